@@ -1,0 +1,30 @@
+# From a bare clone with Python 3.11 or newer: `make demo`, `make test`, `make lint`. The rest is in README.md.
+
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+# A file, so that an interrupted installation is not mistaken for a finished one.
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test slow lint
+
+demo: $(INSTALLED)
+	$(BIN)/python -m experiments.distill acc_dd digits --ipc 1 --workdir runs/demo --overwrite
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(INSTALLED)
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m pyright
+
+$(INSTALLED): setup.cfg pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 2; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@

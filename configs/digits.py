@@ -1,0 +1,23 @@
+"""scikit-learn's digits, 8x8x1, 10 classes, ConvNet-2 of width 32: the data of ``make demo`` and of the tests.
+
+Ours, tuned here: factor 1 (at 8 pixels a side, cells of 4 lose the digit) and an image rate near 1e-4 at ipc 1.
+"""
+
+from configs.recipe import IDC_FAMILY, Overrides, dc_loops, merged, without_flip
+from distill_jax.nets import ConvNet
+
+
+def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
+    mine = {
+        "*": {"net": ConvNet(depth=2, width=32), "protocol.epochs": 300},
+        IDC_FAMILY: {
+            "parameterisation.factor": 1,
+            "hyper.syn_lr": 1e-4,
+            "update.images": 500,
+            "outer_steps": 20,
+            "inner_steps": 50,
+        },
+        "dc dsa": {**dc_loops(ipc), "outer_steps": 200},
+        "dm": {"outer_steps": 1000},
+    }
+    return merged(without_flip(), mine)

@@ -1,0 +1,52 @@
+"""The presets: a method is one choice on each axis. What distinguishes two methods is what differs below.
+
+Numbers that depend on the data set (rates, networks, budgets) are in the recipes beside this file.
+"""
+
+from dataclasses import replace
+
+from distill_jax.augment import NoAugment, Siamese
+from distill_jax.models import EarlyStagePool, ExpertTrajectories, RandomInit
+from distill_jax.objectives import FeatureMatching, GradientMatching, LayerwiseAlignment, TrajectoryMatching
+from distill_jax.select import NoReal, RandomBatch
+from distill_jax.spec import Spec
+from distill_jax.synthetic import Mix, MultiFormation, Noise, Pixels, RandomReal
+from distill_jax.update import DynamicTraining, Frozen, TrainOnReal, TrainOnSynthetic
+
+DSA_STRATEGY = "color_crop_cutout_flip_scale_rotate"
+
+# Dataset Condensation (Zhao et al. 2021): layerwise cosine of gradients; the model learns from the synthetic images.
+DC = Spec(
+    models=RandomInit(), selector=RandomBatch(256), parameterisation=Pixels("normalised"), augment=NoAugment(),
+    objective=GradientMatching("cos", head=True), update=TrainOnSynthetic(), init=RandomReal(),
+    outer_steps=1000, inner_steps=1, turns="joint", syn_batch=0,
+)  # fmt: skip
+
+# Differentiable Siamese Augmentation (Zhao & Bilen 2021): DC, augmented.
+DSA = replace(DC, augment=Siamese(DSA_STRATEGY, "one"), update=TrainOnSynthetic(augment=Siamese(DSA_STRATEGY, "one")))
+
+# Distribution Matching (Zhao & Bilen 2023): mean features in ever new random networks, which are never trained.
+DM = replace(DSA, objective=FeatureMatching(), update=Frozen(), outer_steps=20_000, inner_steps=1)
+
+# Aligning Features (CAFE, Wang et al. 2022): layerwise features; two loops whose lengths the accuracy on real images decides.
+CAFE = replace(
+    DC, objective=LayerwiseAlignment(), update=DynamicTraining(), init=Noise(),
+    outer_steps=2000, inner_steps=50, halve_at=(0.6, 0.8, 0.9),
+)  # fmt: skip
+
+# Matching Training Trajectories (MTT, Cazenavette et al. 2022): a student's steps, derived through, against experts' epochs.
+MTT = replace(
+    DC, models=ExpertTrajectories(), selector=NoReal(), objective=TrajectoryMatching(), update=Frozen(),
+    outer_steps=5000, inner_steps=1,
+)  # fmt: skip
+
+# Information-intensive Dataset Condensation (Kim et al. 2022): multi-formation, and a model that learns from real images.
+IDC = Spec(
+    models=RandomInit(), selector=RandomBatch(64), parameterisation=MultiFormation(2), augment=Siamese("color_crop_cutout"),
+    objective=GradientMatching("mse"), update=TrainOnReal(), init=Mix(), outer_steps=2000, inner_steps=100,
+)  # fmt: skip
+
+# Acc-DD (Zhang et al. 2023): IDC on a few perturbed early-stage models, for a fifth of the iterations ("Ours5").
+ACC_DD = replace(IDC, models=EarlyStagePool(perturb=True), outer_steps=400)
+
+METHODS = {"dc": DC, "dsa": DSA, "dm": DM, "cafe": CAFE, "mtt": MTT, "idc": IDC, "acc_dd": ACC_DD}

@@ -1,0 +1,280 @@
+"""Differentiable augmentation in network space, siamese or per image, and cutmix.
+
+An operation is a pure function of images [N, H, W, c], of any floating dtype, and of ``u`` [2], random numbers in
+[0, 1) that say how far it goes; those that need one number use the first. All are affine in the images and have static
+shapes, so they can be jitted, vmapped and differentiated any number of times. Zero fill means the mean colour, because
+images come normalised. The ranges are those of the released codes (golden section 6).
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill_jax.types import Array, RequestError
+
+# ------------------------------------------------------------------ operations: (x [N, H, W, c], u [2]) -> like x
+
+
+def brightness(x: Array, u: Array) -> Array:
+    """Add -0.5 to 0.5 to every value."""
+    return x + (u[0].astype(x.dtype) - 0.5)
+
+
+def saturation(x: Array, u: Array) -> Array:
+    """Scale by 0 to 2 about each pixel's mean over channels."""
+    factor, channels = 2.0 * u[0].astype(x.dtype), x.shape[3]
+    # Summed slice by slice: on a CPU a reduction over so short an axis takes ten times as long.
+    grey = sum((x[..., i : i + 1] for i in range(1, channels)), x[..., :1]) / channels
+    return x * factor + grey * (1 - factor)
+
+
+def contrast(x: Array, u: Array) -> Array:
+    """Scale by 0.5 to 1.5 about each image's mean."""
+    factor, level = u[0].astype(x.dtype) + 0.5, jnp.mean(x, axis=(1, 2, 3), keepdims=True)
+    return x * factor + level * (1 - factor)
+
+
+def flip(x: Array, u: Array) -> Array:
+    """Mirror left and right where ``u`` is below one half."""
+    return jnp.where(u[0] < 0.5, x[:, :, ::-1], x)
+
+
+def crop(x: Array, u: Array) -> Array:
+    """Shift rows and columns by up to an eighth of the side: pad with zeros and cut out."""
+    return _shift(_shift(x, 1, u[0]), 2, u[1])
+
+
+def translate(x: Array, u: Array) -> Array:
+    """Shift columns alone. In no published default."""
+    return _shift(x, 2, u[0])
+
+
+def cutout(x: Array, u: Array) -> Array:
+    """Zero a box of half the side, clipped to the image, its centre anywhere."""
+    sizes = [(side + 1) // 2 for side in x.shape[1:3]]
+    # A box of even side has its centre between two pixels, for which there is one place more.
+    centre = _below(u, [side + 1 - size % 2 for side, size in zip(x.shape[1:3], sizes, strict=True)])
+    first = centre - jnp.asarray(sizes, jnp.int32) // 2
+    return jnp.where(_in_box(x, first, first + jnp.asarray(sizes, jnp.int32)), jnp.zeros_like(x), x)
+
+
+def scale(x: Array, u: Array) -> Array:
+    """Bilinear zoom of columns and of rows, each by 1 / 1.2 to 1.2; above 1 shrinks the picture."""
+    matrices = []
+    for share, side in zip(u, (x.shape[2], x.shape[1]), strict=True):
+        centres = _centres(side, x.dtype)
+        source = _to_index((share.astype(centres.dtype) * (1.2 - 1 / 1.2) + 1 / 1.2) * centres, side)
+        matrices.append(_hat(source[:, None] - jnp.arange(side, dtype=source.dtype)[None, :]).astype(x.dtype))
+    # Separable, hence two small products, whose derivative is a product too where that of a gather is a scatter.
+    return jnp.einsum("wj,hi,nijc->nhwc", *matrices, x, precision="highest")
+
+
+def rotate(x: Array, u: Array) -> Array:
+    """Bilinear rotation about the centre by -15 to 15 degrees."""
+    n, height, width, channels = x.shape
+    across, down = _centres(width, x.dtype)[None, :], _centres(height, x.dtype)[:, None]
+    angle = (u[0].astype(across.dtype) - 0.5) * (2 * 15 / 180 * math.pi)
+    column = _to_index(jnp.cos(angle) * across - jnp.sin(angle) * down, width)
+    row = _to_index(jnp.sin(angle) * across + jnp.cos(angle) * down, height)
+    flat, out = x.reshape(n, height * width, channels), jnp.zeros_like(x)
+    for i in (jnp.floor(row), jnp.floor(row) + 1):
+        for j in (jnp.floor(column), jnp.floor(column) + 1):
+            within = (i >= 0) & (i < height) & (j >= 0) & (j < width)
+            weight = jnp.where(within, _hat(row - i) * _hat(column - j), 0.0).astype(x.dtype)
+            neighbour = jnp.take(flat, (i * width + j).astype(jnp.int32), axis=1, mode="clip")
+            out += weight[None, :, :, None] * neighbour
+    return out
+
+
+def _shift(x: Array, axis: int, u: Array) -> Array:
+    """out[i] = x[i + t] along ``axis``, zero outside, with |t| at most an eighth of the side."""
+    side = x.shape[axis]
+    limit = int(side / 8 + 0.5)
+    padded = jnp.pad(x, [(limit, limit) if a == axis else (0, 0) for a in range(4)])
+    return jax.lax.dynamic_slice_in_dim(padded, _below(u, 2 * limit + 1), side, axis)
+
+
+def _below(u: Array, end: int | Sequence[int]) -> Array:
+    """int32, uniform from 0 to before ``end``: in float32 ``u * end`` never rounds up to ``end``."""
+    return jnp.floor(u * jnp.asarray(end, u.dtype)).astype(jnp.int32)
+
+
+def _in_box(x: Array, first: Array, end: Array) -> Array:
+    """bool [1, H, W, 1]: the pixels from ``first`` to before ``end``, both int32 [2] (row, column)."""
+    at = [jnp.arange(side, dtype=jnp.int32) for side in x.shape[1:3]]
+    rows, columns = ((at[a] >= first[a]) & (at[a] < end[a]) for a in (0, 1))
+    return (rows[:, None] & columns[None, :])[None, :, :, None]
+
+
+def _centres(side: int, dtype: jnp.dtype) -> Array:
+    """[side]: pixel centres on an axis from -1 to 1, in float32 at least."""
+    return jnp.asarray((2 * np.arange(side) + 1) / side - 1, dtype if dtype == jnp.float64 else jnp.float32)
+
+
+def _to_index(position: Array, side: int) -> Array:
+    """From the axis from -1 to 1 to fractional pixel indices."""
+    return ((position + 1) * side - 1) / 2
+
+
+def _hat(distance: Array) -> Array:
+    """Bilinear weight of a neighbour at ``distance`` pixels."""
+    return jnp.maximum(0.0, 1.0 - jnp.abs(distance))
+
+
+# ------------------------------------------------------------------ the augmentation axis
+
+MEMBERS: dict[str, tuple[Callable[[Array, Array], Array], ...]] = {
+    "color": (brightness, saturation, contrast),
+    "crop": (crop,),
+    "cutout": (cutout,),
+    "flip": (flip,),
+    "scale": (scale,),
+    "rotate": (rotate,),
+    "translate": (translate,),
+}
+"""What a strategy may name, and the operations it stands for, in order."""
+
+
+@dataclass(frozen=True)
+class NoAugment:
+    """Images as they are."""
+
+    def __call__(self, key: Array, x: Array) -> Array:
+        return x
+
+    def each(self, key: Array, x: Array) -> Array:
+        return x
+
+
+class Draws(NamedTuple):
+    """The random numbers of one call. They come from one generator call, because each one takes time to compile."""
+
+    choice: Array
+    """float32 [] in [0, 1): which of the alternatives is applied, where there are any"""
+    u: dict[str, Array]
+    """by member, float32 [its operations, 2] in [0, 1); drawn for every member, applied or not"""
+
+
+@dataclass(frozen=True)
+class Siamese:
+    """Differentiable siamese augmentation (DSA section 3.2; golden section 6).
+
+    Draws depend on the key alone: one key transforms real and synthetic images alike, whether they come concatenated
+    or in two calls.
+    """
+
+    strategy: str = "color_crop_cutout"
+    """members joined by ``_``: color, crop, cutout, flip, scale, rotate, translate; empty for the identity"""
+    choose: str = "one-geometric"
+    """'one-geometric': flip, color, then ONE of the others, then cutout (IDC, Acc-DD); 'one': ONE member (DSA)"""
+
+    def __post_init__(self) -> None:
+        for member in self.members:
+            if member not in MEMBERS:
+                nearest = difflib.get_close_matches(member, MEMBERS, n=1, cutoff=0.0)[0]
+                raise RequestError(f"strategy names {member!r}: did you mean {nearest!r}? One of {', '.join(MEMBERS)}")
+        if len(set(self.members)) < len(self.members):
+            raise RequestError(f"strategy {self.strategy!r} names a member twice: name each once")
+        if self.choose not in ("one-geometric", "one"):
+            raise RequestError(f"choose is {self.choose!r}: it must be 'one-geometric' or 'one'")
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return tuple(self.strategy.split("_")) if self.strategy else ()
+
+    @property
+    def stages(self) -> tuple[tuple[str, ...], ...]:
+        """What is applied in turn: one member of each stage. At most one stage has a choice."""
+        if self.choose == "one":
+            return (self.members,) if self.members else ()
+        others = tuple(m for m in self.members if m not in ("flip", "color", "cutout"))
+        stages = (("flip",), ("color",), others, ("cutout",))
+        return tuple(stage for stage in stages if stage and set(stage) <= set(self.members))
+
+    def without(self, member: str) -> Siamese:
+        """The same less one member, if it has it: no flip on digits, no cutout beside cutmix."""
+        return replace(self, strategy="_".join(m for m in self.members if m != member))
+
+    def __call__(self, key: Array, x: Array) -> Array:
+        """One draw for all of ``x`` [N, H, W, c], in network space."""
+        choice, u = self.draw(key, 1)
+        return self.apply(x, Draws(choice, jax.tree.map(lambda v: v[0], u)))
+
+    def each(self, key: Array, x: Array) -> Array:
+        """One draw per image of ``x`` [N, H, W, c]; the member chosen is common to all."""
+        choice, u = self.draw(key, len(x))
+        return jax.vmap(lambda image, v: self.apply(image[None], Draws(choice, v))[0])(x, u)
+
+    def draw(self, key: Array, n: int) -> Draws:
+        """The random numbers of ``n`` calls with one choice: ``u`` has a leading axis n."""
+        ends = np.cumsum([0, *(len(MEMBERS[member]) for member in self.members)])
+        numbers = jax.random.uniform(key, (1 + n * ends[-1] * 2,), jnp.float32)
+        rows = numbers[1:].reshape(n, ends[-1], 2)
+        u = {member: rows[:, ends[i] : ends[i + 1]] for i, member in enumerate(self.members)}
+        return Draws(numbers[0], u)
+
+    def apply(self, x: Array, draws: Draws) -> Array:
+        """Transform all of ``x`` [N, H, W, c] by the same given draws."""
+        for stage in self.stages:
+            branches = [partial(_in_turn, member) for member in stage]
+            if len(branches) == 1:
+                x = branches[0](x, draws.u)
+            else:
+                x = jax.lax.switch(_below(draws.choice, len(branches)), branches, x, draws.u)
+        return x
+
+
+def _in_turn(member: str, x: Array, u: dict[str, Array]) -> Array:
+    for operation, numbers in zip(MEMBERS[member], u[member], strict=True):
+        x = operation(x, numbers)
+    return x
+
+
+# ------------------------------------------------------------------ cutmix
+
+
+class Patch(NamedTuple):
+    """The random numbers of one cutmix step on N images."""
+
+    lam: Array
+    """float [] in [0, 1): the share of each image that stays, before the box is clipped"""
+    centre: Array
+    """int32 [2]: row and column of the box's centre"""
+    partner: Array
+    """int32 [N], a permutation: whose pixels each image receives"""
+
+
+def mix(x: Array, targets: Array, patch: Patch) -> tuple[Array, Array]:
+    """Paste the partner's pixels into one box, the same for all of ``x`` [N, H, W, c], and mix ``targets`` [N, C].
+
+    Targets are weighted by the box as clipped to the image, not by ``lam``. Cross-entropy is linear in them, so the
+    loss is that of the two labels weighted likewise (golden section 8).
+    """
+    sides = jnp.asarray(x.shape[1:3], jnp.int32)
+    half = jnp.floor(sides.astype(patch.lam.dtype) * jnp.sqrt(1 - patch.lam)).astype(jnp.int32) // 2
+    first, end = jnp.clip(patch.centre - half, 0, sides), jnp.clip(patch.centre + half, 0, sides)
+    share = jnp.prod(end - first).astype(targets.dtype) / (x.shape[1] * x.shape[2])
+    mixed = targets * (1 - share) + targets[patch.partner] * share
+    return jnp.where(_in_box(x, first, end), x[patch.partner], x), mixed
+
+
+def cutmix(key: Array, x: Array, targets: Array, probability: float | Array) -> tuple[Array, Array]:
+    """Cutmix (Yun et al. 2019) of a batch ``x`` [N, H, W, c] with class probabilities ``targets`` [N, C].
+
+    One box and one permutation per batch, ``lam`` from Beta(1, 1); left as it is with probability ``1 - probability``.
+    """
+    uniform_key, partner_key = jax.random.split(key)
+    u = jax.random.uniform(uniform_key, (4,), jnp.float32)
+    patch = Patch(u[0], _below(u[1:3], x.shape[1:3]), jax.random.permutation(partner_key, len(x)))
+    mixed_x, mixed_targets = mix(x, targets, patch)
+    apply = u[3] < probability
+    return jnp.where(apply, mixed_x, x), jnp.where(apply, mixed_targets, targets)

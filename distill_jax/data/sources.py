@@ -1,0 +1,49 @@
+"""Data sets by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from distill_jax.data.dataset import Dataset
+from distill_jax.data.folder import read_folder
+from distill_jax.data.npz import read_npz
+from distill_jax.data.tfds import read_tfds
+from distill_jax.types import RequestError
+
+READERS = {"npz": read_npz, "folder": read_folder}
+
+
+def load(name: str, side: int = 224) -> Dataset:
+    """The data set ``name``: ``digits``, ``npz:PATH``, ``folder:PATH``, otherwise a name of TensorFlow Datasets.
+
+    ``side`` is what images of varying size (TFDS: ``imagenette``, ``imagenet2012``, ...) are cropped to. Raises
+    RequestError where there is no such data set or it cannot be used; see ``read_npz``, ``read_folder``, ``read_tfds``.
+    """
+    if side < 1:
+        raise RequestError(f"cannot crop images to side {side}: give at least 1")
+    if name == "digits":
+        return digits()
+    kind, _, path = name.partition(":")
+    if kind not in READERS:
+        return read_tfds(name, side)
+    if not path:
+        raise RequestError(f"{kind}: without a path: write {kind}:PATH")
+    return READERS[kind](Path(path).expanduser())
+
+
+def digits() -> Dataset:
+    """The 1797 handwritten digits embedded in scikit-learn, 8x8x1, 1347 to train on.
+
+    Pixel values 0..16 become uint8 by ``round(value * 255 / 16)``. The split: a quarter for testing, stratified,
+    ``random_state=0``.
+    """
+    from sklearn.datasets import load_digits  # takes a second to import, and few runs need it
+    from sklearn.model_selection import train_test_split
+
+    images, labels = load_digits(return_X_y=True)
+    pixels = np.rint(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    split = train_test_split(pixels, labels, test_size=0.25, random_state=0, stratify=labels)
+    x_train, x_test, y_train, y_test = map(np.asarray, split)
+    return Dataset.from_arrays("digits", x_train, y_train, x_test, y_test)

@@ -1,0 +1,149 @@
+"""Data sets of TensorFlow Datasets, read from array_record files without TensorFlow."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import io
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from distill_jax.data.dataset import Dataset, reason
+from distill_jax.types import RequestError
+
+KNOWN = ("cifar10", "cifar100", "mnist", "fashion_mnist", "svhn_cropped", "imagenette", "imagenet2012")
+"""names that need no look-up to be suggested; any other classification data set of TFDS works too"""
+INSTALL = "pip install 'distill_jax[tfds]'"
+TEST_SPLIT = {"imagenet2012": "validation"}
+"""where the split named test has no labels"""
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+BATCH = 1000
+"""rows asked for at once, which is several times faster than one by one"""
+
+
+def read_tfds(name: str, side: int) -> Dataset:
+    """The TFDS data set ``name`` (``cifar10``, ``imagenette/160px-v2``, ``mnist:3.0.1``, ...), whole: no streaming.
+
+    It is looked for in the directory that TFDS_DATA_DIR names (TFDS' default otherwise) and downloaded and prepared as
+    array_record where it is not there, which needs TensorFlow. Images that vary in size (or are not square) are resized
+    by their shorter side to ``side`` (bilinear, antialiased) and cropped at the centre. The test part is the split
+    ``test``, or ``validation`` where there is none or it has no labels.
+
+    Raises RequestError where the name is unknown, TFDS or (to prepare) TensorFlow is missing, TFDS fails to prepare,
+    or the data set is not one of uint8 images with a class each.
+    """
+    tfds = _import_tfds(name)
+    data_dir = Path(os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR).expanduser()
+    names = tfds.list_builders(with_community_datasets=False)
+    if not _base(name) or (_base(name) not in names and not (data_dir / _base(name)).is_dir()):
+        raise _unknown(name, names)
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except Exception as error:  # no such config or version, a package that it imports, files of another TFDS version
+        what = reason(error).rpartition('}": ')[2]  # TFDS puts a preamble before what went wrong
+        raise RequestError(f"TFDS cannot open {name} ({what}): mend that or use another") from error
+    image_key, label_key = _supervised_keys(tfds, name, builder.info)
+    image, label = builder.info.features[image_key], builder.info.features[label_key]
+    if not builder.data_path.exists():
+        _prepare(name, builder)
+    crop = None if image.shape[0] is not None and image.shape[0] == image.shape[1] else side
+    test = TEST_SPLIT.get(builder.name, "test" if "test" in builder.info.splits else "validation")
+    arrays = []
+    for split in ("train", test):
+        if split not in builder.info.splits:
+            raise RequestError(
+                f"{name} of TFDS has no split {split}, only {', '.join(builder.info.splits)}: use another"
+            )
+        try:
+            rows = builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
+            arrays += _read(rows, image_key, label_key, MODES[image.shape[2] or 3], crop)
+        except NotImplementedError as error:
+            raise RequestError(
+                f"{builder.data_path} is not in array_record format: set TFDS_DATA_DIR to another directory"
+            ) from error
+        except (RuntimeError, OSError) as error:
+            raise RequestError(
+                f"{builder.data_path} is damaged ({reason(error)}): delete that directory to prepare {name} again"
+            ) from error
+    return Dataset.from_arrays(name, *arrays, class_names=label.names)
+
+
+def _import_tfds(name: str) -> Any:
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        if _base(name) not in KNOWN:
+            raise _unknown(name, KNOWN) from error
+        raise RequestError(f"{name} needs TensorFlow Datasets ({reason(error)}): {INSTALL}") from error
+    return tfds
+
+
+def _base(name: str) -> str:
+    """``name`` without config and version"""
+    return name.partition(":")[0].partition("/")[0]
+
+
+def _unknown(name: str, names: Iterable[str]) -> RequestError:
+    if name and Path(name).exists():
+        return RequestError(f"no data set {name!r}: write {'folder' if Path(name).is_dir() else 'npz'}:{name}")
+    nearest = difflib.get_close_matches(name.lower(), ["digits", *names], n=1)
+    return RequestError(
+        f"no data set {name!r}: {f'did you mean {nearest[0]}? Otherwise ' if nearest else ''}choose digits, npz:PATH, "
+        f"folder:PATH or a name of TFDS ({INSTALL}) such as {', '.join(KNOWN)}"
+    )
+
+
+def _supervised_keys(tfds: Any, name: str, info: Any) -> tuple[str, str]:
+    keys = info.supervised_keys
+    if keys is not None and len(keys) == 2 and all(isinstance(key, str) for key in keys):
+        image, label = (info.features[key] for key in keys)
+        uint8_image = isinstance(image, tfds.features.Image) and image.np_dtype == np.uint8
+        if uint8_image and isinstance(label, tfds.features.ClassLabel):
+            return keys
+    raise RequestError(f"{name} of TFDS is not a set of uint8 images with one class each: use another")
+
+
+def _prepare(name: str, builder: Any) -> None:
+    if importlib.util.find_spec("tensorflow") is None:
+        raise RequestError(
+            f"{name} is not in {builder.data_dir} yet, and preparing it needs TensorFlow, once: {INSTALL}"
+        )
+    try:
+        builder.download_and_prepare(file_format="array_record")
+    except Exception as error:  # no network, no space, a manual download, a wrong checksum: each another type
+        raise RequestError(f"TFDS cannot prepare {name} ({reason(error)}): mend that and try again") from error
+
+
+def _read(rows: Any, image_key: str, label_key: str, mode: str, crop: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """(uint8 [N, H, W, c], int64 [N]) of one split. Decoded here, because TFDS decodes with OpenCV where that is
+    installed, to other pixels."""
+
+    def decode(encoded: bytes) -> np.ndarray:
+        with Image.open(io.BytesIO(encoded)) as file:
+            image = file.convert(mode)
+        return np.asarray(image if crop is None else _crop(image, crop))
+
+    images: list[np.ndarray] = []
+    labels: list[int] = []
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(rows), BATCH):
+            batch = rows.__getitems__(list(range(start, min(start + BATCH, len(rows)))))
+            images += pool.map(decode, (row[image_key] for row in batch))
+            labels += (row[label_key] for row in batch)
+    stack = np.stack(images)
+    return stack if stack.ndim == 4 else stack[..., None], np.array(labels, np.int64)
+
+
+def _crop(image: Image.Image, side: int) -> Image.Image:
+    """[side, side]: the shorter side resized to ``side``, then the centre."""
+    scale = side / min(image.size)
+    width, height = (max(side, round(scale * length)) for length in image.size)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (width - side) // 2, (height - side) // 2
+    return image.crop((left, top, left + side, top + side))

@@ -1,0 +1,208 @@
+"""DistilledSet: the artefact of a run. Images, labels, and a card that says everything needed to use them.
+
+distilled = DistilledSet.load("runs/demo/distilled.npz")
+images, labels = distilled.arrays()          # decoded and normalised: train on these
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from distill_jax.synthetic import MultiFormation, Pixels, to_network, to_pixel
+from distill_jax.types import Array, Parameterisation, RequestError
+
+SCHEMA = 1
+"""version of the card; a reader keeps fields it does not know"""
+
+REQUIRED = ("schema", "class_names", "space", "mean", "std", "factor", "hash")
+
+
+@dataclass(frozen=True, eq=False)
+class DistilledSet:
+    """I images per class of C classes, class-major, as they are stored: with a factor above 1, several in one."""
+
+    images: np.ndarray = field(repr=False)
+    """float32 [C*I, H, W, c]; in [0, 1] where the card's space is 'pixel', else ``(pixel - mean) / std``"""
+    labels: np.ndarray = field(repr=False)
+    """int32 [C*I]: 0, ..., 0, 1, ..., 1, ..., C-1"""
+    card: Mapping[str, Any]
+    """schema, class_names [C], space, range, mean and std [c] of pixel values, factor, decode, bound, packed, labels,
+    ipc, hash, library; and what the maker of the set added: method, dataset, recipe, seed, protocol, score, ..."""
+
+    @classmethod
+    def of(
+        cls,
+        parameterisation: Parameterisation,
+        images: Array,
+        class_names: tuple[str, ...],
+        mean: Array,
+        std: Array,
+        about: Mapping[str, Any],
+    ) -> DistilledSet:
+        """The set of ``images`` [C, I, H, W, c] in the parameterisation's space; ``about`` (JSON) joins the card.
+
+        A parameterisation from outside this library is not known where the set is loaded: then decoded images are kept.
+        """
+        if isinstance(parameterisation, MultiFormation):
+            decode = {"factor": parameterisation.factor, "decode": parameterisation.decode_type}
+            decode |= {"bound": parameterisation.bound}
+        else:
+            images = jnp.stack([parameterisation.decode(of_class) for of_class in images])
+            decode = {"factor": 1, "decode": "single", "bound": None}
+        classes, ipc = images.shape[:2]
+        flat = np.asarray(images, np.float32).reshape(-1, *images.shape[2:])
+        labels = np.repeat(np.arange(classes, dtype=np.int32), ipc)
+        pixel = parameterisation.space == "pixel"
+        card = {
+            "schema": SCHEMA,
+            "class_names": list(class_names),
+            "space": parameterisation.space,
+            "range": [0.0, 1.0] if pixel else None,
+            "mean": np.asarray(mean).tolist(),
+            "std": np.asarray(std).tolist(),
+            **decode,
+            "packed": decode["factor"] > 1,
+            "labels": "hard",
+            "ipc": ipc,
+            "library": f"distill_jax {library_version()}",
+            "hash": content_hash(flat, labels),
+            **about,
+        }
+        return cls(flat, labels, json.loads(json.dumps(card)))
+
+    @property
+    def classes(self) -> int:
+        """C"""
+        return len(self.card["class_names"])
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, c)"""
+        _, height, width, channels = self.images.shape
+        return height, width, channels
+
+    @property
+    def mean(self) -> np.ndarray:
+        """float32 [c], of the pixel values of the real training images"""
+        return np.asarray(self.card["mean"], np.float32)
+
+    @property
+    def std(self) -> np.ndarray:
+        """float32 [c]"""
+        return np.asarray(self.card["std"], np.float32)
+
+    @property
+    def parameterisation(self) -> Pixels | MultiFormation:
+        """How stored images are decoded."""
+        card = self.card
+        if card["factor"] == 1:
+            return Pixels(card["space"])
+        return MultiFormation(card["factor"], card.get("decode", "single"), card.get("bound") or 128, card["space"])
+
+    def with_factor(self, factor: int) -> DistilledSet:
+        """The same images, decoded with another factor than the card says."""
+        changed = {"factor": factor, "decode": self.card.get("decode", "single"), "packed": factor > 1}
+        return replace(self, card={**self.card, **changed})
+
+    def with_card(self, **fields: Any) -> DistilledSet:
+        """The same images, with these fields (JSON values) of the card set."""
+        return replace(self, card=json.loads(json.dumps({**self.card, **fields})))
+
+    def decoded(self) -> tuple[np.ndarray, np.ndarray]:
+        """float32 [M, H, W, c] in the card's space, class-major, and int32 labels [M]; M = C*D."""
+        by_class = jnp.asarray(self.images).reshape(self.classes, -1, *self.shape)
+        images = np.concatenate([np.asarray(self.parameterisation.decode(each)) for each in by_class])
+        return images, np.repeat(np.arange(self.classes, dtype=np.int32), len(images) // self.classes)
+
+    def arrays(self, normalised: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Decoded images float32 [M, H, W, c] and labels int32 [M]. ``normalised``: as a network is trained on them,
+        ``(pixel - mean) / std``; else pixels, in [0, 1] where the set was optimised in pixel space."""
+        images, labels = self.decoded()
+        if normalised == (self.card["space"] == "normalised"):
+            return images, labels
+        change = to_network if normalised else to_pixel
+        return np.asarray(change(jnp.asarray(images), jnp.asarray(self.mean), jnp.asarray(self.std))), labels
+
+    def save(self, path: Path | str) -> None:
+        """Write an npz file with ``images``, ``labels`` and ``card``, a 0-d JSON string. Nothing in it is pickled."""
+        with Path(path).open("wb") as file:
+            np.savez(file, images=self.images, labels=self.labels, card=np.array(json.dumps(dict(self.card))))
+
+    @classmethod
+    def load(cls, path: Path | str) -> DistilledSet:
+        """Read what ``save`` wrote. Raises RequestError for a file that is missing, damaged or something else."""
+        try:
+            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                images, labels, card = (arrays[key] for key in ("images", "labels", "card"))
+        except FileNotFoundError:
+            raise RequestError(
+                f"no distilled set in {path}: give a distilled.npz, or the workdir that it is in"
+            ) from None
+        except KeyError as error:
+            raise RequestError(f"{path} is no distilled set: {error.args[0]}") from error
+        except Exception as error:  # numpy and zipfile raise many types on damaged files
+            raise RequestError(f"{path} is damaged or no npz file: distil it again, or copy it again") from error
+        try:
+            wrong = _wrong(images, labels, card)
+        except (TypeError, ValueError) as error:
+            wrong = f"the card makes no sense ({error})"
+        if wrong:
+            raise RequestError(f"{path} is no distilled set, or a damaged one: {wrong}")
+        return cls(images, labels, json.loads(str(card)))
+
+
+def content_hash(images: np.ndarray, labels: np.ndarray) -> str:
+    """SHA-256 over shapes, images and labels, hexadecimal."""
+    digest = hashlib.sha256()
+    for array in (images, labels):
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def library_version() -> str:
+    """Of the installed package; '0' where only the files are there."""
+    try:
+        return version("distill_jax")
+    except PackageNotFoundError:
+        return "0"
+
+
+def _wrong(images: np.ndarray, labels: np.ndarray, text: np.ndarray) -> str | None:
+    """What is wrong with the content of a file, in a few words."""
+    try:
+        card = json.loads(str(text)) if text.dtype.kind == "U" and text.ndim == 0 else None
+    except ValueError:
+        card = None
+    if not isinstance(card, dict):
+        return "card is not a JSON object"
+    missing = [key for key in REQUIRED if key not in card]
+    if missing:
+        return f"the card lacks {missing[0]}"
+    if not isinstance(card["schema"], int) or card["schema"] > SCHEMA:
+        return f"the card has schema {card['schema']}, and this version of distill_jax reads up to {SCHEMA}: update it"
+    if images.dtype != np.float32 or images.ndim != 4 or 0 in images.shape:
+        return f"images are {images.dtype}{list(images.shape)}, not float32 [C*I, H, W, c]"
+    if not np.isfinite(images).all():
+        return "images are not finite"
+    classes = len(card["class_names"])
+    if classes < 1 or len(images) % classes:
+        return f"{len(images)} images cannot be shared out to {classes} classes"
+    if labels.dtype != np.int32 or not np.array_equal(labels, np.repeat(np.arange(classes), len(images) // classes)):
+        return "labels are not int32 0, ..., 0, 1, ..., C-1"
+    if card["space"] not in ("pixel", "normalised") or not isinstance(card["factor"], int) or card["factor"] < 1:
+        return "the card's space or factor make no sense"
+    if any(len(card[key]) != images.shape[3] for key in ("mean", "std")):
+        return f"mean and std are not of {images.shape[3]} channels"
+    if card["hash"] != content_hash(images, labels):
+        return "the content does not match the card's hash"
+    return None

@@ -1,0 +1,279 @@
+"""Convolution and pooling that stay fast under second derivatives and inside ``scan``.
+
+A convolution is one trilinear form ``<dy, x * kernel>``; its derivatives of every order are again convolutions of the
+same three tensors. Two operators are enough, and each is the derivative of the other:
+
+    ``_conv(x, kernel)``          y  = x * kernel; its input gradient is ``_conv`` of dy with the mirrored kernel
+    ``_correlate(x, dy)``         dk = the gradient of the kernel
+
+Both are ``custom_vjp`` written in terms of each other, so no derivative ever contains jax's automatic weight gradient,
+which XLA:CPU sends to a naive kernel when it stands inside a loop (jax issue 12868). Both are also ``custom_vmap``:
+with one operand batched they stay one big convolution; with both batched (per-class or per-model filters) jax would
+emit a grouped convolution, whose backward pass is slow on CPU and CUDA (jax issue 13800).
+
+All choices of form are made by ``_form`` and ``_on_cpu``. Measurements: shared facts, section 7.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_batching import custom_vmap
+from jax.typing import DTypeLike
+
+from distill_jax.types import Array
+
+Pads: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
+"""(top, bottom), (left, right)"""
+
+_FEW_CHANNELS = 16
+"""below this many channels a convolution kernel is starved and a matmul over patches is faster"""
+
+_NO_PADS: Pads = ((0, 0), (0, 0))
+_NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+def wide(dtype: DTypeLike) -> jnp.dtype:
+    """What sums over ``dtype`` are kept in: float32, or float64 for float64."""
+    return jnp.dtype(jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32)
+
+
+def conv2d(x: Array, kernel: Array, stride: int = 1, padding: int | None = None) -> Array:
+    """Cross-correlate ``x`` [N, H, W, i] with ``kernel`` [kh, kw, i, o] -> [N, H', W', o], differentiable to any order.
+
+    ``padding`` zeros on every side; None keeps the size at stride 1 (odd kernels). Computes in the dtype of ``x``; the
+    gradient of the kernel is accumulated in float32 at least and has the kernel's dtype.
+    """
+    kh, kw = kernel.shape[:2]
+    vertical, horizontal = (kh // 2, kw // 2) if padding is None else (padding, padding)
+    if kh == kw == 1 and vertical == horizontal == 0:
+        return jnp.matmul(x[:, ::stride, ::stride], kernel[0, 0].astype(x.dtype))
+    return _conv(x, kernel, stride, ((vertical, vertical), (horizontal, horizontal)))
+
+
+def average_pool(x: Array, window: int = 2, stride: int | None = None) -> Array:
+    """Mean over ``window`` x ``window`` of [N, H, W, c], ``stride`` apart (default: the window); remainders dropped."""
+    size = (1, window, window, 1)
+    step = (1, stride or window, stride or window, 1)
+    # The initial value must be a Python scalar: with an array the second derivative fails under jit.
+    return lax.reduce_window(x, 0.0, lax.add, size, step, "VALID") * (1 / window**2)
+
+
+def max_pool(x: Array, window: int = 2, stride: int | None = None, padding: int = 0) -> Array:
+    """Maximum over ``window`` x ``window`` of [N, H, W, c] (``padding`` of -inf), as a chain of elementwise maxima.
+
+    A gather-free form: ``reduce_window`` with max has no second derivative under ``vmap`` on every backend.
+    """
+    step = stride or window
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), constant_values=-jnp.inf)
+    rows = (x.shape[1] - window) // step + 1
+    columns = (x.shape[2] - window) // step + 1
+    best = None
+    for u in range(window):
+        for v in range(window):
+            tap = x[:, u : u + step * (rows - 1) + 1 : step, v : v + step * (columns - 1) + 1 : step]
+            best = tap if best is None else jnp.where(tap > best, tap, best)
+    assert best is not None
+    return best
+
+
+# ------------------------------------------------------------------ the two operators
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _conv(x: Array, kernel: Array, stride: int, pads: Pads) -> Array:
+    """[N, H, W, i], [kh, kw, i, o] -> [N, H', W', o]"""
+
+    @custom_vmap
+    def op(x: Array, kernel: Array) -> Array:
+        return _conv_one(x, kernel, stride, pads)
+
+    @op.def_vmap
+    def _(size: int, batched: list[bool], x: Array, kernel: Array) -> tuple[Array, bool]:
+        if not batched[1]:
+            return _split(_conv(_merge(x, 0), kernel, stride, pads), size, 0), True
+        if not batched[0]:
+            return _split(_conv(x, _merge(kernel, 3), stride, pads), size, 3), True
+        if _on_cpu():
+            return lax.map(lambda pair: _conv(pair[0], pair[1], stride, pads), (x, kernel)), True
+        patches = _split(_patches(_merge(x, 0), kernel.shape[1:3], stride, pads), size, 0)
+        return jnp.einsum("bnhwp,bpo->bnhwo", patches, _flat(kernel).astype(x.dtype)), True
+
+    return op(x, kernel)
+
+
+def _conv_fwd(x: Array, kernel: Array, stride: int, pads: Pads) -> tuple[Array, tuple[Array, Array]]:
+    return _conv(x, kernel, stride, pads), (x, kernel)
+
+
+def _conv_bwd(stride: int, pads: Pads, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    dy = _dilate(dy, stride, tuple(x.shape[a] + sum(pads[a - 1]) - kernel.shape[a - 1] + 1 for a in (1, 2)))
+    dx = _conv(dy, _mirror(kernel), 1, _mirror_pads(pads, kernel.shape[:2]))
+    return dx, jnp.asarray(_correlate(x, dy, pads), kernel.dtype)
+
+
+_conv.defvjp(_conv_fwd, _conv_bwd)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _correlate(x: Array, dy: Array, pads: Pads) -> Array:
+    """[N, H, W, i], [N, H', W', o] -> [kh, kw, i, o]: the kernel's gradient at stride 1, float32 at least"""
+
+    @custom_vmap
+    def op(x: Array, dy: Array) -> Array:
+        return _correlate_one(x, dy, pads)
+
+    @op.def_vmap
+    def _(size: int, batched: list[bool], x: Array, dy: Array) -> tuple[Array, bool]:
+        if not batched[1]:
+            return _split(_correlate(_merge(x, 3), dy, pads), size, 2), True
+        if not batched[0]:
+            return _split(_correlate(x, _merge(dy, 3), pads), size, 3), True
+        if _on_cpu():
+            return lax.map(lambda pair: _correlate(pair[0], pair[1], pads), (x, dy)), True
+        window = _window(x.shape[1:], dy.shape[1:], pads)
+        patches = _split(_patches(_merge(x, 0), window, 1, pads), size, 0)
+        flat = jnp.einsum("bnhwp,bnhwo->bpo", patches, dy, preferred_element_type=wide(x.dtype))
+        return flat.reshape(size, *window, x.shape[-1], dy.shape[-1]), True
+
+    return op(x, dy)
+
+
+def _correlate_fwd(x: Array, dy: Array, pads: Pads) -> tuple[Array, tuple[Array, Array]]:
+    return _correlate(x, dy, pads), (x, dy)
+
+
+def _correlate_bwd(pads: Pads, saved: tuple[Array, Array], v: Array) -> tuple[Array, Array]:
+    x, dy = saved
+    return _conv(dy, _mirror(v), 1, _mirror_pads(pads, v.shape[:2])), _conv(x, v, 1, pads)
+
+
+_correlate.defvjp(_correlate_fwd, _correlate_bwd)
+
+
+# ------------------------------------------------------------------ their forms for one pair of operands
+
+
+def _on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
+
+
+def _form(channels_in: int, channels_out: int) -> Literal["patches", "shifts", "convolution"]:
+    """The fastest form on CPU. Accelerator libraries handle few channels well enough by themselves."""
+    if not _on_cpu():
+        return "convolution"
+    if channels_in < _FEW_CHANNELS:
+        return "patches"
+    return "shifts" if channels_out < _FEW_CHANNELS else "convolution"
+
+
+def _conv_one(x: Array, kernel: Array, stride: int, pads: Pads) -> Array:
+    kernel = kernel.astype(x.dtype)
+    form = _form(*kernel.shape[2:])
+    if form == "patches":
+        return jnp.matmul(_patches(x, kernel.shape[:2], stride, pads), _flat(kernel))
+    if form == "shifts" and stride == 1:
+        return _shifted_sum(x, kernel, pads)
+    return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=_NHWC)
+
+
+def _correlate_one(x: Array, dy: Array, pads: Pads) -> Array:
+    """Matmuls over patches, one kernel row at a time: a third of the memory of all patches at once.
+
+    With dy on the left, whose transpose is the cheaper one to pack.
+    """
+    kh, kw = window = _window(x.shape, dy.shape, pads)
+    x = _pad(x, pads)
+    flat_dy = dy.reshape(-1, dy.shape[3])
+    rows = [
+        lax.dot_general(
+            flat_dy,
+            _patches(x[:, u : u + dy.shape[1]], (1, kw), 1, _NO_PADS).reshape(-1, kw * x.shape[3]),
+            (((0,), (0,)), ((), ())),
+            preferred_element_type=wide(x.dtype),
+        )
+        for u in range(kh)
+    ]
+    return jnp.stack(rows).reshape(kh, dy.shape[3], kw, x.shape[3]).transpose(0, 2, 3, 1)
+
+
+def _patches(x: Array, window: tuple[int, ...], stride: int, pads: Pads) -> Array:
+    """[N, H, W, i] -> [N, H', W', kh*kw*i], the order of ``_flat``"""
+    x = _pad(x, pads)
+    (kh, kw), (rows, columns) = window, ((x.shape[a] - window[a - 1]) // stride + 1 for a in (1, 2))
+    taps = [
+        x[:, u : u + stride * (rows - 1) + 1 : stride, v : v + stride * (columns - 1) + 1 : stride]
+        for u in range(kh)
+        for v in range(kw)
+    ]
+    return jnp.concatenate(taps, axis=3)
+
+
+def _shifted_sum(x: Array, kernel: Array, pads: Pads) -> Array:
+    """Matmul first, then add the kh*kw shifted results: cheap where the outputs are few."""
+    kh, kw, i, o = kernel.shape
+    z = jnp.matmul(x, kernel.transpose(2, 0, 1, 3).reshape(i, kh * kw * o))
+    z = _pad(z, pads)
+    rows, columns = z.shape[1] - kh + 1, z.shape[2] - kw + 1
+    taps = [
+        z[:, u : u + rows, v : v + columns, (u * kw + v) * o : (u * kw + v + 1) * o]
+        for u in range(kh)
+        for v in range(kw)
+    ]
+    return sum(taps[1:], taps[0])
+
+
+# ------------------------------------------------------------------ shapes
+
+
+def _flat(kernel: Array) -> Array:
+    """[..., kh, kw, i, o] -> [..., kh*kw*i, o]"""
+    *lead, kh, kw, i, o = kernel.shape
+    return kernel.reshape(*lead, kh * kw * i, o)
+
+
+def _mirror(kernel: Array) -> Array:
+    """The kernel of the transposed convolution: rotated by 180 degrees, inputs and outputs exchanged."""
+    return kernel[::-1, ::-1].swapaxes(2, 3)
+
+
+def _mirror_pads(pads: Pads, window: tuple[int, ...]) -> Pads:
+    (top, bottom), (left, right) = pads
+    kh, kw = window
+    return (kh - 1 - top, kh - 1 - bottom), (kw - 1 - left, kw - 1 - right)
+
+
+def _window(x: tuple[int, ...], dy: tuple[int, ...], pads: Pads) -> tuple[int, int]:
+    """Kernel size from the shapes [.., H, W, i] of x and [.., H', W', o] of dy."""
+    kh, kw = (x[a] + sum(pads[a + 3]) - dy[a] + 1 for a in (-3, -2))
+    return kh, kw
+
+
+def _pad(x: Array, pads: Pads) -> Array:
+    """Zeros around [N, H, W, c]; negative pads (of a mirrored convolution) crop."""
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)])
+
+
+def _dilate(dy: Array, stride: int, size: tuple[int, ...]) -> Array:
+    """Put ``stride - 1`` zeros between the rows and columns of dy and fill up to ``size``: its stride-1 equivalent."""
+    if stride == 1:
+        return dy
+    steps = [(0, n - stride * (m - 1) - 1, stride - 1) for n, m in zip(size, dy.shape[1:3], strict=True)]
+    return lax.pad(dy, jnp.zeros((), dy.dtype), [(0, 0, 0), *steps, (0, 0, 0)])
+
+
+def _merge(x: Array, axis: int) -> Array:
+    """Merge the leading axis of x into ``axis`` of the rest: [B, ..., m, ...] -> [..., B*m, ...]"""
+    x = jnp.moveaxis(x, 0, axis)
+    return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+
+
+def _split(x: Array, size: int, axis: int) -> Array:
+    """The inverse of ``_merge``."""
+    x = x.reshape(*x.shape[:axis], size, -1, *x.shape[axis + 1 :])
+    return jnp.moveaxis(x, axis, 0)

@@ -1,0 +1,78 @@
+"""ConvNet-D, the network of dataset distillation (Gidaris and Komodakis 2018; golden README, section 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+import flax.linen as nn
+
+from distill_jax.nets.layers import (
+    ACTIVATIONS,
+    GROUPS,
+    POOLINGS,
+    ActivationName,
+    Conv,
+    Dense,
+    Norm,
+    NormName,
+    PoolingName,
+)
+from distill_jax.nets.net import DTypeName, FlaxNet, require_choice, require_positive
+from distill_jax.types import Array, Block, Out, RequestError
+
+
+@dataclass(frozen=True)
+class ConvNet:
+    """``depth`` times (3x3 convolution, norm, activation, 2x2 pooling), then one linear layer.
+
+    Raises RequestError for sizes below 1, unknown names, and a norm that does not divide the width.
+    """
+
+    depth: int = 3
+    width: int = 128
+    norm: NormName = "instance"
+    activation: ActivationName = "relu"
+    pooling: PoolingName = "avg"
+    dtype: DTypeName = "float32"
+
+    def __post_init__(self) -> None:
+        require_positive(depth=self.depth, width=self.width)
+        require_choice("norm", self.norm, get_args(NormName))
+        require_choice("activation", self.activation, ACTIVATIONS)
+        require_choice("pooling", self.pooling, POOLINGS)
+        require_choice("dtype", self.dtype, get_args(DTypeName))
+        if self.norm == "group" and self.width % GROUPS:
+            raise RequestError(f"norm 'group' has {GROUPS} groups: give a width that is a multiple, not {self.width}")
+
+    def build(self, shape: tuple[int, int, int], classes: int) -> FlaxNet:
+        """A net for images of ``shape`` (H, W, c); RequestError if pooling leaves nothing of them."""
+        # 28x28 digits are padded to 32x32, so that they halve five times without a remainder.
+        padding = 3 if shape == (28, 28, 1) else 1
+        side = min(shape[:2]) + 2 * (padding - 1)
+        deepest = side.bit_length() - 1
+        if self.pooling != "none" and self.depth > deepest:
+            height, width, _ = shape
+            raise RequestError(
+                f"depth {self.depth} shrinks {height}x{width} images to nothing: use a depth of at most {deepest}"
+            )
+        return FlaxNet(_ConvNet(self, padding, classes), shape, classes, self.dtype)
+
+
+class _ConvNet(nn.Module):
+    spec: ConvNet
+    first_padding: int
+    classes: int
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Out:
+        spec = self.spec
+        blocks = []
+        for d in range(spec.depth):
+            x = Conv(spec.width, padding=self.first_padding if d == 0 else 1, name=f"conv{d}")(x)
+            x = ACTIVATIONS[spec.activation](Norm(spec.norm, name=f"norm{d}")(x, train))
+            pooled = POOLINGS[spec.pooling](x)
+            blocks.append(Block(before=x, after=pooled))
+            x = pooled
+        embedding = x.reshape(x.shape[0], -1)
+        return Out(Dense(self.classes, name="classifier")(embedding), tuple(blocks), embedding)

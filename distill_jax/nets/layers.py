@@ -1,0 +1,148 @@
+"""The Linen layers that every network is made of.
+
+A layer computes in the dtype of its input and keeps its parameters in float32 (float64 when the input is float64), so
+the compute dtype is chosen once, by ``net.FlaxNet``. Images are NHWC, convolution kernels HWIO, dense kernels
+(in, out). Parameters start as PyTorch's: uniform in +-1/sqrt(fan_in), biases too; norm scale 1 and bias 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from distill_jax.nets.conv import average_pool, conv2d, max_pool, wide
+from distill_jax.types import Array
+
+NormName: TypeAlias = Literal["instance", "batch", "layer", "group", "none"]
+ActivationName: TypeAlias = Literal["relu", "leaky_relu", "sigmoid", "silu"]
+PoolingName: TypeAlias = Literal["avg", "max", "none"]
+
+GROUPS = 4
+"""groups of norm 'group'"""
+
+_EPSILON = 1e-5
+_MOMENTUM = 0.9
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
+    "leaky_relu": jax.nn.leaky_relu,
+    "sigmoid": jax.nn.sigmoid,
+    "silu": jax.nn.silu,
+}
+POOLINGS: dict[str, Callable[[Array], Array]] = {"avg": average_pool, "max": max_pool, "none": lambda x: x}
+
+
+def _uniform(fan_in: int) -> nn.initializers.Initializer:
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for weights and biases."""
+    bound = 1 / math.sqrt(fan_in)
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+class Conv(nn.Module):
+    """Convolution with a square kernel: [N, H, W, i] -> [N, H', W', features]."""
+
+    features: int
+    size: int = 3
+    stride: int = 1
+    padding: int | None = None
+    """zeros on every side; None keeps the size at stride 1"""
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        fan_in = self.size**2 * x.shape[-1]
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", _uniform(fan_in), shape, wide(x.dtype))
+        y = conv2d(x, kernel, self.stride, self.padding)
+        if self.bias:
+            bias = self.param("bias", _uniform(fan_in), (self.features,), wide(x.dtype))
+            y += _channels(bias.astype(x.dtype), 4)
+        return y
+
+
+class Dense(nn.Module):
+    """Affine map of the last axis: [..., i] -> [..., features]."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        fan_in = x.shape[-1]
+        kernel = self.param("kernel", _uniform(fan_in), (fan_in, self.features), wide(x.dtype))
+        bias = self.param("bias", _uniform(fan_in), (self.features,), wide(x.dtype))
+        return jnp.matmul(x, kernel.astype(x.dtype)) + _channels(bias.astype(x.dtype), x.ndim)
+
+
+class Norm(nn.Module):
+    """Normalisation of [N, H, W, c] with learned scale and bias; eps 1e-5, biased variance.
+
+    The kinds differ in what shares a mean and a variance: instance, one image's channel; batch, a channel of the whole
+    batch; group, a quarter of one image's channels; layer, one image (scale and bias per element, [H, W, c]). Running
+    statistics of 'batch' are ``0.9 old + 0.1 new`` with the unbiased variance, as PyTorch's (golden README, section 0).
+
+    Written as ``x * r + (b - m * r)`` with one-pass moments: 2.4 times faster on CPU with its derivatives than
+    subtracting the mean first (facts, section 7).
+    """
+
+    kind: NormName = "instance"
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        if self.kind == "none":
+            return x
+        channels = x.shape[-1]
+        shape = x.shape[1:] if self.kind == "layer" else (channels,)
+        scale = _channels(self.param("scale", nn.initializers.ones, shape, wide(x.dtype)), 4)
+        bias = _channels(self.param("bias", nn.initializers.zeros, shape, wide(x.dtype)), 4)
+        if self.kind == "batch":
+            mean, variance = self._batch_moments(x, train)
+        else:
+            mean, variance = _moments(x, {"instance": channels, "group": GROUPS, "layer": 1}[self.kind])
+        r = lax.rsqrt(variance + _EPSILON) * scale
+        return x * r.astype(x.dtype) + (bias - mean * r).astype(x.dtype)
+
+    def _batch_moments(self, x: Array, train: bool) -> tuple[Array, Array]:
+        shape = (x.shape[-1],)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, wide(x.dtype))
+        running_variance = self.variable("batch_stats", "var", jnp.ones, shape, wide(x.dtype))
+        if not train:
+            return _channels(running_mean.value, 4), _channels(running_variance.value, 4)
+        x = x.astype(wide(x.dtype))
+        mean = jnp.mean(x, (0, 1, 2))
+        variance = _spread(jnp.mean(x * x, (0, 1, 2)), mean)
+        count = math.prod(x.shape[:3])
+        for running, new in ((running_mean, mean), (running_variance, variance * (count / max(count - 1, 1)))):
+            running.value = _MOMENTUM * running.value + (1 - _MOMENTUM) * lax.stop_gradient(new)
+        return _channels(mean, 4), _channels(variance, 4)
+
+
+def _moments(x: Array, groups: int) -> tuple[Array, Array]:
+    """Mean and variance of each image's ``groups`` groups of channels, repeated per channel: [N, 1, 1, c] each."""
+    x = x.astype(wide(x.dtype))
+    first = jnp.mean(x, (1, 2), keepdims=True)
+    second = jnp.mean(x * x, (1, 2), keepdims=True)
+    if groups < x.shape[-1]:
+        first, second = _group_mean(first, groups), _group_mean(second, groups)
+    return first, _spread(second, first)
+
+
+def _group_mean(m: Array, groups: int) -> Array:
+    """Average [N, 1, 1, c] within groups of neighbouring channels and repeat it for each."""
+    grouped = m.reshape(*m.shape[:3], groups, -1)
+    return jnp.broadcast_to(grouped.mean(-1, keepdims=True), grouped.shape).reshape(m.shape)
+
+
+def _spread(second: Array, first: Array) -> Array:
+    # Rounding can push the one-pass variance of a flat map below zero, past eps where its values are large.
+    return jnp.maximum(second - first * first, 0)
+
+
+def _channels(v: Array, ndim: int) -> Array:
+    """View a per-channel vector (or per-element map) with ``ndim`` axes, so that it broadcasts by rank."""
+    return v.reshape((1,) * (ndim - v.ndim) + v.shape)

@@ -1,0 +1,59 @@
+"""The seam between flax and the rest: a Linen module as a ``types.Net``."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from distill_jax.nets.conv import wide
+from distill_jax.types import Array, Model, Out, PyTree, RequestError
+
+DTypeName: TypeAlias = Literal["float32", "bfloat16", "float64"]
+
+
+@dataclass(frozen=True)
+class FlaxNet:
+    """A Linen module whose call is ``module(x, train) -> Out``. Equal by value, so equal nets compile once."""
+
+    module: nn.Module
+    shape: tuple[int, int, int]
+    """(H, W, c)"""
+    classes: int
+    dtype: DTypeName = "float32"
+    """What the network computes in. bfloat16 keeps parameters, norm statistics, weight gradients and outputs in
+    float32; float64 (for tests, under ``jax.enable_x64``) makes all of them float64."""
+
+    def init(self, key: Array) -> Model:
+        """Fresh parameters; running statistics where the norm is 'batch', else an empty dict."""
+        variables = self.module.init(key, jnp.zeros((1, *self.shape), self.dtype), False)
+        return Model(params=variables["params"], stats=variables.get("batch_stats", {}))
+
+    def apply(self, model: Model, x: Array, train: bool) -> tuple[Out, PyTree]:
+        """Forward ``x`` [N, H, W, c] in network space; see ``types.Net``. Outputs are float32 (or float64)."""
+        variables = {"params": model.params}
+        if model.stats:
+            variables["batch_stats"] = model.stats
+        out, updated = self.module.apply(variables, x.astype(self.dtype), train, mutable=["batch_stats"])
+        return jax.tree.map(lambda a: a.astype(wide(self.dtype)), out), updated.get("batch_stats", {})
+
+
+def require_choice(field: str, value: str, names: Iterable[str]) -> None:
+    """Raise RequestError, with the nearest name, unless ``value`` is one of ``names``."""
+    names = list(names)
+    if value not in names:
+        near = difflib.get_close_matches(str(value), names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names)}"
+        raise RequestError(f"{field} {value!r} is unknown: {hint}")
+
+
+def require_positive(**fields: int) -> None:
+    """Raise RequestError for a field that is not an integer of at least 1."""
+    for name, value in fields.items():
+        if not isinstance(value, int) or value < 1:
+            raise RequestError(f"{name} is {value!r}: give an integer of at least 1")

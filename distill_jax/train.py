@@ -1,0 +1,144 @@
+"""The one training loop: pretraining, the model update between steps, and evaluation all call ``train``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from distill_jax.augment import NoAugment, cutmix
+from distill_jax.synthetic import to_network
+from distill_jax.types import Array, Augmentation, Model, Net, PyTree, RealData, RequestError, TrainSet
+
+
+@dataclass(frozen=True)
+class Regime:
+    """How a network is shown a training set: everything about training except rates and length."""
+
+    batch: int = 64
+    """images per step"""
+    cutmix: float = 0.5
+    """probability per step"""
+    augment: Augmentation = NoAugment()
+    """drawn per image, before cutmix"""
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise RequestError(f"batch is {self.batch}: it must be at least 1")
+        if not 0 <= self.cutmix <= 1:
+            raise RequestError(f"cutmix is {self.cutmix}: it is a probability, from 0 to 1")
+
+
+class Order(NamedTuple):
+    """Which images each step sees."""
+
+    rows: Array
+    """int32 [steps, batch]"""
+    weights: Array
+    """float32 [steps, batch]: 0 for the rows that pad an incomplete batch"""
+
+
+def sgd(rate: float | Array | optax.Schedule, momentum: float | Array = 0.9, weight_decay: float | Array = 5e-4) -> optax.GradientTransformation:
+    """PyTorch's SGD: weight decay on *all* parameters, added to the gradient (golden section 8)."""
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum))
+
+
+def drops(rate: float | Array, epochs: int, steps: int) -> optax.Schedule:
+    """``rate``, times 0.2 after two thirds and again after five sixths of ``epochs`` of ``steps`` steps (golden section 9)."""
+
+    def schedule(count: Array) -> Array:
+        drops = jnp.asarray([2 * epochs // 3 * steps, 5 * epochs // 6 * steps])
+        return rate * 0.2 ** jnp.sum(count >= drops).astype(jnp.float32)
+
+    return schedule
+
+
+def epochs_order(key: Array, n: int, batch: int, epochs: int) -> Order:
+    """A fresh permutation of ``n`` images per epoch; the last batch of an epoch may be incomplete.
+
+    Its padding repeats the epoch's first images with weight 0, so batch-norm statistics still come from real images.
+    """
+    batch = min(batch, n)
+    steps = -(-n // batch)
+    keys = jax.random.split(key, epochs)
+    rows = jax.vmap(lambda k: jnp.resize(jax.random.permutation(k, n), (steps, batch)))(keys)
+    weights = (jnp.arange(steps * batch) < n).astype(jnp.float32).reshape(steps, batch)
+    return Order(rows.reshape(-1, batch), jnp.tile(weights, (epochs, 1)))
+
+
+def images_order(key: Array, n: int, batch: int, images: int) -> Order:
+    """Steps of full batches until ``images`` or more were seen, without repetition while ``n`` lasts (golden section 8)."""
+    steps = -(-images // batch)
+    rounds = -(-steps * batch // n)
+    rows = jax.vmap(lambda k: jax.random.permutation(k, n))(jax.random.split(key, rounds)).reshape(-1)
+    return Order(rows[: steps * batch].reshape(steps, batch), jnp.ones((steps, batch), jnp.float32))
+
+
+def train(
+    net: Net,
+    model: Model,
+    optimiser: optax.GradientTransformation,
+    state: PyTree,
+    data: TrainSet,
+    order: Order,
+    regime: Regime,
+    key: Array,
+    mean: Array | None = None,
+    std: Array | None = None,
+    remat: bool = False,
+) -> tuple[Model, PyTree, Array]:
+    """Scan over ``order``; returns the model, the optimiser's state and the loss of each step [steps].
+
+    ``data.images`` in network space are used as they are; uint8 images are normalised with ``mean`` and ``std``.
+    ``remat``: a derivative of the result computes each step again instead of keeping its activations.
+    """
+
+    def step(carry: tuple[Model, PyTree], now: tuple[Order, Array]) -> tuple[tuple[Model, PyTree], Array]:
+        (model, state), (picks, key) = carry, now
+        x, targets = data.images[picks.rows], data.targets[picks.rows]
+        if x.dtype == jnp.uint8:
+            assert mean is not None and std is not None
+            x = to_network(x, mean, std)
+        augment_key, mix_key = jax.random.split(key)
+        x = regime.augment.each(augment_key, x)
+        if regime.cutmix > 0:
+            x, targets = cutmix(mix_key, x, targets, regime.cutmix)
+
+        def loss_of(params: PyTree) -> tuple[Array, PyTree]:
+            out, stats = net.apply(model._replace(params=params), x, train=True)
+            losses = optax.softmax_cross_entropy(out.logits, targets)
+            weights = picks.weights.astype(losses.dtype)
+            return jnp.sum(losses * weights) / jnp.sum(weights), stats
+
+        (loss, stats), grads = jax.value_and_grad(loss_of, has_aux=True)(model.params)
+        updates, state = optimiser.update(grads, state, model.params)
+        return (model._replace(params=optax.apply_updates(model.params, updates), stats=stats), state), loss
+
+    steps = order.rows.shape[0]
+    if remat:
+        step = jax.checkpoint(step, prevent_cse=False)
+    (model, state), losses = jax.lax.scan(step, (model, state), (order, jax.random.split(key, steps)))
+    return model, state, losses
+
+
+def real_set(data: RealData) -> TrainSet:
+    """The real training set as the training loop takes it."""
+    return TrainSet(data.images, jax.nn.one_hot(data.labels, data.classes))
+
+
+def correct(
+    net: Net, model: Model, images: Array, labels: Array, mean: Array, std: Array, chunk: int = 256
+) -> Array:
+    """How many of ``images`` (uint8 [N, H, W, c]) the network, in evaluation mode, classifies right: int32 []."""
+    n = images.shape[0]
+    chunk = min(chunk, n)
+    rows = jnp.arange(-(-n // chunk) * chunk)
+
+    def hits(rows: Array) -> Array:
+        out, _ = net.apply(model, to_network(images[rows % n], mean, std), train=False)
+        return jnp.sum((jnp.argmax(out.logits, axis=-1) == labels[rows % n]) & (rows < n))
+
+    return jnp.sum(jax.lax.map(hits, rows.reshape(-1, chunk)))

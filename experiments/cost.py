@@ -1,0 +1,81 @@
+"""What a program costs, read off its jaxpr without running or compiling it.
+
+The compiler's own analysis counts the body of a loop once, whatever its length; here a scan counts as often as it runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
+from jax.interpreters.partial_eval import dce_jaxpr
+
+
+class Cost(NamedTuple):
+    """The convolutions and matrix products of a program; everything between them is taken to be fused into them."""
+
+    flops: int = 0
+    """a multiplication and an addition count as two; so do those with the zeros of a padded border"""
+    bytes: int = 0
+    """operands read and results written"""
+    open_loops: int = 0
+    """loops whose length is not known before they run: their body is counted once"""
+
+    def __add__(self, other: tuple[int, ...]) -> Cost:  # type: ignore[override]
+        return Cost(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def times(self, n: int) -> Cost:
+        """``n`` runs of the program; a loop of unknown length stays one loop."""
+        return Cost(self.flops * n, self.bytes * n, self.open_loops)
+
+
+def cost(f: Callable[..., Any], *args: Any) -> Cost:
+    """The cost of ``f(*args)``; ``args`` may be ``jax.ShapeDtypeStruct``."""
+    jaxpr = jax.make_jaxpr(f)(*args).jaxpr
+    # The compiler drops what nobody reads, such as the gradient of an input that a derivative rule always computes.
+    live, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return of_jaxpr(live)
+
+
+def of_jaxpr(jaxpr: Jaxpr) -> Cost:
+    """Sum over equations: a scan's body times its length, the dearest branch of a condition, calls as they are."""
+    return sum((_of_equation(eqn) for eqn in jaxpr.eqns), Cost())
+
+
+def _of_equation(eqn: JaxprEqn) -> Cost:
+    name = eqn.primitive.name
+    if name == "dot_general":
+        (contracted, _), _ = eqn.params["dimension_numbers"]
+        return _arithmetic(eqn, math.prod(_shape(eqn.invars[0])[axis] for axis in contracted))
+    if name == "conv_general_dilated":
+        # Every output element is a sum over the kernel's window and its input channels (those of one group).
+        kernel, numbers = _shape(eqn.invars[1]), eqn.params["dimension_numbers"]
+        return _arithmetic(eqn, math.prod(kernel) // kernel[numbers.rhs_spec[0]])
+    inner = [of_jaxpr(jaxpr) for jaxpr in jaxprs_in_params(eqn.params)]
+    if name == "cond":
+        return max(inner)
+    total = sum(inner, Cost())
+    if name == "scan":
+        return total.times(eqn.params["length"])
+    # A loop without arithmetic (drawing random numbers, say) leaves nothing open.
+    return total._replace(open_loops=total.open_loops + 1) if name == "while" and total.flops else total
+
+
+def _arithmetic(eqn: JaxprEqn, terms: int) -> Cost:
+    """An equation each of whose results is a sum of ``terms`` products."""
+    (out,) = eqn.outvars
+    return Cost(2 * math.prod(_shape(out)) * terms, nbytes([var.aval for var in (*eqn.invars, out)]))
+
+
+def _shape(var: Any) -> tuple[int, ...]:
+    return var.aval.shape
+
+
+def nbytes(arrays: Any) -> int:
+    """Bytes of all arrays, or their shapes, in a pytree."""
+    return sum(
+        math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays) if hasattr(leaf, "dtype")
+    )

@@ -1,0 +1,88 @@
+"""The picture of an ablation: a curve for one swept number, a map for two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+INK, ACCENT, FAINT = "#333333", "#1f5fa8", "#9db8d6"
+
+
+def draw(title: str, swept: Mapping[str, Sequence[float]], accuracies: np.ndarray) -> Figure:
+    """``accuracies`` [points, seeds] in percent, the points in the order of ``sweep.grid(..., swept)``.
+
+    One swept number: mean with the standard deviation over seeds as bars, and each seed as a dot. Two: a map with both
+    written into its cells.
+    """
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", color=INK)
+    if len(swept) == 1:
+        ((name, values),) = swept.items()
+        _curve(axes, name, values, accuracies)
+    else:
+        _map(axes, swept, accuracies)
+    return figure
+
+
+def _curve(axes: Axes, name: str, values: Sequence[float], accuracies: np.ndarray) -> None:
+    order = np.argsort(values)
+    x, accuracies = np.asarray(values, float)[order], accuracies[order]
+    seeds = accuracies.shape[1]
+    axes.plot(np.repeat(x, seeds), accuracies.ravel(), "o", color=FAINT, markersize=4, zorder=1, label="one seed")
+    label = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
+    axes.errorbar(
+        x, accuracies.mean(axis=1), _std(accuracies), fmt="o-", color=ACCENT, capsize=4, linewidth=1.5, label=label
+    )
+    _spread(axes, x)
+    axes.set_xlabel(_label(name))
+    axes.set_ylabel("test accuracy, %")
+    axes.grid(axis="y", color="#e5e5e5")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if seeds > 1:
+        axes.legend(frameon=False, fontsize="small", loc="best")
+
+
+def _spread(axes: Axes, values: np.ndarray) -> None:
+    """A tick at each value. Values over a decade or so go on a logarithmic axis, where 0 takes the place one step below
+    the smallest."""
+    positive = values[values > 0]
+    if values.min() >= 0 and len(positive) > 1 and positive[-1] >= 5 * positive[0]:
+        if values.min() == 0:
+            step = np.log10(positive[1] / positive[0])
+            axes.set_xscale("symlog", linthresh=positive[0], linscale=step)
+            axes.set_xlim(-positive[0] * 0.3, positive[-1] * (positive[1] / positive[0]) ** 0.3)
+        else:
+            axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(values.tolist()))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _map(axes: Axes, swept: Mapping[str, Sequence[float]], accuracies: np.ndarray) -> None:
+    (down, rows), (across, columns) = swept.items()
+    mean, std = (a.reshape(len(rows), len(columns)) for a in (accuracies.mean(axis=1), _std(accuracies)))
+    image = axes.imshow(mean, cmap="viridis", aspect="auto", origin="lower")
+    middle = (mean.min() + mean.max()) / 2
+    for (i, j), value in np.ndenumerate(mean):
+        text = f"{value:.1f}\n± {std[i, j]:.1f}" if accuracies.shape[1] > 1 else f"{value:.1f}"
+        axes.text(j, i, text, ha="center", va="center", color="black" if value > middle else "white", fontsize="small")
+    axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
+    axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
+    axes.set_xlabel(_label(across))
+    axes.set_ylabel(_label(down))
+    axes.figure.colorbar(image, ax=axes, label="test accuracy, %")
+
+
+def _std(accuracies: np.ndarray) -> np.ndarray:
+    """Of the sample of seeds, for each point; 0 for one seed."""
+    return accuracies.std(axis=1, ddof=1) if accuracies.shape[1] > 1 else np.zeros(len(accuracies))
+
+
+def _label(name: str) -> str:
+    return name.replace("_", " ")

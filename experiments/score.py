@@ -1,0 +1,81 @@
+"""Accuracies: of a distilled set, and of what it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill_jax.distilled import DistilledSet
+from distill_jax.evaluate import Protocol, Sets, matched_epochs, test_accuracies, training
+from distill_jax.synthetic import draw_distinct
+from distill_jax.train import real_set
+from distill_jax.types import Array, Net, RealData, TrainSet
+from experiments.entry import Interrupts
+from experiments.show import Bar
+
+
+class Judge(NamedTuple):
+    """How sets are scored: what is trained on them, and what it is tested on."""
+
+    net: Net
+    protocol: Protocol
+    test: tuple[Array, Array]
+    """uint8 [N, H, W, c], int32 [N]"""
+    mean: Array
+    std: Array
+    key: Array
+    interrupts: Interrupts
+
+    def score(self, what: str, sets: Sets, protocol: Protocol | None = None) -> dict[str, Any]:
+        """Train one network on each of the R ``sets`` and test them. ``what`` they are is shown while it lasts."""
+        protocol = protocol or self.protocol
+        models = None
+        with Bar(what, protocol.epochs, unit="epochs") as bar:
+            for progress in training(self.net, protocol, sets, self.key, self.mean, self.std):
+                models = progress.models
+                bar.update(progress.epoch)
+                self.interrupts.check()
+        assert models is not None
+        return summary(test_accuracies(self.net, models, self.test, self.mean, self.std))
+
+
+def summary(per_repeat: list[float]) -> dict[str, Any]:
+    """Percent. ``std`` is the standard deviation of the sample (divisor R - 1), 0 for a single repeat."""
+    std = float(np.std(per_repeat, ddof=1)) if len(per_repeat) > 1 else 0.0
+    return {"mean": float(np.mean(per_repeat)), "std": std, "per_repeat": per_repeat}
+
+
+def distilled_sets(distilled: DistilledSet, repeats: int) -> Sets:
+    """R times the distilled set, exactly as a user gets it from its file."""
+    images, labels = distilled.arrays()
+    return Sets.same(TrainSet(jnp.asarray(images), jax.nn.one_hot(labels, distilled.classes)), repeats)
+
+
+# ------------------------------------------------------------------ what it is compared with
+
+
+def random_images(judge: Judge, data: RealData, ipc: int, decoded: int, repeats: int, key: Array) -> dict[str, Any]:
+    """As many real images as are stored, whole ones, drawn afresh for each repeat."""
+
+    def draw(key: Array) -> Array:
+        return jnp.take_along_axis(data.index, draw_distinct(key, data, ipc), axis=1).reshape(-1)
+
+    rows = jax.vmap(draw)(jax.random.split(key, repeats))
+    return judge.score("random images", Sets(real_set(data), rows))
+
+
+def all_images(judge: Judge, data: RealData, ipc: int, decoded: int, repeats: int, key: Array) -> dict[str, Any]:
+    """All training data, for as many steps as the distilled set was trained on."""
+    protocol = matched_epochs(judge.protocol, decoded, len(data.labels))
+    return judge.score("all images", Sets.same(real_set(data), repeats), protocol)
+
+
+BASELINES: dict[str, Callable[[Judge, RealData, int, int, int, Array], dict[str, Any]]] = {
+    "random": random_images,
+    "full": all_images,
+}
+"""(judge, data, ipc, number of decoded images of the distilled set, repeats, key) -> summary"""

@@ -1,0 +1,27 @@
+"""Settings of every test: CPU, no silent promotion of ranks or dtypes, warnings as errors (pyproject.toml)."""
+
+import os
+from collections.abc import Iterator
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# The suite is bound by compilation, and tests run each program once: without optimisation it compiles five times faster.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+
+import jax
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    if getattr(config, "cache", None) is not None:  # absent with -p no:cacheprovider
+        # The suite is bound by compilation: keep what it compiled for the next run. The bits are the same either way.
+        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """The test computes in float64."""
+    with jax.enable_x64(True):
+        yield

@@ -1,0 +1,35 @@
+"""Weights and inputs that the golden figures were computed with (golden README, section 0)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+GOLDEN = Path(__file__).parent / "golden"
+
+CIFAR_MEAN = np.asarray([0.4914, 0.4822, 0.4465], np.float32)
+CIFAR_STD = np.asarray([0.2023, 0.1994, 0.2010], np.float32)
+
+
+def deterministic(names, shapes, roles, quadratic: float = 0.001) -> dict[str, np.ndarray]:
+    """name -> float32 array of PyTorch shape: base + amp * sin(1.618 k + 0.001 k^2 + p) for parameter number p."""
+    weights = {}
+    for p, (name, padded, role) in enumerate(zip(names, shapes, roles, strict=True)):
+        shape = tuple(int(n) for n in padded if n)
+        k = np.arange(np.prod(shape), dtype=np.float64)
+        base = 1.0 if role == "s" else 0.0
+        amplitude = 1 / np.sqrt(np.prod(shape[1:])) if role == "w" else 0.1
+        values = base + amplitude * np.sin(1.618 * k + quadratic * k**2 + p)
+        weights[str(name)] = values.astype(np.float32).reshape(shape)
+    return weights
+
+
+def pixels(u8: np.ndarray) -> np.ndarray:
+    """uint8 NCHW -> float32 NHWC in [0, 1]"""
+    return (u8.astype(np.float32) / np.float32(255)).transpose(0, 2, 3, 1)
+
+
+def cifar_normalised(u8: np.ndarray) -> np.ndarray:
+    """uint8 NCHW -> float32 NHWC, network space"""
+    return (pixels(u8) - CIFAR_MEAN) / CIFAR_STD

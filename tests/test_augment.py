@@ -1,0 +1,297 @@
+"""Siamese augmentation against golden section 6, cutmix against section 8, and their properties."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distill_jax.augment import MEMBERS, Draws, NoAugment, Patch, Siamese, crop, cutmix, cutout, mix
+from distill_jax.types import Augmentation, RequestError
+from tests.golden_weights import GOLDEN, cifar_normalised
+
+ALL = "color_crop_cutout_flip_scale_rotate"
+FIGURES = np.load(GOLDEN / "augment.npz")
+CASES = sorted(k.removesuffix("__out") for k in FIGURES.files if k.startswith("b") and k.endswith("__out"))
+KEY = jax.random.key(7)
+OPERATIONS = {operation.__name__: operation for member in MEMBERS.values() for operation in member}
+APPLY = {name: jax.jit(operation) for name, operation in OPERATIONS.items()}
+EACH = {name: jax.jit(jax.vmap(lambda image, u, f=f: f(image[None], u)[0])) for name, f in OPERATIONS.items()}
+
+
+def nhwc(x):
+    return jnp.asarray(np.asarray(x).transpose(0, 2, 3, 1))
+
+
+def golden_input(n=4, side=32):
+    return jnp.asarray(cifar_normalised(FIGURES["x_u8"][:n, :, :side, :side]))
+
+
+def close(got, want, tolerance):
+    np.testing.assert_allclose(np.asarray(got, np.float64), np.asarray(want, np.float64), rtol=0, atol=tolerance)
+
+
+# ------------------------------------------------------------------ operations
+
+
+def numbers(name, param, side):
+    """The uniform numbers [..., 2] that make an operation draw what the golden figures were computed with."""
+    param = np.asarray(param, np.float64).reshape(len(param), -1).T  # [n or 1, draws]
+    if name in ("crop", "translate"):
+        limit = int(0.125 * side + 0.5)
+        param = (param + limit + 0.5) / (2 * limit + 1)
+    if name == "cutout":
+        size = int(0.5 * side + 0.5)
+        param = (param + 0.5) / (side + 1 - size % 2)
+    return jnp.asarray(np.broadcast_to(param, (len(param), 2)), jnp.float32)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_operation_golden(case):
+    kind, name = case.split("_")[:2]
+    out = nhwc(FIGURES[f"{case}__out"])
+    x = nhwc(FIGURES["x28"]) if kind == "bt28" else golden_input(len(out))
+    param = FIGURES[f"{case}__param"]
+    if kind == "bf":  # one draw per image, on the last axis
+        got = EACH[name](x, numbers(name, np.atleast_2d(param), 32))
+    else:
+        got = APPLY[name](x, numbers(name, param, x.shape[1])[0])
+    tolerance = {"crop": 0, "cutout": 0, "flip": 0, "translate": 0, "scale": 5e-5, "rotate": 5e-5}.get(name, 1e-6)
+    close(got, out, tolerance)
+
+
+@pytest.mark.parametrize(("name", "u"), [("rotate", 0.8), ("contrast", 0.9)])
+def test_gradient_golden(name, u):
+    x = golden_input(2)
+    weight = np.cos(0.11 * np.arange(x.size)).reshape(2, 3, 32, 32)
+
+    def loss(x):
+        return jnp.sum(APPLY[name](x, jnp.full(2, u)) * nhwc(weight.astype(np.float32)))
+
+    close(jax.jit(jax.grad(loss))(x), nhwc(FIGURES[f"grad_{name}__dx"]), 5e-5 if name == "rotate" else 1e-6)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operation_is_affine_with_exact_second_derivative(name):
+    """Float64, rectangular images: jit equals eager; the gradient of |out|^2 / 2 is A^T A x; its own is A^T A."""
+    with jax.enable_x64(True):
+        x, v = jnp.asarray(np.random.default_rng(0).standard_normal((2, 2, 12, 8, 3)))
+        u = jnp.asarray((0.3, 0.8), jnp.float32)
+        apply = APPLY[name]
+        out = OPERATIONS[name](x, u)
+        assert out.dtype == jnp.float64 and out.shape == x.shape
+        close(apply(x, u), out, 1e-12)
+
+        @jax.jit
+        def second(x, v):
+            square = jax.grad(lambda x: 0.5 * jnp.sum(apply(x, u) ** 2))
+            moved = apply(x + v, u) - apply(x, u)  # A v
+            return jax.jvp(square, (x,), (v,))[1], jax.vjp(lambda x: apply(x, u), x)[1](moved)[0]
+
+        hessian_v, want = second(x, v)
+        close(hessian_v, want, 1e-10)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operation_in_bfloat16(name):
+    x = golden_input(2)
+    u = jnp.asarray((0.3, 0.8))
+    low = APPLY[name](x.astype(jnp.bfloat16), u)
+    assert low.dtype == jnp.bfloat16
+    close(low, APPLY[name](x, u), 0.05)
+
+
+@pytest.mark.parametrize(("side", "other"), [(32, 12), (27, 30)])
+def test_shift_and_box_cover_their_range(side, other):
+    """Every shift, and every box centre, occurs about equally often, at the ends of [0, 1) too."""
+    ends = np.asarray([[0, 0], [1, 1], [1, 0], [0, 1]]) * np.float32(1 - 2**-24)
+    u = jnp.concatenate([jnp.asarray(ends, jnp.float32), jax.random.uniform(KEY, (4000, 2))])
+    # The shift is read off an image of its own coordinates, from the middle, which zeros never reach.
+    where = jnp.asarray(np.moveaxis(np.indices((side, other), np.float32), 0, -1))
+    shifts = jax.jit(jax.vmap(lambda u: crop(where[None], u)[0, side // 2, other // 2]))(u)
+    boxes = jax.jit(jax.vmap(lambda u: cutout(jnp.ones((1, side, other, 1)), u)[0, :, :, 0]))(u) == 0
+    for axis, length in enumerate((side, other)):
+        limit, size = int(0.125 * length + 0.5), int(0.5 * length + 0.5)
+        values, counts = np.unique(np.asarray(shifts[:, axis]) - length // 2, return_counts=True)
+        np.testing.assert_array_equal(values, np.arange(-limit, limit + 1))
+        assert counts.min() > 0.75 * counts.mean()
+        last = length if size % 2 == 0 else length - 1  # of the centres, whose boxes are clipped to the image
+        lines = jnp.any(boxes, axis=2 - axis)
+        seen = {tuple(np.flatnonzero(line)) for line in np.unique(np.asarray(lines), axis=0)}
+        begin = [centre - size // 2 for centre in range(last + 1)]
+        assert seen == {tuple(range(max(0, b), min(length, b + size))) for b in begin}
+
+
+# ------------------------------------------------------------------ strategies
+
+
+def color(u_brightness, u_saturation, u_contrast):
+    return jnp.asarray([[u, u] for u in (u_brightness, u_saturation, u_contrast)], jnp.float32)
+
+
+def test_matching_pipeline_golden():
+    p = FIGURES["pipe_match__param"]
+    u = dict(color=color(*p[:3]), crop=numbers("crop", p[4:6], 32), cutout=numbers("cutout", p[6:8], 32))
+    got = jax.jit(Siamese("color_crop_cutout").apply)(golden_input(2), Draws(jnp.float32(0), u))
+    close(got, nhwc(FIGURES["pipe_match__out"]), 2e-6)
+
+
+EVALUATION = jax.jit(Siamese("color_crop_flip_scale_rotate").apply)
+
+
+@pytest.mark.parametrize("member", ["crop", "scale", "rotate"])
+def test_evaluation_pipeline_golden(member):
+    p = FIGURES[f"pipe_eval_{member}__param"]
+    u = dict.fromkeys(("crop", "scale", "rotate"), jnp.full((1, 2), 0.5))
+    u |= {"flip": numbers("flip", p[:1], 32), "color": color(*p[1:4]), member: numbers(member, p[5:], 32)}
+    got = EVALUATION(golden_input(1), Draws(jnp.float32((p[4] + 0.5) / 3), u))
+    close(got, nhwc(FIGURES[f"pipe_eval_{member}__out"]), 2e-6 if member == "crop" else 1e-4)
+
+
+def test_stages_of_the_two_rules():
+    idc, dsa = Siamese("cutout_rotate_color_crop_flip"), Siamese("cutout_rotate_color_crop_flip", "one")
+    assert idc.stages == (("flip",), ("color",), ("rotate", "crop"), ("cutout",))
+    assert dsa.stages == (("cutout", "rotate", "color", "crop", "flip"),)
+
+
+def test_dsa_applies_exactly_one_member():
+    x, augment = golden_input(2, 8), Siamese(ALL, "one")
+    u = jax.tree.map(lambda v: v[0], augment.draw(KEY, 1).u)
+    apply = jax.jit(augment.apply)
+    for i, member in enumerate(augment.members):
+        want = x
+        for operation, numbers_of_it in zip(MEMBERS[member], u[member], strict=True):
+            want = APPLY[operation.__name__](want, numbers_of_it)
+        for choice in (i / 6 + 1e-6, (i + 1) / 6 - 1e-6):
+            close(apply(x, Draws(jnp.float32(choice), u)), want, 2e-6)
+
+
+def test_draws_are_independent():
+    choice, u = jax.jit(jax.vmap(lambda key: Siamese(ALL).draw(key, 3)))(jax.random.split(KEY, 2000))
+    table = np.concatenate([np.asarray(v).reshape(2000, -1) for v in (choice, *u.values())], axis=1)
+    assert table.shape == (2000, 1 + 3 * 8 * 2) and table.min() >= 0 and table.max() < 1
+    assert np.abs(table.mean(axis=0) - 0.5).max() < 0.03
+    assert np.abs(np.corrcoef(table.T) - np.eye(table.shape[1])).max() < 0.1
+
+
+def test_switch_only_where_there_is_a_choice():
+    def conditionals(augment):
+        return str(jax.make_jaxpr(augment)(KEY, golden_input(1))).count("cond[")
+
+    assert conditionals(Siamese("color_crop_cutout")) == 0
+    assert conditionals(Siamese("flip", "one")) == 0
+    assert conditionals(Siamese("color_crop_scale")) == 1
+
+
+def test_one_draw_for_all_or_one_per_image():
+    """Siamese: an image is transformed alike in any company and under vmap; by ``each``, equal images differ."""
+    augment, x, keys = Siamese("color_crop_scale_flip"), golden_input(4, 8), jax.random.split(KEY, 6)
+    call, each = jax.jit(augment), jax.jit(augment.each)
+    together = jnp.stack([call(key, x) for key in keys])
+    close(jax.jit(jax.vmap(augment, (0, None)))(keys, x[2:]), together[:, 2:], 1e-5)
+    alike = jnp.tile(x[:1], (4, 1, 1, 1))
+    assert float(jnp.ptp(call(KEY, alike), axis=0).max()) < 1e-5
+    assert float(jnp.ptp(each(KEY, alike), axis=0).max()) > 0.1
+    close(each(KEY, x)[0], each(KEY, alike)[0], 1e-5)
+
+
+def test_each_chooses_for_the_whole_batch():
+    """On constant images colour leaves them constant and cutout does not: all images must be of one kind."""
+    augment, x = jax.jit(Siamese("color_cutout", "one").each), jnp.ones((6, 8, 8, 3))
+    seen = set()
+    for key in jax.random.split(KEY, 8):
+        out = augment(key, x)
+        kinds = {bool(cut) for cut in jnp.any(out == 0, axis=(1, 2, 3))}
+        assert len(kinds) == 1
+        seen |= kinds
+    assert seen == {True, False}
+
+
+def test_identities():
+    x = golden_input(2)
+    for augment in (NoAugment(), Siamese(""), Siamese("flip").without("flip"), Siamese("", "one")):
+        assert isinstance(augment, Augmentation)
+        close(jax.jit(augment)(KEY, x), x, 0)
+        close(jax.jit(augment.each)(KEY, x), x, 0)
+
+
+def test_choices_compare_by_value():
+    assert Siamese("color_crop_flip").without("flip") == Siamese("color_crop")
+    assert hash(Siamese("color", "one")) == hash(Siamese("color", "one")) != hash(Siamese("color"))
+    assert Siamese("color").without("flip") == Siamese("color")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("colour_crop",), "'color'"),
+        (("color_cutuot",), "'cutout'"),
+        (("color__crop",), "strategy names ''"),
+        (("crop_crop",), "twice"),
+        (("crop", "two"), "'one-geometric' or 'one'"),
+    ],
+)
+def test_bad_strategies(arguments, words):
+    with pytest.raises(RequestError, match=words) as error:
+        Siamese(*arguments)
+    assert "\n" not in str(error.value)
+
+
+# ------------------------------------------------------------------ cutmix
+
+
+NET = np.load(GOLDEN / "netupdate.npz")
+
+
+def test_cutmix_golden():
+    x = jnp.asarray(cifar_normalised(NET["batch1_u8"]))
+    labels = jax.nn.one_hot(NET["y1"], 10)
+    lam, row, column, partner = (jnp.asarray(NET[f"cut_{name}"]) for name in ("lam", "cx", "cy", "perm"))
+    patch = Patch(lam, jnp.stack((row, column)), partner)
+    mixed, targets = jax.jit(mix)(x, labels, patch)
+    close(mixed[0], NET["cut_mixed_img0"].transpose(1, 2, 0), 1e-6)
+    exact = np.asarray(mixed, np.float64)
+    np.testing.assert_allclose([exact.sum(), np.linalg.norm(exact)], NET["cut_mixed_stats"], rtol=1e-6)
+    ratio = float(NET["cut_ratio"])
+    close(targets, ratio * labels + (1 - ratio) * labels[NET["cut_perm"]], 1e-7)
+
+
+def test_cutmix_boxes_golden():
+    x = jnp.stack([jnp.zeros((32, 32, 1)), jnp.ones((32, 32, 1))])
+    apply = jax.jit(lambda patch: mix(x, jnp.eye(2), patch))
+    for lam, row, column, *box, ratio in NET["bbox_table"]:
+        centre = jnp.asarray((row, column), jnp.int32)
+        mixed, targets = apply(Patch(jnp.float32(lam), centre, jnp.asarray((1, 0), jnp.int32)))
+        x1, y1, x2, y2 = (int(side) for side in box)
+        want = np.zeros((32, 32))
+        want[x1:x2, y1:y2] = 1
+        np.testing.assert_array_equal(mixed[0, :, :, 0], want)
+        close(targets, [[ratio, 1 - ratio], [1 - ratio, ratio]], 1e-7)
+
+
+def test_cutmix_targets_count_pixels():
+    """Image i is the constant i: the mean of a mixed image is what its targets say."""
+    n = 6
+    x = jnp.broadcast_to(jnp.arange(n, dtype=jnp.float32)[:, None, None, None], (n, 12, 10, 2))
+    step = jax.jit(cutmix)
+    means = []
+    for key in jax.random.split(KEY, 20):
+        mixed, targets = step(key, x, jnp.eye(n), 1.0)
+        means.append(jnp.mean(mixed, axis=(1, 2, 3)))
+        close(means[-1], jnp.sum(targets * jnp.arange(n, dtype=jnp.float32)[None, :], axis=1), 1e-5)
+        close(jnp.sum(targets, axis=1), np.ones(n), 1e-6)
+    assert float(jnp.std(jnp.stack(means), axis=0).min()) > 0.1
+    for got, want in zip(step(KEY, x, jnp.eye(n), 0.0), (x, jnp.eye(n)), strict=True):
+        close(got, want, 0)
+    # Half of the batches are left alone, and whether one is says nothing about the size of the box.
+    some = jax.jit(jax.vmap(lambda key: cutmix(key, x, jnp.eye(n), 0.5)[1]))(jax.random.split(KEY, 400))
+    share = 1 - np.asarray(jnp.min(jnp.max(some, axis=2), axis=1))
+    assert 0.4 < np.mean(share > 0) < 0.55
+    assert 0.05 < np.mean(share[share > 0] < 0.1) < 0.25
+
+
+def test_cutmix_keeps_dtypes():
+    with jax.enable_x64(True):
+        for dtype in (jnp.float64, jnp.float32, jnp.bfloat16):
+            x, targets = jax.ShapeDtypeStruct((4, 8, 8, 1), dtype), jax.ShapeDtypeStruct((4, 4), dtype)
+            mixed, targets = jax.eval_shape(cutmix, KEY, x, targets, 1.0)
+            assert mixed.dtype == targets.dtype == dtype

@@ -1,0 +1,199 @@
+"""From a command line to an experiment, and exit codes."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass, replace
+
+import pytest
+
+from configs import resolve
+from configs.methods import ACC_DD
+from distill_jax.models import EarlyStagePool, RandomInit
+from distill_jax.nets import ConvNet
+from distill_jax.objectives import GradientMatching
+from distill_jax.types import RequestError
+from experiments import cli
+from experiments.entry import Broken, Interrupted, Interrupts, enter
+
+
+@dataclass(frozen=True)
+class Options(cli.Common):
+    """A runner's own options."""
+
+    repeats: int = 5
+    """how often"""
+
+
+@dataclass(frozen=True)
+class Doubled(GradientMatching):
+    """An objective of the user's own."""
+
+    weight: float = 2.0
+
+    def class_loss(self, *args):
+        return self.weight * super().class_loss(*args)
+
+
+def parse(line: str, **kwargs):
+    return cli.parse(line.split(), Options, **kwargs)
+
+
+def test_without_options_the_experiment_is_the_preset_with_its_recipe() -> None:
+    options, recipe, experiment = parse("acc_dd cifar10")
+    assert (options.method, options.dataset, options.repeats, options.seed, recipe) == (
+        "acc_dd",
+        "cifar10",
+        5,
+        0,
+        "cifar10",
+    )
+    assert experiment == resolve("acc_dd", "cifar10")
+
+
+@pytest.mark.parametrize("source", ["npz:somewhere.npz", "folder:some/where", "tf_flowers"])
+def test_data_of_the_users_own_take_the_generic_recipe(source: str) -> None:
+    assert parse(f"idc {source}")[1:] == ("generic", resolve("idc", "generic"))
+    assert parse(f"idc {source} --recipe mnist")[1:] == ("mnist", resolve("idc", "mnist"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "acc_dd cifar10 --ipc 10 --models early-stage --models.perturb --net.width 32 --hyper.syn-lr 0.5",
+        "--models.perturb --net.width 32 acc_dd --ipc 10 cifar10 --hyper.syn-lr 0.5 --models early-stage",
+        "--ipc=10 --hyper.syn_lr=0.5 --net.width=32 --models=early-stage acc_dd cifar10",
+    ],
+)
+def test_options_come_in_any_order(line: str) -> None:
+    experiment = parse(line)[2]
+    preset = resolve("acc_dd", "cifar10", ipc=10)
+    assert experiment.hyper == replace(preset.hyper, syn_lr=0.5)
+    assert experiment.spec == replace(preset.spec, net=ConvNet(depth=3, width=32))
+
+
+def test_a_choice_replaces_the_presets_and_keeps_it_where_it_is_the_same() -> None:
+    assert parse("acc_dd cifar10 --models random --models.perturb")[2].spec.models == RandomInit(perturb=True)
+    # The preset perturbs, the class itself does not: choosing it again changes nothing.
+    assert not EarlyStagePool().perturb
+    assert parse("acc_dd cifar10 --models early-stage")[2].spec.models == ACC_DD.models
+    assert parse("dc cifar10 --models early-stage --models.size 3")[2].spec.models == EarlyStagePool(size=3)
+
+
+def test_a_choice_may_come_from_outside_the_package() -> None:
+    spec = parse(f"acc_dd cifar10 --objective {__name__}:Doubled --objective.weight 3")[2].spec
+    assert spec.objective == Doubled(weight=3.0)
+    assert cli.choice_name("objective", spec.objective) == f"{__name__}:Doubled"
+    assert cli.choice_name("net", spec.net) == "convnet"
+
+
+@pytest.mark.parametrize("option", ["--factor", "--parameterisation.factor"])
+def test_recipes_know_the_factor(option: str) -> None:
+    single, packed = (parse(f"acc_dd mnist {option} {factor}")[2] for factor in (1, 2))
+    assert (single.spec.parameterisation.factor, packed.spec.parameterisation.factor) == (1, 2)
+    assert (single.protocol.cutmix, packed.protocol.cutmix) == (0.5, 0.0)
+
+
+def test_recipes_know_the_shape() -> None:
+    small, large = (parse("acc_dd npz:x.npz", shape=(side, side, 3))[2] for side in (8, 64))
+    assert (small.spec.net, large.spec.net) == (ConvNet(depth=1), ConvNet(depth=4))
+    assert large.hyper.syn_lr == pytest.approx(64 * small.hyper.syn_lr)
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("acc_ddd digits", "did you mean acc_dd?"),
+        ("acc_dd digits --recipe cifar", "did you mean cifar10?"),
+        ("acc_dd digits --models erly-stage", "did you mean early-stage?"),
+        ("acc_dd digits --objective nowhere:Nothing", "cannot be imported"),
+        ("acc_dd digits --objective math:nothing", "cannot be imported"),
+        ("acc_dd digits --objective json:JSONDecoder", "frozen dataclass"),
+        (f"acc_dd digits --models {__name__}:Doubled", "ModelSource"),
+        ("acc_dd digits --ipc many", "whole number"),
+        ("acc_dd digits --ipc 0", "at least 1"),
+        ("dc digits --factor 2", "multi-formation"),
+    ],
+)
+def test_a_wrong_request_is_refused_with_a_hint(line: str, said: str) -> None:
+    with pytest.raises(RequestError, match=said.replace("?", r"\?")) as refused:
+        parse(line)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("acc_dd digits --outer-stepz 3", "--outer-steps"),
+        ("acc_dd digits --models.sice 3", "--models.size"),
+        ("acc_dd digits extra", "extra"),
+        ("acc_dd digits --models.size 0", "at least one"),
+        ("acc_dd digits --net.norm btch", "batch"),
+        ("acc_dd", "DATASET"),
+        ("", "METHOD"),
+    ],
+)
+def test_a_wrong_option_ends_with_code_2_and_names_the_nearest(line: str, said: str, capsys) -> None:
+    assert enter(lambda argv: parse(" ".join(argv)), line.split()) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_help_needs_neither_method_nor_data(capsys) -> None:
+    assert enter(lambda argv: cli.request(argv, Options), ["--help"]) == 0
+    shown = capsys.readouterr().out
+    for word in ("METHOD", "DATASET", "--outer-steps", "--models.perturb", "--hyper.syn-lr", "image updates per outer"):
+        assert word in shown
+    assert enter(lambda argv: cli.request(argv, Options), ["dsa", "cifar10", "--help"]) == 0
+    assert "--update.epochs" in capsys.readouterr().out
+
+
+def test_the_data_set_is_read_and_its_shape_used() -> None:
+    request = cli.request(["acc_dd", "digits", "--ipc", "3"], Options)
+    assert request.data.shape == (8, 8, 1)
+    assert request.experiment == resolve("acc_dd", "digits", ipc=3, shape=(8, 8, 1))
+
+
+def test_a_wrong_option_is_refused_before_data_are_read(capsys) -> None:
+    assert enter(lambda argv: cli.request(argv, Options), ["acc_dd", "npz:/does/not/exist", "--ipcs", "1"]) == 2
+    shown = capsys.readouterr().err
+    assert "--ipc" in shown and "exist" not in shown.replace("--ipcs", "")
+
+
+@pytest.mark.parametrize(
+    "error, code, said",
+    [
+        (RequestError("ipc is 0: give 1"), 2, "error: ipc is 0: give 1\n"),
+        (Broken("the loss is not finite"), 1, "error: the loss is not finite\n"),
+        (Interrupted(signal.SIGTERM), 143, ""),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_exit_codes(error: BaseException, code: int, said: str, capsys) -> None:
+    def run(argv: list[str]) -> None:
+        raise error
+
+    assert enter(run, []) == code
+    assert capsys.readouterr().err == said
+
+
+def test_what_nobody_expected_keeps_its_traceback() -> None:
+    def run(argv: list[str]) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        enter(run, [])
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_kept_until_it_is_asked_for(signum: signal.Signals) -> None:
+    before = signal.getsignal(signum)
+    with Interrupts() as interrupts:
+        interrupts.check()
+        os.kill(os.getpid(), signum)
+        deadline = time.monotonic() + 30
+        while interrupts.signum is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with pytest.raises(Interrupted) as stopped:
+            interrupts.check()
+    assert stopped.value.signum == signum
+    assert signal.getsignal(signum) is before

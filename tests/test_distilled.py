@@ -1,0 +1,207 @@
+"""The artefact: it carries what is needed to use it, comes back as it was, and nothing else passes for it."""
+
+import json
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distill_jax.distilled import DistilledSet, content_hash
+from distill_jax.synthetic import MultiFormation, Pixels, decoded_set
+from distill_jax.types import Array, RealData, RequestError
+
+C, IPC, SIDE = 3, 2, 8
+NAMES = ("cat", "dog", "crème brûlée")
+MEAN, STD = np.array([0.5, 0.25], np.float32), np.array([0.1, 0.3], np.float32)
+
+
+PACKED = MultiFormation(2)
+
+
+@dataclass(frozen=True)
+class Halved:
+    """A parameterisation of the user's own."""
+
+    space: str = "pixel"
+    factor: int = 1
+
+    def check(self, shape: tuple[int, int, int]) -> None:
+        """Any image fits."""
+
+    def decoded(self, ipc: int) -> int:
+        return 2 * ipc
+
+    def decode(self, images: Array) -> Array:
+        return jnp.concatenate([images / 2, images])
+
+
+def made(parameterisation: Any = PACKED, **about: object) -> DistilledSet:
+    images = jax.random.uniform(jax.random.key(0), (C, IPC, SIDE, SIDE, 2))
+    return DistilledSet.of(parameterisation, images, NAMES, jnp.asarray(MEAN), jnp.asarray(STD), about)
+
+
+@pytest.mark.parametrize(
+    "parameterisation", [Pixels(), Pixels("normalised"), MultiFormation(2), MultiFormation(2, "multi")]
+)
+def test_it_comes_back_as_it_was(tmp_path: Path, parameterisation: Any) -> None:
+    before = made(parameterisation, method="acc_dd", score=None)
+    before.save(tmp_path / "set.npz")
+    after = DistilledSet.load(tmp_path / "set.npz")
+    assert after.card == before.card and after.parameterisation == parameterisation
+    assert (after.shape, after.classes) == ((SIDE, SIDE, 2), C)
+    for one, other in zip(before.arrays(), after.arrays(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert (before.images.dtype, before.labels.dtype) == (np.float32, np.int32)
+    np.testing.assert_array_equal(after.labels, np.repeat(np.arange(C), IPC))
+
+
+def test_the_card_says_how_to_use_it() -> None:
+    card = made(method="acc_dd", seed=7).card
+    expected = {"schema": 1, "space": "pixel", "range": [0.0, 1.0], "labels": "hard", "ipc": IPC}
+    expected |= {"factor": 2, "decode": "single", "packed": True}
+    assert {name: card[name] for name in expected} == expected
+    assert (card["class_names"], card["method"], card["seed"]) == (list(NAMES), "acc_dd", 7)
+    np.testing.assert_array_equal(np.float32(card["mean"]), MEAN)
+    assert not made(Pixels()).card["packed"]
+    assert made(Pixels("normalised")).card["range"] is None
+
+
+@pytest.mark.parametrize(
+    "parameterisation", [Pixels(), Pixels("normalised"), MultiFormation(2), MultiFormation(2, "multi")]
+)
+def test_arrays_are_what_distillation_trained_on(parameterisation: Any) -> None:
+    distilled = made(parameterisation)
+    counts = jnp.zeros(C, jnp.int32)
+    data = RealData(counts, counts, counts, counts, jnp.asarray(MEAN), jnp.asarray(STD))
+    packed = jnp.asarray(distilled.images).reshape(C, IPC, SIDE, SIDE, 2)
+    expected = decoded_set(parameterisation, packed, data)
+    images, labels = distilled.arrays()
+    np.testing.assert_allclose(images, expected.images, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(labels, np.argmax(expected.targets, axis=1))
+    assert images.dtype == np.float32 and labels.dtype == np.int32
+
+
+def test_pixels_and_network_space() -> None:
+    distilled = made(Pixels("normalised"))
+    np.testing.assert_array_equal(distilled.arrays()[0], distilled.images)
+    np.testing.assert_allclose(distilled.arrays(normalised=False)[0], distilled.images * STD + MEAN, rtol=1e-6)
+    distilled = made(Pixels())
+    np.testing.assert_array_equal(distilled.arrays(normalised=False)[0], distilled.images)
+    np.testing.assert_allclose(distilled.arrays()[0], (distilled.images - MEAN) / STD, rtol=1e-5)
+
+
+def test_another_factor_may_be_told() -> None:
+    assert made(Pixels()).with_factor(2).decoded()[0].shape == (C * IPC * 4, SIDE, SIDE, 2)
+    assert made().with_factor(1).decoded()[0].shape == (C * IPC, SIDE, SIDE, 2)
+
+
+def test_a_parameterisation_from_outside_is_kept_decoded(tmp_path: Path) -> None:
+    distilled = made(Halved())
+    assert len(distilled.images) == 2 * C * IPC and distilled.card["ipc"] == 2 * IPC
+    distilled.save(tmp_path / "set.npz")
+    np.testing.assert_array_equal(DistilledSet.load(tmp_path / "set.npz").decoded()[0], distilled.images)
+
+
+def test_the_score_does_not_change_the_hash_but_an_image_does() -> None:
+    distilled = made()
+    scored = distilled.with_card(score={"mean": 90.0})
+    assert scored.card["hash"] == distilled.card["hash"] and scored.card["score"] == {"mean": 90.0}
+    assert content_hash(distilled.images + 1, distilled.labels) != distilled.card["hash"]
+
+
+# ------------------------------------------------------------------ what is refused
+
+
+def write(path: Path, **changes: object) -> Path:
+    """A distilled set with some of its arrays, or with fields of its card, replaced (None: left out)."""
+    distilled = made()
+    card = {
+        **distilled.card,
+        **{name: value for name, value in changes.items() if name not in ("images", "labels", "card")},
+    }
+    card = {name: value for name, value in card.items() if value is not None}
+    arrays = {"images": distilled.images, "labels": distilled.labels, "card": np.array(json.dumps(card))}
+    arrays |= {name: value for name, value in changes.items() if name in arrays}
+    np.savez(path, **{name: value for name, value in arrays.items() if value is not None})  # type: ignore[arg-type]
+    return path
+
+
+IMAGES = made().images
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"images": None}, "images"),
+        ({"card": None}, "card"),
+        ({"card": np.array("{")}, "card"),
+        ({"card": np.array("[1]")}, "card"),
+        ({"card": np.array(3)}, "card"),
+        ({"images": IMAGES.astype(np.float64)}, "float64"),
+        ({"images": IMAGES[0]}, "float32"),
+        ({"images": IMAGES[:-1]}, "5 images"),
+        ({"images": np.where(IMAGES > 0.5, np.nan, IMAGES).astype(np.float32)}, "finite"),
+        ({"images": IMAGES + 1}, "hash"),
+        ({"labels": np.arange(C * IPC, dtype=np.int32)}, "labels"),
+        ({"labels": np.repeat(np.arange(C), IPC)}, "labels"),
+        ({"hash": None}, "hash"),
+        ({"hash": "0"}, "hash"),
+        ({"schema": 2}, "update"),
+        ({"schema": "one"}, "schema"),
+        ({"class_names": 3}, "card"),
+        ({"class_names": []}, "classes"),
+        ({"space": "elsewhere"}, "space"),
+        ({"factor": 0}, "factor"),
+        ({"factor": "two"}, "factor"),
+        ({"mean": [0.5]}, "mean"),
+        ({"mean": 0.5}, "card"),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_refused(tmp_path: Path, changes: dict, said: str) -> None:
+    with pytest.raises(RequestError, match=said) as refused:
+        DistilledSet.load(write(tmp_path / "set.npz", **changes))
+    assert "\n" not in str(refused.value)
+
+
+def test_fields_of_the_future_are_kept(tmp_path: Path) -> None:
+    distilled = DistilledSet.load(write(tmp_path / "set.npz", zca=[1, 2]))
+    assert distilled.card["zca"] == [1, 2]
+
+
+def test_a_missing_or_foreign_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="give a distilled.npz"):
+        DistilledSet.load(tmp_path / "nothing.npz")
+    for name, content in (("empty", b""), ("text", b"hello"), ("pickle", pickle.dumps({"images": [1]}))):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(RequestError, match="damaged or no npz"):
+            DistilledSet.load(tmp_path / name)
+    with pytest.raises(RequestError):
+        DistilledSet.load(tmp_path)
+
+
+def test_pickles_are_never_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "set.npz", images=np.array([{}], object), labels=np.zeros(1), card=np.array("{}"))
+    with pytest.raises(RequestError):
+        DistilledSet.load(tmp_path / "set.npz")
+
+
+def test_no_damage_goes_unnoticed(tmp_path: Path) -> None:
+    whole = write(tmp_path / "set.npz").read_bytes()
+    rng = np.random.default_rng(0)
+    damaged = [whole[:size] for size in rng.integers(1, len(whole), 30)]
+    for place in rng.integers(0, len(whole), 60):
+        damaged.append(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+    expected = made()
+    for content in damaged:
+        (tmp_path / "damaged.npz").write_bytes(content)
+        try:
+            loaded = DistilledSet.load(tmp_path / "damaged.npz")
+        except RequestError:
+            continue
+        # A byte that means nothing, such as a time stamp in the archive.
+        assert loaded.card == expected.card and loaded.images.tobytes() == expected.images.tobytes()

@@ -1,0 +1,165 @@
+"""k-means against scikit-learn and the figures of DREAM's code (golden README, section 10), and its own contract."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.cluster import KMeans, kmeans_plusplus
+from sklearn.datasets import make_blobs
+
+from distill_jax.select import kmeans, lloyd, medoids, plus_plus, squared_distances
+from tests.golden_weights import GOLDEN
+
+jit_lloyd = jax.jit(lloyd)
+jit_kmeans = jax.jit(kmeans, static_argnames="k")
+jit_plus_plus = jax.jit(plus_plus, static_argnames="k")
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return np.load(GOLDEN / "dream.npz")
+
+
+def distances(centres, points):
+    return squared_distances(centres, points, jnp.sum(points**2, axis=1))
+
+
+def inertia(centres, points):
+    return float(np.sum(np.min(distances(jnp.asarray(centres), jnp.asarray(points)), axis=0)))
+
+
+def padded(points, rows: int):
+    """``points`` and so many more, which lie far away."""
+    size = points.shape[1]
+    return np.concatenate([points, 50 + np.arange(rows * size).reshape(rows, size)]).astype(points.dtype)
+
+
+def blobs(seed: int, n: int = 300, centres: int = 30):
+    return make_blobs(n, 8, centers=centres, cluster_std=3.0, random_state=seed)[0].astype(np.float32)
+
+
+# ------------------------------------------------------------------ golden figures
+
+
+def test_distances_are_those_of_dream(golden):
+    ours = np.sqrt(np.maximum(distances(jnp.asarray(golden["cent"]), jnp.asarray(golden["emb"])), 1e-12))
+    np.testing.assert_allclose(ours, golden["dist"], atol=2e-5)
+
+
+@pytest.mark.parametrize(("centres", "expected"), [("cent", "query_idx"), ("fpk_centers", "query_after_kmeans_idx")])
+def test_medoids_are_the_images_dream_queries(golden, centres, expected):
+    ours = medoids(jnp.asarray(golden["emb"]), 200, jnp.asarray(golden[centres]))
+    np.testing.assert_array_equal(ours, golden[expected])
+
+
+def test_lloyd_is_that_of_scikit_learn(golden, x64):
+    points, centres = (jnp.asarray(golden[name], jnp.float64) for name in ("emb", "cent"))
+    ours = jit_lloyd(points, 200, centres, 300, 0.0)
+    np.testing.assert_array_equal(ours.labels, golden["sk_labels"])
+    np.testing.assert_allclose(ours.centres, golden["sk_centers"], rtol=0, atol=1e-13)
+    np.testing.assert_allclose(ours.inertia, golden["sk_inertia"], rtol=1e-13)
+    assert int(ours.rounds) == int(golden["sk_n_iter"])
+
+
+def test_lloyd_goes_the_same_way_round_by_round(golden, x64):
+    points, centres = (jnp.asarray(golden[name], jnp.float64) for name in ("emb", "cent"))
+    for rounds, expected in enumerate(golden["lloyd_inertia_per_iter"]):
+        ours = jit_lloyd(points, 200, centres, rounds, 0.0)
+        assert ours.rounds == rounds
+        np.testing.assert_allclose(ours.inertia, expected, rtol=1e-10)
+
+
+def test_an_empty_cluster_takes_over_the_farthest_point_as_in_scikit_learn(golden, x64):
+    points, centres = (jnp.asarray(golden[name], jnp.float64) for name in ("emb", "cent_with_far"))
+    ours = jit_lloyd(points, 200, centres, 300, 0.0)
+    np.testing.assert_allclose(ours.inertia, golden["sk_far_inertia"], rtol=1e-13)
+
+
+def test_lloyd_in_float32_with_its_early_stop_ends_where_the_library_of_dream_does(golden):
+    ours = jit_lloyd(jnp.asarray(golden["emb"]), 200, jnp.asarray(golden["cent"]))
+    np.testing.assert_array_equal(ours.labels, golden["fpk_labels"])
+    np.testing.assert_allclose(ours.centres, golden["fpk_centers"], atol=2e-5)
+    assert ours.rounds == 5
+
+
+# ------------------------------------------------------------------ against scikit-learn
+
+
+def test_inertia_is_within_two_percent_of_scikit_learn():
+    ours, theirs = [], []
+    for seed in range(8):
+        points = blobs(seed)
+        ours.append(float(jit_kmeans(jnp.asarray(points), 300, 20, jax.random.key(seed)).inertia))
+        theirs.append(KMeans(20, n_init=1, random_state=seed).fit(points).inertia_)
+    assert np.mean(ours) <= 1.02 * np.mean(theirs)
+
+
+def test_the_start_alone_is_as_good_as_that_of_scikit_learn():
+    ours, theirs = [], []
+    for seed in range(16):
+        points = blobs(seed)
+        centres = points[np.asarray(jit_plus_plus(jnp.asarray(points), 300, 20, jax.random.key(seed)))]
+        ours.append(inertia(centres, points))
+        theirs.append(inertia(kmeans_plusplus(points, 20, random_state=seed)[0], points))
+    assert np.mean(ours) <= 1.02 * np.mean(theirs)
+
+
+# ------------------------------------------------------------------ properties
+
+
+def test_the_state_it_returns_is_consistent():
+    points = jnp.asarray(blobs(0))
+    clusters = jit_kmeans(points, 300, 20, jax.random.key(0))
+    expected = np.asarray(distances(clusters.centres, points))
+    np.testing.assert_array_equal(clusters.labels, expected.argmin(0))
+    np.testing.assert_allclose(clusters.inertia, expected.min(0).sum(), rtol=1e-4)
+    for c, centre in enumerate(np.asarray(clusters.centres)):
+        np.testing.assert_allclose(centre, np.asarray(points)[clusters.labels == c].mean(0), atol=0.05)
+
+
+def test_padding_has_no_influence_and_is_never_chosen():
+    points, key = blobs(1, n=60), jax.random.key(3)
+    alone = jit_kmeans(jnp.asarray(points), 60, 8, key)
+    more = jnp.asarray(padded(points, 20))
+    clusters = jit_kmeans(more, 60, 8, key)
+    np.testing.assert_array_equal(clusters.labels[:60], alone.labels)
+    np.testing.assert_array_equal(clusters.labels[60:], 8)
+    np.testing.assert_allclose(clusters.centres, alone.centres, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(clusters.inertia, alone.inertia, rtol=1e-5)
+    # Even centres that lie in the padding find a real point.
+    assert medoids(more, 60, more[-8:]).max() < 60
+    assert max(int(jit_plus_plus(more, 60, 30, jax.random.key(i)).max()) for i in range(3)) < 60
+
+
+def test_many_sets_of_different_size_at_once_are_clustered_as_one_by_one():
+    sets = np.stack([padded(blobs(seed, n), 60 - n) for seed, n in ((0, 40), (1, 60), (2, 25))])
+    counts, keys = jnp.asarray([40, 60, 25]), jax.random.split(jax.random.key(1), 3)
+    together = jax.jit(jax.vmap(kmeans, in_axes=(0, 0, None, 0)), static_argnums=2)(jnp.asarray(sets), counts, 8, keys)
+    for i in range(3):
+        one = jit_kmeans(jnp.asarray(sets[i]), counts[i], 8, keys[i])
+        np.testing.assert_array_equal(together.labels[i], one.labels)
+        np.testing.assert_allclose(together.centres[i], one.centres, rtol=1e-5, atol=1e-5)
+        assert together.rounds[i] == one.rounds
+
+
+def test_as_many_clusters_as_points_find_every_point():
+    points = jnp.asarray(padded(blobs(4, n=12), 4))
+    clusters = jit_kmeans(points, 12, 12, jax.random.key(0))
+    assert sorted(medoids(points, 12, clusters.centres).tolist()) == list(range(12))
+    np.testing.assert_allclose(clusters.inertia, 0, atol=1e-2)
+
+
+def test_fewer_different_points_than_clusters_are_no_trouble():
+    points = jnp.asarray(padded(np.tile(blobs(5, n=3), (5, 1)), 2))
+    clusters = jit_kmeans(points, 15, 6, jax.random.key(0))
+    assert np.isfinite(clusters.centres).all()
+    assert set(medoids(points, 15, clusters.centres).tolist()) == {0, 1, 2}
+    equal = jnp.ones((10, 4))
+    assert np.isfinite(jit_kmeans(equal, 10, 4, jax.random.key(0)).centres).all()
+
+
+def test_medoids_break_ties_to_the_lowest_and_keep_duplicates():
+    points = jnp.asarray([[0.0], [1.0], [1.0], [3.0]])
+    np.testing.assert_array_equal(medoids(points, 4, jnp.asarray([[1.0], [0.5], [1.1], [9.0]])), [1, 0, 1, 3])

@@ -1,0 +1,79 @@
+"""The shape of the code: nothing imports upwards, and the library leaves the terminal and the files alone."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ORDER = [
+    "types", "tree", "data", "nets", "augment", "synthetic", "select", "train", "objectives", "update", "models", "spec",
+    "distill", "pace", "loop", "evaluate", "sweep", "distilled", "store",
+]  # fmt: skip
+"""The modules and packages of ``distill_jax``; each imports only from itself and from those before it."""
+
+PACKAGES = ["distill_jax", "configs", "experiments"]
+FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+LIBRARY = [path for path in FILES if path.relative_to(ROOT).parts[0] == "distill_jax"]
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def module(path: Path) -> tuple[str, ...]:
+    """('distill_jax', 'nets', 'conv') for distill_jax/nets/conv.py; a package's own file counts as the package."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" else parts
+
+
+def imports(path: Path) -> Iterator[tuple[str, ...]]:
+    """The dotted names that a file imports, anywhere in it, as tuples; ``from a import b`` counts as ('a', 'b')."""
+    package = path.relative_to(ROOT).parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (tuple(alias.name.split(".")) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            base += tuple(node.module.split(".")) if node.module else ()
+            yield from ((*base, alias.name) for alias in node.names)
+
+
+def rank(name: tuple[str, ...]) -> tuple[int, int]:
+    """(package, place within distill_jax)"""
+    package = PACKAGES.index(name[0])
+    return package, ORDER.index(name[1]) if package == 0 and len(name) > 1 and name[1] in ORDER else -1
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_nothing_is_imported_from_above(path: Path) -> None:
+    mine = module(path)
+    for name in imports(path):
+        if name[0] in PACKAGES and name[:2] != mine[:2]:
+            assert rank(name) <= rank(mine), f"{named(path)} imports {'.'.join(name)}, which stands above it"
+
+
+def test_every_module_has_its_place() -> None:
+    there = {module(path)[1] for path in LIBRARY if len(module(path)) > 1}
+    assert there <= set(ORDER), "give the new module its place in ORDER"
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=named)
+def test_the_library_leaves_terminal_and_files_alone(path: Path) -> None:
+    roots = {name[0] for name in imports(path)}
+    assert not roots & {"argparse", "tyro", "tqdm", "sys", "matplotlib"}
+    called = {
+        node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+    }
+    assert not called & {"print", "input"}
+    if module(path)[1:2] not in (("data",), ("store",), ("distilled",)):
+        assert not called & {"open", "read_text", "read_bytes", "write_text", "write_bytes", "save", "savez", "load"}
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=named)
+def test_only_nets_know_flax(path: Path) -> None:
+    if module(path)[1:2] != ("nets",):
+        assert "flax" not in {name[0] for name in imports(path)}

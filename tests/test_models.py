@@ -1,0 +1,90 @@
+"""Perturbation against the released code (golden README, section 7), and the model sources."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distill_jax.models import EarlyStagePool, RandomInit, direction, move, perturb
+from distill_jax.nets import ConvNet, from_torch
+from distill_jax.spec import Hyper
+from distill_jax.types import RequestError
+from tests.golden_weights import GOLDEN, pixels
+
+NET = ConvNet(depth=3, width=16).build((32, 32, 3), 10)
+TINY = ConvNet(depth=2, width=4).build((8, 8, 1), 3)
+
+
+def _unflatten(flat: np.ndarray, golden) -> list[np.ndarray]:
+    ends = golden["offsets"]
+    shapes = [tuple(int(n) for n in shape if n) for shape in golden["shapes"]]
+    return [flat[a:b].reshape(shape) for a, b, shape in zip(ends[:-1], ends[1:], shapes, strict=True)]
+
+
+@pytest.mark.parametrize("norm", ["filter", "layer", "weight"])
+def test_directions_and_weights_golden(norm: str) -> None:
+    with np.load(GOLDEN / "perturb.npz") as golden:
+        golden = dict(golden)
+
+    def load(name: str):
+        return from_torch(NET, _unflatten(golden[name], golden)).params
+
+    params = load("w")
+    dx, dy = (direction(params, load(name), norm) for name in ("dx_raw", "dy_raw"))
+    moved = move(move(params, dx, 0.05), dy, -0.03)
+    for ours, name in ((dx, f"{norm}__dx"), (moved, f"{norm}__w")):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=3e-7), ours, load(name))
+    if norm == "filter":
+        model = NET.init(jax.random.key(0))._replace(params=moved)
+        with np.load(GOLDEN / "convnet.npz") as convnet:
+            logits = NET.apply(model, jnp.asarray(pixels(convnet["x_u8"])), False)[0].logits
+        np.testing.assert_allclose(logits, golden["logits_after"], atol=3e-6)
+
+
+def test_no_perturbation_is_the_identity_to_the_bit() -> None:
+    params = TINY.init(jax.random.key(0)).params
+    moved = perturb(params, Hyper(perturb_min=0.01, perturb_max=0.0), jax.random.key(1))
+    jax.tree.map(np.testing.assert_array_equal, moved, params)
+
+
+def test_perturbation_has_the_published_size_and_leaves_vectors_alone() -> None:
+    params = NET.init(jax.random.key(0)).params
+    hyper = Hyper(perturb_min=0.05, perturb_max=0.05)
+    moved = perturb(params, hyper, jax.random.key(1))
+    for path, (a, b) in {
+        jax.tree_util.keystr(path): pair
+        for path, pair in jax.tree_util.tree_leaves_with_path(
+            jax.tree.map(lambda a, b: (a, b), params, moved), is_leaf=lambda x: isinstance(x, tuple)
+        )
+    }.items():
+        change = float(jnp.linalg.norm((b - a).ravel()))
+        if a.ndim == 1:
+            assert change == 0, path
+        else:  # two independent directions of 5 % each
+            assert change / float(jnp.linalg.norm(a.ravel())) == pytest.approx(0.05 * 2**0.5, rel=0.2), path
+
+
+def test_pool_members_are_drawn_with_k_models_each_perturbed_on_its_own() -> None:
+    pool = jax.vmap(TINY.init)(jax.random.split(jax.random.key(0), 2))
+    source = EarlyStagePool(size=2, live=8)
+    kernels = source.sample(TINY, pool, Hyper(), jax.random.key(1)).params["classifier"]["kernel"]
+    members = {np.asarray(kernel).tobytes() for kernel in pool.params["classifier"]["kernel"]}
+    assert {np.asarray(kernel).tobytes() for kernel in kernels} == members
+    kernels = replace(source, perturb=True).sample(TINY, pool, Hyper(), jax.random.key(1)).params["classifier"]["kernel"]
+    assert len({np.asarray(kernel).tobytes() for kernel in kernels}) == 8
+
+
+def test_random_models_differ() -> None:
+    models = RandomInit(live=3).sample(TINY, None, Hyper(), jax.random.key(0))
+    kernels = models.params["classifier"]["kernel"]
+    assert kernels.shape[0] == 3 and len({np.asarray(kernel).tobytes() for kernel in kernels}) == 3
+
+
+@pytest.mark.parametrize("bad", [{"live": 0}, {"norm": "filtre"}, {"directions": 0}, {"size": 0}, {"epochs": -1}])
+def test_bad_fields_are_named(bad: dict) -> None:
+    with pytest.raises(RequestError, match=f"models.{next(iter(bad))}"):
+        EarlyStagePool(**bad)

@@ -1,0 +1,108 @@
+"""Matching losses and their image gradients against the released codes (golden README, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distill_jax.nets import ConvNet, from_torch
+from distill_jax.objectives import FeatureMatching, GradientMatching, class_gradient
+from distill_jax.types import Model, Net, RequestError
+from tests.golden_weights import GOLDEN, cifar_normalised, deterministic
+
+CASES = {
+    "idc_mse": GradientMatching("mse"),
+    "idc_l1": GradientMatching("l1"),
+    "idc_l1_mean": GradientMatching("l1_mean"),
+    "idc_cos": GradientMatching("cos"),
+    "idc_mse_bias": GradientMatching("mse", bias=True),
+    "idc_mse_fc": GradientMatching("mse", head=True),
+    "idc_mse_bias_fc": GradientMatching("mse", bias=True, head=True),
+    "idc_feat_2": FeatureMatching(first=2, last=2),
+    "idc_feat_0to2": FeatureMatching(first=0, last=2),
+    "dc_ours": GradientMatching("cos", head=True),
+    "dc_mse": GradientMatching("mse", bias=True, head=True),
+    "dc_cos": GradientMatching("cos", bias=True, head=True, layerwise=False),
+    "dm": FeatureMatching(),
+}
+
+
+@pytest.fixture(scope="module")
+def golden() -> Iterator[dict[str, np.ndarray]]:
+    with np.load(GOLDEN / "matching.npz") as file:
+        yield dict(file)
+
+
+def _net(golden: dict[str, np.ndarray], dtype: str = "float32") -> tuple[Net, Model]:
+    net = ConvNet(depth=3, width=16, dtype=dtype).build((32, 32, 3), 10)  # type: ignore[arg-type]
+    return net, from_torch(net, deterministic(golden["names"], golden["shapes"], golden["roles"]))
+
+
+def _loss_and_gradient(objective, net: Net, model: Model, golden: dict[str, np.ndarray], dtype):
+    real, syn = (jnp.asarray(cifar_normalised(golden[name]), dtype) for name in ("real_u8", "syn_u8"))
+    c = jnp.asarray(golden["class"], jnp.int32)
+    key = jax.random.key(0)
+    return jax.jit(jax.value_and_grad(lambda s: objective.class_loss(net, model, real, s, c, None, key)))(syn)
+
+
+@pytest.fixture(scope="module")
+def pulled(golden: dict[str, np.ndarray]):
+    """The gradients of both batches, and how a change of the synthetic one pulls at the images: compiled once."""
+    net, model = _net(golden)
+    c = jnp.asarray(golden["class"], jnp.int32)
+    real, syn = (jnp.asarray(cifar_normalised(golden[name])) for name in ("real_u8", "syn_u8"))
+    gradient = jax.jit(lambda x: class_gradient(net, model, x, c))
+    pull = jax.jit(lambda cotangent: jax.vjp(lambda x: class_gradient(net, model, x, c), syn)[1](cotangent)[0])
+    return gradient(real), gradient(syn), pull
+
+
+@pytest.mark.parametrize("case", [name for name, objective in CASES.items() if isinstance(objective, GradientMatching)])
+def test_gradient_matching_golden(case: str, golden: dict[str, np.ndarray], pulled) -> None:
+    real, syn, pull = pulled
+    loss, cotangent = jax.value_and_grad(lambda g: CASES[case].distance(real, g))(syn)
+    _check(case, loss, pull(cotangent), golden)
+
+
+@pytest.mark.parametrize("case", ["idc_l1", "idc_feat_2", "idc_feat_0to2", "dm"])
+def test_whole_objective_golden(case: str, golden: dict[str, np.ndarray]) -> None:
+    _check(case, *_loss_and_gradient(CASES[case], *_net(golden), golden, jnp.float32), golden)
+
+
+def _check(case: str, loss, grad, golden: dict[str, np.ndarray]) -> None:
+    np.testing.assert_allclose(loss, golden[f"{case}__loss"], rtol=3e-6)
+    expected = golden[f"{case}__dsyn"].transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(grad, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("case", ["idc_mse", "dc_ours"])
+def test_golden_float64(case: str, golden: dict[str, np.ndarray], x64: None) -> None:
+    net, model = _net(golden, "float64")
+    model = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), model)
+    loss, grad = _loss_and_gradient(CASES[case], net, model, golden, jnp.float64)
+    np.testing.assert_allclose(loss, golden[f"{case}__loss_f64"], rtol=1e-9)
+    flat = np.asarray(grad).transpose(0, 3, 1, 2).ravel()
+    stats = [flat.sum(), np.linalg.norm(flat), (flat * np.cos(0.37 * np.arange(flat.size))).sum()]
+    np.testing.assert_allclose(stats, golden[f"{case}__dsyn_stats_f64"], rtol=1e-8, atol=1e-9 * stats[1])
+
+
+@pytest.mark.parametrize("objective", [GradientMatching("cos", head=True), FeatureMatching()])
+def test_equal_images_match(objective) -> None:
+    net = ConvNet(depth=2, width=4).build((8, 8, 1), 3)
+    x = jax.random.normal(jax.random.key(1), (5, 8, 8, 1))
+    model = net.init(jax.random.key(0))
+    loss = jax.jit(lambda x: objective.class_loss(net, model, x, x, jnp.int32(1), None, jax.random.key(2)))(x)
+    # cos guards its division by adding 1e-6, so equal gradients are not exactly at distance zero.
+    assert 0 <= float(loss) < (0.05 if getattr(objective, "metric", "") == "cos" else 1e-9)
+
+
+def test_bad_choices_name_the_field() -> None:
+    with pytest.raises(RequestError, match="objective.metric 'l2'"):
+        GradientMatching("l2")
+    net = ConvNet(depth=2, width=4).build((8, 8, 1), 3)
+    x = jnp.zeros((1, 8, 8, 1))
+    with pytest.raises(RequestError, match="no block of 2"):
+        FeatureMatching(2, 2).class_loss(net, net.init(jax.random.key(0)), x, x, jnp.int32(0), None, jax.random.key(0))

@@ -1,0 +1,175 @@
+"""Selectors, and initialisation by k-means: what they show, when they look again, what they refuse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distill_jax.nets import ConvNet
+from distill_jax.select import KMeansInit, NoReal, RandomBatch, Representative, choose, embed, kmeans, representatives
+from distill_jax.synthetic import tile
+from distill_jax.types import Initialisation, Model, Out, RealData, RequestError, Selector
+
+COUNTS = (12, 20, 9)
+
+
+@dataclass(frozen=True)
+class Looks:
+    """A net whose embedding is the image itself, times its only parameter."""
+
+    def init(self, key):
+        return Model(params={"scale": jnp.ones(())}, stats={})
+
+    def apply(self, model, x, train):
+        assert not train, "images are embedded in evaluation mode"
+        embedding = x.reshape(x.shape[0], -1) * model.params["scale"]
+        return Out(embedding[:, :3], (), embedding), {}
+
+
+NET = Looks()
+MODEL = NET.init(jax.random.key(0))
+KEY = jax.random.key(1)
+FEW = Representative(batch=4, every=3)
+NONE = jnp.full((3, 4), 7, jnp.int32)
+"""a last selection that no clustering gives"""
+
+jit_kmeans = jax.jit(kmeans, static_argnums=2)
+
+
+@pytest.fixture(scope="module")
+def data() -> RealData:
+    """Three classes of different size, their images mixed."""
+    rng = np.random.default_rng(0)
+    labels = rng.permutation(np.repeat(np.arange(3), COUNTS)).astype(np.int32)
+    images = rng.integers(0, 256, (len(labels), 4, 4, 1), np.uint8)
+    index = np.stack([np.resize(np.flatnonzero(labels == c), max(COUNTS)) for c in range(3)])
+    statistics = jnp.full(1, 0.5, jnp.float32)
+    return RealData(
+        jnp.asarray(images),
+        jnp.asarray(labels),
+        jnp.asarray(index, jnp.int32),
+        jnp.asarray(COUNTS, jnp.int32),
+        statistics,
+        statistics,
+    )
+
+
+@partial(jax.jit, static_argnums=0)
+def select(selector, model, data, inner, last, key):
+    return selector.select(NET, model, data, inner, last, key)
+
+
+@partial(jax.jit, static_argnums=2)
+def four_medoids(data, key, chunk=0):
+    return choose(representatives, NET, MODEL, data, 4, key, False, chunk)
+
+
+# ------------------------------------------------------------------ embeddings
+
+
+def test_embeddings_are_of_the_images_as_they_are_or_normalised(data):
+    pixels = np.asarray(data.images).reshape(len(data.images), -1) / np.float32(255)
+    np.testing.assert_allclose(embed(NET, MODEL, data, False), pixels, rtol=1e-6)
+    np.testing.assert_allclose(embed(NET, MODEL, data, True), (pixels - 0.5) / 0.5, rtol=1e-6, atol=1e-6)
+
+
+def test_embeddings_do_not_depend_on_the_batch(data):
+    net = ConvNet(depth=1, width=4).build((4, 4, 1), 3)
+    model = net.init(KEY)
+    for batch in (1, 7, 41):
+        np.testing.assert_allclose(
+            embed(net, model, data, False, batch), embed(net, model, data, False), rtol=1e-5, atol=1e-5
+        )
+
+
+# ------------------------------------------------------------------ representative matching
+
+
+def test_it_shows_the_images_nearest_to_the_centres(data):
+    selection = np.asarray(select(FEW, MODEL, data, jnp.asarray(0), NONE, KEY))
+    assert selection.shape == (3, 4) and selection.dtype == np.int32
+    embeddings = np.asarray(embed(NET, MODEL, data, False))
+    for c, key in enumerate(jax.random.split(KEY, 3)):
+        points = embeddings[data.index[c]]
+        centres = np.asarray(jit_kmeans(jnp.asarray(points), COUNTS[c], 4, key).centres, np.float64)
+        gaps = np.linalg.norm(points[None, : COUNTS[c]] - centres[:, None], axis=2)
+        # Rounded, because the two points of a cluster of two are a tie.
+        np.testing.assert_array_equal(selection[c], gaps.round(4).argmin(1))
+
+
+def test_it_never_shows_the_padding_of_a_small_class(data):
+    for seed in range(5):
+        assert (np.asarray(four_medoids(data, jax.random.key(seed))) < np.asarray(COUNTS)[:, None]).all()
+
+
+def test_it_clusters_anew_every_few_steps_with_the_model_of_that_moment(data):
+    shown = [np.asarray(select(FEW, MODEL, data, jnp.asarray(i), NONE, jax.random.key(i))) for i in range(7)]
+    for i in (1, 2, 4, 5):
+        np.testing.assert_array_equal(shown[i], NONE)
+    for i in (0, 3, 6):
+        assert (shown[i] != NONE).any()
+    # A model that makes all images alike has every centre share the first of them.
+    blind = MODEL._replace(params={"scale": jnp.zeros(())})
+    np.testing.assert_array_equal(select(FEW, blind, data, jnp.asarray(3), NONE, KEY), 0)
+
+
+def test_the_selection_does_not_depend_on_how_many_classes_are_visited_at_once(data):
+    shown = [np.asarray(four_medoids(data, KEY, chunk)) for chunk in (0, 1, 2, 3)]
+    for other in shown[1:]:
+        np.testing.assert_array_equal(shown[0], other)
+
+
+def test_what_makes_no_sense_is_refused():
+    assert isinstance(Representative(), Selector)
+    for wrong in ({"batch": 0}, {"every": 0}, {"iterations": 0}, {"chunk": -1}):
+        with pytest.raises(RequestError, match=f"selector.{next(iter(wrong))}"):
+            Representative(**wrong)
+    Representative(batch=9).check(COUNTS)
+    with pytest.raises(
+        RequestError, match=r"selector.batch asks for 10 clusters, but class 2 has only 9 images"
+    ) as error:
+        Representative(batch=10).check(COUNTS)
+    assert "\n" not in str(error.value) and "--selector random" in str(error.value)
+
+
+# ------------------------------------------------------------------ the start
+
+
+def test_images_start_as_medoids_in_cells(data):
+    images = jax.jit(KMeansInit().images, static_argnums=(0, 3, 4))(NET, MODEL, data, 1, 2, KEY)
+    assert images.shape == (3, 1, 4, 4, 1) and images.dtype == jnp.float32
+    positions = np.asarray(four_medoids(data, KEY))
+    for c in range(3):
+        chosen = np.asarray(data.images)[np.asarray(data.index)[c, positions[c]]] / np.float32(255)
+        np.testing.assert_allclose(images[c], tile(chosen, 1, 2), rtol=1e-6)
+
+
+def test_more_medoids_than_images_are_refused():
+    assert isinstance(KMeansInit(), Initialisation)
+    KMeansInit().check(COUNTS, 2, 2)
+    with pytest.raises(
+        RequestError, match="ipc 3 and factor 2 ask --init for 12 different images, but class 2 has only 9"
+    ):
+        KMeansInit().check(COUNTS, 3, 2)
+
+
+# ------------------------------------------------------------------ the others
+
+
+def test_random_batches_are_of_the_class_and_distinct_while_they_last(data):
+    rows = np.asarray(select(RandomBatch(12), MODEL, data, 0, jnp.zeros((3, 12), jnp.int32), KEY))
+    for c, count in enumerate(COUNTS):
+        assert rows[c].max() < count
+        assert len(set(rows[c].tolist())) == min(12, count)
+    with pytest.raises(RequestError, match="selector.batch"):
+        RandomBatch(0)
+
+
+def test_no_real_images_leaves_nothing_to_show(data):
+    last = jnp.zeros((3, 0), jnp.int32)
+    assert select(NoReal(), MODEL, data, 0, last, KEY).shape == (3, 0)

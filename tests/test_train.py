@@ -1,0 +1,111 @@
+"""The training loop against the released code (golden README, sections 8 and 9)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from distill_jax import train as training
+from distill_jax.nets import ConvNet, from_torch
+from distill_jax.train import Order, Regime, drops, epochs_order, images_order, sgd, train
+from distill_jax.types import TrainSet
+from tests.golden_weights import GOLDEN, cifar_normalised, deterministic
+
+NET = ConvNet(depth=3, width=16).build((32, 32, 3), 10)
+
+
+@pytest.mark.parametrize(("case", "steps"), [("plain1", 1), ("plain2", 2)])
+def test_model_update_golden(case: str, steps: int) -> None:
+    with np.load(GOLDEN / "netupdate.npz") as file:
+        golden = dict(file)
+    weights = deterministic(golden["names"], golden["shapes"], golden["roles"])
+    model = from_torch(NET, weights)
+    images = np.concatenate([cifar_normalised(golden["batch1_u8"]), cifar_normalised(golden["batch2_u8"])])
+    labels = np.concatenate([golden["y1"], golden["y2"]])
+    data = TrainSet(jnp.asarray(images), jax.nn.one_hot(labels, 10))
+    n = len(golden["y1"])
+    order = Order(jnp.arange(2 * n, dtype=jnp.int32).reshape(2, n)[:steps], jnp.ones((steps, n)))
+    optimiser = sgd(0.01, 0.9, 5e-4)
+    regime = Regime(batch=n, cutmix=0.0)
+    model, state, losses = train(NET, model, optimiser, optimiser.init(model.params), data, order, regime, jax.random.key(0))
+    np.testing.assert_allclose(np.mean(losses), golden[f"{case}__mean_loss"], atol=3e-6)
+
+    def load(flat: np.ndarray):
+        shapes = [w.shape for w in weights.values()]
+        pieces = np.split(flat, np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1])
+        return from_torch(NET, [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]).params
+
+    _close(model.params, load(golden[f"{case}__w"]), 5e-7)
+    _close(optax.tree.get(state, "trace"), load(golden[f"{case}__momentum"]), 5e-6)
+
+
+def _close(ours, theirs, atol: float) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=atol), ours, theirs)
+
+
+@pytest.mark.parametrize("epochs", [300, 1000])
+def test_learning_rate_golden(epochs: int) -> None:
+    with np.load(GOLDEN / "schedule.npz") as golden:
+        expected = golden[f"idc_lr_{epochs}"]
+    steps = 3
+    ours = jax.vmap(drops(0.01, epochs, steps))(jnp.arange(epochs * steps))
+    np.testing.assert_allclose(ours, np.repeat(expected, steps), rtol=1e-6)
+
+
+def test_pretraining_rate_golden() -> None:
+    with np.load(GOLDEN / "schedule.npz") as golden:
+        cases = {name: golden[name] for name in golden.files if name.startswith("accdd_pretrain_lr_")}
+    assert cases
+    for name, expected in cases.items():
+        first, number = (int(part) for part in name.split("_")[-2:])
+        ours = jax.vmap(drops(0.01, first + number, 1))(jnp.arange(len(expected)))
+        np.testing.assert_allclose(ours, expected, rtol=1e-6, err_msg=name)
+
+
+def test_steps_until_n_images_were_seen_golden() -> None:
+    with np.load(GOLDEN / "netupdate.npz") as golden:
+        table = golden["ndata_steps"]
+    for images, steps in table.T:
+        assert images_order(jax.random.key(0), 100, 8, int(images)).rows.shape == (steps, 8)
+
+
+def test_an_epoch_shows_every_image_once() -> None:
+    order = epochs_order(jax.random.key(0), 10, 4, 3)
+    assert order.rows.shape == (9, 4)
+    for epoch in range(3):
+        rows, weights = (a[3 * epoch : 3 * epoch + 3].ravel() for a in order)
+        assert sorted(np.asarray(rows)[np.asarray(weights) == 1]) == list(range(10))
+    assert epochs_order(jax.random.key(0), 10, 64, 1).rows.shape == (1, 10)
+
+
+def test_images_do_not_repeat_while_they_last() -> None:
+    rows = np.asarray(images_order(jax.random.key(0), 100, 10, 100).rows).ravel()
+    assert len(set(rows)) == 100
+    assert images_order(jax.random.key(0), 7, 10, 25).rows.shape == (3, 10)
+
+
+def test_padding_rows_do_not_count() -> None:
+    net = ConvNet(depth=1, width=4).build((4, 4, 1), 3)
+    model = net.init(jax.random.key(0))
+    data = TrainSet(jax.random.normal(jax.random.key(1), (5, 4, 4, 1)), jax.nn.one_hot(jnp.arange(5) % 3, 3))
+    optimiser = sgd(0.1, 0.0, 0.0)
+    regime = Regime(batch=5, cutmix=0.0)
+
+    def trained(order: Order):
+        return train(net, model, optimiser, optimiser.init(model.params), data, order, regime, jax.random.key(2))[0].params
+
+    padded = Order(jnp.asarray([[0, 1, 2, 0, 1]]), jnp.asarray([[1.0, 1.0, 1.0, 0.0, 0.0]]))
+    _close(trained(padded), trained(Order(jnp.asarray([[0, 1, 2]]), jnp.ones((1, 3)))), 1e-6)
+
+
+def test_hits_are_counted_once_whatever_the_chunk() -> None:
+    net = ConvNet(depth=1, width=4).build((4, 4, 1), 3)
+    model = net.init(jax.random.key(0))
+    images = jax.random.randint(jax.random.key(1), (11, 4, 4, 1), 0, 256).astype(jnp.uint8)
+    labels = jnp.arange(11) % 3
+    mean, std = jnp.zeros(1), jnp.ones(1)
+    counts = {int(training.correct(net, model, images, labels, mean, std, chunk)) for chunk in (1, 4, 11, 100)}
+    assert len(counts) == 1

@@ -1,0 +1,167 @@
+"""The folder of a run: locked, never half written, and only resumed with the configuration it was begun with."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from distill_jax.types import RequestError
+from experiments.workdir import (
+    CONFIG,
+    METRICS,
+    POOL,
+    RUN,
+    Workdir,
+    check_same,
+    held,
+    new_folder,
+    read_json,
+    refuse_used,
+    replaced,
+)
+
+
+def test_only_one_process_holds_a_folder(tmp_path: Path) -> None:
+    with held(tmp_path / "run"):
+        with pytest.raises(RequestError, match="another process"), held(tmp_path / "run"):
+            pass
+        with held(tmp_path / "other"):
+            pass
+    with held(tmp_path / "run"):
+        pass
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["file", "file/under"])
+def test_a_folder_that_cannot_be_is_refused(tmp_path: Path, path: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RequestError, match="--workdir"), held(tmp_path / path):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused() -> None:
+    with pytest.raises(RequestError, match="cannot"), held(Path("/proc/self")):
+        pass
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), replaced(path) as temporary:
+        temporary.write_text("ne")
+        raise ZeroDivisionError
+    assert path.read_text() == "old"
+    with replaced(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_comes_back(tmp_path: Path) -> None:
+    workdir = Workdir(tmp_path)
+    assert workdir.read(CONFIG) is None and read_json(tmp_path / CONFIG / "below") is None
+    workdir.write(CONFIG, {"a": [1, None]})
+    assert workdir.read(CONFIG) == {"a": [1, None]}
+    (tmp_path / CONFIG).write_text('{"a": ')
+    with pytest.raises(RequestError, match="--overwrite"):
+        workdir.read(CONFIG)
+
+
+def test_metrics_are_cut_back_to_a_step(tmp_path: Path) -> None:
+    workdir = Workdir(tmp_path)
+    workdir.cut_log(0)
+    for step in (3, 6, 9):
+        workdir.log({"step": step})
+    whole = (tmp_path / METRICS).read_text()
+    workdir.cut_log(9)
+    assert (tmp_path / METRICS).read_text() == whole
+    workdir.cut_log(8)
+    assert (tmp_path / METRICS).read_text() == '{"step": 3}\n{"step": 6}\n'
+    for torn in ('{"st', '{"step": 9}'):
+        (tmp_path / METRICS).write_text('{"step": 3}\n' + torn)
+        workdir.cut_log(9)
+        assert (tmp_path / METRICS).read_text() == '{"step": 3}\n'
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_a_folder_with_a_run_is_refused(tmp_path: Path, name: str) -> None:
+    refuse_used(tmp_path / "nothing")
+    refuse_used(tmp_path)
+    (tmp_path / POOL).mkdir()
+    refuse_used(tmp_path)
+    (tmp_path / name).touch()
+    with pytest.raises(RequestError, match="--resume.*--overwrite"):
+        refuse_used(tmp_path)
+
+
+@pytest.mark.parametrize("with_run", [True, False])
+def test_clearing_leaves_what_is_not_the_runs(tmp_path: Path, with_run: bool) -> None:
+    for name in RUN if with_run else ():
+        (tmp_path / name).touch()
+    for name in (POOL, "mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    Workdir(tmp_path).clear()
+    # A pool that was pretrained on its own is of use to the next run.
+    assert {path.name for path in tmp_path.iterdir()} == ({"mine"} if with_run else {"mine", POOL})
+
+
+def test_a_new_folder_is_new(tmp_path: Path) -> None:
+    assert new_folder("run", tmp_path) == tmp_path / "run"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run-2").mkdir()
+    assert new_folder("run", tmp_path) == tmp_path / "run-3"
+
+
+BEFORE = {
+    "seed": 0,
+    "spec": {"ipc": 1, "outer_steps": 20, "models": {"choice": "EarlyStagePool", "size": 5}},
+    "protocol": {"epochs": 300, "augment": {"strategy": "color"}},
+    "repeats": 5,
+    "data": {"shape": [8, 8, 1]},
+}
+
+
+@pytest.mark.parametrize(
+    "path, value",
+    [
+        ("spec.outer_steps", 40),
+        ("protocol.epochs", 1),
+        ("protocol.augment.strategy", ""),
+        ("repeats", 1),
+        ("save_every", 3),
+    ],
+)
+def test_length_and_scoring_may_change(path: str, value: object) -> None:
+    check_same(BEFORE, _with(path, value))
+    check_same(BEFORE, _with("data.shape", (8, 8, 1)))
+
+
+@pytest.mark.parametrize(
+    "path, value",
+    [
+        ("seed", 1),
+        ("spec.ipc", 2),
+        ("spec.models.size", 6),
+        ("spec.models", None),
+        ("data.shape", [8, 8, 3]),
+        ("new", 1),
+    ],
+)
+def test_nothing_else_may_change_and_the_field_is_named(path: str, value: object) -> None:
+    with pytest.raises(RequestError, match=path.replace(".", r"\.")) as refused:
+        check_same(BEFORE, _with(path, value))
+    assert "\n" not in str(refused.value)
+    with pytest.raises(RequestError, match=path.replace(".", r"\.")):
+        check_same(_with(path, value), BEFORE)
+
+
+def _with(path: str, value: object) -> dict:
+    changed = json.loads(json.dumps(BEFORE))
+    *nodes, last = path.split(".")
+    node = changed
+    for name in nodes:
+        node = node[name]
+    node[last] = value
+    return changed

@@ -1,0 +1,55 @@
+"""Runs of a second or two: one set of options for all tests of the runners, so that they compile once."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from distill_jax.distilled import DistilledSet
+
+ROOT = Path(__file__).parent.parent
+NET = ["--net.width", "4", "--net.depth", "1"]
+POOL = ["--models.size", "2", "--models.epochs", "1"]
+SHORT = [
+    "--outer-steps",
+    "4",
+    "--inner-steps",
+    "3",
+    "--update.images",
+    "64",
+    "--repeats",
+    "2",
+    "--protocol.epochs",
+    "2",
+]
+PLAIN = ["--augment", "none", "--update.augment.strategy", "", "--protocol.augment.strategy", ""]
+TINY = ["acc_dd", "digits", *NET, *POOL, *SHORT, *PLAIN, "--baselines", "random", "--save-every", "1"]
+
+
+def outcome(workdir: Path) -> dict[str, Any]:
+    """Everything about a finished run that must be equal, bit for bit, in one that was interrupted and resumed."""
+    distilled = DistilledSet.load(workdir / "distilled.npz")
+    result = json.loads((workdir / "result.json").read_text())
+    metrics = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "images": distilled.images.tobytes(),
+        "card": distilled.card,
+        "metrics": [{name: value for name, value in line.items() if name != "seconds"} for line in metrics],
+        "accuracy": result["accuracy"],
+        "baselines": result["baselines"],
+        "grid": (workdir / "grid.png").read_bytes(),
+    }
+
+
+def start(runner: str, *argv: str) -> subprocess.Popen[str]:
+    """``python -m experiments.RUNNER argv``, with the compilation cache of this test session."""
+    cache = jax.config.values["jax_compilation_cache_dir"]
+    settings = {"JAX_PLATFORMS": "cpu"} | ({"JAX_COMPILATION_CACHE_DIR": cache} if cache else {})
+    command = [sys.executable, "-m", f"experiments.{runner}", *argv]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
