@@ -17,6 +17,8 @@ def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
             "outer_steps": 20,
             "inner_steps": 50,
         },
+        # A class has some 130 images: DREAM's 128 clusters would be nearly all of them.
+        "dream dream_acc_dd": {"selector.batch": 32},
         "dc dsa": {**dc_loops(ipc), "outer_steps": 200},
         "dm": {"outer_steps": 1000},
     }

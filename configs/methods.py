@@ -8,7 +8,7 @@ from dataclasses import replace
 from distill_jax.augment import NoAugment, Siamese
 from distill_jax.models import EarlyStagePool, ExpertTrajectories, RandomInit
 from distill_jax.objectives import FeatureMatching, GradientMatching, LayerwiseAlignment, TrajectoryMatching
-from distill_jax.select import NoReal, RandomBatch
+from distill_jax.select import KMeansInit, NoReal, RandomBatch, Representative
 from distill_jax.spec import Spec
 from distill_jax.synthetic import Mix, MultiFormation, Noise, Pixels, RandomReal
 from distill_jax.update import DynamicTraining, Frozen, TrainOnReal, TrainOnSynthetic
@@ -28,13 +28,13 @@ DSA = replace(DC, augment=Siamese(DSA_STRATEGY, "one"), update=TrainOnSynthetic(
 # Distribution Matching (Zhao & Bilen 2023): mean features in ever new random networks, which are never trained.
 DM = replace(DSA, objective=FeatureMatching(), update=Frozen(), outer_steps=20_000, inner_steps=1)
 
-# Aligning Features (CAFE, Wang et al. 2022): layerwise features; two loops whose lengths the accuracy on real images decides.
+# Aligning Features (CAFE, Wang et al. 2022): layerwise features; the accuracy on real images decides when loops end.
 CAFE = replace(
     DC, objective=LayerwiseAlignment(), update=DynamicTraining(), init=Noise(),
     outer_steps=2000, inner_steps=50, halve_at=(0.6, 0.8, 0.9),
 )  # fmt: skip
 
-# Matching Training Trajectories (MTT, Cazenavette et al. 2022): a student's steps, derived through, against experts' epochs.
+# Matching Training Trajectories (MTT, Cazenavette et al. 2022): a student's steps lead where experts' epochs led.
 MTT = replace(
     DC, models=ExpertTrajectories(), selector=NoReal(), objective=TrajectoryMatching(), update=Frozen(),
     outer_steps=5000, inner_steps=1,
@@ -49,4 +49,20 @@ IDC = Spec(
 # Acc-DD (Zhang et al. 2023): IDC on a few perturbed early-stage models, for a fifth of the iterations ("Ours5").
 ACC_DD = replace(IDC, models=EarlyStagePool(perturb=True), outer_steps=400)
 
-METHODS = {"dc": DC, "dsa": DSA, "dm": DM, "cafe": CAFE, "mtt": MTT, "idc": IDC, "acc_dd": ACC_DD}
+# DREAM (Liu et al. 2023): IDC on representative real images, the medoids of k-means, both to match and to start from.
+DREAM = replace(IDC, selector=Representative(128), init=KMeansInit())
+
+# Both at once, which nobody has published.
+DREAM_ACC_DD = replace(ACC_DD, selector=DREAM.selector, init=DREAM.init)
+
+METHODS = {
+    "dc": DC,
+    "dsa": DSA,
+    "dm": DM,
+    "cafe": CAFE,
+    "mtt": MTT,
+    "idc": IDC,
+    "acc_dd": ACC_DD,
+    "dream": DREAM,
+    "dream_acc_dd": DREAM_ACC_DD,
+}

@@ -25,8 +25,7 @@ from distill_jax.synthetic import ImageOptimiser, as_network, class_turns, decod
 from distill_jax.types import Array, ClassObjective, Model, Net, PyTree, RealData, SetObjective, Synthetic
 
 BEFORE_FIRST = 2**32 - 1  # no step has this number
-BLOCK = 1024
-"""inner steps in one call at most"""
+BLOCK = 1024  # inner steps in one call at most
 
 
 @jax.tree_util.register_dataclass

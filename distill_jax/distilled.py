@@ -37,6 +37,8 @@ class DistilledSet:
     card: Mapping[str, Any]
     """schema, class_names [C], space, range, mean and std [c] of pixel values, factor, decode, bound, packed, labels,
     ipc, hash, library; and what the maker of the set added: method, dataset, recipe, seed, protocol, score, ..."""
+    soft: np.ndarray | None = field(default=None, repr=False)
+    """float32 [M, C]: class probabilities of the decoded images (``with_soft``); None where labels are hard"""
 
     @classmethod
     def of(
@@ -109,13 +111,39 @@ class DistilledSet:
         return MultiFormation(card["factor"], card.get("decode", "single"), card.get("bound") or 128, card["space"])
 
     def with_factor(self, factor: int) -> DistilledSet:
-        """The same images, decoded with another factor than the card says."""
+        """The same images, decoded with another factor than the card says. RequestError where each decoded image has a
+        soft label of its own."""
+        if self.soft is not None and factor != self.card["factor"]:
+            raise RequestError(
+                f"the soft labels are of images decoded with factor {self.card['factor']}, not {factor}: keep it"
+            )
         changed = {"factor": factor, "decode": self.card.get("decode", "single"), "packed": factor > 1}
         return replace(self, card={**self.card, **changed})
 
     def with_card(self, **fields: Any) -> DistilledSet:
         """The same images, with these fields (JSON values) of the card set."""
         return replace(self, card=json.loads(json.dumps({**self.card, **fields})))
+
+    def with_soft(self, soft: np.ndarray | None) -> DistilledSet:
+        """The same images with class probabilities ``soft`` [M, C], in the order of ``decoded``; None: with their hard
+        labels. Raises RequestError for what are no probabilities of each decoded image."""
+        soft = None if soft is None else np.asarray(soft, np.float32)
+        wrong = None if soft is None else _wrong_soft(soft, self.decoded_count, self.classes)
+        if wrong:
+            raise RequestError(f"{wrong}: give probabilities of {self.decoded_count} decoded images")
+        changed = {"labels": "hard" if soft is None else "soft", "hash": content_hash(self.images, self.labels, soft)}
+        return replace(self, soft=soft, card={**self.card, **changed})
+
+    @property
+    def decoded_count(self) -> int:
+        """M = C*D"""
+        return self.classes * self.parameterisation.decoded(len(self.images) // self.classes)
+
+    def targets(self) -> np.ndarray:
+        """float32 [M, C]: what to train the decoded images towards, soft labels or else one-hot ones."""
+        if self.soft is not None:
+            return self.soft
+        return np.repeat(np.eye(self.classes, dtype=np.float32), self.decoded_count // self.classes, axis=0)
 
     def decoded(self) -> tuple[np.ndarray, np.ndarray]:
         """float32 [M, H, W, c] in the card's space, class-major, and int32 labels [M]; M = C*D."""
@@ -133,9 +161,13 @@ class DistilledSet:
         return np.asarray(change(jnp.asarray(images), jnp.asarray(self.mean), jnp.asarray(self.std))), labels
 
     def save(self, path: Path | str) -> None:
-        """Write an npz file with ``images``, ``labels`` and ``card``, a 0-d JSON string. Nothing in it is pickled."""
+        """Write an npz file with ``images``, ``labels``, ``card``, a 0-d JSON string, and ``soft`` where labels are
+        soft. Nothing in it is pickled."""
+        arrays = {"images": self.images, "labels": self.labels, "card": np.array(json.dumps(dict(self.card)))}
+        if self.soft is not None:
+            arrays["soft"] = self.soft
         with Path(path).open("wb") as file:
-            np.savez(file, images=self.images, labels=self.labels, card=np.array(json.dumps(dict(self.card))))
+            np.savez(file, **arrays)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: Path | str) -> DistilledSet:
@@ -143,6 +175,7 @@ class DistilledSet:
         try:
             with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 images, labels, card = (arrays[key] for key in ("images", "labels", "card"))
+                soft = arrays["soft"] if "soft" in arrays.files else None
         except FileNotFoundError:
             raise RequestError(
                 f"no distilled set in {path}: give a distilled.npz, or the workdir that it is in"
@@ -152,18 +185,18 @@ class DistilledSet:
         except Exception as error:  # numpy and zipfile raise many types on damaged files
             raise RequestError(f"{path} is damaged or no npz file: distil it again, or copy it again") from error
         try:
-            wrong = _wrong(images, labels, card)
+            wrong = _wrong(images, labels, card, soft)
         except (TypeError, ValueError) as error:
             wrong = f"the card makes no sense ({error})"
         if wrong:
             raise RequestError(f"{path} is no distilled set, or a damaged one: {wrong}")
-        return cls(images, labels, json.loads(str(card)))
+        return cls(images, labels, json.loads(str(card)), soft)
 
 
-def content_hash(images: np.ndarray, labels: np.ndarray) -> str:
-    """SHA-256 over shapes, images and labels, hexadecimal."""
+def content_hash(images: np.ndarray, labels: np.ndarray, soft: np.ndarray | None = None) -> str:
+    """SHA-256 over shapes, images, labels and soft labels, hexadecimal."""
     digest = hashlib.sha256()
-    for array in (images, labels):
+    for array in (images, labels) if soft is None else (images, labels, soft):
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
@@ -177,7 +210,16 @@ def library_version() -> str:
         return "0"
 
 
-def _wrong(images: np.ndarray, labels: np.ndarray, text: np.ndarray) -> str | None:
+def _wrong_soft(soft: np.ndarray, images: int, classes: int) -> str | None:
+    """What is wrong with soft labels, in a few words."""
+    if soft.dtype != np.float32 or soft.shape != (images, classes):
+        return f"soft labels are {soft.dtype}{list(soft.shape)}, not float32 [{images}, {classes}]"
+    if not (np.isfinite(soft).all() and (soft >= 0).all() and np.allclose(soft.sum(1), 1, atol=1e-3)):
+        return "soft labels are not rows of probabilities"
+    return None
+
+
+def _wrong(images: np.ndarray, labels: np.ndarray, text: np.ndarray, soft: np.ndarray | None) -> str | None:
     """What is wrong with the content of a file, in a few words."""
     try:
         card = json.loads(str(text)) if text.dtype.kind == "U" and text.ndim == 0 else None
@@ -203,6 +245,8 @@ def _wrong(images: np.ndarray, labels: np.ndarray, text: np.ndarray) -> str | No
         return "the card's space or factor make no sense"
     if any(len(card[key]) != images.shape[3] for key in ("mean", "std")):
         return f"mean and std are not of {images.shape[3]} channels"
-    if card["hash"] != content_hash(images, labels):
+    if card["hash"] != content_hash(images, labels, soft):
         return "the content does not match the card's hash"
-    return None
+    if (soft is not None) != (card.get("labels", "hard") == "soft"):
+        return "the card says otherwise of soft labels"
+    return None if soft is None else _wrong_soft(soft, DistilledSet(images, labels, card).decoded_count, classes)

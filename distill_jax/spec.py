@@ -11,7 +11,7 @@ from distill_jax.augment import NoAugment, Siamese
 from distill_jax.models import EarlyStagePool, ExpertTrajectories, RandomInit
 from distill_jax.nets import ConvNet
 from distill_jax.objectives import FeatureMatching, GradientMatching, LayerwiseAlignment, TrajectoryMatching
-from distill_jax.select import NoReal, RandomBatch
+from distill_jax.select import Herding, KCenter, KMeansInit, NoReal, RandomBatch, Representative
 from distill_jax.synthetic import Mix, MultiFormation, Noise, Pixels, RandomReal
 from distill_jax.types import (
     Architecture,
@@ -29,7 +29,7 @@ from distill_jax.update import DynamicTraining, Frozen, TrainOnReal, TrainOnSynt
 
 CHOICES: dict[str, dict[str, type]] = {
     "models": {"random": RandomInit, "early-stage": EarlyStagePool, "trajectories": ExpertTrajectories},
-    "selector": {"random": RandomBatch, "none": NoReal},
+    "selector": {"random": RandomBatch, "representative": Representative, "none": NoReal},
     "parameterisation": {"pixels": Pixels, "multi-formation": MultiFormation},
     "augment": {"none": NoAugment, "siamese": Siamese},
     "objective": {
@@ -39,7 +39,14 @@ CHOICES: dict[str, dict[str, type]] = {
         "trajectory": TrajectoryMatching,
     },
     "update": {"none": Frozen, "real": TrainOnReal, "synthetic": TrainOnSynthetic, "dynamic": DynamicTraining},
-    "init": {"random": RandomReal, "mix": Mix, "noise": Noise},
+    "init": {
+        "random": RandomReal,
+        "mix": Mix,
+        "noise": Noise,
+        "kmeans": KMeansInit,
+        "herding": Herding,
+        "kcenter": KCenter,
+    },
     "net": {"convnet": ConvNet},
 }
 """The axes, and the choices on each that have a name on the command line."""

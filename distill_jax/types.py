@@ -131,10 +131,15 @@ Tick: TypeAlias = Callable[[int, int], None]
 class ModelSource(Protocol):
     """Where the models of an outer iteration come from."""
 
-    live: int
-    """K"""
-    size: int
-    """P; 0 for sources without a pool"""
+    @property
+    def live(self) -> int:
+        """K."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """P; 0 for sources without a pool."""
+        ...
 
     def pretrain(self, net: Net, data: RealData, hyper: Any, key: Array, tick: Tick) -> PyTree:
         """The pool [P, ...], trained on the host's schedule (``tick`` reports progress); None where size is 0."""
@@ -149,8 +154,10 @@ class ModelSource(Protocol):
 class Selector(Protocol):
     """Which real images each class shows in an inner step."""
 
-    batch: int
-    """B"""
+    @property
+    def batch(self) -> int:
+        """B."""
+        ...
 
     def select(self, net: Net, model: Model, data: RealData, inner: Array, last: Array, key: Array) -> Array:
         """int32 [C, B] rows of ``data.index``. ``inner``: index of the inner step; ``last``: the previous selection."""
@@ -161,9 +168,15 @@ class Selector(Protocol):
 class Parameterisation(Protocol):
     """How stored images become the images a network is shown."""
 
-    space: str
-    """'pixel' (clamped to [0, 1] at each outer iteration and when saved) or 'normalised'"""
-    factor: int
+    @property
+    def space(self) -> str:
+        """'pixel' (clamped to [0, 1] at each outer iteration and when saved) or 'normalised'."""
+        ...
+
+    @property
+    def factor(self) -> int:
+        """Cells per side of a stored image."""
+        ...
 
     def check(self, shape: tuple[int, int, int]) -> None:
         """Raises RequestError where images of ``shape`` (H, W, c) do not fit."""
@@ -204,8 +217,10 @@ class ClassObjective(Protocol):
 class SetObjective(Protocol):
     """A matching objective that needs all classes at once."""
 
-    learns_rate: bool
-    """whether ``syn.rate`` is learned along with the images"""
+    @property
+    def learns_rate(self) -> bool:
+        """Whether ``syn.rate`` is learned along with the images."""
+        ...
 
     def set_loss(self, net: Net, model: Model, real: Array, syn: Synthetic, hyper: Any, key: Array) -> Array:
         """Scalar. ``real`` [C, B, H, W, c]; ``syn.images`` [C, D, H, W, c] decoded, network space, augmented."""

@@ -22,6 +22,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from distill_jax.types import RequestError
+from experiments.benchmark_kmeans import time_kmeans
 from experiments.entry import enter
 from experiments.show import table
 from experiments.timed import NETWORKS, SIZES, Step, evaluation, step
@@ -34,9 +35,13 @@ ENOUGH = 0.5
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Time the inner step of acc_dd on random images: matching sweep and model update separately, or evaluation."""
+    """Time, on random images, the inner step of acc_dd (matching sweep and model update separately), training from
+    scratch on a distilled set, or the clustering behind representative selection.
+    """
 
-    target: Annotated[Positional[Literal["step", "evaluate", "all"]], arg(metavar="step|evaluate|all")] = "step"
+    target: Annotated[
+        Positional[Literal["step", "evaluate", "kmeans", "all"]], arg(metavar="step|evaluate|kmeans|all")
+    ] = "step"
     """what to time"""
     shapes: Literal["cifar10", "digits", "tiny"] = "cifar10"
     """CIFAR-10 at 10 images per class with ConvNet-3 of width 128, or digits at 1 with ConvNet-2 of width 32"""
@@ -54,12 +59,16 @@ def run(argv: list[str]) -> None:
         raise RequestError(f"pairs is {options.pairs}: it must be at least 1")
     if options.peer and importlib.util.find_spec("torch") is None:
         raise RequestError("--peer torch needs PyTorch, which is not installed here: install it, or leave --peer out")
-    # A program found on disk would make compilation look free.
-    jax.config.update("jax_enable_compilation_cache", False)
     if (busy := others_share()) > IDLE:
         print(f"warning: other processes use {busy:.0%} of this machine: timings will be off", file=sys.stderr)
     targets = list(TARGETS) if options.target == "all" else [options.target]
-    measured = {key: value for target in targets for key, value in TARGETS[target](options).items()}
+    kept = jax.config.values["jax_enable_compilation_cache"]
+    # A program found on disk would make compilation look free.
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        measured = {key: value for target in targets for key, value in TARGETS[target](options).items()}
+    finally:
+        jax.config.update("jax_enable_compilation_cache", kept)
     print(json.dumps(measured) if options.json else "\n".join(_report(measured)))
 
 
@@ -110,7 +119,11 @@ def time_evaluation(options: Benchmark) -> dict[str, Any]:
     }
 
 
-TARGETS: dict[str, Callable[[Benchmark], dict[str, Any]]] = {"step": time_step, "evaluate": time_evaluation}
+TARGETS: dict[str, Callable[[Benchmark], dict[str, Any]]] = {
+    "step": time_step,
+    "evaluate": time_evaluation,
+    "kmeans": lambda options: time_kmeans(options.shapes, options.pairs),
+}
 """what can be timed -> keys of the JSON line; no two share a key"""
 
 
@@ -149,6 +162,12 @@ def _report(measured: dict[str, Any]) -> list[str]:
         figures = measured["evaluation"]
         each, compiling = figures["network_epoch_s"], figures["compile_s"]
         lines.append(f"evaluation: {each:.4g} s per network and epoch, {compiling:.1f} s to compile")
+    if "kmeans" in measured:
+        figures = measured["kmeans"]
+        ratios = " ".join(f"{ratio:.2f}" for ratio in figures["ratios"])
+        lines.append(
+            f"k-means: {figures['ours_s']:.4g} s, scikit-learn {figures['peer_s']:.4g} s; pair by pair {ratios}"
+        )
     return lines
 
 

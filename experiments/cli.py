@@ -77,11 +77,13 @@ def request(argv: Sequence[str], options: type[Options], side: int = 224) -> Req
 
     Raises RequestError for what makes no sense, and SystemExit after ``--help`` (code 0) or an unknown option (code 2).
     """
-    parsed, _, _ = parse(argv, options)
+    parsed, recipe, experiment = parse(argv, options)
     if parsed.deterministic:
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
     data = load(parsed.dataset, side)
-    return Request(*parse(argv, options, data.shape), data)
+    if data.shape != _assumed(parsed.dataset):
+        parsed, recipe, experiment = parse(argv, options, data.shape)
+    return Request(parsed, recipe, experiment, data)
 
 
 def parse(
@@ -100,7 +102,7 @@ def parse(
         method,
         recipe,
         ipc=_integer("ipc", chosen.get("ipc", str(preset.ipc))),
-        shape=shape or SHAPES.get(dataset, ((32, 32, 3), 10))[0],
+        shape=shape or _assumed(dataset),
         factor=None if factor is None else _integer("factor", factor),
         axes={axis: choose(axis, chosen[axis], getattr(preset, axis)) for axis in CHOICES if axis in chosen},
     )
@@ -185,6 +187,11 @@ def _flags() -> set[str]:
             switches = [f.name.replace("_", "-") for f in fields(make()) if f.type in (bool, "bool")]
             flags |= {f"{axis}.{prefix}{name}" for name in switches for prefix in ("", "no-")}
     return flags
+
+
+def _assumed(dataset: str) -> tuple[int, int, int]:
+    """The shape of images not read yet."""
+    return SHAPES[dataset][0] if dataset in SHAPES else (32, 32, 3)
 
 
 def _integer(name: str, text: str) -> int:

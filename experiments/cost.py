@@ -34,10 +34,15 @@ class Cost(NamedTuple):
 
 def cost(f: Callable[..., Any], *args: Any) -> Cost:
     """The cost of ``f(*args)``; ``args`` may be ``jax.ShapeDtypeStruct``."""
-    jaxpr = jax.make_jaxpr(f)(*args).jaxpr
+    return cost_and_shapes(f, *args)[1]
+
+
+def cost_and_shapes(f: Callable[..., Any], *args: Any) -> tuple[Any, Cost]:
+    """What ``f(*args)`` returns, as ``jax.ShapeDtypeStruct``, and its cost."""
+    closed, shapes = jax.make_jaxpr(f, return_shape=True)(*args)
     # The compiler drops what nobody reads, such as the gradient of an input that a derivative rule always computes.
-    live, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    return of_jaxpr(live)
+    live, _ = dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
+    return shapes, of_jaxpr(live)
 
 
 def of_jaxpr(jaxpr: Jaxpr) -> Cost:

@@ -43,6 +43,9 @@ def enter(run: Callable[[list[str]], object], argv: Sequence[str] | None = None)
         return 128 + error.signum
     except KeyboardInterrupt:
         return _complain("interrupted", 128 + signal.SIGINT)
+    except BrokenPipeError:  # whatever read the output has ended, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except SystemExit as error:  # how the parser ends after --help and on a wrong option
         return error.code if isinstance(error.code, int) else 0
     return 0

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax.numpy as jnp
 import tyro
@@ -23,11 +23,10 @@ from configs.recipe import Experiment
 from distill_jax.data import Dataset, load
 from distill_jax.distilled import DistilledSet
 from distill_jax.evaluate import PROTOCOLS
-from distill_jax.spec import CHOICES
-from distill_jax.types import Architecture, RequestError
+from distill_jax.types import RequestError
 from experiments import cli, show
 from experiments.entry import Interrupts, enter
-from experiments.job import Keys
+from experiments.job import Keys, rebuilt
 from experiments.measure import Clock
 from experiments.score import Judge, distilled_sets
 from experiments.workdir import DISTILLED
@@ -41,23 +40,24 @@ class Evaluate:
     dataset: Annotated[str, arg(metavar="DATASET")]
     """digits, npz:PATH, folder:PATH, or a name of TensorFlow Datasets"""
     nets: Annotated[tuple[str, ...] | None, arg(metavar="NET [NET ...]")] = None
-    """networks to train, each with its own defaults; default: the one the recipe takes for this data set"""
+    """networks to train, each with its own defaults; default: the one the set was distilled with"""
     repeats: int = 5
     """R: networks of each kind, from different seeds"""
     epochs: int | None = None
-    """default: as the recipe says"""
+    """default: as the protocol says"""
     factor: int | None = None
     """decode with this factor, instead of the one in the card"""
-    protocol: Annotated[str, arg(metavar="|".join(PROTOCOLS))] = "idc"
-    """how networks are trained and tested"""
+    protocol: Annotated[str | None, arg(metavar="|".join(PROTOCOLS))] = None
+    """how networks are trained and tested; default: as for the score in the set's card"""
     recipe: Annotated[str | None, arg(metavar="NAME")] = None
-    """data set defaults; default: those the set was distilled with"""
+    """what --protocol idc takes its numbers from; default: the data set's, or the one the set was distilled with"""
     seed: int = 0
 
 
 def run(argv: list[str]) -> None:
     options = tyro.cli(Evaluate, args=argv, prog="python -m experiments.evaluate", description=inspect.getdoc(Evaluate))
-    protocol = named("protocol", options.protocol, PROTOCOLS)
+    if options.protocol is not None:
+        named("protocol", options.protocol, PROTOCOLS)
     if options.repeats < 1:
         raise RequestError(f"repeats is {options.repeats}: it must be at least 1")
     distilled = _read(options)
@@ -65,9 +65,7 @@ def run(argv: list[str]) -> None:
     data = load(options.dataset)
     _check_same_data(distilled, data, options)
     experiment = _experiment(distilled, options)
-    if options.protocol == "idc":
-        # The published protocol leaves its numbers to the data set.
-        protocol = experiment.protocol
+    protocol = experiment.protocol
     if options.epochs is not None:
         protocol = replace(protocol, epochs=options.epochs)
     architectures = architectures or {cli.choice_name("net", experiment.spec.net): experiment.spec.net}
@@ -114,24 +112,20 @@ def _check_same_data(distilled: DistilledSet, data: Dataset, options: Evaluate) 
 
 
 def _experiment(distilled: DistilledSet, options: Evaluate) -> Experiment:
-    """The recipe's protocol for a set like this one, and the network that it was distilled with."""
+    """The network and the protocol that the set's own score is from; where it has none, those of the recipe."""
     card = distilled.card
     recipe = options.recipe or RECIPE_OF.get(options.dataset) or card.get("recipe", "generic")
     method = card["method"] if card.get("method") in METHODS else "acc_dd"
     ipc = len(distilled.images) // distilled.classes
     experiment = resolve(method, recipe, ipc=ipc, shape=distilled.shape, factor=card["factor"])
-    return replace(experiment, spec=replace(experiment.spec, net=_net(card) or experiment.spec.net))
-
-
-def _net(card: Mapping[str, Any]) -> Architecture | None:
-    """The network that a card describes; None where it describes none that has a name on the command line."""
-    described = dict(card.get("net") or {})
-    choice = described.pop("choice", None)
-    for make in CHOICES["net"].values():
-        net: Any = make()
-        if type(net).__name__ == choice and described.keys() <= vars(net).keys():
-            return replace(net, **described)
-    return None
+    net, protocol = rebuilt(card.get("net")), rebuilt(card.get("protocol"))
+    if options.protocol is not None:
+        # The published protocol leaves its numbers to the data set.
+        own = options.protocol == experiment.protocol.name
+        protocol = experiment.protocol if own else PROTOCOLS[options.protocol]
+    if net is not None:
+        experiment = replace(experiment, spec=replace(experiment.spec, net=net))
+    return replace(experiment, protocol=protocol or experiment.protocol)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

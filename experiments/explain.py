@@ -8,7 +8,9 @@ Named data sets are not read: their shapes are known. Those of ``npz:`` and ``fo
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +18,12 @@ import jax.numpy as jnp
 from configs.recipe import Experiment
 from distill_jax import tree
 from distill_jax.data import load
-from distill_jax.distill import Problem, State, init_state, inner_step, matching
+from distill_jax.distill import Problem, State, init_state, matching
 from distill_jax.spec import Hyper, Spec, check, with_chunks
 from distill_jax.synthetic import decoded_set
-from distill_jax.types import RealData
+from distill_jax.types import Net, PyTree, RealData
 from experiments.cli import SHAPES, Common, parse
-from experiments.cost import Cost, cost, nbytes
+from experiments.cost import Cost, cost, cost_and_shapes, nbytes
 from experiments.entry import enter
 
 TRAINING_IMAGES = {
@@ -63,23 +65,18 @@ def explained(experiment: Experiment, data: RealData) -> str:
     _, height, width, channels = data.images.shape
     net = spec.net.build((height, width, channels), data.classes)
     key = jax.eval_shape(jax.random.key, 0)
-
-    def pretrain(data: RealData, hyper: Hyper, key: jax.Array):
-        return spec.models.pretrain(net, data, hyper, key, lambda done, total: None)
-
-    pool = jax.eval_shape(pretrain, data, experiment.hyper, key)
+    pool, pretraining = _pretraining(spec, net, experiment.hyper, data, key)
     problem = Problem(spec, net, experiment.hyper, data, pool, key)
     state = jax.eval_shape(init_state, problem)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.models.params)) // spec.models.live
     return "\n".join(
         [
             *_walk(problem, state),
             "",
             *_choices(spec),
             "",
-            *_table(["on the device", "bytes", ""], _residents(problem, state, parameters)),
+            *_table(["on the device", "bytes", ""], _residents(problem, state)),
             "",
-            *_costs(problem, state, cost(pretrain, data, experiment.hyper, key)),
+            *_costs(problem, state, pretraining),
         ]
     )
 
@@ -105,21 +102,23 @@ def _walk(problem: Problem, state: State) -> list[str]:
     spec, data = problem.spec, problem.data
     stored, real = state.synthetic.images, state.selection.shape + data.images.shape[1:]
     decoded = jax.eval_shape(jax.vmap(spec.parameterisation.decode), stored)
+    drawn = f" -> draw {spec.syn_batch} each" if 0 < spec.syn_batch < decoded.shape[1] else ""
     augment = "" if type(spec.augment).__name__ == "NoAugment" else " --augment"
     source = f"pool [{spec.models.size}, ...] -> sample" if spec.models.size else "random init"
     moved = ", perturb" if getattr(spec.models, "perturb", False) else ""
     clip = " -> clip" if spec.parameterisation.space == "pixel" else ""
     left = [
-        f"{data.images.dtype} {_dims(data.images.shape)} -> select {_dims(real)}{augment} ",
-        f"images {_dims(stored.shape)} -> decode {_dims(decoded.shape)}{augment} ",
-        f"{source}{moved} -> params [{spec.models.live}, ...] ",
+        f"{data.images.dtype} {_dims(data.images.shape)} -> select {_dims(real)}{augment}",
+        f"images {_dims(stored.shape)} -> decode {_dims(decoded.shape)}{drawn}{augment}",
+        f"{source}{moved} -> params [{spec.models.live}, ...]",
     ]
     right = [
         "\\",
         f"> {type(spec.objective).__name__}(model k) -> mean over {spec.models.live} -> d/d images -> SGD{clip}",
-        f"/   params -- {type(spec.update).__name__} --> next inner step",
+        f"/   params --{type(spec.update).__name__}--> next inner step",
     ]
-    width = max(map(len, left)) + 2
+    width = max(map(len, left)) + 3
+    left = [text + (" " if not text.endswith("augment") else "") for text in left]
     return [a.ljust(width, "-") + b for a, b in zip(left, right, strict=True)]
 
 
@@ -128,52 +127,73 @@ def _choices(spec: Spec) -> list[str]:
     return [f"{axis:17} {getattr(spec, axis)!r}" for axis in axes]
 
 
-def _residents(problem: Problem, state: State, parameters: int) -> list[tuple[str, str, str]]:
-    size = problem.spec.models.size
+def _pretraining(spec: Spec, net: Net, hyper: Hyper, data: RealData, key: jax.Array) -> tuple[PyTree, Cost]:
+    """The shapes of the pool, and what it costs to make."""
+    size = spec.models.size
+    # One network is traced and counted as often as there are: a hundred experts would take half a minute to trace.
+    models: Any = replace(spec.models, size=1) if size else spec.models  # type: ignore[type-var]
+
+    def pretrain(data: RealData, hyper: Hyper, key: jax.Array) -> PyTree:
+        return models.pretrain(net, data, hyper, key, lambda done, total: None)
+
+    one, each = cost_and_shapes(pretrain, data, hyper, key)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), one), each.times(size)
+
+
+def _residents(problem: Problem, state: State) -> list[tuple[str, str, str]]:
+    live, size = problem.spec.models.live, problem.spec.models.size
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.models.params)) // live
     pool = [("pool", _binary(nbytes(problem.pool)), f"{size} x {parameters:,} parameters")] if size else []
     return [
         ("real data", _binary(nbytes(problem.data)), f"{problem.data.images.shape[0]:,} images"),
         *pool,
-        ("state", _binary(nbytes(state)), f"images, {problem.spec.models.live} x {parameters:,} parameters, momenta"),
+        ("state", _binary(nbytes(state)), f"images, {live} x {parameters:,} parameters, momenta"),
     ]
 
 
-def _costs(problem: Problem, state: State, pretrain: Cost) -> list[str]:
-    spec = problem.spec
-    key = problem.root
-    sweep = cost(lambda p, s, k: matching(p, s.models, s.synthetic, s.selection, k), problem, state, key)
-    whole = cost(inner_step, problem, state, key)
-    update = _update_cost(problem, state)
-    rest = Cost(whole.flops - sweep.flops - update.flops, max(0, whole.bytes - sweep.bytes - update.bytes))
-    shown = f"{problem.data.classes} classes, {spec.models.live} x {spec.selector.batch} real each and their synthetic"
+def _costs(problem: Problem, state: State, pretraining: Cost) -> list[str]:
+    spec, data = problem.spec, problem.data
+    picked, sweep, update = (cost(part, problem, state, problem.root) for part in (_select, _sweep, _update))
+    update = update.times(spec.models.live)
+    every = getattr(spec.selector, "every", 1)  # a selector that refreshes now and then is counted evenly
+    picked = Cost(picked.flops // every, picked.bytes // every, picked.open_loops)
+    step = picked + sweep + update
     rows = [
-        ("matching sweep", *_amounts(sweep), shown),
+        (
+            "selection",
+            *_amounts(picked),
+            type(spec.selector).__name__ + (f", every {every} steps" if every > 1 else ""),
+        ),
+        ("matching sweep", *_amounts(sweep), f"{data.classes} classes x {spec.models.live} models"),
         ("model update", *_amounts(update), type(spec.update).__name__),
-        ("decoding, selection", *_amounts(rest), ""),
-        ("inner step", *_amounts(whole), ""),
-        ("the run", *_amounts(whole.times(spec.steps)), f"{spec.outer_steps} outer x {spec.inner_steps} inner steps"),
-        ("pool, before it", *_amounts(pretrain), ""),
+        ("inner step", *_amounts(step), ""),
+        ("the run", *_amounts(step.times(spec.steps)), f"{spec.outer_steps} outer x {spec.inner_steps} inner steps"),
+        ("pool, before it", *_amounts(pretraining), ""),
     ]
-    lines = _table(["", "arithmetic", "bytes moved", ""], rows if spec.models.size else rows[:-1])
+    lines = _table(["", "arithmetic", "bytes moved", ""], [row for row in rows if not row[1].startswith("0 ")])
     said = [
         "",
         "Arithmetic and bytes are those of convolutions and matrix products; what is between them can be fused.",
     ]
-    if whole.open_loops or pretrain.open_loops:
+    if step.open_loops or pretraining.open_loops:
         said.append("A loop whose length depends on the data is counted as one round.")
     return lines + said
 
 
-def _update_cost(problem: Problem, state: State) -> Cost:
-    """Of the model update of all live models."""
-    spec = problem.spec
+def _select(problem: Problem, state: State, key: jax.Array) -> jax.Array:
+    model = tree.take(state.models, 0)
+    return problem.spec.selector.select(problem.net, model, problem.data, state.step, state.selection, key)
 
-    def update(problem: Problem, state: State, key: jax.Array):
-        syn = decoded_set(spec.parameterisation, state.synthetic.images, problem.data)
-        model, optimiser, watch = tree.take((state.models, state.model_optimisers, state.watch), 0)
-        return spec.update.update(problem.net, model, optimiser, watch, problem.data, syn, problem.hyper, key)
 
-    return cost(update, problem, state, problem.root).times(spec.models.live)
+def _sweep(problem: Problem, state: State, key: jax.Array) -> PyTree:
+    return matching(problem, state.models, state.synthetic, state.selection, key)
+
+
+def _update(problem: Problem, state: State, key: jax.Array) -> PyTree:
+    """Of one live model."""
+    syn = decoded_set(problem.spec.parameterisation, state.synthetic.images, problem.data)
+    model, optimiser, watch = tree.take((state.models, state.model_optimisers, state.watch), 0)
+    return problem.spec.update.update(problem.net, model, optimiser, watch, problem.data, syn, problem.hyper, key)
 
 
 def _table(head: list[str], rows: list[tuple[str, ...]]) -> list[str]:
@@ -209,5 +229,9 @@ def _dims(shape: tuple[int, ...]) -> str:
     return "[" + ", ".join(map(str, shape)) + "]"
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    return enter(run, argv)
+
+
 if __name__ == "__main__":
-    sys.exit(enter(run))
+    sys.exit(main())

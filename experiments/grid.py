@@ -52,12 +52,14 @@ def _layout(strips: list[Strip]) -> tuple[int, int, tuple[int, int]]:
     first = strips[0]
     images = len(first.stored) + (0 if first.decoded is None else len(first.decoded) + 1)
     side = first.stored.shape[1]
-    sides = [side * times for times in range(max(1, round(TILE / side)), 0, -1)] if side < 2 * TILE else [TILE]
-    for shown in sides:
+    sides = [side * times for times in range(TILE // side, 0, -1)] or [TILE]
+    for shown in (*sides, min(sides[-1], TILE // 2)):
         cell = (max((shown + GAP) * images, 40) + MARGIN, shown + FONT + 5 + MARGIN)
         across = _across(len(strips), cell)
         if cell[0] * across <= WIDTH:
             break
+    else:
+        across = max(1, WIDTH // cell[0])
     return shown, across, cell
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +14,9 @@ import jax
 from configs.recipe import Experiment
 from distill_jax.data import Dataset
 from distill_jax.distilled import library_version
+from distill_jax.evaluate import Protocol
 from distill_jax.models import Drawn
-from distill_jax.spec import Spec, check, with_chunks
+from distill_jax.spec import CHOICES, Spec, check, with_chunks
 from distill_jax.store import check_pool, load_pool, save_pool
 from distill_jax.types import Array, Net, PyTree, RealData
 from experiments.cli import Request
@@ -91,7 +92,7 @@ class Job:
             "seed": self.seed,
             "spec": self.spec.describe(),
             "hyper": asdict(self.experiment.hyper),
-            "protocol": asdict(self.experiment.protocol),
+            "protocol": described(self.experiment.protocol),
             "data": {
                 "fingerprint": self.source.fingerprint,
                 "shape": self.data.shape,
@@ -113,6 +114,29 @@ class Job:
             "data": self.data.fingerprint,
             "models": {"choice": type(models).__name__, **training},
         }
+
+
+def described(value: Any) -> Any:
+    """A dataclass and those in it as nested dicts with the names of their classes, ready for JSON."""
+    if not is_dataclass(value):
+        return value
+    return {"choice": type(value).__name__, **{f.name: described(getattr(value, f.name)) for f in fields(value)}}
+
+
+def rebuilt(description: Any) -> Any:
+    """The value that ``described`` a choice that has a name on the command line, or a protocol.
+
+    None for anything else: a class of the user's own, or a description that another program wrote.
+    """
+    if not isinstance(description, Mapping):
+        return tuple(description) if isinstance(description, list) else description
+    known = [make() for choices in CHOICES.values() for make in choices.values()] + [Protocol()]
+    for value in known:
+        if type(value).__name__ == description.get("choice"):
+            parts = {name: rebuilt(part) for name, part in description.items() if name != "choice"}
+            fits = parts.keys() <= {f.name for f in fields(value)} and None not in parts.values()
+            return replace(value, **parts) if fits else None
+    return None
 
 
 def resolve(request: Request[Any], eval_every: int = 0, chunks: Mapping[str, Any] | None = None) -> Job:

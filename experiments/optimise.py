@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +20,7 @@ from distill_jax.store import Checkpoints
 from distill_jax.synthetic import stored
 from distill_jax.types import PyTree, RealData
 from experiments.entry import Broken, Interrupts
-from experiments.job import Job
+from experiments.job import Job, described
 from experiments.measure import Clock
 from experiments.score import Judge, distilled_sets
 from experiments.show import Bar
@@ -108,7 +108,7 @@ def distilled_set(session: Session, state: State) -> DistilledSet:
         "recipe": job.recipe,
         "seed": job.seed,
         "steps": int(state.step),
-        "protocol": asdict(job.experiment.protocol),
+        "protocol": described(job.experiment.protocol),
         "net": job.spec.describe()["net"],
         "score": None,
     }

@@ -36,15 +36,16 @@ class Bar:
     def update(self, done: int, facts: Mapping[str, str] | None = None, total: int | None = None) -> None:
         """``done`` of the total are done; ``facts`` are shown beside it. ``total``: where it was not known before."""
         self._total = total or self._total
+        now = time.monotonic()
+        first, self._pace = self._pace is None, self._pace or (now, done)
         if self._tqdm is not None:
+            if first:
+                # What comes before the first report is mostly compilation, and tells nothing about the time left.
+                self._tqdm.unpause()
             self._tqdm.total = self._total
             self._tqdm.set_postfix(facts or {}, refresh=False)
             self._tqdm.update(done - self._tqdm.n)
             return
-        now = time.monotonic()
-        if self._pace is None:
-            # What comes before the first report is mostly compilation, and tells nothing about the time left.
-            self._pace = now, done
         if now - self._said < EVERY and done < self._total:
             return
         self._said = now

@@ -12,7 +12,10 @@ from distill_jax import distill, evaluate
 from experiments import ablate
 from experiments.plot import draw
 
-SMALL = ["acc_dd", "digits", "--seeds", "2", "--repeats", "1", "--outer-steps", "1", "--inner-steps", "2", "--net.width", "4", "--net.depth", "1", "--protocol.epochs", "1", "--selector.batch", "4", "--update.images", "8", "--update.batch", "8", "--models.size", "1", "--models.epochs", "0"]
+SMALL = """
+    acc_dd digits --seeds 2 --repeats 1 --outer-steps 1 --inner-steps 2 --net.width 4 --net.depth 1 --protocol.epochs 1
+    --selector.batch 4 --update.images 8 --update.batch 8 --models.size 1 --models.epochs 0
+"""
 
 
 def test_one_program_for_all_points(
@@ -32,7 +35,17 @@ def test_one_program_for_all_points(
     counted("distilling", distill, "inner_step")
     counted("scoring", evaluate, "train")
     workdir = tmp_path / "run"
-    argv = [*SMALL, "--hyper.perturb-max", "0", "0.09", "0.3", "--hyper.syn-lr", "1e-4", "--workdir", str(workdir)]
+    argv = [
+        *SMALL.split(),
+        "--hyper.perturb-max",
+        "0",
+        "0.09",
+        "0.3",
+        "--hyper.syn-lr",
+        "1e-4",
+        "--workdir",
+        str(workdir),
+    ]
     assert ablate.main(argv) == 0
     assert traces == {"distilling": 1, "scoring": 1}
     with (workdir / "ablation.csv").open() as file:

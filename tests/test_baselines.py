@@ -49,7 +49,6 @@ def test_rules_are_their_definitions_and_never_choose_padding(rule, naive):
 
 @pytest.mark.parametrize("init", [Herding(), KCenter(), KMeansInit(normalise=True)])
 def test_a_coreset_is_of_different_images_of_the_class(init, data):  # noqa: F811
-    assert isinstance(init, Initialisation)
     rows = np.asarray(jax.jit(init.rows, static_argnums=(0, 3))(NET, MODEL, data, 6, KEY))
     labels, images = np.asarray(data.labels), np.asarray(data.images)
     np.testing.assert_array_equal(labels[rows], np.repeat(np.arange(3), 6).reshape(3, 6))
@@ -57,5 +56,11 @@ def test_a_coreset_is_of_different_images_of_the_class(init, data):  # noqa: F81
     np.testing.assert_allclose(start, images[rows] / np.float32(255), rtol=1e-6)
     if not isinstance(init, KMeansInit):
         assert all(len(set(row.tolist())) == 6 for row in rows)
-    with pytest.raises(RequestError, match="10 different images"):
-        init.check(COUNTS, 10, 1)
+
+
+def test_a_coreset_larger_than_a_class_is_refused():
+    for init in (Herding(), KCenter(), KMeansInit()):
+        init.check(COUNTS, 9, 1)
+        with pytest.raises(RequestError, match="10 different images, but class 2 has only 9"):
+            init.check(COUNTS, 10, 1)
+        assert isinstance(init, Initialisation)

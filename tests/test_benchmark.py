@@ -34,7 +34,11 @@ def test_evaluate(capsys: pytest.CaptureFixture[str]):
     assert measured(capsys, "evaluate", "--pairs", "1")["evaluation"]["network_epoch_s"] > 0
 
 
-def test_the_compilation_cache_is_as_it_was(capsys: pytest.CaptureFixture[str]):
+def test_kmeans(capsys: pytest.CaptureFixture[str]):
+    assert set(measured(capsys, "kmeans", "--pairs", "1")) == {"kmeans"}
+
+
+def test_refuses_no_pairs(capsys: pytest.CaptureFixture[str]):
     assert benchmark.main(["step", "--pairs", "0"]) == 2
     assert "pairs is 0" in capsys.readouterr().err
 

@@ -1,10 +1,16 @@
-"""Costs of programs that can be counted by hand."""
+"""Costs of programs that can be counted by hand, and the walk of every preset."""
+
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from configs.methods import METHODS
 from distill_jax.nets.conv import conv2d
+from experiments import explain
 from experiments.cost import Cost, cost
 
 
@@ -63,3 +69,33 @@ def test_checkpointing_and_custom_derivatives_are_seen_through():
     assert cost(jax.grad(loss, (0, 1)), x, kernel).flops == 3 * forward
     assert cost(jax.grad(loss), x, kernel).flops == 2 * forward  # nobody reads the kernel's gradient
     assert cost(jax.value_and_grad(jax.checkpoint(loss)), x, kernel).flops == 3 * forward  # there, again, and back
+
+
+def explained(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert explain.main(argv) == 0
+    return capsys.readouterr().out
+
+
+def test_cifar10_as_measured(capsys: pytest.CaptureFixture[str]):
+    text = explained(capsys, "acc_dd", "cifar10", "--ipc", "10")
+    assert "uint8 [50000, 32, 32, 3] -> select [10, 64, 32, 32, 3] --augment--" in text
+    assert "images [10, 10, 32, 32, 3] -> decode [10, 40, 32, 32, 3] --augment--" in text
+    assert "5 x 320,010 parameters" in text
+    # The sweep is about 480 GFLOP by an independent count, and a whole step 1.1 TFLOP.
+    assert re.search(r"matching sweep +4[678]\d GFLOP", text)
+    assert re.search(r"inner step +1\.1 TFLOP", text)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_preset(method: str, capsys: pytest.CaptureFixture[str]):
+    text = explained(capsys, method, "digits", "--net.depth", "1", "--net.width", "4")
+    assert re.search(r"matching sweep +[\d.]+ [kMG]FLOP", text)
+
+
+def test_reads_what_it_does_not_know(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    x, y = np.zeros((6, 12, 12, 3), np.uint8), np.arange(6) % 3
+    np.savez(tmp_path / "data.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    argv = ["dm", f"npz:{tmp_path / 'data.npz'}", "--net.width", "4"]
+    assert "select [3, 256, 12, 12, 3]" in explained(capsys, *argv)
+    assert explain.main([*argv, "--ipc", "3"]) == 2
+    assert "ipc is 3" in capsys.readouterr().err

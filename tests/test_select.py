@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -126,9 +126,9 @@ def test_the_selection_does_not_depend_on_how_many_classes_are_visited_at_once(d
 
 def test_what_makes_no_sense_is_refused():
     assert isinstance(Representative(), Selector)
-    for wrong in ({"batch": 0}, {"every": 0}, {"iterations": 0}, {"chunk": -1}):
-        with pytest.raises(RequestError, match=f"selector.{next(iter(wrong))}"):
-            Representative(**wrong)
+    for field, value in (("batch", 0), ("every", 0), ("iterations", 0), ("chunk", -1)):
+        with pytest.raises(RequestError, match=f"selector.{field} is {value}"):
+            replace(Representative(), **{field: value})
     Representative(batch=9).check(COUNTS)
     with pytest.raises(
         RequestError, match=r"selector.batch asks for 10 clusters, but class 2 has only 9 images"
@@ -146,7 +146,7 @@ def test_images_start_as_medoids_in_cells(data):
     positions = np.asarray(four_medoids(data, KEY))
     for c in range(3):
         chosen = np.asarray(data.images)[np.asarray(data.index)[c, positions[c]]] / np.float32(255)
-        np.testing.assert_allclose(images[c], tile(chosen, 1, 2), rtol=1e-6)
+        np.testing.assert_allclose(images[c], tile(jnp.asarray(chosen), 1, 2), rtol=1e-6)
 
 
 def test_more_medoids_than_images_are_refused():

@@ -27,7 +27,8 @@ SHORT = [
     "2",
 ]
 PLAIN = ["--augment", "none", "--update.augment.strategy", "", "--protocol.augment.strategy", ""]
-TINY = ["acc_dd", "digits", *NET, *POOL, *SHORT, *PLAIN, "--baselines", "random", "--save-every", "1"]
+RHYTHM = ["--save-every", "1", "--eval-every", "2"]
+TINY = ["acc_dd", "digits", *NET, *POOL, *SHORT, *PLAIN, *RHYTHM, "--baselines", "random"]
 
 
 def outcome(workdir: Path) -> dict[str, Any]:
@@ -45,11 +46,9 @@ def outcome(workdir: Path) -> dict[str, Any]:
     }
 
 
-def start(runner: str, *argv: str) -> subprocess.Popen[str]:
-    """``python -m experiments.RUNNER argv``, with the compilation cache of this test session."""
+def python(*argv: str) -> subprocess.Popen[str]:
+    """``python argv`` in the repository, with the compilation cache of this test session."""
     cache = jax.config.values["jax_compilation_cache_dir"]
     settings = {"JAX_PLATFORMS": "cpu"} | ({"JAX_COMPILATION_CACHE_DIR": cache} if cache else {})
-    command = [sys.executable, "-m", f"experiments.{runner}", *argv]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    command, out = [sys.executable, *argv], subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | settings, stdout=out, stderr=out, text=True)

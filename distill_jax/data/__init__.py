@@ -2,5 +2,6 @@
 
 from distill_jax.data.dataset import Dataset
 from distill_jax.data.sources import digits, load
+from distill_jax.data.whiten import whitened
 
-__all__ = ["Dataset", "digits", "load"]
+__all__ = ["Dataset", "digits", "load", "whitened"]

@@ -10,6 +10,7 @@ from distill_jax.data.dataset import Dataset
 from distill_jax.data.folder import read_folder
 from distill_jax.data.npz import read_npz
 from distill_jax.data.tfds import read_tfds
+from distill_jax.data.whiten import whitened
 from distill_jax.types import RequestError
 
 READERS = {"npz": read_npz, "folder": read_folder}
@@ -18,6 +19,7 @@ READERS = {"npz": read_npz, "folder": read_folder}
 def load(name: str, side: int = 224) -> Dataset:
     """The data set ``name``: ``digits``, ``npz:PATH``, ``folder:PATH``, otherwise a name of TensorFlow Datasets.
 
+    Any of them after ``zca:`` is whitened (``whitened``).
     ``side`` is what images of varying size (TFDS: ``imagenette``, ``imagenet2012``, ...) are cropped to. Raises
     RequestError where there is no such data set or it cannot be used; see ``read_npz``, ``read_folder``, ``read_tfds``.
     """
@@ -26,6 +28,10 @@ def load(name: str, side: int = 224) -> Dataset:
     if name == "digits":
         return digits()
     kind, _, path = name.partition(":")
+    if kind == "zca":
+        if not path:
+            raise RequestError("zca: without a data set: write zca:cifar10, or zca:npz:PATH")
+        return whitened(load(path, side))
     if kind not in READERS:
         return read_tfds(name, side)
     if not path:

@@ -9,4 +9,14 @@ from distill_jax.models.perturb import NORMS, Drawn, direction, move, perturb
 from distill_jax.models.random import RandomInit
 from distill_jax.models.trajectories import ExpertTrajectories
 
-__all__ = ["NORMS", "Drawn", "EarlyStagePool", "ExpertTrajectories", "RandomInit", "direction", "move", "perturb", "train_many"]
+__all__ = [
+    "NORMS",
+    "Drawn",
+    "EarlyStagePool",
+    "ExpertTrajectories",
+    "RandomInit",
+    "direction",
+    "move",
+    "perturb",
+    "train_many",
+]

@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import optax
 
 from distill_jax import tree
-from distill_jax.augment import NoAugment
 from distill_jax.models.perturb import Drawn
 from distill_jax.train import Regime, drops, epochs_order, real_set, sgd, train
-from distill_jax.types import Array, Augmentation, Model, Net, PyTree, RealData, RequestError, Tick
+from distill_jax.types import Array, Model, Net, PyTree, RealData, RequestError, Tick
 
 AT_ONCE = 8
 """networks that an accelerator trains side by side at most: a hundred experts' activations do not fit"""
@@ -51,7 +50,8 @@ class EarlyStagePool(Drawn):
         With ``ahead`` the rate is constant and the pool has targets.
         """
         epochs, falling = self.epochs + self.ahead, self.ahead == 0
-        snapshots = train_many(net, data, self.size, epochs, self.batch, self.cutmix, hyper, key, tick, falling=falling)
+        regime = Regime(self.batch, self.cutmix)
+        snapshots = train_many(net, data, self.size, epochs, regime, hyper, key, tick, falling)
         pool = snapshots[self.epochs]
         return pool._replace(target=snapshots[-1].params) if self.ahead else pool
 
@@ -68,12 +68,10 @@ def train_many(
     data: RealData,
     members: int,
     epochs: int,
-    batch: int,
-    cutmix: float,
+    regime: Regime,
     hyper: Any,
     key: Array,
     tick: Tick,
-    augment: Augmentation = NoAugment(),
     falling: bool = True,
 ) -> list[Model]:
     """``members`` networks from different seeds after 0, 1, ..., ``epochs`` epochs on the real data, each Model[P].
@@ -82,7 +80,7 @@ def train_many(
     rate drops towards the end as in evaluation; else it is hyper.model_lr throughout.
     """
     at_once = 1 if jax.default_backend() == "cpu" else AT_ONCE
-    regime, length = Regime(batch, cutmix, augment), epochs if falling else None
+    length = epochs if falling else None
     groups = []
     for first in range(0, members, at_once):
         group = range(first, min(first + at_once, members))
@@ -104,14 +102,26 @@ def _fresh(net: Net, length: int | None, hyper: Any, keys: Array) -> tuple[Model
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _epoch(net: Net, regime: Regime, length: int | None, models: Model, state: PyTree, data: RealData, hyper: Any, keys: Array, epoch: int) -> tuple[Model, PyTree]:
+def _epoch(
+    net: Net,
+    regime: Regime,
+    length: int | None,
+    models: Model,
+    state: PyTree,
+    data: RealData,
+    hyper: Any,
+    keys: Array,
+    epoch: int,
+) -> tuple[Model, PyTree]:
     n = data.images.shape[0]
     optimiser = _optimiser(hyper, length, -(-n // regime.batch))
 
     def one(model: Model, state: PyTree, key: Array) -> tuple[Model, PyTree]:
         order_key, train_key = jax.random.split(jax.random.fold_in(key, epoch + 1))
         order = epochs_order(order_key, n, regime.batch, 1)
-        model, state, _ = train(net, model, optimiser, state, real_set(data), order, regime, train_key, data.mean, data.std)
+        model, state, _ = train(
+            net, model, optimiser, state, real_set(data), order, regime, train_key, data.mean, data.std
+        )
         return model, state
 
     return tree.map_chunks(lambda each: one(*each), (models, state, keys), keys.shape[0])

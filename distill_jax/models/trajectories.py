@@ -17,7 +17,7 @@ from distill_jax.types import Array, Augmentation, Model, Net, RealData, Request
 
 @dataclass(frozen=True)
 class ExpertTrajectories(Drawn):
-    """A network where an expert was after a random early epoch, and as target where it was some epochs later (MTT, section 3).
+    """Networks where an expert was after a random early epoch, with where it was some epochs later as target (MTT).
 
     Only the epochs that can be drawn are trained: ``start - 1 + ahead``. With ``perturb`` the start point is moved, the
     target is not.
@@ -45,9 +45,8 @@ class ExpertTrajectories(Drawn):
     def pretrain(self, net: Net, data: RealData, hyper: Any, key: Array, tick: Tick) -> Model:
         """Model[E, T]: after 0, 1, ..., T - 1 = start - 1 + ahead epochs of SGD at the constant rate hyper.model_lr."""
         epochs = self.start - 1 + self.ahead
-        snapshots = train_many(
-            net, data, self.size, epochs, self.batch, 0.0, hyper, key, tick, self.augment, falling=False
-        )
+        regime = Regime(self.batch, 0.0, self.augment)
+        snapshots = train_many(net, data, self.size, epochs, regime, hyper, key, tick, falling=False)
         return jax.tree.map(lambda *epochs: jnp.stack(epochs, axis=1), *snapshots)
 
     def sample(self, net: Net, pool: Model, hyper: Any, key: Array) -> Model:

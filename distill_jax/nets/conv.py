@@ -1,17 +1,17 @@
 """Convolution and pooling that stay fast under second derivatives and inside ``scan``.
 
 A convolution is one trilinear form ``<dy, x * kernel>``; its derivatives of every order are again convolutions of the
-same three tensors. Two operators are enough, and each is the derivative of the other:
+same three tensors. Two operators are enough, each written in terms of the other's derivative:
 
-    ``_conv(x, kernel)``          y  = x * kernel; its input gradient is ``_conv`` of dy with the mirrored kernel
-    ``_correlate(x, dy)``         dk = the gradient of the kernel
+    ``_conv(x, kernel)``          y; its input gradient is ``_conv`` of dy with the mirrored kernel
+    ``_correlate(x, dy)``         the gradient of the kernel
 
-Both are ``custom_vjp`` written in terms of each other, so no derivative ever contains jax's automatic weight gradient,
-which XLA:CPU sends to a naive kernel when it stands inside a loop (jax issue 12868). Both are also ``custom_vmap``:
-with one operand batched they stay one big convolution; with both batched (per-class or per-model filters) jax would
-emit a grouped convolution, whose backward pass is slow on CPU and CUDA (jax issue 13800).
+Both are ``custom_vjp``, so no derivative ever contains jax's automatic weight gradient, which XLA:CPU sends to a naive
+kernel when it stands inside a loop (jax issue 12868). Both are also ``custom_vmap``: with one operand batched they stay
+one big convolution; with both batched (per-class or per-model filters) jax would emit a grouped convolution, whose
+backward pass is slow on CPU and CUDA (jax issue 13800).
 
-All choices of form are made by ``_form`` and ``_on_cpu``. Measurements: shared facts, section 7.
+``_form`` alone decides how a convolution is computed.
 """
 
 from __future__ import annotations
@@ -25,16 +25,13 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jax.typing import DTypeLike
 
+from distill_jax.nets import winograd
 from distill_jax.types import Array
 
 Pads: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 """(top, bottom), (left, right)"""
 
-_FEW_CHANNELS = 16
-"""below this many channels a convolution kernel is starved and a matmul over patches is faster"""
-
 _NO_PADS: Pads = ((0, 0), (0, 0))
-_NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 def wide(dtype: DTypeLike) -> jnp.dtype:
@@ -55,29 +52,27 @@ def conv2d(x: Array, kernel: Array, stride: int = 1, padding: int | None = None)
     return _conv(x, kernel, stride, ((vertical, vertical), (horizontal, horizontal)))
 
 
-def average_pool(x: Array, window: int = 2, stride: int | None = None) -> Array:
-    """Mean over ``window`` x ``window`` of [N, H, W, c], ``stride`` apart (default: the window); remainders dropped."""
-    size = (1, window, window, 1)
-    step = (1, stride or window, stride or window, 1)
-    # The initial value must be a Python scalar: with an array the second derivative fails under jit.
-    return lax.reduce_window(x, 0.0, lax.add, size, step, "VALID") * (1 / window**2)
+def average_pool(x: Array, window: int = 2) -> Array:
+    """Mean over each ``window`` x ``window`` square of [N, H, W, c]; rows and columns left over are dropped."""
+    n, height, width, c = x.shape
+    rows, columns = height // window, width // window
+    x = x[:, : rows * window, : columns * window]
+    # Its derivative is a broadcast that fuses with its neighbours, unlike that of ``reduce_window``.
+    return x.reshape(n, rows, window, columns, window, c).mean((2, 4))
 
 
 def max_pool(x: Array, window: int = 2, stride: int | None = None, padding: int = 0) -> Array:
-    """Maximum over ``window`` x ``window`` of [N, H, W, c] (``padding`` of -inf), as a chain of elementwise maxima.
+    """Maximum over ``window`` x ``window`` of [N, H, W, c], ``stride`` apart (default: the window), -inf outside.
 
-    A gather-free form: ``reduce_window`` with max has no second derivative under ``vmap`` on every backend.
+    Elementwise maxima over the taps, because ``reduce_window`` with max cannot be differentiated twice in reverse mode.
+    Ties send the gradient to the first tap, as in PyTorch.
     """
     step = stride or window
     x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), constant_values=-jnp.inf)
-    rows = (x.shape[1] - window) // step + 1
-    columns = (x.shape[2] - window) // step + 1
-    best = None
-    for u in range(window):
-        for v in range(window):
-            tap = x[:, u : u + step * (rows - 1) + 1 : step, v : v + step * (columns - 1) + 1 : step]
-            best = tap if best is None else jnp.where(tap > best, tap, best)
-    assert best is not None
+    taps = _taps(x, (window, window), step)
+    best = taps[0]
+    for tap in taps[1:]:
+        best = jnp.where(tap > best, tap, best)
     return best
 
 
@@ -99,7 +94,7 @@ def _conv(x: Array, kernel: Array, stride: int, pads: Pads) -> Array:
         if not batched[0]:
             return _split(_conv(x, _merge(kernel, 3), stride, pads), size, 3), True
         if _on_cpu():
-            return lax.map(lambda pair: _conv(pair[0], pair[1], stride, pads), (x, kernel)), True
+            return lax.map(lambda pair: _conv(*pair, stride, pads), (x, kernel)), True
         patches = _split(_patches(_merge(x, 0), kernel.shape[1:3], stride, pads), size, 0)
         return jnp.einsum("bnhwp,bpo->bnhwo", patches, _flat(kernel).astype(x.dtype)), True
 
@@ -112,9 +107,9 @@ def _conv_fwd(x: Array, kernel: Array, stride: int, pads: Pads) -> tuple[Array, 
 
 def _conv_bwd(stride: int, pads: Pads, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    dy = _dilate(dy, stride, tuple(x.shape[a] + sum(pads[a - 1]) - kernel.shape[a - 1] + 1 for a in (1, 2)))
+    dy = _dilate(dy, stride, [x.shape[a] + sum(pads[a - 1]) - kernel.shape[a - 1] + 1 for a in (1, 2)])
     dx = _conv(dy, _mirror(kernel), 1, _mirror_pads(pads, kernel.shape[:2]))
-    return dx, jnp.asarray(_correlate(x, dy, pads), kernel.dtype)
+    return dx, _correlate(x, dy, pads).astype(kernel.dtype)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 _conv.defvjp(_conv_fwd, _conv_bwd)
@@ -135,7 +130,7 @@ def _correlate(x: Array, dy: Array, pads: Pads) -> Array:
         if not batched[0]:
             return _split(_correlate(x, _merge(dy, 3), pads), size, 3), True
         if _on_cpu():
-            return lax.map(lambda pair: _correlate(pair[0], pair[1], pads), (x, dy)), True
+            return lax.map(lambda pair: _correlate(*pair, pads), (x, dy)), True
         window = _window(x.shape[1:], dy.shape[1:], pads)
         patches = _split(_patches(_merge(x, 0), window, 1, pads), size, 0)
         flat = jnp.einsum("bnhwp,bnhwo->bpo", patches, dy, preferred_element_type=wide(x.dtype))
@@ -156,75 +151,77 @@ def _correlate_bwd(pads: Pads, saved: tuple[Array, Array], v: Array) -> tuple[Ar
 _correlate.defvjp(_correlate_fwd, _correlate_bwd)
 
 
-# ------------------------------------------------------------------ their forms for one pair of operands
+# ------------------------------------------------------------------ how one pair of operands is computed
 
 
 def _on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def _form(channels_in: int, channels_out: int) -> Literal["patches", "shifts", "convolution"]:
-    """The fastest form on CPU. Accelerator libraries handle few channels well enough by themselves."""
+def _form(
+    window: tuple[int, ...], stride: int, channels_in: int, channels_out: int, dtype: DTypeLike
+) -> Literal["library", "patches", "shifts", "winograd"]:
+    """The fastest form here. On accelerators their library knows best.
+
+    On CPU, per 64 images of 16x16x128 -> 128 inside a scan (2 cores of AVX2, one thread): library 77 ms, Winograd 41;
+    kernel gradient over patches 120, Winograd 77. A library convolution is starved below 16 channels. Winograd
+    needs 32 channels to pay for its transforms, and more digits than bfloat16 has.
+    """
     if not _on_cpu():
-        return "convolution"
-    if channels_in < _FEW_CHANNELS:
+        return "library"
+    if channels_in < 16:
         return "patches"
-    return "shifts" if channels_out < _FEW_CHANNELS else "convolution"
+    if channels_out < 16 and stride == 1:
+        return "shifts"
+    if window == (3, 3) and stride == 1 and min(channels_in, channels_out) >= 64 and dtype != jnp.bfloat16:
+        return "winograd"
+    return "library"
 
 
 def _conv_one(x: Array, kernel: Array, stride: int, pads: Pads) -> Array:
     kernel = kernel.astype(x.dtype)
-    form = _form(*kernel.shape[2:])
+    form = _form(kernel.shape[:2], stride, *kernel.shape[2:], x.dtype)
+    if form == "winograd":
+        return winograd.convolve(_pad(x, pads), kernel)
     if form == "patches":
         return jnp.matmul(_patches(x, kernel.shape[:2], stride, pads), _flat(kernel))
-    if form == "shifts" and stride == 1:
+    if form == "shifts":
         return _shifted_sum(x, kernel, pads)
-    return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=_NHWC)
+    return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def _correlate_one(x: Array, dy: Array, pads: Pads) -> Array:
-    """Matmuls over patches, one kernel row at a time: a third of the memory of all patches at once.
-
-    With dy on the left, whose transpose is the cheaper one to pack.
-    """
     kh, kw = window = _window(x.shape, dy.shape, pads)
+    channels_in, channels_out = x.shape[3], dy.shape[3]
     x = _pad(x, pads)
-    flat_dy = dy.reshape(-1, dy.shape[3])
-    rows = [
-        lax.dot_general(
-            flat_dy,
-            _patches(x[:, u : u + dy.shape[1]], (1, kw), 1, _NO_PADS).reshape(-1, kw * x.shape[3]),
-            (((0,), (0,)), ((), ())),
-            preferred_element_type=wide(x.dtype),
-        )
-        for u in range(kh)
-    ]
-    return jnp.stack(rows).reshape(kh, dy.shape[3], kw, x.shape[3]).transpose(0, 2, 3, 1)
+    if _form(window, 1, channels_in, channels_out, x.dtype) == "winograd":
+        return winograd.correlate(x, dy)
+    # Matmuls over patches, one kernel row at a time: a third of the memory of all patches at once, and no slower.
+    # dy stands on the left, because its transpose is the cheaper one to pack.
+    rows = []
+    for u in range(kh):
+        patches = _patches(x[:, u : u + dy.shape[1]], (1, kw), 1, _NO_PADS).reshape(-1, kw * channels_in)
+        flat = dy.reshape(-1, channels_out)
+        rows.append(lax.dot_general(flat, patches, (((0,), (0,)), ((), ())), preferred_element_type=wide(x.dtype)))
+    return jnp.stack(rows).reshape(kh, channels_out, kw, channels_in).transpose(0, 2, 3, 1)
+
+
+def _taps(x: Array, window: tuple[int, ...], stride: int) -> list[Array]:
+    """x [N, H, W, c] as each of the kh*kw positions of the window sees it: [N, H', W', c] each"""
+    tall, wide_ = (stride * ((x.shape[a] - window[a - 1]) // stride) + 1 for a in (1, 2))
+    return [x[:, u : u + tall : stride, v : v + wide_ : stride] for u in range(window[0]) for v in range(window[1])]
 
 
 def _patches(x: Array, window: tuple[int, ...], stride: int, pads: Pads) -> Array:
     """[N, H, W, i] -> [N, H', W', kh*kw*i], the order of ``_flat``"""
-    x = _pad(x, pads)
-    (kh, kw), (rows, columns) = window, ((x.shape[a] - window[a - 1]) // stride + 1 for a in (1, 2))
-    taps = [
-        x[:, u : u + stride * (rows - 1) + 1 : stride, v : v + stride * (columns - 1) + 1 : stride]
-        for u in range(kh)
-        for v in range(kw)
-    ]
-    return jnp.concatenate(taps, axis=3)
+    return jnp.concatenate(_taps(_pad(x, pads), window, stride), axis=3)
 
 
 def _shifted_sum(x: Array, kernel: Array, pads: Pads) -> Array:
     """Matmul first, then add the kh*kw shifted results: cheap where the outputs are few."""
     kh, kw, i, o = kernel.shape
-    z = jnp.matmul(x, kernel.transpose(2, 0, 1, 3).reshape(i, kh * kw * o))
-    z = _pad(z, pads)
-    rows, columns = z.shape[1] - kh + 1, z.shape[2] - kw + 1
-    taps = [
-        z[:, u : u + rows, v : v + columns, (u * kw + v) * o : (u * kw + v + 1) * o]
-        for u in range(kh)
-        for v in range(kw)
-    ]
+    z = _pad(jnp.matmul(x, kernel.transpose(2, 0, 1, 3).reshape(i, kh * kw * o)), pads)
+    taps = [tap[..., t * o : (t + 1) * o] for t, tap in enumerate(_taps(z, (kh, kw), 1))]
     return sum(taps[1:], taps[0])
 
 
@@ -249,7 +246,7 @@ def _mirror_pads(pads: Pads, window: tuple[int, ...]) -> Pads:
 
 
 def _window(x: tuple[int, ...], dy: tuple[int, ...], pads: Pads) -> tuple[int, int]:
-    """Kernel size from the shapes [.., H, W, i] of x and [.., H', W', o] of dy."""
+    """Kernel size from the shapes [..., H, W, i] of x and [..., H', W', o] of dy."""
     kh, kw = (x[a] + sum(pads[a + 3]) - dy[a] + 1 for a in (-3, -2))
     return kh, kw
 
@@ -259,7 +256,7 @@ def _pad(x: Array, pads: Pads) -> Array:
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)])
 
 
-def _dilate(dy: Array, stride: int, size: tuple[int, ...]) -> Array:
+def _dilate(dy: Array, stride: int, size: list[int]) -> Array:
     """Put ``stride - 1`` zeros between the rows and columns of dy and fill up to ``size``: its stride-1 equivalent."""
     if stride == 1:
         return dy

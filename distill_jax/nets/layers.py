@@ -98,51 +98,55 @@ class Norm(nn.Module):
             return x
         channels = x.shape[-1]
         shape = x.shape[1:] if self.kind == "layer" else (channels,)
-        scale = _channels(self.param("scale", nn.initializers.ones, shape, wide(x.dtype)), 4)
-        bias = _channels(self.param("bias", nn.initializers.zeros, shape, wide(x.dtype)), 4)
+        scale = self.param("scale", nn.initializers.ones, shape, wide(x.dtype))
+        bias = self.param("bias", nn.initializers.zeros, shape, wide(x.dtype))
         if self.kind == "batch":
             mean, variance = self._batch_moments(x, train)
         else:
             mean, variance = _moments(x, {"instance": channels, "group": GROUPS, "layer": 1}[self.kind])
-        r = lax.rsqrt(variance + _EPSILON) * scale
-        return x * r.astype(x.dtype) + (bias - mean * r).astype(x.dtype)
+        r = lax.rsqrt(variance + _EPSILON)
+        if self.kind == "layer":
+            mean, r = _per_map(mean), _per_map(r) * scale[None]
+            return x * r.astype(x.dtype) + (bias[None] - mean * r).astype(x.dtype)
+        r *= scale[None]
+        return x * _per_map(r).astype(x.dtype) + _per_map(bias[None] - mean * r).astype(x.dtype)
 
     def _batch_moments(self, x: Array, train: bool) -> tuple[Array, Array]:
+        """[1, c] each"""
         shape = (x.shape[-1],)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, wide(x.dtype))
         running_variance = self.variable("batch_stats", "var", jnp.ones, shape, wide(x.dtype))
         if not train:
-            return _channels(running_mean.value, 4), _channels(running_variance.value, 4)
-        x = x.astype(wide(x.dtype))
-        mean = jnp.mean(x, (0, 1, 2))
-        variance = _spread(jnp.mean(x * x, (0, 1, 2)), mean)
+            return running_mean.value[None], running_variance.value[None]
+        mean, variance = _one_pass(x, (0, 1, 2))
         count = math.prod(x.shape[:3])
         for running, new in ((running_mean, mean), (running_variance, variance * (count / max(count - 1, 1)))):
             running.value = _MOMENTUM * running.value + (1 - _MOMENTUM) * lax.stop_gradient(new)
-        return _channels(mean, 4), _channels(variance, 4)
+        return mean[None], variance[None]
 
 
 def _moments(x: Array, groups: int) -> tuple[Array, Array]:
-    """Mean and variance of each image's ``groups`` groups of channels, repeated per channel: [N, 1, 1, c] each."""
+    """Mean and variance of each image's ``groups`` groups of channels, repeated per channel: [N, c] each."""
+    channels = x.shape[-1]
+    if groups == channels:
+        return _one_pass(x, (1, 2))
+    grouped = x.reshape(*x.shape[:3], groups, -1)
+    mean, variance = (jnp.repeat(m, channels // groups, axis=1) for m in _one_pass(grouped, (1, 2, 4)))
+    return mean, variance
+
+
+def _one_pass(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
     x = x.astype(wide(x.dtype))
-    first = jnp.mean(x, (1, 2), keepdims=True)
-    second = jnp.mean(x * x, (1, 2), keepdims=True)
-    if groups < x.shape[-1]:
-        first, second = _group_mean(first, groups), _group_mean(second, groups)
-    return first, _spread(second, first)
+    mean = jnp.mean(x, axes)
+    # Rounding can push the variance of a flat map below zero, past eps where its values are large.
+    return mean, jnp.maximum(jnp.mean(x * x, axes) - mean * mean, 0)
 
 
-def _group_mean(m: Array, groups: int) -> Array:
-    """Average [N, 1, 1, c] within groups of neighbouring channels and repeat it for each."""
-    grouped = m.reshape(*m.shape[:3], groups, -1)
-    return jnp.broadcast_to(grouped.mean(-1, keepdims=True), grouped.shape).reshape(m.shape)
-
-
-def _spread(second: Array, first: Array) -> Array:
-    # Rounding can push the one-pass variance of a flat map below zero, past eps where its values are large.
-    return jnp.maximum(second - first * first, 0)
+def _per_map(v: Array) -> Array:
+    """[N, c] -> [N, 1, 1, c]"""
+    return v[:, None, None]
 
 
 def _channels(v: Array, ndim: int) -> Array:
-    """View a per-channel vector (or per-element map) with ``ndim`` axes, so that it broadcasts by rank."""
-    return v.reshape((1,) * (ndim - v.ndim) + v.shape)
+    """View a per-channel vector with ``ndim`` axes, so that it broadcasts by rank."""
+    return v.reshape((1,) * (ndim - 1) + v.shape)

@@ -1,13 +1,11 @@
-"""Winograd's minimal filtering F(2x2, 3x3): a 3x3 convolution in 16 matmuls instead of 36 multiplications per output.
+"""Winograd's minimal filtering F(2x2, 3x3): a 3x3 convolution in 4 multiplications per output instead of 9.
 
 Source: Lavin and Gray 2016, "Fast algorithms for convolutional neural networks", section 4.1. With the matrices below
 
     y = A [ (G k G^T) * (B x B^T) ] A^T        per 4x4 tile x and 2x2 tile y, * elementwise, summed over channels
 
-where * is a matmul over channels for each of the 16 positions. Its derivative in k transposes A and G. Rounding errors
-are about those of a direct convolution (the matrices hold 0, 1 and 1/2 only).
-
-Nested lists of arrays stand for the small matrices, so that every position is one plain matmul.
+so that all tiles together are one matmul over channels for each of the 16 positions. The kernel's gradient transposes A
+and G. Rounding errors are about those of a direct convolution (the matrices hold 0, 1 and 1/2 only).
 """
 
 from __future__ import annotations
@@ -15,69 +13,52 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 from operator import add
-from typing import TypeAlias
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from distill_jax.types import Array
 
-Grid: TypeAlias = Sequence[Sequence[Array]]
-Matrix: TypeAlias = Sequence[Sequence[float]]
-
-_B: Matrix = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
-_G: Matrix = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
-_A: Matrix = ((1, 1, 1, 0), (0, 1, -1, -1))
+_B = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
+_G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+_A = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
 
 
 def convolve(x: Array, kernel: Array) -> Array:
     """[N, H + 2, W + 2, i] (padded), [3, 3, i, o] -> [N, H, W, o]"""
     n, height, width = x.shape[0], x.shape[1] - 2, x.shape[2] - 2
-    filters = _sandwich(_G, kernel)
-    products = [
-        [jnp.matmul(_rows(v), u) for v, u in zip(*pair, strict=True)]
-        for pair in zip(_tiles(x), filters, strict=True)
-    ]
-    tall, wide = -(-height // 2), -(-width // 2)
-    quarters = [[y.reshape(n, tall, wide, -1) for y in row] for row in _sandwich(_A, products)]
-    y = jnp.stack([jnp.stack(row, 3) for row in quarters], 2)
-    return y.reshape(n, 2 * tall, 2 * wide, -1)[:, :height, :width]
+    rows, columns = -(-height // 2), -(-width // 2)
+    transform = jnp.asarray(np.kron(_G, _G), kernel.dtype)
+    filters = jnp.matmul(transform, kernel.reshape(9, -1)).reshape(16, *kernel.shape[2:])
+    products = lax.dot_general(_tiles(x), filters, (((2,), (1,)), ((0,), (0,))))
+    products = products.reshape(4, 4, n, rows, columns, -1)
+    half = _mix(_A, [products[:, v] for v in range(4)], axis=4)  # 4, N, rows, columns, 2, o
+    y = _mix(_A, half.reshape(4, n, rows, 2 * columns, -1), axis=2)  # N, rows, 2, 2 * columns, o
+    return y.reshape(n, 2 * rows, 2 * columns, -1)[:, :height, :width]
 
 
 def correlate(x: Array, dy: Array) -> Array:
     """[N, H + 2, W + 2, i] (padded), [N, H, W, o] -> [3, 3, i, o]: the kernel's gradient of ``convolve``"""
-    height, width = dy.shape[1:3]
+    height, width, channels = dy.shape[1:]
     dy = jnp.pad(dy, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
-    spread = _sandwich(_transpose(_A), [[dy[:, u::2, v::2] for v in range(2)] for u in range(2)])
-    products = [
-        [lax.dot_general(_rows(v), _rows(w), (((0,), (0,)), ((), ()))) for v, w in zip(*pair, strict=True)]
-        for pair in zip(_tiles(x), spread, strict=True)
-    ]
-    return jnp.stack([jnp.stack(row) for row in _sandwich(_transpose(_G), products)])
+    half = _mix(_A.T, [dy[:, :, v::2] for v in range(2)], axis=0)
+    spread = _mix(_A.T, [half[:, :, u::2] for u in range(2)], axis=0).reshape(16, -1, channels)
+    products = lax.dot_general(_tiles(x), spread, (((1,), (1,)), ((0,), (0,))))
+    transform = jnp.asarray(np.kron(_G, _G).T, x.dtype)
+    return jnp.matmul(transform, products.reshape(16, -1)).reshape(3, 3, -1, channels)
 
 
-def _tiles(x: Array) -> Grid:
-    """The transformed 4x4 tiles, two apart, of [N, H + 2, W + 2, c]: a 4x4 grid of [N, ceil(H/2), ceil(W/2), c]"""
-    odd = [size % 2 for size in x.shape[1:3]]
-    x = jnp.pad(x, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0)))
-    x = lax.optimization_barrier(x)  # or XLA pads again for each of the 16 slices
+def _tiles(x: Array) -> Array:
+    """B x B^T of all 4x4 tiles, two apart, of [N, H + 2, W + 2, c]: [16, N * ceil(H/2) * ceil(W/2), c]"""
+    height, width, channels = x.shape[1:]
+    x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
+    x = lax.optimization_barrier(x)  # or XLA pads again for each slice
     tall, wide = x.shape[1] - 2, x.shape[2] - 2
-    return _sandwich(_B, [[x[:, u : u + tall : 2, v : v + wide : 2] for v in range(4)] for u in range(4)])
+    half = _mix(_B, [x[:, :, v : v + wide : 2] for v in range(4)], axis=0)
+    return _mix(_B, [half[:, :, u : u + tall : 2] for u in range(4)], axis=0).reshape(16, -1, channels)
 
 
-def _rows(x: Array) -> Array:
-    return x.reshape(-1, x.shape[-1])
-
-
-def _sandwich(matrix: Matrix, grid: Grid | Array) -> Grid:
-    """matrix @ grid @ matrix^T"""
-    half = [[_combine(row, column) for column in zip(*grid, strict=True)] for row in matrix]
-    return [[_combine(row, entries) for row in matrix] for entries in half]
-
-
-def _combine(coefficients: Sequence[float], arrays: Sequence[Array]) -> Array:
-    return reduce(add, [c * a for c, a in zip(coefficients, arrays, strict=True) if c])
-
-
-def _transpose(matrix: Matrix) -> Matrix:
-    return list(zip(*matrix, strict=True))
+def _mix(matrix: np.ndarray, arrays: Sequence[Array] | Array, axis: int) -> Array:
+    """matrix @ arrays, stacked along ``axis``"""
+    return jnp.stack([reduce(add, [float(c) * a for c, a in zip(row, arrays, strict=True) if c]) for row in matrix], axis)

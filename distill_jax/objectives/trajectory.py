@@ -1,4 +1,7 @@
-"""Trajectory matching: train on the synthetic images and arrive where an expert arrived on the real ones (MTT)."""
+"""Trajectory matching: train on the synthetic images and arrive where an expert arrived on the real ones.
+
+MTT, "Dataset Distillation by Matching Training Trajectories" (Cazenavette et al. 2022).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from distill_jax.types import Array, Augmentation, Model, Net, RequestError, Syn
 
 @dataclass(frozen=True)
 class TrajectoryMatching:
-    """Distance between a student, after a few steps on the synthetic set, and its expert (MTT, Cazenavette et al. 2022, eq. 2).
+    """Distance between a student, after a few steps on the synthetic set, and its expert (MTT eq. 2).
 
     The student starts where the model was drawn, ``model.target`` is where the expert was some epochs later. Its steps
     are plain SGD with the learnable rate, and the derivative goes through all of them.

@@ -1,4 +1,4 @@
-"""CAFE's dynamic bi-level loop: the accuracy on real images says when the network and when the images have had enough."""
+"""CAFE's dynamic bi-level loop: the accuracy on real images says when the network, and when the images, had enough."""
 
 from __future__ import annotations
 
@@ -73,7 +73,15 @@ class DynamicTraining:
         return _sgd(hyper).init(model.params), Watcher.new()
 
     def update(
-        self, net: Net, model: Model, optimiser: PyTree, watch: Watcher, data: RealData, syn: TrainSet, hyper: Any, key: Array
+        self,
+        net: Net,
+        model: Model,
+        optimiser: PyTree,
+        watch: Watcher,
+        data: RealData,
+        syn: TrainSet,
+        hyper: Any,
+        key: Array,
     ) -> Updated:
         read_key, phase_key = jax.random.split(key)
         regime = Regime(self.batch, 0.0, self.augment)

@@ -1,0 +1,115 @@
+"""Between a DistilledSet and what a format holds of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from distill_jax.data.dataset import Dataset, reason
+from distill_jax.distilled import DistilledSet
+from distill_jax.formats.format import Contents, Format
+from distill_jax.synthetic import MultiFormation, Pixels, to_pixel
+from distill_jax.types import RequestError
+
+NEEDED = {
+    "class_names": "the names of its classes",
+    "mean": "the mean that pixels are normalised with",
+    "std": "the standard deviation that pixels are normalised with",
+    "factor": "the factor it is packed with (1: not packed)",
+}
+"""what training needs to know, besides images and labels"""
+
+
+def as_stored(distilled: DistilledSet, space: str, packed: bool) -> DistilledSet:
+    """``distilled`` as it is stored in a format."""
+    card = distilled.card
+    if not packed:
+        images, labels = distilled.arrays(normalised=space == "normalised")
+        return _set(images, labels, distilled.soft, {**card, "space": space, "factor": 1})
+    if card["space"] == space:
+        return distilled
+    if any(side % card["factor"] for side in distilled.shape[:2]):
+        raise RequestError("a side that the factor does not divide is padded, in pixels only: export decoded images")
+    # Packed formats hold pixels.
+    images = to_pixel(jnp.asarray(distilled.images), jnp.asarray(distilled.mean), jnp.asarray(distilled.std))
+    return _set(np.asarray(images), distilled.labels, None, {**card, "space": space})
+
+
+def assembled(
+    contents: Contents, known: Mapping[str, Any], form: Format, dataset: Dataset | None = None
+) -> DistilledSet:
+    """A set from what files hold and what is known of it: fields of the card, and then of the real data.
+
+    Raises RequestError where something is missing or wrong.
+    """
+    said = {**contents.card, **known}
+    card = {"space": form.space, **({} if form.packed else {"factor": 1}), **said}
+    if dataset is not None:
+        card = {"class_names": dataset.class_names, **card}
+        if card["space"] == "pixel":
+            card = {"mean": dataset.mean.tolist(), "std": dataset.std.tolist(), **card}
+    for key, what in NEEDED.items():
+        if card.get(key) is None:
+            raise RequestError(f"the files do not say {what}: give {key}")
+    try:
+        made = _checked(contents, card)
+    except RequestError:
+        raise
+    except (TypeError, ValueError, OverflowError) as error:
+        raise RequestError(f"the files or what is told of them make no sense: {reason(error)}") from error
+    low, high = float(made.images.min()), float(made.images.max())
+    if "space" not in said and card["space"] == "pixel" and (low < -0.5 or high > 1.5):  # not clipped in some codes
+        raise RequestError(
+            f"images range from {low:.3g} to {high:.3g}, not 0 to 1: give the space, normalised or pixel"
+        )
+    return made
+
+
+def _checked(contents: Contents, card: dict[str, Any]) -> DistilledSet:
+    images, labels, soft, _ = contents
+    classes, factor = len(card["class_names"]), card["factor"]
+    if images.ndim != 4 or 0 in images.shape or images.dtype.kind not in "fV":  # bfloat16 has kind V
+        raise RequestError(f"images are {images.dtype}{list(images.shape)}: give floating ones, at least one")
+    if not isinstance(factor, int) or factor < 1 or card["space"] not in ("pixel", "normalised"):
+        raise RequestError(f"factor {factor!r} or space {card['space']!r} makes no sense: 1 or more; pixel, normalised")
+    for key in ("mean", "std"):
+        values = np.asarray(card[key], np.float64)
+        if values.shape != images.shape[3:] or not np.isfinite(values).all() or (key == "std" and (values <= 0).any()):
+            raise RequestError(f"{key} is {card[key]}: give a number for each of {images.shape[3]} channels")
+    with np.errstate(over="ignore"):
+        images = images.astype(np.float32)
+    if not np.isfinite(images).all():
+        raise RequestError("images are not finite: the run that made them diverged, or the file is damaged")
+    if not classes or len(images) % classes:
+        raise RequestError(f"{len(images)} images cannot be shared out to {classes} classes: give other class_names")
+    if labels is None:
+        labels = np.repeat(np.arange(classes), len(images) // classes)
+    if labels.shape != images.shape[:1]:
+        raise RequestError(f"{len(images)} images have {len(labels)} labels: the files do not belong together")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise RequestError(f"labels run from {labels.min()} to {labels.max()}, class_names are {classes}: give as many")
+    counts = np.bincount(labels.astype(np.int64), minlength=classes)
+    if len(set(counts.tolist())) > 1:
+        raise RequestError(
+            f"classes have from {counts.min()} to {counts.max()} images: a distilled set has as many of each"
+        )
+    if soft is not None and factor > 1:
+        raise RequestError("soft labels of packed images are not read, they are of decoded ones: give factor 1")
+    order = np.argsort(labels, kind="stable")
+    return _set(images[order], labels[order], None if soft is None else soft[order], card)
+
+
+def _set(images: np.ndarray, labels: np.ndarray, soft: np.ndarray | None, card: Mapping[str, Any]) -> DistilledSet:
+    """A set of class-major images [N, H, W, c], stored as ``card`` says, whose other fields are kept."""
+    classes, factor, space = len(card["class_names"]), card["factor"], card["space"]
+    how = MultiFormation(factor, card.get("decode") or "single", card.get("bound") or 128, space)
+    parameterisation = how if factor > 1 else Pixels(space)
+    parameterisation.check((images.shape[1], images.shape[2], images.shape[3]))
+    by_class = images.reshape(classes, -1, *images.shape[1:])
+    names, (mean, std) = tuple(map(str, card["class_names"])), (jnp.asarray(card[key]) for key in ("mean", "std"))
+    made = DistilledSet.of(parameterisation, jnp.asarray(by_class), names, mean, std, {})
+    kept = {key: value for key, value in card.items() if key not in made.card or key == "library"}
+    return made.with_card(**kept).with_soft(soft)

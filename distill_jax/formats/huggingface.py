@@ -1,0 +1,139 @@
+"""The layout of Hugging Face ``datasets``: a parquet file with an image column, and a README that the hub understands.
+
+The types of the columns are in the metadata of the parquet schema and again in the README; both are documented under
+"image dataset" and "dataset card" of the ``datasets`` library.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from distill_jax.formats.format import Contents, Format, dataset_name
+from distill_jax.formats.png import from_png, to_png
+from distill_jax.types import RequestError
+
+METADATA = b"huggingface"
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    """pyarrow and its parquet module, which are an extra."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise RequestError("parquet files need pyarrow: pip install pyarrow, or another format") from error
+    return pyarrow, pyarrow.parquet
+
+
+def _write(contents: Contents) -> dict[str, bytes]:
+    pyarrow, parquet = _pyarrow()
+    width = len(str(len(contents.images) - 1))
+    pictures = [{"bytes": to_png(image), "path": f"{n:0{width}}.png"} for n, image in enumerate(contents.images)]
+    of_picture = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    columns = {
+        "image": pyarrow.array(pictures, of_picture),
+        "label": pyarrow.array(contents.labels, pyarrow.int64()),
+    }
+    class_names = list(map(str, contents.card["class_names"]))
+    features: dict[str, Any] = {"image": {"_type": "Image"}, "label": {"names": class_names, "_type": "ClassLabel"}}
+    if contents.soft is not None:
+        columns["soft_label"] = pyarrow.array(list(contents.soft), pyarrow.list_(pyarrow.float32()))
+        features["soft_label"] = {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "Sequence"}
+    table = pyarrow.table(columns).replace_schema_metadata({METADATA: json.dumps({"info": {"features": features}})})
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(table, sink)
+    files = {"data/train-00000-of-00001.parquet": sink.getvalue().to_pybytes()}
+    return {**files, "README.md": _readme(contents, class_names).encode()}
+
+
+def _read(files: Mapping[str, bytes]) -> Contents:
+    pyarrow, parquet = _pyarrow()
+    try:
+        tables = [parquet.read_table(pyarrow.BufferReader(content)) for content in files.values()]
+        table = pyarrow.concat_tables(tables)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise RequestError(f"{' or '.join(files)} is damaged or no parquet file: export or copy it again") from error
+    metadata = json.loads((table.schema.metadata or {}).get(METADATA, b"{}"))
+    features = metadata.get("info", {}).get("features", {})
+    image, label = _column(table, features, "Image", "image"), _column(table, features, "ClassLabel", "label")
+    rows = table.column(image).to_pylist()
+    images = from_png([row["bytes"] for row in rows], [f"row {n} of {[*files][0]}" for n in range(len(rows))])
+    names = features.get(label, {}).get("names")
+    soft = np.array(table.column("soft_label").to_pylist(), np.float32) if "soft_label" in table.column_names else None
+    told = {} if names is None else {"class_names": names}
+    return Contents(images, np.array(table.column(label).to_pylist(), np.int64), soft, told)
+
+
+def _column(table: Any, features: Mapping[str, Any], kind: str, default: str) -> str:
+    """The column of a kind. Raises RequestError where there is none."""
+    of_kind = [name for name, feature in features.items() if isinstance(feature, dict) and feature.get("_type") == kind]
+    name = of_kind[0] if of_kind else default
+    if name not in table.column_names:
+        raise RequestError(f"no column {name} in {', '.join(table.column_names)}: give images with labels")
+    return name
+
+
+def _readme(contents: Contents, class_names: list[str]) -> str:
+    card = contents.card
+    features = [
+        "  - name: image", "    dtype: image", "  - name: label", "    dtype:", "      class_label:", "        names:",
+        # JSON strings are YAML.
+        *(f"          '{c}': {json.dumps(name, ensure_ascii=False)}" for c, name in enumerate(class_names)),
+    ]  # fmt: skip
+    if contents.soft is not None:
+        features += ["  - name: soft_label", "    sequence: float32"]
+    front = [
+        "---", "tags:", "- dataset-distillation", "task_categories:", "- image-classification",
+        "dataset_info:", "  features:", *features,
+        "configs:", "- config_name: default", "  data_files:", "  - split: train", "    path: data/train-*", "---",
+    ]  # fmt: skip
+    made = f"{card['method']} on {dataset_name(card)}" if card.get("method") else "dataset distillation"
+    shown = "packed" if card["packed"] else "decoded"
+    mean, std = ([round(float(v), 4) for v in card[key]] for key in ("mean", "std"))
+    text = f"""
+# A distilled training set
+
+{len(contents.images)} synthetic images of {len(class_names)} classes, learned with {made}
+({card.get("library", "distill_jax")}).{_score(card)}
+
+- Images are **{shown}**, pixels rounded to 8 bits per channel.{_how_to_decode(card)}
+- Networks take `(pixel / 255 - mean) / std` with mean `{mean}` and std `{std}`.
+- `use_in_pytorch.py` does all this; `card.json` says everything else, such as method, seed and score.
+"""
+    return "\n".join(front) + "\n" + text
+
+
+def _score(card: Mapping[str, Any]) -> str:
+    score = card.get("score")
+    mean = score.get("mean") if isinstance(score, dict) else None
+    if not isinstance(mean, int | float):
+        return ""
+    return f" Trained on them before they were rounded, networks reached {mean:.1f}% on the real test images."
+
+
+def _how_to_decode(card: Mapping[str, Any]) -> str:
+    factor = card["factor"]
+    return f" Each is a grid of {factor}x{factor} images, to be cut and enlarged before use." if card["packed"] else ""
+
+
+HUGGINGFACE = Format(
+    "Hugging Face datasets: parquet and README.md, pixels, 8 bits",
+    _write,
+    _read,
+    files=("data/*.parquet",),
+    many=True,
+    snippet="""\
+import numpy
+from datasets import load_dataset
+rows = load_dataset("parquet", data_files=str(HERE / "data" / "*.parquet"), split="train")
+images = torch.from_numpy(numpy.stack([numpy.atleast_3d(i) for i in rows["image"]])).permute(0, 3, 1, 2) / 255
+labels = torch.tensor(rows["soft_label" if "soft_label" in rows.column_names else "label"][:])""",
+    space="pixel",
+    packed=True,
+    soft=True,
+    lossless=False,
+)

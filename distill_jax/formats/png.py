@@ -1,0 +1,101 @@
+"""PNG images, 8 bits per channel, and the format that has them in folders: ``train/<class>/<number>.png``.
+
+With real images in ``test/<class>/`` beside them such a folder is also a data set, ``folder:PATH``.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from distill_jax.formats.format import Contents, Format
+from distill_jax.types import RequestError
+
+SAFE_NAME = re.compile(r"\w([\w .+-]{0,100}\w)?")
+"""names of classes that can be names of directories anywhere"""
+
+UNSAFE = re.compile(r"[^\w+-]")
+
+
+def to_png(image: np.ndarray) -> bytes:
+    """[H, W, 1 or 3], clipped to [0, 1] and rounded to 1/255. Raises RequestError for other numbers of channels."""
+    if image.shape[2] not in (1, 3):
+        raise RequestError(f"images of {image.shape[2]} channels are no pictures: export to a format of tensors")
+    pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if image.shape[2] == 1 else pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def from_png(contents: Sequence[bytes], names: Sequence[str]) -> np.ndarray:
+    """float32 [N, H, W, 1 or 3] in [0, 1], of PNG or JPEG files, all of one size and mode.
+
+    Raises RequestError, naming the file, where one is damaged or of another kind.
+    """
+    images = []
+    for content, name in zip(contents, names, strict=True):
+        try:
+            with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as file:
+                mode, image = file.mode, np.asarray(file)
+        except Exception as error:  # PIL raises many types, also for images that are too large
+            raise RequestError(f"{name} is damaged or no PNG image: export or copy it again") from error
+        if mode not in ("L", "RGB"):
+            raise RequestError(f"{name} is of mode {mode}: save it as grey or RGB with 8 bits per channel")
+        images.append(image.reshape(*image.shape[:2], -1))
+        if images[-1].shape != images[0].shape:
+            raise RequestError(f"{name} and {names[0]} differ in size or colour: give images of one kind")
+    return np.stack(images).astype(np.float32) / 255
+
+
+def folder_names(class_names: Sequence[str]) -> list[str]:
+    """Directory names in alphabetical order: those of the classes, behind a number where that is needed."""
+    distinct = len({name.casefold() for name in class_names}) == len(class_names)
+    if distinct and list(class_names) == sorted(class_names) and all(map(SAFE_NAME.fullmatch, class_names)):
+        return list(class_names)
+    width = len(str(len(class_names) - 1))
+    return [f"{c:0{width}}_{UNSAFE.sub('_', name)[:100]}" for c, name in enumerate(class_names)]
+
+
+def _write(contents: Contents) -> dict[str, bytes]:
+    assert contents.labels is not None
+    folders = folder_names(list(map(str, contents.card["class_names"])))
+    width = len(str(len(contents.images) // len(folders) - 1))
+    numbers = np.arange(len(contents.images)) % (len(contents.images) // len(folders))
+    rows = zip(contents.images, contents.labels, numbers, strict=True)
+    return {f"train/{folders[label]}/{number:0{width}}.png": to_png(image) for image, label, number in rows}
+
+
+def _read(files: Mapping[str, bytes]) -> Contents:
+    folders = [PurePosixPath(name).parent.name for name in files]
+    class_names, labels = np.unique(folders, return_inverse=True)
+    return Contents(from_png([*files.values()], [*files]), labels, card={"class_names": class_names.tolist()})
+
+
+PNG = Format(
+    "folders of PNG images: train/CLASS/NUMBER.png, pixels, 8 bits",
+    _write,
+    _read,
+    files=("train/*/*.png",),
+    many=True,
+    snippet="""\
+import numpy
+from PIL import Image
+
+
+def pixels(path):
+    with Image.open(path) as file:
+        return numpy.atleast_3d(file)
+
+
+files = sorted((HERE / "train").glob("*/*.png"))
+images = torch.from_numpy(numpy.stack([pixels(path) for path in files])).permute(0, 3, 1, 2) / 255
+labels = torch.arange(len(CLASSES)).repeat_interleave(len(files) // len(CLASSES))""",
+    space="pixel",
+    packed=True,
+    lossless=False,
+)

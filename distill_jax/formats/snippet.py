@@ -1,0 +1,114 @@
+"""The Python file beside an export: how to train on it with PyTorch, with nothing of this library installed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from distill_jax.distilled import DistilledSet
+from distill_jax.formats.format import Format
+
+CELLS = '''
+def cells(x, factor):
+    """[n, c, H, W] -> [factor**2 * n, c, H, W]: every image cut into a grid, each cell enlarged to full size."""
+    h, w = x.shape[-2:]
+    x = F.pad(x, (0, -w % factor, 0, -h % factor), value=0.5)
+    rows, columns = x.shape[-2] // factor, x.shape[-1] // factor
+    grid = [
+        x[..., i * rows : (i + 1) * rows, j * columns : (j + 1) * columns] for i in range(factor) for j in range(factor)
+    ]
+    return F.interpolate(torch.cat(grid), size=(h, w), mode="bilinear", align_corners=False)
+
+
+def decode(x):
+    """The images that those of one class are a compact form of."""
+'''
+
+DECODE = {
+    "single": """\
+    return cells(x, {factor})
+""",
+    "multi": """\
+    return torch.cat([cells(x, factor) for factor in range(1, {factor} + 1)])
+""",
+    "bound": """\
+    shown, spare = [], max(0, {bound} - len(x))
+    for factor in range({factor}, 0, -1):
+        n = len(x) if factor == 1 else min(spare // factor**2, len(x))
+        if n:
+            shown.append(cells(x[:n], factor))
+        x, spare = x[n:], spare - n * (factor**2 - 1)
+    return torch.cat(shown)
+""",
+}
+"""bodies of ``decode``: the rules of ``MultiFormation``"""
+
+
+def snippet(distilled: DistilledSet, form: Format) -> str:
+    """The text of ``use_in_pytorch.py`` for ``distilled``, which is what a reader of the files gets."""
+    card = distilled.card
+    stored = f"{len(distilled.images)} images of {distilled.classes} classes"
+    if card["packed"]:
+        stored += f", packed: decode() makes {distilled.decoded_count} of them"
+    functions, steps = "", []
+    if card["packed"]:
+        functions = CELLS + DECODE[card["decode"]].format(factor=card["factor"], bound=card["bound"]) + "\n"
+        steps += [
+            "# Class by class, because the order of decoded images depends on it.",
+            "images = torch.cat([decode(x) for x in images.chunk(len(CLASSES))])",
+            "labels = torch.arange(len(CLASSES)).repeat_interleave(len(images) // len(CLASSES))",
+        ]
+    if card["space"] == "pixel":
+        steps += ["images = normalise(images)"]
+    return TEMPLATE.format(
+        stored=stored,
+        space="pixels in [0, 1]" if card["space"] == "pixel" else "normalised already",
+        pad="import torch.nn.functional as F\n" if card["packed"] else "",
+        classes=json.dumps(list(card["class_names"]), ensure_ascii=False),
+        mean=_short(card["mean"]),
+        std=_short(card["std"]),
+        functions=functions,
+        load=form.snippet,
+        steps="\n".join(steps),
+    ).replace("\n\n\n\n", "\n\n\n")
+
+
+def _short(values: Sequence[float]) -> list[float]:
+    """The shortest numbers that are the same in float32."""
+    return [float(str(np.float32(value))) for value in values]
+
+
+TEMPLATE = '''\
+"""Train on this distilled set with PyTorch.
+
+    from use_in_pytorch import loader, normalise
+
+Stored here: {stored}; {space}.
+``images`` are float32 [N, c, H, W] as a network takes them; ``labels`` are classes [N] or their probabilities [N, C],
+and cross_entropy takes both.
+Test images in [0, 1] must go through ``normalise`` too. Training wants augmentation and many epochs (1000 are usual).
+"""
+
+from pathlib import Path
+
+import torch
+{pad}
+HERE = Path(__file__).parent
+CLASSES = {classes}
+MEAN, STD = {mean}, {std}
+
+
+def normalise(x):
+    """Pixels in [0, 1] [N, c, H, W] as a network takes them."""
+    mean, std = (torch.tensor(v)[:, None, None] for v in (MEAN, STD))
+    return (x - mean) / std
+
+{functions}
+{load}
+{steps}
+
+dataset = torch.utils.data.TensorDataset(images, labels)
+loader = torch.utils.data.DataLoader(dataset, batch_size=min(64, len(dataset)), shuffle=True)
+'''

@@ -1,0 +1,220 @@
+"""A wrong request: exit code 2, one clear message on standard error, no traceback, and nothing written."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import distill, evaluate, pretrain
+from experiments.workdir import held
+from tests.tiny import NET, POOL, TINY
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to run in, where a new ``runs/`` would appear too."""
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def refused(capsys: pytest.CaptureFixture[str], main: Callable, argv: list[str], *said: str) -> None:
+    assert main(argv) == 2
+    shown = capsys.readouterr().err
+    assert "Traceback" not in shown
+    for words in said:
+        assert words in shown
+    if shown.startswith("error: "):
+        assert shown.count("\n") == 1, "one line"
+    else:
+        assert "For full helptext" in shown, "or the parser's own box"
+
+
+def files(folder: Path) -> dict[Path, bytes | None]:
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("runner", [distill, pretrain])
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("acc_dc digits", "acc_dd"),
+        ("acc_dd digit", "digits"),
+        ("acc_dd digits --ipcc 1", "--ipc"),
+        ("acc_dd digits --ipc 0", "ipc is 0"),
+        ("acc_dd digits --ipc -1", "ipc is -1"),
+        ("acc_dd digits --ipc 200", "or less"),
+        ("acc_dd digits --factor 3", "cells under 4 pixels"),
+        ("acc_dd digits --factor 0", "factor is 0"),
+        ("acc_dd digits --net.depth 5", "depth"),
+        ("acc_dd digits --net.width 0", "width"),
+        ("acc_dd digits --outer-steps 0", "outer_steps is 0"),
+        ("acc_dd digits --models.size 0", "models.size is 0"),
+        ("acc_dd digits --update.cutmix 2", "cutmix is 2"),
+        ("acc_dd npz:nowhere.npz", "nowhere.npz"),
+        ("acc_dd npz:", "npz:PATH"),
+        ("acc_dd folder:nowhere", "nowhere"),
+    ],
+)
+def test_a_request_that_makes_no_sense(runner, line: str, said: str, empty: Path, capsys) -> None:
+    refused(capsys, runner.main, line.split(), said)
+    assert files(empty) == {}
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ("--resume", "--workdir"),
+        ("--workdir w --resume --overwrite", "one of them"),
+        ("--repeats 0", "repeats is 0"),
+        ("--save-every -1", "save_every is -1"),
+        ("--eval-every -2", "eval_every is -2"),
+        ("--baselines randon", "did you mean random?"),
+        ("--pool nowhere", "nowhere"),
+    ],
+)
+def test_options_of_distill_that_make_no_sense(options: str, said: str, empty: Path, capsys) -> None:
+    refused(capsys, distill.main, [*TINY, *options.split()], said)
+    assert files(empty) == {}
+
+
+X, Y = np.zeros((6, 8, 8), np.uint8), np.arange(6) % 3
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"x_train": X / 255}, "uint8"),
+        ({"x_train": X[0]}, "x_train"),
+        ({"x_test": X[:, :4]}, "x_test"),
+        ({"y_train": Y[:5]}, "labels"),
+        ({"y_train": Y + 1}, "0..C-1"),
+        ({"y_train": Y - 1}, "from 0"),
+        ({"y_train": np.where(Y == 1, 2, Y)}, "class 1"),
+        ({"y_train": Y * 0.5}, "integer"),
+        ({"y_test": Y + 1}, "y_test"),
+        ({"x_test": None}, "x_test"),
+    ],
+)
+def test_arrays_that_make_no_sense(changes: dict, said: str, empty: Path, capsys) -> None:
+    arrays = {"x_train": X, "y_train": Y, "x_test": X, "y_test": Y} | changes
+    path = empty.parent / "data.npz"
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+    refused(capsys, distill.main, ["acc_dd", f"npz:{path}", "--ipc", "1"], "data.npz", said)
+    assert files(empty) == {}
+
+
+def test_a_file_that_is_no_data_set(empty: Path, capsys) -> None:
+    path = empty.parent / "data.npz"
+    path.write_bytes(b"PK\x03\x04 but no more")
+    refused(capsys, distill.main, ["acc_dd", f"npz:{path}"], str(path))
+    (empty.parent / "folder" / "train").mkdir(parents=True)
+    refused(capsys, distill.main, ["acc_dd", f"folder:{empty.parent / 'folder'}"], str(empty.parent / "folder"))
+    assert files(empty) == {}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "finished"
+    assert distill.main([*TINY, "--workdir", str(path)]) == 0
+    return path
+
+
+@pytest.mark.parametrize(
+    "options, field",
+    [
+        (["--net.width", "8"], "net.width is 4, not 8"),
+        (["--models.size", "3"], "models.size is 2, not 3"),
+        (["--seed", "1"], "data is"),  # withholds other images
+    ],
+)
+def test_a_pool_of_another_network_or_other_data(options, field, finished: Path, empty: Path, capsys) -> None:
+    refused(capsys, distill.main, [*TINY, *options, "--pool", str(finished), "--workdir", "new"], field)
+    assert files(empty) == {}
+
+
+def test_a_workdir_that_holds_a_run(finished: Path, capsys) -> None:
+    before = files(finished)
+    refused(capsys, distill.main, [*TINY, "--workdir", str(finished)], "--resume", "--overwrite", str(finished))
+    pretraining = ["acc_dd", "digits", *NET, *POOL, "--workdir", str(finished), "--overwrite"]
+    refused(capsys, pretrain.main, pretraining, "--workdir")
+    assert files(finished) == before
+
+
+@pytest.mark.parametrize(
+    "options, field",
+    [
+        (["--ipc", "2"], "spec.ipc was 1, now it is 2"),
+        (["--hyper.syn-lr", "0.5"], "hyper.syn_lr"),
+        (["--objective.metric", "l1"], "spec.objective.metric"),
+        (["--class-chunk", "5"], "spec.class_chunk"),
+        (["--inner-steps", "2"], "spec.inner_steps"),
+        (["--eval-every", "0"], "data.withheld"),
+        (["--outer-steps", "3"], "--outer-steps 4"),
+        (["--recipe", "generic"], "recipe"),
+    ],
+)
+def test_resuming_with_another_configuration(options, field, finished: Path, capsys) -> None:
+    before = files(finished)
+    refused(capsys, distill.main, [*TINY, *options, "--workdir", str(finished), "--resume"], field)
+    assert files(finished) == before
+
+
+def test_other_data_than_the_run_was_begun_with(finished: Path, tmp_path: Path, capsys) -> None:
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished, workdir)
+    config = json.loads((workdir / "config.json").read_text())
+    config["data"]["fingerprint"] = "0" * 16
+    (workdir / "config.json").write_text(json.dumps(config))
+    before = files(workdir)
+    refused(capsys, distill.main, [*TINY, "--workdir", str(workdir), "--resume"], "data.fingerprint")
+    assert files(workdir) == before
+
+
+def test_a_workdir_in_use(empty: Path, capsys) -> None:
+    with held(empty / "used"):
+        refused(capsys, distill.main, [*TINY, "--workdir", "used"], "another process")
+        refused(capsys, pretrain.main, ["acc_dd", "digits", "--workdir", "used"], "another process")
+    assert set(files(empty)) == {empty / "used"}
+
+
+@pytest.mark.parametrize("workdir", ["file", "file/below", "/proc/self/below"])
+def test_a_workdir_that_cannot_be_written_to(workdir: str, empty: Path, capsys) -> None:
+    (empty / "file").write_text("mine")
+    refused(capsys, distill.main, [*TINY, "--workdir", workdir], "--workdir", workdir)
+    assert files(empty) == {empty / "file": b"mine"}
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ([], "--dataset"),
+        (["--dataset", "digitz"], "digits"),
+        (["--dataset", "digits", "--nets", "convnett"], "did you mean convnet?"),
+        (["--dataset", "digits", "--protocol", "idd"], "did you mean idc?"),
+        (["--dataset", "digits", "--repeats", "0"], "repeats is 0"),
+        (["--dataset", "digits", "--epochs", "0"], "epochs is 0"),
+        (["--dataset", "digits", "--factor", "3"], "cells under 4 pixels"),
+        (["--dataset", "npz:{tmp}/other.npz"], "8x8x3"),
+        (["--dataset", "npz:{tmp}/named.npz"], "other classes"),
+    ],
+)
+def test_evaluating_with_options_that_make_no_sense(options, said, finished: Path, tmp_path: Path, capsys) -> None:
+    labels = {"y_train": np.arange(10), "y_test": np.arange(10)}
+    for name, shape in (("other", (10, 8, 8, 3)), ("named", (10, 8, 8, 1))):
+        images = np.zeros(shape, np.uint8)
+        class_names = np.array([f"{name} {c}" for c in range(10)])
+        arrays = {"x_train": images, "x_test": images, "class_names": class_names, **labels}
+        np.savez(tmp_path / f"{name}.npz", **arrays)  # type: ignore[arg-type]
+    argv = [str(finished), *(word.format(tmp=tmp_path) for word in options)]
+    refused(capsys, evaluate.main, argv, said)
+
+
+def test_evaluating_what_is_no_distilled_set(tmp_path: Path, capsys) -> None:
+    refused(capsys, evaluate.main, [str(tmp_path), "--dataset", "digits"], "distilled.npz")
+    (tmp_path / "text.npz").write_text("hello")
+    refused(capsys, evaluate.main, [str(tmp_path / "text.npz"), "--dataset", "digits"], "text.npz")

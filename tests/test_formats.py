@@ -1,0 +1,159 @@
+"""Sets that travel: what goes out comes back in."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distill_jax.data import load
+from distill_jax.formats import FORMATS, Contents, Format, encode, read, write
+from distill_jax.formats.png import folder_names
+from distill_jax.formats.torch_file import dumps
+from distill_jax.synthetic import MultiFormation, Pixels
+from distill_jax.types import RequestError
+from tests.sets import IPC, PACKED, SIDE, TOLD, C, equal, made, softened
+
+
+@pytest.fixture(autouse=True)
+def parquet(request: pytest.FixtureRequest) -> None:
+    if "huggingface" in request.node.name:
+        pytest.importorskip("pyarrow")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("how", [Pixels(), Pixels("normalised"), PACKED, MultiFormation(2, "bound", 6)])
+def test_an_export_comes_back(tmp_path: Path, name: str, how: Any) -> None:
+    form, distilled = FORMATS[name], made(how)
+    arrived = write(distilled, form, tmp_path / "out")
+    equal(read(form, tmp_path / "out"), arrived)
+    assert arrived.card["packed"] == (form.packed_by_custom and how.factor > 1)
+    assert arrived.card["space"] == form.space and arrived.card["method"] == "acc_dd"
+    # Exactly the images that training with the original shows, where the space is the same.
+    (before, labels), (after, same) = (x.arrays(normalised=form.space == "normalised") for x in (distilled, arrived))
+    np.testing.assert_array_equal(labels, same)
+    if form.lossless:
+        np.testing.assert_array_equal(after, before)
+    else:
+        np.testing.assert_allclose(after, np.clip(before, 0, 1), atol=0.5 / 255 + 1e-6)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_export_says_whether_it_is_packed(tmp_path: Path, name: str) -> None:
+    form = FORMATS[name]
+    assert write(made(), form, tmp_path / "decoded", packed=False).card["packed"] is False
+    card = json.loads((tmp_path / "decoded" / "card.json").read_text(encoding="utf-8"))
+    assert (card["packed"], card["factor"], card["ipc"]) == (False, 1, 5 * IPC)
+    if not form.packed:
+        with pytest.raises(RequestError, match="decoded"):
+            write(made(), form, tmp_path / "packed", packed=True)
+        return
+    arrived = write(made(), form, tmp_path / "packed", packed=True)
+    assert (arrived.card["packed"], arrived.card["ipc"], arrived.parameterisation) == (True, IPC, PACKED)
+    np.testing.assert_allclose(arrived.arrays()[0], made().arrays()[0], atol=0.5 / 255 / min(TOLD["std"]) + 1e-5)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_soft_labels_travel_where_they_can(tmp_path: Path, name: str) -> None:
+    form, distilled = FORMATS[name], softened(made())
+    if not form.soft:
+        with pytest.raises(RequestError, match="soft labels"):
+            write(distilled, form, tmp_path / "out", packed=False)
+        return
+    write(distilled, form, tmp_path / "out")
+    arrived = read(form, tmp_path / "out")
+    np.testing.assert_array_equal(arrived.targets(), distilled.targets())
+    assert arrived.card["labels"] == "soft"
+
+
+def test_soft_labels_that_favour_another_class_need_a_format_in_class_order() -> None:
+    distilled = made(Pixels())
+    distilled = distilled.with_soft(0.75 * distilled.targets()[::-1] + 0.25 / C)
+    np.testing.assert_array_equal(encode(distilled, FORMATS["dd-ranking"])[1].targets(), distilled.targets())
+    with pytest.raises(RequestError, match="cannot carry"):
+        encode(distilled, FORMATS["mtt"])
+
+
+def test_a_learned_rate_travels(tmp_path: Path) -> None:
+    write(made().with_card(rate=0.015625), FORMATS["dd-ranking"], tmp_path / "out")
+    (tmp_path / "out" / "card.json").unlink()
+    assert read(FORMATS["dd-ranking"], tmp_path / "out", **TOLD).card["rate"] == 0.015625
+    assert not any("lr.pt" in name for name in encode(made(), FORMATS["dd-ranking"])[0])
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_without_its_card_a_set_needs_to_be_told_about(tmp_path: Path, name: str) -> None:
+    form = FORMATS[name]
+    arrived = write(made(), form, tmp_path / "out", packed=False)
+    (tmp_path / "out" / "card.json").unlink()
+    told = dict(TOLD, factor=1) if form.packed else TOLD
+    found = read(form, tmp_path / "out", **told)
+    np.testing.assert_array_equal(found.images, arrived.images)
+    assert "method" not in found.card
+    for key in told:
+        if (name, key) in (("png", "class_names"), ("huggingface", "class_names")):
+            continue  # its files tell them
+        with pytest.raises(RequestError, match=f"do not say .*: give {key}"):
+            read(form, tmp_path / "out", **{**told, key: None})
+
+
+def test_the_real_data_tell_what_is_missing_but_not_how_images_were_normalised(tmp_path: Path) -> None:
+    data = load("digits")
+    images = np.random.default_rng(0).random((10, 1, 8, 8)).astype(np.float32)
+    (tmp_path / "data.pt").write_bytes(dumps([images, np.arange(10)]))
+    found = read(FORMATS["idc"], tmp_path / "data.pt", factor=1, dataset=data)
+    np.testing.assert_array_equal(found.mean, data.mean)
+    assert found.card["class_names"] == list(data.class_names)
+    with pytest.raises(RequestError, match="give factor"):
+        read(FORMATS["idc"], tmp_path / "data.pt", dataset=data)
+    (tmp_path / "res_DM.pt").write_bytes(dumps({"data": [[images, np.arange(10)]]}))
+    with pytest.raises(RequestError, match="give mean"):
+        read(FORMATS["dc"], tmp_path / "res_DM.pt", dataset=data)
+    found = read(FORMATS["dc"], tmp_path / "res_DM.pt", dataset=data, mean=(0.5,), std=(0.25,))
+    assert found.card["mean"] == [0.5]
+
+
+def test_a_format_of_ones_own(tmp_path: Path) -> None:
+    def write_raw(contents: Contents) -> dict[str, bytes]:
+        return {"images.raw": contents.images.tobytes()}
+
+    def read_raw(files: Any) -> Contents:
+        return Contents(np.frombuffer(files.popitem()[1], np.float32).reshape(-1, SIDE, SIDE, 3), None)
+
+    form = Format("mine", write_raw, read_raw, ("*.raw",), "images, labels = None, None")
+    arrived = write(made(), form, tmp_path / "out")
+    equal(read(form, tmp_path / "out"), arrived)
+
+
+def test_classes_are_sorted_and_each_keeps_its_order(tmp_path: Path) -> None:
+    images = np.arange(6, dtype=np.float32).reshape(6, 1, 1, 1) / 8 * np.ones((1, 3, SIDE, SIDE), np.float32)
+    (tmp_path / "data.pt").write_bytes(dumps([images, np.array([2, 0, 1, 1, 0, 2])]))
+    found = read(FORMATS["idc"], tmp_path / "data.pt", factor=1, **TOLD)
+    np.testing.assert_array_equal(found.images[:, 0, 0, 0] * 8, [1, 4, 2, 3, 0, 5])
+    np.testing.assert_array_equal(found.labels, [0, 0, 1, 1, 2, 2])
+
+
+def test_folders_of_classes_are_in_the_order_of_the_classes() -> None:
+    assert folder_names(["a", "b c", "d"]) == ["a", "b c", "d"]
+    for names in (
+        ["b", "a"],
+        ["a", "A"],
+        ["a", "a"],
+        ["a", "b/c"],
+        ["..", "a"],
+        ["", "a"],
+        list("0123456789") + ["10"],
+    ):
+        folders = folder_names(names)
+        assert folders == sorted(folders) and len({name.casefold() for name in folders}) == len(names)
+        assert not any("/" in name or name in ("", "..") for name in folders)
+
+
+def test_png_folders_are_a_data_set_once_there_are_test_images(tmp_path: Path) -> None:
+    arrived = write(made(), FORMATS["png"], tmp_path / "out")
+    shutil.copytree(tmp_path / "out" / "train", tmp_path / "out" / "test")
+    data = load(f"folder:{tmp_path / 'out'}")
+    np.testing.assert_array_equal(data.x_train, np.rint(arrived.images * 255))
+    np.testing.assert_array_equal(data.y_train, arrived.labels)

@@ -1,0 +1,124 @@
+"""Sets and networks that travel, on the command line."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distill_jax.distilled import DistilledSet
+from distill_jax.formats import FORMATS, pool_from_torch
+from distill_jax.formats.torch_file import dumps
+from distill_jax.nets import ConvNet, from_torch
+from distill_jax.store import load_pool
+from distill_jax.types import RequestError
+from experiments import export, import_set, pretrain
+from tests.golden_weights import GOLDEN, cifar_normalised, deterministic
+from tests.sets import NAMES, made, softened
+
+
+def weights(prefix: str = "") -> dict[str, np.ndarray]:
+    golden = np.load(GOLDEN / "convnet.npz")
+    return deterministic(*(golden[prefix + key] for key in ("names", "shapes", "roles")))
+
+
+def test_networks_of_pytorch_make_a_pool_with_equal_logits(tmp_path: Path) -> None:
+    golden, net, plain = np.load(GOLDEN / "convnet.npz"), ConvNet(3, 16).build((32, 32, 3), 10), weights()
+    held = [plain, {"epoch": 2, "state_dict": {f"module.{name}": w for name, w in plain.items()}}, list(plain.values())]
+    paths = [tmp_path / f"{n}.pt" for n in range(len(held))]
+    for path, content in zip(paths, held, strict=True):
+        path.write_bytes(dumps(content))
+    pool = pool_from_torch(net, paths)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, [b] * 3), pool.params, from_torch(net, plain).params)
+    first = jax.tree.map(lambda a: a[0], pool)
+    out, _ = jax.jit(net.apply, static_argnums=2)(first, jnp.asarray(cifar_normalised(golden["x_u8"])), False)
+    np.testing.assert_allclose(out.logits, golden["logits"], atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "held, said",
+    [
+        (lambda: dict(list(weights().items())[:-1]), "another network"),
+        (lambda: {"state_dict": {"epoch": 3}}, "no weights"),
+        (lambda: 3, "no weights"),
+        (lambda: np.zeros(3), "no weights"),
+        (lambda: {}, "another network"),
+    ],
+)
+def test_files_without_the_weights_of_the_network_are_refused(
+    tmp_path: Path, held: Callable[[], Any], said: str
+) -> None:
+    (tmp_path / "net.pt").write_bytes(dumps(held()))
+    with pytest.raises(RequestError, match=f"net.pt: .*{said}"):
+        pool_from_torch(ConvNet(3, 16).build((32, 32, 3), 10), [tmp_path / "net.pt"])
+    with pytest.raises(RequestError, match="cannot read"):
+        pool_from_torch(ConvNet(3, 16).build((32, 32, 3), 10), [tmp_path / "nothing.pt"])
+
+
+@pytest.mark.parametrize("runner", [export, import_set])
+def test_the_runners_answer_help(runner: Any, capsys: pytest.CaptureFixture) -> None:
+    assert runner.main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert f"python -m {runner.__name__}" in said and all(f"- {name}: " in said for name in FORMATS)
+
+
+def test_a_set_goes_out_and_comes_in_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    distilled, names = softened(made()), ["--class-names", *NAMES]
+    distilled.save(tmp_path / "distilled.npz")
+    assert export.main([str(tmp_path), "idc", str(tmp_path / "out"), "--hard"]) == 0
+    assert (
+        "6 images 9x9x3 of 3 classes, packed, 30 when decoded, pixels in [0, 1], hard labels" in capsys.readouterr().out
+    )
+    assert import_set.main(["idc", str(tmp_path / "out"), "--out", str(tmp_path / "in.npz")]) == 0
+    back = DistilledSet.load(tmp_path / "in.npz")
+    assert back.card == {**distilled.with_soft(None).card, "imported": "idc"}
+    np.testing.assert_array_equal(back.images, distilled.images)
+
+    (tmp_path / "out" / "card.json").unlink()
+    told = ["idc", str(tmp_path / "out" / "data.pt"), *names, "--mean", "0.5", "0.5", "0.5", "--std", "1", "1", "1"]
+    other = tmp_path / "new" / "other.npz"
+    assert import_set.main([*told, "--out", str(other)]) == 2
+    assert "give factor" in capsys.readouterr().err and not other.exists()
+    assert import_set.main([*told, "--factor", "2", "--out", str(other)]) == 0
+    assert DistilledSet.load(other).card["mean"] == [0.5, 0.5, 0.5]
+    assert import_set.main([*told, "--factor", "2", "--out", str(other)]) == 2
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        (["{set}", "pgn", "{out}"], "did you mean png"),
+        (["{set}", "kip", "{out}", "--images", "packed"], "decoded"),
+        (["{nothing}", "kip", "{out}"], "no distilled set"),
+        (["{set}", "idc", "{dir}"], "new folder"),
+        (["{set}", "idc", "{set}/out"], "cannot write|new folder"),
+    ],
+)
+def test_a_wrong_export_is_refused(tmp_path: Path, capsys: Any, line: list[str], said: str) -> None:
+    made().save(tmp_path / "set.npz")
+    paths = {"set": tmp_path / "set.npz", "out": tmp_path / "out", "nothing": tmp_path / "nothing", "dir": tmp_path}
+    assert export.main([word.format(**paths) for word in line]) == 2
+    error = capsys.readouterr().err
+    assert said.split("|")[0] in error or said.split("|")[-1] in error
+    assert [path.name for path in tmp_path.iterdir()] == ["set.npz"]
+
+
+def test_pretrain_takes_networks_of_pytorch(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    net = ConvNet(1, 4)
+    shapes = {"conv.weight": (4, 1, 3, 3), "conv.bias": (4,), "norm.weight": (4,), "norm.bias": (4,)}
+    shapes |= {"classifier.weight": (10, 64), "classifier.bias": (10,)}
+    given = [{name: np.full(shape, n, np.float32) for name, shape in shapes.items()} for n in range(2)]
+    paths = [str(tmp_path / f"{n}.pt") for n in range(2)]
+    for path, held in zip(paths, given, strict=True):
+        Path(path).write_bytes(dumps(held))
+    line = ["acc_dd", "digits", "--net.depth", "1", "--net.width", "4", "--workdir", str(tmp_path / "run")]
+    assert pretrain.main([*line, "--from-torch", *paths]) == 2
+    assert "--models.size 2" in capsys.readouterr().err
+    assert pretrain.main([*line, "--models.size", "2", "--from-torch", *paths]) == 0
+    pool, about = load_pool(tmp_path / "run" / "pool")
+    expected = pool_from_torch(net.build((8, 8, 1), 10), [Path(path) for path in paths])
+    jax.tree.map(np.testing.assert_array_equal, pool.params, expected.params)
+    assert about["from_torch"] == ["0.pt", "1.pt"] and about["models"]["size"] == 2

@@ -1,0 +1,210 @@
+"""The commands and the files they write: a contract (design section 4)."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distill_jax import distill as library
+from distill_jax.data import load
+from distill_jax.distilled import DistilledSet
+from distill_jax.synthetic import MultiFormation, Pixels
+from experiments import distill, evaluate, pretrain
+from experiments.grid import draw
+from experiments.measure import Clock
+from tests.tiny import NET, PLAIN, POOL, SHORT, TINY, outcome
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of a tiny run."""
+    path = tmp_path_factory.mktemp("runs") / "finished"
+    traced = library.run_block._cache_size()  # type: ignore[attr-defined]
+    assert distill.main([*TINY, "--workdir", str(path)]) == 0
+    assert library.run_block._cache_size() <= traced + 1, "one trace per spec"  # type: ignore[attr-defined]
+    return path
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("runner", [distill, evaluate, pretrain])
+def test_every_runner_answers_help(runner, capsys) -> None:
+    assert runner.main(["--help"]) == 0
+    assert f"python -m {runner.__name__}" in capsys.readouterr().out
+
+
+def test_a_run_leaves_these_files_and_no_others(finished: Path) -> None:
+    files = {"config.json", "metrics.jsonl", "result.json", "distilled.npz", "grid.png", "pool", "checkpoints"}
+    assert {path.name for path in finished.iterdir()} == files
+
+
+def test_the_result_has_the_fields_of_the_contract(finished: Path) -> None:
+    result = read(finished / "result.json")
+    assert list(result) == [
+        "method", "dataset", "ipc", "factor", "net", "seed", "accuracy", "baselines", "seconds", "steps", "peak_bytes",
+        "environment", "config",
+    ]  # fmt: skip
+    told = {"method": "acc_dd", "dataset": "digits", "ipc": 1, "factor": 1, "net": "convnet", "seed": 0}
+    assert {name: result[name] for name in told} == told
+    assert result["steps"] == {"outer": 4, "inner": 3}
+    for accuracy in (result["accuracy"], result["baselines"]["random"]):
+        assert list(accuracy) == ["mean", "std", "per_repeat"] and len(accuracy["per_repeat"]) == 2
+        assert accuracy["mean"] == pytest.approx(np.mean(accuracy["per_repeat"])) and 0 <= accuracy["mean"] <= 100
+        assert accuracy["std"] == pytest.approx(np.std(accuracy["per_repeat"], ddof=1))
+    assert result["baselines"]["full"] is None
+    assert list(result["seconds"]) == ["pretrain", "compile", "distill", "evaluate", "baselines"]
+    assert all(seconds > 0 for seconds in result["seconds"].values())
+    assert result["peak_bytes"] > 2**27
+    assert list(result["environment"]) == ["device", "device_count", "jax", "python", "commit"]
+    assert result["config"] == read(finished / "config.json")
+
+
+def test_the_configuration_says_everything_needed_to_rerun(finished: Path) -> None:
+    config = read(finished / "config.json")
+    data = load("digits")
+    assert config["data"] == {"fingerprint": data.fingerprint, "shape": [8, 8, 1], "classes": 10, "withheld": 0.1}
+    assert config["spec"]["models"]["choice"] == "EarlyStagePool" and config["spec"]["models"]["size"] == 2
+    # Resolved: what the backend was given, not "automatic".
+    assert config["spec"]["class_chunk"] == 1 and config["spec"]["model_chunk"] == 1
+    assert config["hyper"]["perturb_max"] == 0.09 and config["protocol"]["epochs"] == 2
+    assert set(config["versions"]) == {"distill_jax", "jax", "python"}
+    assert (config["repeats"], config["baselines"], config["save_every"]) == (2, ["random"], 1)
+
+
+def test_metrics_have_one_line_per_outer_step(finished: Path) -> None:
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["outer"], line["step"]) for line in lines] == [(1, 3), (2, 6), (3, 9), (4, 12)]
+    assert [list(line) for line in lines] == 2 * [
+        ["outer", "step", "loss", "seconds"],
+        ["outer", "step", "loss", "held_out_accuracy", "seconds"],
+    ]
+    assert all(math.isfinite(line["loss"]) and line["loss"] > 0 for line in lines)
+    seconds = [line["seconds"] for line in lines]
+    assert seconds == sorted(seconds)
+
+
+def test_the_set_says_what_it_is_and_what_it_scored(finished: Path) -> None:
+    distilled = DistilledSet.load(finished / "distilled.npz")
+    assert distilled.images.shape == (10, 8, 8, 1) and distilled.images.min() >= 0 and distilled.images.max() <= 1
+    card, result = distilled.card, read(finished / "result.json")
+    told = {"method": "acc_dd", "dataset": "digits", "recipe": "digits", "seed": 0, "ipc": 1, "steps": 12}
+    assert {name: card[name] for name in told} == told
+    assert card["score"] == result["accuracy"] and card["protocol"]["epochs"] == 2
+    assert card["class_names"] == [str(digit) for digit in range(10)]
+    assert not any("second" in name or "time" in name for name in card)
+
+
+def test_evaluating_the_file_gives_the_score_of_the_run(finished: Path, capsys) -> None:
+    mean, std = (read(finished / "result.json")["accuracy"][name] for name in ("mean", "std"))
+    before = {path.name for path in finished.iterdir()}
+    assert evaluate.main([str(finished), "--dataset", "digits", "--repeats", "2"]) == 0
+    assert f"{mean:.2f} ± {std:.2f}" in capsys.readouterr().out
+    assert {path.name for path in finished.iterdir()} == before
+
+
+def test_a_finished_run_is_shown_again_and_not_repeated(finished: Path, capsys) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    assert distill.main([*TINY, "--workdir", str(finished), "--resume"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+    shown = capsys.readouterr()
+    assert "distilled" in shown.out and "random" in shown.out and str(finished / "grid.png") in shown.out
+    assert shown.err == ""
+
+
+def test_overwriting_begins_again(finished: Path, tmp_path: Path) -> None:
+    argv = [*TINY, "--workdir", str(tmp_path), "--overwrite"]
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "metrics.jsonl").write_text("something old\n")
+    assert distill.main(argv) == 0
+    assert outcome(tmp_path) == outcome(finished)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_a_pool_may_be_pretrained_before(finished: Path, tmp_path: Path, capsys) -> None:
+    pool = tmp_path / "pool"
+    assert pretrain.main(["acc_dd", "digits", *NET, *POOL, "--eval-every", "2", "--workdir", str(pool)]) == 0
+    assert str(pool / "pool") in capsys.readouterr().out
+    assert [path.name for path in pool.iterdir()] == ["pool"]
+    assert distill.main([*TINY, "--workdir", str(tmp_path / "given"), "--pool", str(pool)]) == 0
+    # The same seed, so the same pool as the run would have made: and the same images.
+    assert outcome(tmp_path / "given") == outcome(finished)
+    assert distill.main([*TINY, "--workdir", str(pool)]) == 0
+    assert outcome(pool) == outcome(finished)
+    assert read(pool / "result.json")["seconds"]["pretrain"] < read(finished / "result.json")["seconds"]["pretrain"]
+
+
+def test_reports_along_the_way_use_withheld_training_data_only(finished: Path) -> None:
+    config, data = read(finished / "config.json"), load("digits")
+    assert config["eval_every"] == 2 and config["data"]["withheld"] == 0.1
+    # Normalised by what it was distilled from, a part of the training data.
+    mean = DistilledSet.load(finished / "distilled.npz").mean
+    np.testing.assert_array_equal(mean, data.withhold(0.1, 0).mean)
+    assert not np.array_equal(mean, data.mean)
+
+
+def test_another_method_with_a_factor_and_without_a_pool(tmp_path: Path, capsys) -> None:
+    argv = ["idc", "digits", *NET, *SHORT, *PLAIN, "--factor", "2", "--ipc", "2", "--seed", "3", "--baselines", "full"]
+    assert distill.main([*argv, "--outer-steps", "1", "--workdir", str(tmp_path)]) == 0
+    shown = capsys.readouterr()
+    assert "RandomInit" in shown.out and "full" in shown.out and "random  " not in shown.out
+    assert "distilling: 3/3 steps" in shown.err
+    assert not (tmp_path / "pool").exists()
+    distilled = DistilledSet.load(tmp_path / "distilled.npz")
+    assert distilled.card["packed"] and distilled.card["factor"] == 2
+    assert distilled.decoded()[0].shape == (10 * 2 * 4, 8, 8, 1)
+
+
+def test_without_a_workdir_there_is_a_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert pretrain.main(["acc_dd", "digits", *NET, *POOL, "--eval-every", "2"]) == 0
+    names = {path.name for path in (tmp_path / "runs").iterdir()}
+    assert names == {"pool-acc_dd-digits-ipc1-seed0", "pool-acc_dd-digits-ipc1-seed0-2"}
+
+
+def test_phases_are_disjoint_and_compilation_is_counted_once() -> None:
+    import time
+
+    import jax
+    import jax.numpy as jnp
+
+    clock, began = Clock(), time.perf_counter()
+    jax.jit(lambda x: jax.jit(jnp.sin)(x) + 1)(jnp.ones(3)).block_until_ready()
+    clock.spent("distill")
+    time.sleep(0.05)
+    clock.spent("evaluate")
+    time.sleep(0.05)
+    clock.spent(None)
+    took = time.perf_counter() - began
+    assert clock.seconds["compile"] > 0 and clock.seconds["evaluate"] >= 0.05 and clock.seconds["baselines"] == 0
+    assert sum(clock.seconds.values()) <= took - 0.05
+    clock.add({"distill": 100.0})
+    assert clock.rounded()["distill"] >= 100
+
+
+@pytest.mark.parametrize(
+    "classes, ipc, side, channels, parameterisation",
+    [
+        (10, 1, 8, 1, Pixels()),
+        (10, 10, 8, 3, Pixels("normalised")),
+        (100, 1, 32, 3, Pixels()),
+        (10, 1, 32, 3, MultiFormation(2)),
+        (10, 12, 32, 3, MultiFormation(3, "multi")),
+        (10, 2, 224, 3, MultiFormation(3)),
+        (200, 4, 64, 2, Pixels()),
+        (100, 10, 96, 1, Pixels()),
+    ],
+)
+def test_the_picture_shows_every_class_and_keeps_its_size(classes, ipc, side, channels, parameterisation) -> None:
+    images = np.linspace(0, 1, classes * ipc * side * side * channels, dtype=np.float32)
+    images = images.reshape(classes, ipc, side, side, channels)
+    names = tuple(f"a rather long name {c}" for c in range(classes))
+    statistics = np.full(channels, 0.5, np.float32)
+    distilled = DistilledSet.of(parameterisation, images, names, statistics, statistics, {"method": "idc"})  # type: ignore
+    page = draw(distilled)
+    assert page.mode == "RGB" and page.width <= 2000 and page.width * page.height < 20e6
+    assert page.getpixel((0, 0)) == (255, 255, 255) and len(set(page.resize((50, 50)).get_flattened_data())) > 10

@@ -1,0 +1,236 @@
+"""Trajectory matching against the released code (golden README, section 11), and where its experts come from."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import resolve
+from configs.methods import DSA, MTT
+from distill_jax import tree
+from distill_jax.augment import NoAugment
+from distill_jax.distill import Problem, init_state, run_block
+from distill_jax.models import EarlyStagePool, ExpertTrajectories, RandomInit, train_many
+from distill_jax.nets import ConvNet, from_torch
+from distill_jax.objectives import TrajectoryMatching
+from distill_jax.spec import Hyper, check, with_chunks
+from distill_jax.train import Order, Regime
+from distill_jax.types import Array, Model, Net, PyTree, RequestError, Synthetic, TrainSet
+from tests import toy
+from tests.golden_weights import GOLDEN, cifar_normalised
+
+SHAPE = (8, 8, 3)
+PLAIN = TrajectoryMatching(augment=NoAugment())
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / "mtt.npz") as file:
+        return dict(file)
+
+
+def start(golden: dict[str, np.ndarray], dtype: str) -> tuple[Net, Model]:
+    """The network at theta_0, with its target."""
+    net = ConvNet(2, 8, dtype=dtype).build(SHAPE, 4)  # type: ignore[arg-type]
+    shapes = [tuple(int(n) for n in shape if n) for shape in golden["shapes"]]
+
+    def load(flat: np.ndarray) -> Model:
+        pieces = np.split(flat.astype(dtype), np.cumsum([np.prod(shape) for shape in shapes])[:-1])
+        return from_torch(net, [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)])
+
+    return net, load(golden["theta0"])._replace(target=load(golden["target"]).params)
+
+
+def order_of(indices: np.ndarray) -> Order:
+    """Steps that see exactly these images; -1 pads."""
+    return Order(jnp.asarray(np.maximum(indices, 0), jnp.int32), jnp.asarray(indices >= 0, jnp.float32))
+
+
+def loss_and_gradients(golden: dict[str, np.ndarray], case: str, dtype: str) -> tuple[Array, tuple[Array, Array]]:
+    net, model = start(golden, dtype)
+    targets = jax.nn.one_hot(golden["label"], 4, dtype=dtype)
+    order = order_of(golden[f"{case}__indices"])
+
+    @jax.jit
+    @lambda loss: jax.value_and_grad(loss, argnums=(0, 1))
+    def loss(images: Array, rate: Array) -> Array:
+        return PLAIN.distance(net, model, TrainSet(images, targets), rate, order, jax.random.key(0))
+
+    return loss(jnp.asarray(cifar_normalised(golden["syn_u8"]), dtype), jnp.asarray(golden[f"{case}__lr"], dtype))
+
+
+@pytest.mark.parametrize("case", ["full20", "mini3"])
+def test_loss_and_its_derivatives(golden: dict[str, np.ndarray], case: str) -> None:
+    loss, (d_images, d_rate) = loss_and_gradients(golden, case, "float32")
+    np.testing.assert_allclose(loss, golden[f"{case}__loss"], rtol=2e-6)
+    np.testing.assert_allclose(d_rate, golden[f"{case}__dlr"], rtol=2e-6)
+    theirs = golden[f"{case}__dsyn"].transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(d_images, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("case", ["full", "full20", "mini", "mini3"])
+def test_loss_and_its_derivatives_in_double_precision(golden: dict[str, np.ndarray], case: str) -> None:
+    loss, (d_images, d_rate) = loss_and_gradients(golden, case, "float64")
+    np.testing.assert_allclose(loss, golden[f"{case}__loss_f64"], rtol=1e-10)
+    np.testing.assert_allclose(d_rate, golden[f"{case}__dlr_f64"], rtol=1e-9)
+    theirs = golden[f"{case}__dsyn_f64"].transpose(0, 2, 3, 1)  # stored in float32
+    np.testing.assert_allclose(d_images, theirs, rtol=0, atol=2e-7 * np.abs(theirs).max())
+
+
+def test_the_student_takes_as_many_steps_as_asked() -> None:
+    """Five steps of three of eight images: three steps show all eight, so two epochs begin."""
+    net = ConvNet(1, 2).build((4, 4, 1), 4)
+    model = net.init(jax.random.key(0))
+    model = model._replace(target=jax.tree.map(lambda a: a + 1, model.params))
+    images = jax.random.normal(jax.random.key(1), (4, 2, 4, 4, 1))
+
+    @jax.jit
+    @lambda loss: jax.value_and_grad(loss, argnums=(0, 1))
+    def loss(images: Array, rate: Array) -> Array:
+        objective = TrajectoryMatching(steps=5, batch=3, augment=NoAugment())
+        return objective.set_loss(net, model, images[:, :0], Synthetic(images, rate), Hyper(), jax.random.key(2))
+
+    unmoved, _ = loss(images, jnp.zeros(()))
+    assert unmoved == 1
+    moved, (d_images, d_rate) = loss(images, jnp.asarray(0.1))
+    assert 0 < moved != 1 and d_rate != 0
+    assert np.all(np.abs(d_images).sum(axis=(2, 3, 4)) > 0), "an epoch shows every image"
+
+
+# ------------------------------------------------------------------ experts
+
+
+SMALL = ConvNet(1, 2)
+EXPERTS = ExpertTrajectories(size=2, start=2, ahead=3, batch=8, augment=NoAugment(), live=4)
+HYPER = Hyper(model_lr=0.05, model_momentum=0.0, model_weight_decay=0.0)
+
+
+@pytest.fixture(scope="module")
+def trajectories() -> Model:
+    """[E, T, ...]"""
+    net = SMALL.build(toy.SHAPE, 2)
+    return EXPERTS.pretrain(net, toy.data(), HYPER, jax.random.key(0), lambda done, total: None)
+
+
+def after(models: Model, expert: int, epoch: int) -> PyTree:
+    """The parameters of an expert after so many epochs."""
+    return jax.tree.map(lambda a: a[expert, epoch], models.params)
+
+
+def test_experts_are_recorded_after_every_epoch(trajectories: Model) -> None:
+    assert {leaf.shape[:2] for leaf in jax.tree.leaves(trajectories)} == {(2, 5)}
+    path = [after(trajectories, 0, t) for t in range(5)]
+    assert all(tree.squared_distance(a, b) > 0 for a, b in itertools.pairwise(path))
+    assert tree.squared_distance(path[0], after(trajectories, 1, 0)) > 0
+
+
+def test_experts_learn_at_a_constant_rate(trajectories: Model) -> None:
+    """An early-stage pool's rate falls in the last of four epochs; theirs does not."""
+    net, data = SMALL.build(toy.SHAPE, 2), toy.data()
+    falling = train_many(net, data, 2, 4, Regime(8, 0.0), HYPER, jax.random.key(0), lambda done, total: None)
+    apart = [
+        float(tree.squared_distance(models.params, jax.tree.map(lambda a, t=t: a[:, t], trajectories.params)))
+        for t, models in enumerate(falling)
+    ]
+    assert apart[:4] == [0, 0, 0, 0] and apart[4] > 0
+
+
+def test_draws_start_and_target_of_one_expert(trajectories: Model) -> None:
+    net = SMALL.build(toy.SHAPE, 2)
+    models = EXPERTS.sample(net, trajectories, HYPER, jax.random.key(1))
+    drawn = set()
+    for k in range(EXPERTS.live):
+        start, target = tree.take(models.params, k), tree.take(models.target, k)
+        found = [
+            (e, t)
+            for e in range(2)
+            for t in range(EXPERTS.start)
+            if tree.squared_distance(start, after(trajectories, e, t)) == 0
+            and tree.squared_distance(target, after(trajectories, e, t + EXPERTS.ahead)) == 0
+        ]
+        assert len(found) == 1
+        drawn.update(found)
+    assert len(drawn) > 1
+
+    moved = replace(EXPERTS, perturb=True).sample(net, trajectories, HYPER, jax.random.key(1))
+    assert tree.squared_distance(moved.params, models.params) > 0
+    assert tree.squared_distance(moved.target, models.target) == 0
+
+
+def test_early_stage_pool_with_targets() -> None:
+    net, data = SMALL.build(toy.SHAPE, 2), toy.data()
+    pool = EarlyStagePool(size=1, epochs=1, ahead=2, cutmix=0.0)
+    models = pool.pretrain(net, data, HYPER, jax.random.key(0), lambda done, total: None)
+    assert models.target is not None and tree.squared_distance(models.params, models.target) > 0
+    without = replace(pool, ahead=0)
+    assert without.pretrain(net, data, HYPER, jax.random.key(0), lambda done, total: None).target is None
+    assert (pool.gives_target, without.gives_target) == (True, False)
+
+
+def test_images_and_rate_learn_to_follow_an_expert(trajectories: Model) -> None:
+    objective = replace(PLAIN, steps=3)
+    spec = replace(MTT, models=EXPERTS, objective=objective, net=SMALL, outer_steps=30, model_chunk=1, class_chunk=1)
+    hyper = replace(HYPER, syn_lr=30.0, rate=0.05, rate_lr=1e-3)
+    problem = Problem(spec, SMALL.build(toy.SHAPE, 2), hyper, toy.data(), trajectories, jax.random.key(0))
+    state, losses = run_block(problem, init_state(problem), 30)
+    assert np.mean(losses[20:30]) < 0.9 * np.mean(losses[:10])
+    assert state.synthetic.rate is not None and state.synthetic.rate != jnp.float32(0.05)
+
+
+# ------------------------------------------------------------------ choices
+
+
+def test_targets_and_their_use_belong_together() -> None:
+    for models in (RandomInit(), EarlyStagePool(perturb=True)):
+        with pytest.raises(RequestError, match="objective TrajectoryMatching .* models .* none"):
+            check(replace(MTT, models=models), toy.SHAPE, [9, 9])
+    for models in (ExpertTrajectories(), EarlyStagePool(ahead=1)):
+        with pytest.raises(RequestError, match="models .* objective GradientMatching does not use"):
+            check(replace(DSA, models=models), toy.SHAPE, [9, 9])
+    check(replace(MTT, models=EarlyStagePool(ahead=1, perturb=True), net=SMALL), toy.SHAPE, [9, 9])
+
+
+def test_recipe_gives_early_stage_start_points_a_target() -> None:
+    experiment = resolve("mtt", "digits", shape=toy.SHAPE, axes={"models": EarlyStagePool(perturb=True)})
+    check(with_chunks(experiment.spec, 10, "cpu"), toy.SHAPE, [9] * 10)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "ipc", "numbers"),
+    [
+        ("cifar10", 1, (50, 2, 2, 100, 0.01, 1e-7, 0)),
+        ("cifar10", 50, (30, 2, 40, 1000, 0.001, 1e-5, 0)),
+        ("cifar100", 1, (20, 3, 20, 1000, 0.01, 1e-5, 0)),
+        ("cifar100", 50, (80, 2, 40, 1000, 0.01, 1e-5, 125)),
+        ("tiny", 10, (20, 2, 40, 10_000, 0.01, 1e-4, 200)),
+    ],
+)
+def test_recipes_have_the_published_numbers(recipe: str, ipc: int, numbers: tuple[float, ...]) -> None:
+    spec, hyper, _ = (getattr(resolve("mtt", recipe, ipc=ipc), f) for f in ("spec", "hyper", "protocol"))
+    student, experts = spec.objective, spec.models
+    ours = (student.steps, experts.ahead, experts.start, hyper.syn_lr, hyper.rate, hyper.rate_lr, student.batch)
+    assert ours == numbers
+    assert (hyper.model_lr, hyper.model_momentum, hyper.model_weight_decay) == (0.01, 0.0, 0.0)
+    assert (experts.batch, spec.outer_steps, spec.inner_steps, spec.syn_batch) == (256, 5000, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (lambda: TrajectoryMatching(steps=0), "steps"),
+        (lambda: TrajectoryMatching(batch=-1), "batch"),
+        (lambda: ExpertTrajectories(size=0), "size"),
+        (lambda: ExpertTrajectories(start=0), "start"),
+        (lambda: ExpertTrajectories(ahead=0), "ahead"),
+        (lambda: EarlyStagePool(ahead=-1), "ahead"),
+    ],
+)
+def test_bad_input(make, field: str) -> None:
+    with pytest.raises(RequestError, match=field):
+        make()

@@ -1,0 +1,55 @@
+"""ZCA whitening."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from distill_jax.data import Dataset, digits, load
+from distill_jax.data.whiten import whitened, zca_matrix
+from distill_jax.types import RequestError
+
+
+def test_matrix_whitens_and_is_symmetric() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(500, 6)) @ rng.normal(size=(6, 6))
+    rows -= rows.mean(axis=0)
+    matrix = zca_matrix(rows, eps=0.0)
+    np.testing.assert_allclose(matrix, matrix.T, atol=1e-12)
+    np.testing.assert_allclose(np.cov(rows @ matrix, rowvar=False), np.eye(6), atol=1e-10)
+    # eps is added to the variance along each direction.
+    variances = np.linalg.eigvalsh(np.cov(rows, rowvar=False))
+    damped = np.linalg.eigvalsh(np.cov(rows @ zca_matrix(rows, eps=0.5), rowvar=False))
+    np.testing.assert_allclose(damped, variances / (variances + 0.5), rtol=1e-10)
+
+
+def test_a_whitened_data_set_is_a_data_set() -> None:
+    plain, white = digits(), load("zca:digits")
+    assert (white.name, white.shape, white.x_train.dtype) == ("zca:digits", plain.shape, np.uint8)
+    np.testing.assert_array_equal(white.counts, plain.counts)
+    np.testing.assert_array_equal(white.y_test, plain.y_test)
+
+    # What networks see of it has little correlation left, also in images that had no part in the matrix.
+    def correlation(data: Dataset, images: np.ndarray) -> float:
+        rows = ((images / 255 - data.mean) / data.std).reshape(len(images), -1)
+        covariance = np.cov(rows, rowvar=False)
+        return float(np.abs(covariance - np.diag(np.diag(covariance))).mean())
+
+    for part in ("x_train", "x_test"):
+        assert correlation(white, getattr(white, part)) < 0.3 * correlation(plain, getattr(plain, part))
+
+    # The bytes are the formula's values, less rounding.
+    rows = ((plain.x_train / 255 - plain.mean) / plain.std).reshape(len(plain.x_train), -1)
+    rows -= rows.mean(axis=0)
+    exact = rows @ zca_matrix(rows, 0.1)
+    ours = white.x_train.reshape(exact.shape).astype(float)
+    assert np.corrcoef(exact.ravel(), ours.ravel())[0, 1] > 0.999
+
+
+def test_bad_input() -> None:
+    with pytest.raises(RequestError, match="zca: without a data set"):
+        load("zca:")
+    labels = np.arange(2)
+    images = np.zeros((2, 128, 128, 3), np.uint8)
+    with pytest.raises(RequestError, match="128x128x3 have too many values"):
+        whitened(Dataset.from_arrays("large", images, labels, images, labels))
