@@ -39,6 +39,7 @@ RECIPE_OF = {
     "imagenette": "imagenet10",
     "imagenet2012": "imagenet100",
 }
+RECIPE_OF |= {f"zca:{name}": recipe for name, recipe in RECIPE_OF.items()}
 """The recipe a named data set implies; every other source takes ``generic`` unless told."""
 
 

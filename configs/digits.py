@@ -1,6 +1,7 @@
 """scikit-learn's digits, 8x8x1, 10 classes, ConvNet-2 of width 32: the data of ``make demo`` and of the tests.
 
-Ours, tuned here: factor 1 (at 8 pixels a side, cells of 4 lose the digit) and an image rate near 1e-4 at ipc 1.
+Ours, tuned here: factor 1 (at 8 pixels a side, cells of 4 lose the digit) and, at ipc 1, an image rate of 2e-4
+for 600 steps: 90.6 % (1e-4 for 1000 steps: 92.5 %; 1e-3 and more ends below random images).
 """
 
 from configs.recipe import IDC_FAMILY, Overrides, dc_loops, merged, without_flip
@@ -12,9 +13,9 @@ def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
         "*": {"net": ConvNet(depth=2, width=32), "protocol.epochs": 300},
         IDC_FAMILY: {
             "parameterisation.factor": 1,
-            "hyper.syn_lr": 1e-4,
+            "hyper.syn_lr": 2e-4,
             "update.images": 500,
-            "outer_steps": 20,
+            "outer_steps": 12,
             "inner_steps": 50,
         },
         # A class has some 130 images: DREAM's 128 clusters would be nearly all of them.

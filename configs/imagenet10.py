@@ -5,11 +5,10 @@ Acc-DD, a pool of 10 epochs, cutmix at every step; evaluation epochs fall with t
 """
 
 from configs.recipe import IDC_FAMILY, Overrides, dc_loops, idc_rate
+from distill_jax.nets import ResNetAP
 
 
 def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
-    from distill_jax.nets import ResNetAP
-
     decode = {"parameterisation.decode_type": "bound"} if ipc >= 20 and factor == 3 else {}
     matching = {"objective.metric": "l1", "hyper.syn_lr": 3e-3 * idc_rate(ipc, shape[0], 224)}
     updating = {"update.images": 500, "update.cutmix": 1.0, "models.epochs": 10, "models.cutmix": 1.0}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from distill_jax.augment import NoAugment, Siamese
 from distill_jax.models import EarlyStagePool, ExpertTrajectories, RandomInit
-from distill_jax.nets import ConvNet
+from distill_jax.nets import ARCHITECTURES, ConvNet
 from distill_jax.objectives import FeatureMatching, GradientMatching, LayerwiseAlignment, TrajectoryMatching
 from distill_jax.select import Herding, KCenter, KMeansInit, NoReal, RandomBatch, Representative
 from distill_jax.synthetic import Mix, MultiFormation, Noise, Pixels, RandomReal
@@ -27,7 +29,7 @@ from distill_jax.types import (
 )
 from distill_jax.update import DynamicTraining, Frozen, TrainOnReal, TrainOnSynthetic
 
-CHOICES: dict[str, dict[str, type]] = {
+CHOICES: dict[str, Mapping[str, Callable[[], Any]]] = {
     "models": {"random": RandomInit, "early-stage": EarlyStagePool, "trajectories": ExpertTrajectories},
     "selector": {"random": RandomBatch, "representative": Representative, "none": NoReal},
     "parameterisation": {"pixels": Pixels, "multi-formation": MultiFormation},
@@ -47,7 +49,7 @@ CHOICES: dict[str, dict[str, type]] = {
         "herding": Herding,
         "kcenter": KCenter,
     },
-    "net": {"convnet": ConvNet},
+    "net": ARCHITECTURES,
 }
 """The axes, and the choices on each that have a name on the command line."""
 

@@ -50,6 +50,12 @@ class Ablate(cli.Common):
     """replace the ablation in WORKDIR"""
     pool: Path | None = None
     """models that experiments.pretrain trained; default: they are pretrained"""
+    held_out: FlagCreatePairsOff[bool] = False
+    """score on a tenth of the training data, withheld from all else, and not on the test set: to choose a value by"""
+
+    @property
+    def scored_on(self) -> str:
+        return "held-out" if self.held_out else "test"
 
 
 class Measured(NamedTuple):
@@ -65,7 +71,8 @@ def run(argv: list[str]) -> None:
     swept, rest = take_swept(argv)
     sweep.grid(Hyper(), swept)  # refuses unknown names before any data is read
     request = cli.request(rest, Ablate)
-    options, job = request.options, resolve(request)
+    options = request.options
+    job = resolve(request, eval_every=int(options.held_out))
     _check(options, swept, job)
     given = read_pool(job, pool_path(options.pool)) if options.pool and job.spec.models.size else None
     path = options.workdir or new_folder(f"ablate-{job.folder}")
@@ -77,19 +84,13 @@ def run(argv: list[str]) -> None:
         workdir.clear()
         workdir.write(CONFIG, {**job.describe(), "swept": swept, "seeds": options.seeds, "repeats": options.repeats})
         print(show.configuration(job.title, job.experiment))
-        for name, values in swept.items():
-            kept = (
-                "; the pool is shared and not trained anew"
-                if name.startswith("model_") and job.spec.models.size
-                else ""
-            )
-            print(f"  swept: hyper.{name} over {' '.join(f'{value:g}' for value in values)}{kept}")
+        print(*(_announced(job, name, values) for name, values in swept.items()), sep="\n", flush=True)
         data = job.data.real_data()
         pool = _pool(job, workdir, data, given, interrupts)
         hypers = sweep.grid(job.experiment.hyper, swept)
         measured = measure(job, options, hypers, data, pool, interrupts)
         _write(workdir, job, options, swept, hypers, measured)
-    print("\n".join(_table(swept, hypers, measured)))
+    print("\n".join(_table(options, swept, hypers, measured)))
     print(f"figures {path / CSV}, picture {path / PNG}")
 
 
@@ -165,6 +166,11 @@ def _check(options: Ablate, swept: Mapping[str, Sequence[float]], job: Job) -> N
         )
 
 
+def _announced(job: Job, name: str, values: Sequence[float]) -> str:
+    kept = "; all share one pool, trained as above" if name.startswith("model_") and job.spec.models.size else ""
+    return f"  swept             hyper.{name}: {' '.join(f'{value:g}' for value in values)}{kept}"
+
+
 def _pool(job: Job, workdir: Workdir, data: RealData, given: PyTree, interrupts: Interrupts) -> PyTree:
     if job.spec.models.size == 0 or given is not None:
         return given
@@ -189,11 +195,13 @@ def _write(
                 writer.writerow([*values, options.seed + i, round(float(accuracy), 4), float(loss)])
     title = f"{job.method} on {job.dataset}, {job.spec.ipc} per class"
     with replaced(workdir.path / PNG) as temporary:
-        draw(title, swept, measured.accuracies).savefig(temporary, format="png", dpi=150)
+        draw(title, f"{options.scored_on} accuracy, %", swept, measured.accuracies).savefig(
+            temporary, format="png", dpi=150
+        )
 
 
-def _table(swept: Mapping[str, list[float]], hypers: list[Hyper], measured: Measured) -> list[str]:
-    rows = [[*swept, "accuracy %", "seeds", "loss"]]
+def _table(options: Ablate, swept: Mapping[str, list[float]], hypers: list[Hyper], measured: Measured) -> list[str]:
+    rows = [[*swept, f"{options.scored_on} accuracy %", "seeds", "loss"]]
     for hyper, accuracies, losses in zip(hypers, measured.accuracies.tolist(), measured.losses, strict=True):
         values = [f"{getattr(hyper, name):g}" for name in swept]
         rows.append([*values, show.plus_minus(summary(accuracies)), str(len(accuracies)), f"{np.mean(losses):.4g}"])

@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 
 import jax
@@ -32,6 +33,7 @@ def enter(run: Callable[[list[str]], object], argv: Sequence[str] | None = None)
 
     0 done, 2 the request is wrong (RequestError, or the parser's own refusal), 130 and 143 interrupted, 1 it broke.
     """
+    compile_faster()
     keep_compiled_programs()
     try:
         run(list(sys.argv[1:] if argv is None else argv))
@@ -49,6 +51,16 @@ def enter(run: Callable[[list[str]], object], argv: Sequence[str] | None = None)
     except SystemExit as error:  # how the parser ends after --help and on a wrong option
         return error.code if isinstance(error.code, int) else 0
     return 0
+
+
+def compile_faster() -> None:
+    """Spare a third of the compilation on CPU, at the same speed, where XLA still knows how.
+
+    The flag is in the jaxlib that Python 3.11 resolves to; XLA ends the process on a flag it does not know.
+    """
+    if metadata.version("jaxlib").startswith("0.10."):
+        flag = "--xla_cpu_use_fusion_emitters=false"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 
 
 def keep_compiled_programs() -> None:

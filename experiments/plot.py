@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 INK, ACCENT, FAINT = "#333333", "#1f5fa8", "#9db8d6"
 
 
-def draw(title: str, swept: Mapping[str, Sequence[float]], accuracies: np.ndarray) -> Figure:
-    """``accuracies`` [points, seeds] in percent, the points in the order of ``sweep.grid(..., swept)``.
+def draw(title: str, scored: str, swept: Mapping[str, Sequence[float]], accuracies: np.ndarray) -> Figure:
+    """``accuracies`` [points, seeds], the points in the order of ``sweep.grid(..., swept)``; ``scored`` labels them.
 
     One swept number: mean with the standard deviation over seeds as bars, and each seed as a dot. Two: a map with both
     written into its cells.
@@ -24,8 +25,9 @@ def draw(title: str, swept: Mapping[str, Sequence[float]], accuracies: np.ndarra
     if len(swept) == 1:
         ((name, values),) = swept.items()
         _curve(axes, name, values, accuracies)
+        axes.set_ylabel(scored)
     else:
-        _map(axes, swept, accuracies)
+        figure.colorbar(_map(axes, swept, accuracies), ax=axes, label=scored)
     return figure
 
 
@@ -40,7 +42,6 @@ def _curve(axes: Axes, name: str, values: Sequence[float], accuracies: np.ndarra
     )
     _spread(axes, x)
     axes.set_xlabel(_label(name))
-    axes.set_ylabel("test accuracy, %")
     axes.grid(axis="y", color="#e5e5e5")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -64,7 +65,7 @@ def _spread(axes: Axes, values: np.ndarray) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _map(axes: Axes, swept: Mapping[str, Sequence[float]], accuracies: np.ndarray) -> None:
+def _map(axes: Axes, swept: Mapping[str, Sequence[float]], accuracies: np.ndarray) -> AxesImage:
     (down, rows), (across, columns) = swept.items()
     mean, std = (a.reshape(len(rows), len(columns)) for a in (accuracies.mean(axis=1), _std(accuracies)))
     image = axes.imshow(mean, cmap="viridis", aspect="auto", origin="lower")
@@ -76,7 +77,7 @@ def _map(axes: Axes, swept: Mapping[str, Sequence[float]], accuracies: np.ndarra
     axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
     axes.set_xlabel(_label(across))
     axes.set_ylabel(_label(down))
-    axes.figure.colorbar(image, ax=axes, label="test accuracy, %")
+    return image
 
 
 def _std(accuracies: np.ndarray) -> np.ndarray:

@@ -51,8 +51,8 @@ def summary(per_repeat: list[float]) -> dict[str, Any]:
 
 def distilled_sets(distilled: DistilledSet, repeats: int) -> Sets:
     """R times the distilled set, exactly as a user gets it from its file."""
-    images, labels = distilled.arrays()
-    return Sets.same(TrainSet(jnp.asarray(images), jax.nn.one_hot(labels, distilled.classes)), repeats)
+    images, _ = distilled.arrays()
+    return Sets.same(TrainSet(jnp.asarray(images), jnp.asarray(distilled.targets())), repeats)
 
 
 # ------------------------------------------------------------------ what it is compared with

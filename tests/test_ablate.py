@@ -57,7 +57,7 @@ def test_one_program_for_all_points(
     assert (workdir / "ablation.png").read_bytes().startswith(b"\x89PNG")
     config = json.loads((workdir / "config.json").read_text())
     assert config["swept"] == {"perturb_max": [0, 0.09, 0.3]} and config["hyper"]["syn_lr"] == 1e-4
-    assert "swept: hyper.perturb_max over 0 0.09 0.3" in capsys.readouterr().out
+    assert "hyper.perturb_max: 0 0.09 0.3" in capsys.readouterr().out
     assert ablate.main(argv) == 2
     assert "--overwrite" in capsys.readouterr().err
 
@@ -102,7 +102,7 @@ def test_takes_out_what_is_swept():
 def test_pictures(swept: dict[str, list[float]], seeds: int):
     points = int(np.prod([len(values) for values in swept.values()]))
     with matplotlib.rc_context({"figure.dpi": 40}):
-        figure = draw("title", swept, np.linspace(50, 60, points * seeds).reshape(points, seeds))
+        figure = draw("title", "accuracy", swept, np.linspace(50, 60, points * seeds).reshape(points, seeds))
         figure.draw_without_rendering()
         axes = figure.axes[0]
         labels = [tick.get_text() for tick in axes.get_xticklabels()]

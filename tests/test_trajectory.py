@@ -138,7 +138,8 @@ def test_experts_learn_at_a_constant_rate(trajectories: Model) -> None:
         float(tree.squared_distance(models.params, jax.tree.map(lambda a, t=t: a[:, t], trajectories.params)))
         for t, models in enumerate(falling)
     ]
-    assert apart[:4] == [0, 0, 0, 0] and apart[4] > 0
+    # Not exactly equal: two programs, and each rounds in its own way.
+    assert max(apart[:4]) < 1e-12 < 1e-9 < apart[4]
 
 
 def test_draws_start_and_target_of_one_expert(trajectories: Model) -> None:

@@ -29,7 +29,7 @@ def whitened(data: Dataset, eps: float = 0.1) -> Dataset:
     if values > LARGEST:
         shape = "x".join(map(str, data.shape))
         raise RequestError(
-            f"zca:{data.name}: images {shape} have too many values to whiten, {values} (at most {LARGEST}): leave out zca:"
+            f"zca:{data.name}: images {shape} have too many values to whiten, over {LARGEST}: leave out zca:"
         )
     rows = _normalised(data, data.x_train)
     mean = rows.mean(axis=0)

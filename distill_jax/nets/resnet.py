@@ -1,0 +1,123 @@
+"""ResNet and ResNetAP as this field uses them (golden README, section 2): narrower than usual on CIFAR-sized images.
+
+Images under 64 pixels a side take the CIFAR variant (widths 32 to 256, 3x3 stem), larger ones the ImageNet variant
+(64 to 512; a 7x7 stem above 128 pixels). ResNetAP never strides: it averages over 2x2 squares instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from distill_jax.nets.conv import average_pool, max_pool
+from distill_jax.nets.layers import GROUPS, Conv, Dense, Norm, NormName
+from distill_jax.nets.net import DTypeName, FlaxNet, require_choice
+from distill_jax.types import Array, Block, Out, RequestError
+
+DEPTHS = {10: 1, 18: 2}
+"""basic blocks in each of the four stages"""
+
+
+@dataclass(frozen=True)
+class ResNet:
+    """ResNet-10 or -18 of basic blocks. Raises RequestError for another depth, or images under 8 pixels a side."""
+
+    depth: int = 18
+    norm: NormName = "instance"
+    dtype: DTypeName = "float32"
+
+    def __post_init__(self) -> None:
+        _check(self.depth, self.norm, self.dtype)
+
+    def build(self, shape: tuple[int, int, int], classes: int) -> FlaxNet:
+        return _build(self, False, shape, classes)
+
+
+@dataclass(frozen=True)
+class ResNetAP:
+    """ResNet with average pooling in place of strides, the network for ImageNet subsets."""
+
+    depth: int = 10
+    norm: NormName = "instance"
+    dtype: DTypeName = "float32"
+
+    def __post_init__(self) -> None:
+        _check(self.depth, self.norm, self.dtype)
+
+    def build(self, shape: tuple[int, int, int], classes: int) -> FlaxNet:
+        return _build(self, True, shape, classes)
+
+
+def _check(depth: int, norm: str, dtype: str) -> None:
+    if depth not in DEPTHS:
+        raise RequestError(f"net.depth is {depth}: ResNets have depth {' or '.join(map(str, DEPTHS))}")
+    require_choice("norm", norm, get_args(NormName))
+    require_choice("dtype", dtype, get_args(DTypeName))
+
+
+def _build(spec: ResNet | ResNetAP, pooled: bool, shape: tuple[int, int, int], classes: int) -> FlaxNet:
+    side = min(shape[:2])
+    if side < 8:
+        raise RequestError(f"a ResNet halves images three times: {side} pixels a side are too few, use 8 or more")
+    first = 32 if side < 64 else 64
+    assert first % GROUPS == 0
+    module = _ResNet(spec.norm, pooled, side, tuple(first * 2**s for s in range(4)), DEPTHS[spec.depth], classes)
+    return FlaxNet(module, shape, classes, spec.dtype)
+
+
+class _ResNet(nn.Module):
+    norm: NormName
+    pooled: bool
+    side: int
+    widths: tuple[int, ...]
+    per_stage: int
+    classes: int
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Out:
+        x = self._stem(x, train)
+        blocks = []
+        for s, width in enumerate(self.widths):
+            for b in range(self.per_stage):
+                halves = s > 0 and b == 0
+                x = _BasicBlock(self.norm, self.pooled, width, halves, name=f"stage{s}_block{b}")(x, train)
+            blocks.append(Block(before=x, after=x))
+        embedding = jnp.mean(x, axis=(1, 2))
+        return Out(Dense(self.classes, name="classifier")(embedding), tuple(blocks), embedding)
+
+    def _stem(self, x: Array, train: bool) -> Array:
+        large = self.side > 128
+        size, stride = (7, 1 if self.pooled else 2) if large else (3, 1)
+        x = Conv(self.widths[0], size, stride, padding=size // 2, bias=False, name="stem")(x)
+        x = jax.nn.relu(Norm(self.norm, name="stem_norm")(x, train))
+        if self.side <= 64:
+            return x
+        if self.pooled:
+            return average_pool(x, 4 if large else 2)
+        return max_pool(x, window=3, stride=2, padding=1)
+
+
+class _BasicBlock(nn.Module):
+    """conv - norm - ReLU (- pool) - conv - norm, plus the shortcut, ReLU."""
+
+    norm: NormName
+    pooled: bool
+    width: int
+    halves: bool
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        stride = 2 if self.halves and not self.pooled else 1
+        pool = self.halves and self.pooled
+        y = Conv(self.width, 3, stride, padding=1, bias=False, name="conv1")(x)
+        y = jax.nn.relu(Norm(self.norm, name="norm1")(y, train))
+        y = average_pool(y) if pool else y
+        y = Norm(self.norm, name="norm2")(Conv(self.width, 3, bias=False, name="conv2")(y), train)
+        if self.halves or x.shape[-1] != self.width:
+            x = Conv(self.width, 1, stride, padding=0, bias=False, name="shortcut")(x)
+            x = Norm(self.norm, name="shortcut_norm")(average_pool(x) if pool else x, train)
+        return jax.nn.relu(x + y)

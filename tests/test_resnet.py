@@ -1,0 +1,65 @@
+"""ResNets against the figures of the published PyTorch code (golden README, section 2)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distill_jax.nets import ResNet, ResNetAP, from_torch
+from distill_jax.types import RequestError
+from tests.golden_weights import GOLDEN, cifar_normalised, deterministic
+
+CASES = {
+    "rn10_in_cifar": ResNet(10),
+    "rn10_bn_cifar": ResNet(10, "batch"),
+    "rn18_in_cifar": ResNet(18),
+    "rn18_bn_cifar": ResNet(18, "batch"),
+    "rnap10_in_cifar": ResNetAP(10),
+    "rnap10_in_64": ResNetAP(10),
+    "rnap10_in_128": ResNetAP(10),
+    "rnap10_in_224": ResNetAP(10),
+    "rn18_bn_64": ResNet(18, "batch"),
+    "rn18_in_128": ResNet(18),
+}
+QUICK = ("rn10_bn_cifar", "rnap10_in_cifar")
+
+
+def wave(side: int) -> np.ndarray:
+    """The two images of side S that the larger networks were fed, NHWC."""
+    i, h, w, c = np.meshgrid(np.arange(2), np.arange(side), np.arange(side), np.arange(3), indexing="ij")
+    first = 1.2 * np.sin(2 * np.pi * 1.7 * ((i + 1) * h + (c + 1) * w) / side + 0.9 * c)
+    return (first + 0.6 * np.cos(0.05 * ((h * w) % 97) * (i + 1) + i)).astype(np.float32)
+
+
+@pytest.mark.parametrize("case", [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in CASES])
+def test_logits_golden(case: str) -> None:
+    with np.load(GOLDEN / "other_nets.npz") as file:
+        golden = {name.removeprefix(f"{case}__"): file[name] for name in file.files if name.startswith(f"{case}__")}
+        golden["x"] = cifar_normalised(file["x32_u8"])
+    if not case.endswith("_cifar"):
+        golden["x"] = wave(int(case.rpartition("_")[2]))
+    x = jnp.asarray(golden["x"][: len(golden["logits_train"])])
+    net = CASES[case].build(x.shape[1:], 10)
+    model = from_torch(net, deterministic(golden["names"], golden["shapes"], golden["roles"]))
+    assert sum(leaf.size for leaf in jax.tree.leaves(model.params)) == golden["nparams"]
+    out, stats = jax.jit(lambda x: net.apply(model, x, True))(x)
+    np.testing.assert_allclose(out.logits, golden["logits_train"], atol=1e-5)
+    if "logits_eval" in golden:
+        after = model._replace(stats=stats)
+        logits = jax.jit(lambda x: net.apply(after, x, False))(x)[0].logits
+        np.testing.assert_allclose(logits, golden["logits_eval"], atol=1e-5)
+
+
+def test_small_greyscale_images_fit() -> None:
+    net = ResNet(10).build((8, 8, 1), 3)
+    out = jax.eval_shape(lambda: net.apply(net.init(jax.random.key(0)), jnp.zeros((2, 8, 8, 1)), True))[0]
+    assert out.logits.shape == (2, 3) and out.embedding.shape == (2, 256) and len(out.blocks) == 4
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(RequestError, match="net.depth is 50"):
+        ResNet(50)
+    with pytest.raises(RequestError, match="too few"):
+        ResNetAP().build((7, 7, 3), 10)
