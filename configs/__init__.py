@@ -1,7 +1,7 @@
 """Presets (``methods.py``) and data-set recipes (one file each); ``resolve`` lays one over the other.
 
-    from configs import resolve
-    experiment = resolve("acc_dd", "cifar10", ipc=10)     # .spec, .hyper, .protocol
+from configs import resolve
+experiment = resolve("acc_dd", "cifar10", ipc=10)     # .spec, .hyper, .protocol
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def resolve(
 ) -> Experiment:
     """The preset ``method`` with the recipe's numbers for ``ipc`` images per class of ``shape`` (H, W, c).
 
-    ``axes`` replaces choices, e.g. ``{"models": EarlyStagePool(perturb=True)}``, before the recipe's numbers are laid on.
-    Raises RequestError for an unknown method or recipe, naming the nearest one.
+    ``axes`` replaces choices, e.g. ``{"models": EarlyStagePool(perturb=True)}``, before the recipe's numbers are laid
+    on. Raises RequestError for an unknown method or recipe, naming the nearest one.
     """
     spec = replace(named("method", method, METHODS), ipc=ipc, **(axes or {}))
     experiment = apply(method, Experiment(spec), generic.common(shape))

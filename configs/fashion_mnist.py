@@ -1,6 +1,7 @@
 """Fashion-MNIST, 28x28x1, 10 classes, ConvNet-3. Published: IDC 81.0 / 86.0 at ipc 1 / 10.
 
-l1 matching at base rate 1e-4; the reference side stays 32 in the released code, hence a factor 0.766. Clothes may be flipped.
+l1 matching at base rate 1e-4; the reference side stays 32 in the released code, hence a factor 0.766.
+Clothes may be flipped.
 """
 
 from configs.recipe import IDC_FAMILY, Overrides, dc_loops, idc_rate

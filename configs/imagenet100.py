@@ -10,7 +10,11 @@ from configs.recipe import IDC_FAMILY, Overrides, idc_rate, merged
 
 def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
     few = imagenet10.epochs(min(ipc * factor**2, 128)) * 2 // 3 // 100 * 100
-    rates = {"hyper.syn_lr": 1e-3 * idc_rate(ipc, shape[0], 224), "hyper.model_lr": 0.1, "hyper.model_weight_decay": 1e-4}
+    rates = {
+        "hyper.syn_lr": 1e-3 * idc_rate(ipc, shape[0], 224),
+        "hyper.model_lr": 0.1,
+        "hyper.model_weight_decay": 1e-4,
+    }
     batches = {"update.batch": 128, "models.batch": 128, "selector.batch": 128}
     mine = {
         "*": {"protocol.epochs": few, "protocol.rate": 0.1, "protocol.weight_decay": 1e-4, "protocol.batch": 128},

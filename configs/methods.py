@@ -40,10 +40,11 @@ MTT = replace(
     outer_steps=5000, inner_steps=1,
 )  # fmt: skip
 
-# Information-intensive Dataset Condensation (Kim et al. 2022): multi-formation, and a model that learns from real images.
+# IDC (Kim et al. 2022): several images stored in one (multi-formation), and a model that learns from real images.
 IDC = Spec(
-    models=RandomInit(), selector=RandomBatch(64), parameterisation=MultiFormation(2), augment=Siamese("color_crop_cutout"),
-    objective=GradientMatching("mse"), update=TrainOnReal(), init=Mix(), outer_steps=2000, inner_steps=100,
+    models=RandomInit(), selector=RandomBatch(64), parameterisation=MultiFormation(2),
+    augment=Siamese("color_crop_cutout"), objective=GradientMatching("mse"), update=TrainOnReal(), init=Mix(),
+    outer_steps=2000, inner_steps=100,
 )  # fmt: skip
 
 # Acc-DD (Zhang et al. 2023): IDC on a few perturbed early-stage models, for a fifth of the iterations ("Ours5").

@@ -13,7 +13,11 @@ def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
         IDC_FAMILY: {"augment": Siamese("color_crop"), "update.cutmix": 0.0},
     }
     mine = {
-        IDC_FAMILY: {"objective.metric": "l1", "hyper.syn_lr": 1e-4 * idc_rate(ipc, shape[0], 28), "update.images": 500},
+        IDC_FAMILY: {
+            "objective.metric": "l1",
+            "hyper.syn_lr": 1e-4 * idc_rate(ipc, shape[0], 28),
+            "update.images": 500,
+        },
         "dc dsa": dc_loops(ipc),
     }
     return merged(without_flip(), mine, packed if factor > 1 else {})

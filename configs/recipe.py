@@ -1,8 +1,8 @@
 """How a data set's recipe is laid over a method's preset.
 
-A recipe is a function ``(ipc, shape, factor) -> {methods: {path: value}}``: ``methods`` is a space-separated list or ``*``
-for all, ``path`` leads into Spec, or into Hyper or Protocol where it starts with ``hyper.`` or ``protocol.``. A path that
-a method does not have (DM has no ``update.images``) is skipped, so ``*`` may name what only some methods use.
+A recipe is a function ``(ipc, shape, factor) -> {methods: {path: value}}``: ``methods`` is a space-separated list or
+``*`` for all, ``path`` leads into Spec, or into Hyper or Protocol where it starts with ``hyper.`` or ``protocol.``. A
+path that a method does not have (DM has no ``update.images``) is skipped, so ``*`` may name what only some methods use.
 """
 
 from __future__ import annotations

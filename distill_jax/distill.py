@@ -22,7 +22,7 @@ import optax
 from distill_jax import tree
 from distill_jax.spec import Hyper, Spec
 from distill_jax.synthetic import ImageOptimiser, as_network, class_turns, decoded_set, stored, to_network
-from distill_jax.types import Array, ClassObjective, Model, Net, PyTree, RealData, SetObjective, Synthetic
+from distill_jax.types import Array, ClassObjective, Model, Net, PyTree, RealData, SetObjective, Synthetic, Updated
 
 BEFORE_FIRST = 2**32 - 1  # no step has this number
 BLOCK = 1024  # inner steps in one call at most
@@ -37,10 +37,8 @@ class Problem:
     net: Net = field(metadata={"static": True})
     hyper: Hyper
     data: RealData
-    pool: PyTree
-    """what ``spec.models.pretrain`` returned"""
-    root: Array
-    """the root key; every draw of the run follows from it and the step"""
+    pool: PyTree  # what ``spec.models.pretrain`` returned
+    root: Array  # key: every draw of the run follows from it and the step
 
 
 class State(NamedTuple):
@@ -54,7 +52,7 @@ class State(NamedTuple):
     watch: PyTree  # [K, ...]: the model update's own memory
     selection: Array  # int32 [C, B]: the real images shown last, as rows of ``data.index``
     loss: Array  # float32 []: mean matching loss of the steps taken in this outer iteration
-    taken: Array  # int32 []: steps taken in this outer iteration; fewer than inner_steps where the update ended it early
+    taken: Array  # int32 []: steps taken in this outer iteration
     left: Array  # bool []: this outer iteration has ended early
 
 
@@ -69,7 +67,7 @@ def init_state(problem: Problem) -> State:
     if spec.parameterisation.space == "normalised":
         images = to_network(images, data.mean, data.std)
     learns_rate = isinstance(spec.objective, SetObjective) and spec.objective.learns_rate
-    rate = jnp.asarray(problem.hyper.rate, jnp.float32) if learns_rate else None
+    rate: PyTree = jnp.asarray(problem.hyper.rate, jnp.float32) if learns_rate else None
     turns, rate_sgd = _optimisers(problem, jnp.zeros((), jnp.int32))
     return State(
         step=jnp.zeros((), jnp.int32),
@@ -111,9 +109,9 @@ def inner_step(problem: Problem, state: State, key: Array) -> State:
 
     syn = decoded_set(spec.parameterisation, synthetic.images, data)
 
-    def update(live: tuple[Model, PyTree, PyTree, Array]):
-        *model, key = live
-        return spec.update.update(net, *model, data, syn, hyper, key)
+    def update(live: tuple[Model, PyTree, PyTree, Array]) -> Updated:
+        model, optimiser, watch, key = live
+        return spec.update.update(net, model, optimiser, watch, data, syn, hyper, key)
 
     keys = jax.random.split(update_key, spec.models.live)
     live = (state.models, state.model_optimisers, state.watch, keys)
@@ -139,7 +137,8 @@ def matching(
     An objective on one class is differentiated inside its chunk of classes and models: that is what keeps memory flat.
     """
     spec, net, hyper, data = problem.spec, problem.net, problem.hyper, problem.data
-    objective, classes = spec.objective, jnp.arange(data.classes)
+    objective: Any = spec.objective
+    classes = jnp.arange(data.classes)
     keys = jax.random.split(key, data.classes)
 
     def shown(images: Array, rows: Array, c: Array, key: Array) -> tuple[Array, Array]:

@@ -93,11 +93,8 @@ def accuracies(
     net: Net, protocol: Protocol, sets: Sets, test: tuple[Array, Array], key: Array, mean: Array, std: Array
 ) -> list[float]:
     """Accuracy in percent of each of R networks trained from scratch, on ``test`` (uint8 images, int labels)."""
-    progress = None
-    for progress in training(net, protocol, sets, key, mean, std):
-        pass
-    assert progress is not None
-    return test_accuracies(net, progress.models, test, mean, std)
+    *_, last = training(net, protocol, sets, key, mean, std)
+    return test_accuracies(net, last.models, test, mean, std)
 
 
 def test_accuracies(net: Net, models: Model, test: tuple[Array, Array], mean: Array, std: Array) -> list[float]:

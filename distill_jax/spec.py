@@ -158,10 +158,11 @@ def _describe(value: object) -> object:
 
 
 def check(spec: Spec, shape: tuple[int, int, int], counts: list[int]) -> None:
-    """Refuse, before any work, a spec that does not fit images of ``shape`` (H, W, c) and classes of ``counts`` images."""
+    """Refuse, before any work, a spec that does not fit images of ``shape`` (H, W, c) or classes of ``counts``."""
     if spec.ipc > min(counts):
         raise RequestError(
-            f"ipc is {spec.ipc}, but class {counts.index(min(counts))} has only {min(counts)} images: use --ipc {min(counts)} or less"
+            f"ipc is {spec.ipc}, but class {counts.index(min(counts))} has only {min(counts)} images: "
+            f"use --ipc {min(counts)} or less"
         )
     _check_targets(spec)
     spec.parameterisation.check(shape)
@@ -185,7 +186,7 @@ def _check_targets(spec: Spec) -> None:
 
 
 def with_chunks(spec: Spec, classes: int, backend: str) -> Spec:
-    """The spec with automatic chunk sizes resolved: one at a time on CPU (fastest, least memory), all at once elsewhere."""
+    """The spec with automatic chunk sizes resolved: 1 on CPU (fastest, least memory), all at once elsewhere."""
     whole = backend != "cpu"
     class_chunk = spec.class_chunk or (classes if whole else 1)
     model_chunk = spec.model_chunk or (spec.models.live if whole else 1)

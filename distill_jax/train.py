@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from distill_jax.augment import NoAugment, cutmix
 from distill_jax.synthetic import to_network
@@ -41,17 +42,19 @@ class Order(NamedTuple):
     """float32 [steps, batch]: 0 for the rows that pad an incomplete batch"""
 
 
-def sgd(rate: float | Array | optax.Schedule, momentum: float | Array = 0.9, weight_decay: float | Array = 5e-4) -> optax.GradientTransformation:
+def sgd(
+    rate: float | Array | optax.Schedule, momentum: float | Array = 0.9, weight_decay: float | Array = 5e-4
+) -> optax.GradientTransformation:
     """PyTorch's SGD: weight decay on *all* parameters, added to the gradient (golden section 8)."""
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum))
 
 
 def drops(rate: float | Array, epochs: int, steps: int) -> optax.Schedule:
-    """``rate``, times 0.2 after two thirds and again after five sixths of ``epochs`` of ``steps`` steps (golden section 9)."""
+    """``rate``, times 0.2 after 2/3 and again after 5/6 of ``epochs`` of ``steps`` steps (golden section 9)."""
 
-    def schedule(count: Array) -> Array:
+    def schedule(count: ArrayLike) -> Array:
         drops = jnp.asarray([2 * epochs // 3 * steps, 5 * epochs // 6 * steps])
-        return rate * 0.2 ** jnp.sum(count >= drops).astype(jnp.float32)
+        return rate * 0.2 ** jnp.sum(jnp.asarray(count) >= drops).astype(jnp.float32)
 
     return schedule
 
@@ -70,7 +73,7 @@ def epochs_order(key: Array, n: int, batch: int, epochs: int) -> Order:
 
 
 def images_order(key: Array, n: int, batch: int, images: int) -> Order:
-    """Steps of full batches until ``images`` or more were seen, without repetition while ``n`` lasts (golden section 8)."""
+    """Full batches until ``images`` or more were seen, without repetition while ``n`` lasts (golden section 8)."""
     steps = -(-images // batch)
     rounds = -(-steps * batch // n)
     rows = jax.vmap(lambda k: jax.random.permutation(k, n))(jax.random.split(key, rounds)).reshape(-1)
@@ -129,9 +132,7 @@ def real_set(data: RealData) -> TrainSet:
     return TrainSet(data.images, jax.nn.one_hot(data.labels, data.classes))
 
 
-def correct(
-    net: Net, model: Model, images: Array, labels: Array, mean: Array, std: Array, chunk: int = 256
-) -> Array:
+def correct(net: Net, model: Model, images: Array, labels: Array, mean: Array, std: Array, chunk: int = 256) -> Array:
     """How many of ``images`` (uint8 [N, H, W, c]) the network, in evaluation mode, classifies right: int32 []."""
     n = images.shape[0]
     chunk = min(chunk, n)

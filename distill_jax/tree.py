@@ -58,7 +58,9 @@ def filter_norms(leaf: Array) -> Array:
 
 def squared_distance(a: PyTree, b: PyTree) -> Array:
     """Sum of squared differences over all leaves."""
-    return sum((jnp.sum((x - y) ** 2) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)), jnp.zeros(()))
+    return sum(
+        (jnp.sum((x - y) ** 2) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)), jnp.zeros(())
+    )
 
 
 def map_chunks(f: Callable[..., PyTree], xs: PyTree, chunk: int) -> PyTree:

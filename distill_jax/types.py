@@ -107,8 +107,8 @@ class Synthetic(NamedTuple):
 
     images: Array
     """float32 [C, I, H, W, c]; pixel or network space, as the parameterisation's ``space`` says"""
-    rate: Array | None = None
-    """float32 []: learnable learning rate (trajectory matching)"""
+    rate: PyTree = None
+    """float32 []: learnable learning rate (trajectory matching); else None"""
 
 
 class TrainSet(NamedTuple):

@@ -35,17 +35,8 @@ def test_one_program_for_all_points(
     counted("distilling", distill, "inner_step")
     counted("scoring", evaluate, "train")
     workdir = tmp_path / "run"
-    argv = [
-        *SMALL.split(),
-        "--hyper.perturb-max",
-        "0",
-        "0.09",
-        "0.3",
-        "--hyper.syn-lr",
-        "1e-4",
-        "--workdir",
-        str(workdir),
-    ]
+    swept = "--held-out --hyper.perturb-max 0 0.09 0.3 --hyper.syn-lr 1e-4"
+    argv = [*SMALL.split(), *swept.split(), "--workdir", str(workdir)]
     assert ablate.main(argv) == 0
     assert traces == {"distilling": 1, "scoring": 1}
     with (workdir / "ablation.csv").open() as file:
@@ -57,6 +48,7 @@ def test_one_program_for_all_points(
     assert (workdir / "ablation.png").read_bytes().startswith(b"\x89PNG")
     config = json.loads((workdir / "config.json").read_text())
     assert config["swept"] == {"perturb_max": [0, 0.09, 0.3]} and config["hyper"]["syn_lr"] == 1e-4
+    assert config["data"]["withheld"] == 0.1
     assert "hyper.perturb_max: 0 0.09 0.3" in capsys.readouterr().out
     assert ablate.main(argv) == 2
     assert "--overwrite" in capsys.readouterr().err

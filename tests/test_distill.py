@@ -151,4 +151,4 @@ def test_pixels_are_clamped_between_outer_iterations(finished) -> None:
     problem, state, _ = finished["acc_dd"]
     wild = state._replace(synthetic=Synthetic(state.synthetic.images * 100 - 50))
     begun = distill.begin_outer(problem, wild, jax.random.key(0))
-    assert 0 <= float(begun.synthetic.images.min()) and float(begun.synthetic.images.max()) <= 1
+    assert float(begun.synthetic.images.min()) >= 0 and float(begun.synthetic.images.max()) <= 1

@@ -74,7 +74,9 @@ def test_pool_members_are_drawn_with_k_models_each_perturbed_on_its_own() -> Non
     kernels = source.sample(TINY, pool, Hyper(), jax.random.key(1)).params["classifier"]["kernel"]
     members = {np.asarray(kernel).tobytes() for kernel in pool.params["classifier"]["kernel"]}
     assert {np.asarray(kernel).tobytes() for kernel in kernels} == members
-    kernels = replace(source, perturb=True).sample(TINY, pool, Hyper(), jax.random.key(1)).params["classifier"]["kernel"]
+    kernels = (
+        replace(source, perturb=True).sample(TINY, pool, Hyper(), jax.random.key(1)).params["classifier"]["kernel"]
+    )
     assert len({np.asarray(kernel).tobytes() for kernel in kernels}) == 8
 
 

@@ -1,4 +1,4 @@
-"""The networks against figures of the published PyTorch code (golden README, sections 1 and 2) and their own contract."""
+"""The networks against figures of the published PyTorch code (golden README, section 1) and their own contract."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import optax
 import pytest
 
 from distill_jax.nets import ConvNet, from_torch
-from distill_jax.types import RequestError
-from tests.golden_weights import GOLDEN, cifar_normalised, deterministic, pixels
+from tests.golden_weights import GOLDEN, cifar_normalised, deterministic
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +70,9 @@ def test_convnet_in_float64(golden):
             for ours, theirs in (("kernel", "conv.{}.weight"), ("scale", "norm.{}.weight"), ("bias", "norm.{}.bias")):
                 layer = ("conv" if ours == "kernel" else "norm") + str(d)
                 norms[layer][ours] = order["layers." + theirs.format(d)]
-                np.testing.assert_allclose(jnp.linalg.norm(gradients[layer][ours].ravel()), norms[layer][ours], rtol=1e-8)
+                np.testing.assert_allclose(
+                    jnp.linalg.norm(gradients[layer][ours].ravel()), norms[layer][ours], rtol=1e-8
+                )
         for ours, theirs in (("kernel", "weight"), ("bias", "bias")):
             ours_l2 = jnp.linalg.norm(gradients["classifier"][ours].ravel())
             np.testing.assert_allclose(ours_l2, order[f"classifier.{theirs}"], rtol=1e-8)

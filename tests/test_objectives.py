@@ -69,7 +69,8 @@ def test_gradient_matching_golden(case: str, golden: dict[str, np.ndarray], pull
 
 @pytest.mark.parametrize("case", ["idc_l1", "idc_feat_2", "idc_feat_0to2", "dm"])
 def test_whole_objective_golden(case: str, golden: dict[str, np.ndarray]) -> None:
-    _check(case, *_loss_and_gradient(CASES[case], *_net(golden), golden, jnp.float32), golden)
+    loss, grad = _loss_and_gradient(CASES[case], *_net(golden), golden, jnp.float32)
+    _check(case, loss, grad, golden)
 
 
 def _check(case: str, loss, grad, golden: dict[str, np.ndarray]) -> None:

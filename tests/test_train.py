@@ -30,7 +30,9 @@ def test_model_update_golden(case: str, steps: int) -> None:
     order = Order(jnp.arange(2 * n, dtype=jnp.int32).reshape(2, n)[:steps], jnp.ones((steps, n)))
     optimiser = sgd(0.01, 0.9, 5e-4)
     regime = Regime(batch=n, cutmix=0.0)
-    model, state, losses = train(NET, model, optimiser, optimiser.init(model.params), data, order, regime, jax.random.key(0))
+    model, state, losses = train(
+        NET, model, optimiser, optimiser.init(model.params), data, order, regime, jax.random.key(0)
+    )
     np.testing.assert_allclose(np.mean(losses), golden[f"{case}__mean_loss"], atol=3e-6)
 
     def load(flat: np.ndarray):
@@ -95,7 +97,9 @@ def test_padding_rows_do_not_count() -> None:
     regime = Regime(batch=5, cutmix=0.0)
 
     def trained(order: Order):
-        return train(net, model, optimiser, optimiser.init(model.params), data, order, regime, jax.random.key(2))[0].params
+        return train(net, model, optimiser, optimiser.init(model.params), data, order, regime, jax.random.key(2))[
+            0
+        ].params
 
     padded = Order(jnp.asarray([[0, 1, 2, 0, 1]]), jnp.asarray([[1.0, 1.0, 1.0, 0.0, 0.0]]))
     _close(trained(padded), trained(Order(jnp.asarray([[0, 1, 2]]), jnp.ones((1, 3)))), 1e-6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 
@@ -15,7 +15,10 @@ from distill_jax.types import Array, Model, Net, RealData, Tick
 class RandomInit(Drawn):
     """Freshly initialised networks at every outer iteration: DC, DSA, DM, CAFE, IDC, DREAM."""
 
-    size: ClassVar[int] = 0
+    @property
+    def size(self) -> int:
+        """There is no pool."""
+        return 0
 
     def pretrain(self, net: Net, data: RealData, hyper: Any, key: Array, tick: Tick) -> None:
         """There is nothing to train."""

@@ -17,7 +17,7 @@ backward pass is slow on CPU and CUDA (jax issue 13800).
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -105,7 +105,7 @@ def _conv_fwd(x: Array, kernel: Array, stride: int, pads: Pads) -> tuple[Array, 
     return _conv(x, kernel, stride, pads), (x, kernel)
 
 
-def _conv_bwd(stride: int, pads: Pads, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+def _conv_bwd(stride: int, pads: Pads, saved: tuple[Array, Array], dy: Array) -> tuple[Any, Any]:
     x, kernel = saved
     dy = _dilate(dy, stride, [x.shape[a] + sum(pads[a - 1]) - kernel.shape[a - 1] + 1 for a in (1, 2)])
     dx = _conv(dy, _mirror(kernel), 1, _mirror_pads(pads, kernel.shape[:2]))
@@ -180,7 +180,8 @@ def _form(
 
 def _conv_one(x: Array, kernel: Array, stride: int, pads: Pads) -> Array:
     kernel = kernel.astype(x.dtype)
-    form = _form(kernel.shape[:2], stride, *kernel.shape[2:], x.dtype)
+    channels_in, channels_out = kernel.shape[2:]
+    form = _form(kernel.shape[:2], stride, channels_in, channels_out, x.dtype)
     if form == "winograd":
         return winograd.convolve(_pad(x, pads), kernel)
     if form == "patches":

@@ -61,4 +61,6 @@ def _tiles(x: Array) -> Array:
 
 def _mix(matrix: np.ndarray, arrays: Sequence[Array] | Array, axis: int) -> Array:
     """matrix @ arrays, stacked along ``axis``"""
-    return jnp.stack([reduce(add, [float(c) * a for c, a in zip(row, arrays, strict=True) if c]) for row in matrix], axis)
+    return jnp.stack(
+        [reduce(add, [float(c) * a for c, a in zip(row, arrays, strict=True) if c]) for row in matrix], axis
+    )

@@ -1,4 +1,4 @@
-"""Feature matching: the distance between the mean features of real and synthetic images (DM; IDC's feature matching)."""
+"""Feature matching: the distance between the mean features of real and synthetic images (DM; IDC's own kind)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ class FeatureMatching:
             raise RequestError(f"objective.first {self.first} to objective.last {self.last} names no block of {n}")
         chosen = slice(self.first % n, self.last % n + 1)
         target = jax.lax.stop_gradient(self._means(net, model, real)[chosen])
-        return sum((jnp.sum((a - b) ** 2) for a, b in zip(target, self._means(net, model, syn)[chosen], strict=True)), jnp.zeros(()))
+        return sum(
+            (jnp.sum((a - b) ** 2) for a, b in zip(target, self._means(net, model, syn)[chosen], strict=True)),
+            jnp.zeros(()),
+        )
 
     @staticmethod
     def _means(net: Net, model: Model, x: Array) -> list[Array]:

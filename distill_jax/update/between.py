@@ -12,6 +12,7 @@ from distill_jax.augment import Siamese
 from distill_jax.train import Regime, epochs_order, images_order, real_set, sgd, train
 from distill_jax.types import Array, Augmentation, Model, Net, PyTree, RealData, RequestError, TrainSet, Updated
 
+
 @dataclass(frozen=True)
 class Frozen:
     """The model stays as it was drawn (DM; trajectory matching)."""
@@ -20,7 +21,15 @@ class Frozen:
         return (), ()
 
     def update(
-        self, net: Net, model: Model, optimiser: PyTree, watch: PyTree, data: RealData, syn: TrainSet, hyper: Any, key: Array
+        self,
+        net: Net,
+        model: Model,
+        optimiser: PyTree,
+        watch: PyTree,
+        data: RealData,
+        syn: TrainSet,
+        hyper: Any,
+        key: Array,
     ) -> Updated:
         return Updated(model, optimiser, watch, jnp.zeros((), bool))
 
@@ -44,7 +53,15 @@ class TrainOnReal:
         return _sgd(hyper).init(model.params), ()
 
     def update(
-        self, net: Net, model: Model, optimiser: PyTree, watch: PyTree, data: RealData, syn: TrainSet, hyper: Any, key: Array
+        self,
+        net: Net,
+        model: Model,
+        optimiser: PyTree,
+        watch: PyTree,
+        data: RealData,
+        syn: TrainSet,
+        hyper: Any,
+        key: Array,
     ) -> Updated:
         order_key, train_key = jax.random.split(key)
         order = images_order(order_key, data.images.shape[0], self.batch, self.images)
@@ -71,7 +88,15 @@ class TrainOnSynthetic:
         return _sgd(hyper).init(model.params), ()
 
     def update(
-        self, net: Net, model: Model, optimiser: PyTree, watch: PyTree, data: RealData, syn: TrainSet, hyper: Any, key: Array
+        self,
+        net: Net,
+        model: Model,
+        optimiser: PyTree,
+        watch: PyTree,
+        data: RealData,
+        syn: TrainSet,
+        hyper: Any,
+        key: Array,
     ) -> Updated:
         order_key, train_key = jax.random.split(key)
         order = epochs_order(order_key, syn.images.shape[0], self.batch, self.epochs)
