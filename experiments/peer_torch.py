@@ -5,6 +5,9 @@ respect to the network, squared distance over convolution weights, its derivativ
 one SGD step on them. Then the network is trained on real images with colour, crop and cutmix.
 """
 
+# PyTorch is needed here only, and is no dependency: the types are not checked where it is not installed.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import time
