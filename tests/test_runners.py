@@ -57,7 +57,9 @@ def test_the_result_has_the_fields_of_the_contract(finished: Path) -> None:
         assert accuracy["std"] == pytest.approx(np.std(accuracy["per_repeat"], ddof=1))
     assert result["baselines"]["full"] is None
     assert list(result["seconds"]) == ["pretrain", "compile", "distill", "evaluate", "baselines"]
-    assert all(seconds > 0 for seconds in result["seconds"].values())
+    compiling = result["seconds"].pop("compile")
+    # Zero where an earlier test of this process had the same program compiled.
+    assert compiling >= 0 and all(seconds > 0 for seconds in result["seconds"].values())
     assert result["peak_bytes"] > 2**27
     assert list(result["environment"]) == ["device", "device_count", "jax", "python", "commit"]
     assert result["config"] == read(finished / "config.json")

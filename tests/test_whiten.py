@@ -33,7 +33,8 @@ def test_a_whitened_data_set_is_a_data_set() -> None:
     def correlation(data: Dataset, images: np.ndarray) -> float:
         rows = ((images / 255 - data.mean) / data.std).reshape(len(images), -1)
         covariance = np.cov(rows, rowvar=False)
-        return float(np.abs(covariance - np.diag(np.diag(covariance))).mean())
+        # The strongest direction: the mean over all pairs is mostly the noise of few images.
+        return float(np.linalg.norm(covariance - np.diag(np.diag(covariance)), 2))
 
     for part in ("x_train", "x_test"):
         assert correlation(white, getattr(white, part)) < 0.5 * correlation(plain, getattr(plain, part))
