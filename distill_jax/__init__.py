@@ -1,0 +1,1 @@
+"""Dataset distillation in JAX. ``types`` is the vocabulary, ``distill`` the algorithm; start with those two."""
