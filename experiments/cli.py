@@ -221,12 +221,12 @@ def _options_over(default: Experiment, options: type[Any]) -> type[Any]:
     It inherits, rather than copies, so that tyro finds the docstrings of the fields for its help.
     """
     on_top: list[tuple[str, Any, Any]] = []
-    for f in fields(Spec):
-        value = getattr(default.spec, f.name)
-        on_top.append((f.name, type(value), value))
-        if f.name in CHOICES:
-            names = "|".join(CHOICES[f.name])
-            which = arg(name=f.name, metavar=f"{names}|MODULE:CLASS", help=f"choice on the axis {f.name}")
-            on_top.append((f"choice_of_{f.name}", Annotated[str, which], choice_name(f.name, value)))
+    for name, annotation in get_type_hints(Spec).items():
+        value = getattr(default.spec, name)
+        on_top.append((name, type(value) if name in CHOICES else annotation, value))
+        if name in CHOICES:
+            names = "|".join(CHOICES[name])
+            which = arg(name=name, metavar=f"{names}|MODULE:CLASS", help=f"choice on the axis {name}")
+            on_top.append((f"choice_of_{name}", Annotated[str, which], choice_name(name, value)))
     below = [("hyper", Hyper, default.hyper), ("protocol", Protocol, default.protocol)]
     return make_dataclass("Options", [*on_top, *below], bases=(Spec, options), frozen=True)

@@ -17,6 +17,7 @@ from typing import Any
 from tyro.conf import FlagCreatePairsOff
 
 from configs import named
+from distill_jax.data import Dataset
 from distill_jax.distilled import DistilledSet
 from distill_jax.store import Checkpoints, save_pool
 from distill_jax.types import PyTree, RequestError
@@ -81,8 +82,12 @@ def run(argv: list[str]) -> None:
     _check(options)
     path = options.workdir
     before = read_json(path / CONFIG) if path and options.resume else None
-    job = resolve(request, options.eval_every, before and before["spec"])
-    given = read_pool(job, pool_path(options.pool)) if options.pool and job.spec.models.size else None
+    job = resolve(request, options.eval_every, before.get("spec") if isinstance(before, Mapping) else None)
+    given = None
+    if options.pool is not None:
+        if job.spec.models.size == 0:
+            raise RequestError(f"{job.method} takes no pool: leave out --pool, or choose --models early-stage")
+        given = read_pool(job, pool_path(options.pool))
     path = path or new_folder(job.folder)
     if not options.resume and not options.overwrite:
         refuse_used(path)
@@ -164,13 +169,16 @@ def _work(session: Session, options: Distill, given: PyTree) -> dict[str, Any]:
     clock.spent(None)
     pool = _pool(session, given)
     clock.spent("pretrain")
-    held_out = job.data.test_arrays() if options.eval_every else None
-    source = job.source.test_arrays()
-    judge = Judge(job.net, job.experiment.protocol, source, data.mean, data.std, job.keys.score, interrupts)
-    watch = judge._replace(test=held_out) if held_out else None
+
+    def judge_on(part: Dataset) -> Judge:
+        test = part.test_arrays()
+        return Judge(job.net, job.experiment.protocol, test, data.mean, data.std, job.keys.score, interrupts)
+
+    watch = judge_on(job.data) if options.eval_every else None
     distilled = optimise(session, pool, Rhythm(options.save_every, options.eval_every), watch)
     _save(workdir, distilled)
 
+    judge = judge_on(job.source)
     sets = distilled_sets(distilled, options.repeats)
     accuracy = judge.score("scoring", sets)
     clock.spent("evaluate")

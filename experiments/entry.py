@@ -45,6 +45,10 @@ def enter(run: Callable[[list[str]], object], argv: Sequence[str] | None = None)
         return 128 + error.signum
     except KeyboardInterrupt:
         return _complain("interrupted", 128 + signal.SIGINT)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return _complain(f"{error}\nout of memory: try --class-chunk 1 --model-chunk 1, or a smaller batch", 1)
     except BrokenPipeError:  # whatever read the output has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

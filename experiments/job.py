@@ -149,7 +149,7 @@ def resolve(request: Request[Any], eval_every: int = 0, chunks: Mapping[str, Any
     spec = experiment.spec
     check(spec, data.shape, data.counts.tolist())
     if chunks:
-        sizes = {name: getattr(spec, name) or chunks[name] for name in ("class_chunk", "model_chunk")}
+        sizes = {name: getattr(spec, name) or chunks.get(name, 0) for name in ("class_chunk", "model_chunk")}
         spec = replace(spec, **sizes)
     spec = with_chunks(spec, data.classes, jax.default_backend())
     net = spec.net.build(data.shape, data.classes)

@@ -100,7 +100,7 @@ def optimise(session: Session, pool: PyTree, rhythm: Rhythm, judge: Judge | None
 
 def distilled_set(session: Session, state: State) -> DistilledSet:
     """The set as it stands, not scored yet."""
-    job = session.job
+    job, rate = session.job, state.synthetic.rate
     about = {
         "method": job.method,
         "dataset": job.dataset,
@@ -108,6 +108,7 @@ def distilled_set(session: Session, state: State) -> DistilledSet:
         "recipe": job.recipe,
         "seed": job.seed,
         "steps": int(state.step),
+        "rate": None if rate is None else float(rate),
         "protocol": described(job.experiment.protocol),
         "net": job.spec.describe()["net"],
         "score": None,

@@ -82,6 +82,12 @@ def test_options_of_distill_that_make_no_sense(options: str, said: str, empty: P
     assert files(empty) == {}
 
 
+def test_a_pool_for_a_method_without(empty: Path, capsys) -> None:
+    refused(capsys, distill.main, ["idc", "digits", "--pool", "."], "takes no pool")
+    refused(capsys, pretrain.main, ["idc", "digits"], "no pool")
+    assert files(empty) == {}
+
+
 X, Y = np.zeros((6, 8, 8), np.uint8), np.arange(6) % 3
 
 

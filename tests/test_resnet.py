@@ -1,4 +1,4 @@
-"""ResNets against the figures of the published PyTorch code (golden README, section 2)."""
+"""ResNets and DenseNet against the figures of the published PyTorch code (golden README, section 2)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill_jax.nets import ResNet, ResNetAP, from_torch
+from distill_jax.nets import DenseNet, ResNet, ResNetAP, from_torch
 from distill_jax.types import RequestError
 from tests.golden_weights import GOLDEN, cifar_normalised, deterministic
 
@@ -22,6 +22,7 @@ CASES = {
     "rnap10_in_224": ResNetAP(10),
     "rn18_bn_64": ResNet(18, "batch"),
     "rn18_in_128": ResNet(18),
+    "densenet_cifar": DenseNet(),
 }
 QUICK = ("rn10_bn_cifar", "rnap10_in_cifar")
 

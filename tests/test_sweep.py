@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from distill_jax import distill, sweep
+from distill_jax.augment import NoAugment
 from distill_jax.distill import Problem
 from distill_jax.models import EarlyStagePool
 from distill_jax.nets import ConvNet
@@ -21,7 +22,8 @@ SPEC = Spec(
     models=EarlyStagePool(perturb=True, size=2),
     selector=RandomBatch(4),
     parameterisation=Pixels(),
-    update=TrainOnReal(images=4, batch=4),
+    augment=NoAugment(),
+    update=TrainOnReal(images=4, batch=4, cutmix=0.0, augment=NoAugment()),
     init=Mix(),
     net=ConvNet(depth=1, width=4),
     outer_steps=2,

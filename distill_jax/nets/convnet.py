@@ -7,18 +7,8 @@ from typing import get_args
 
 import flax.linen as nn
 
-from distill_jax.nets.layers import (
-    ACTIVATIONS,
-    GROUPS,
-    POOLINGS,
-    ActivationName,
-    Conv,
-    Dense,
-    Norm,
-    NormName,
-    PoolingName,
-)
-from distill_jax.nets.net import DTypeName, FlaxNet, require_choice, require_positive
+from distill_jax.nets.layers import ACTIVATIONS, POOLINGS, ActivationName, Conv, Dense, Norm, NormName, PoolingName
+from distill_jax.nets.net import DTypeName, FlaxNet, require_choice, require_norm, require_positive
 from distill_jax.types import Array, Block, Out, RequestError
 
 
@@ -38,12 +28,10 @@ class ConvNet:
 
     def __post_init__(self) -> None:
         require_positive(depth=self.depth, width=self.width)
-        require_choice("norm", self.norm, get_args(NormName))
+        require_norm(self.norm, self.width)
         require_choice("activation", self.activation, ACTIVATIONS)
         require_choice("pooling", self.pooling, POOLINGS)
         require_choice("dtype", self.dtype, get_args(DTypeName))
-        if self.norm == "group" and self.width % GROUPS:
-            raise RequestError(f"norm 'group' has {GROUPS} groups: give a width that is a multiple, not {self.width}")
 
     def build(self, shape: tuple[int, int, int], classes: int) -> FlaxNet:
         """A net for images of ``shape`` (H, W, c); RequestError if pooling leaves nothing of them."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from distill_jax.nets.conv import wide
+from distill_jax.nets.layers import GROUPS, NormName
 from distill_jax.types import Array, Model, Out, PyTree, RequestError
 
 DTypeName: TypeAlias = Literal["float32", "bfloat16", "float64"]
@@ -50,6 +51,20 @@ def require_choice(field: str, value: str, names: Iterable[str]) -> None:
         near = difflib.get_close_matches(str(value), names, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names)}"
         raise RequestError(f"{field} {value!r} is unknown: {hint}")
+
+
+def require_norm(norm: str, width: int | None) -> None:
+    """Raise RequestError for an unknown norm, or one that does not divide ``width`` channels."""
+    require_choice("norm", norm, get_args(NormName))
+    if norm == "group" and width is not None and width % GROUPS:
+        raise RequestError(f"norm 'group' has {GROUPS} groups: give a width that is a multiple, not {width}")
+
+
+def require_side(shape: tuple[int, int, int], smallest: int) -> None:
+    """Raise RequestError for images of fewer than ``smallest`` pixels a side."""
+    height, width, _ = shape
+    if min(height, width) < smallest:
+        raise RequestError(f"images of {height}x{width} are too small for this network: it needs {smallest}x{smallest}")
 
 
 def require_positive(**fields: int) -> None:
