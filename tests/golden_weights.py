@@ -20,7 +20,7 @@ def deterministic(names, shapes, roles, quadratic: float = 0.001) -> dict[str, n
         k = np.arange(np.prod(shape), dtype=np.float64)
         base = 1.0 if role == "s" else 0.0
         amplitude = 1 / np.sqrt(np.prod(shape[1:])) if role == "w" else 0.1
-        values = base + amplitude * np.sin(1.618 * k + quadratic * k**2 + p)
+        values = base + amplitude * np.sin(1.618 * k + quadratic * k * k + p)
         weights[str(name)] = values.astype(np.float32).reshape(shape)
     return weights
 
@@ -33,3 +33,10 @@ def pixels(u8: np.ndarray) -> np.ndarray:
 def cifar_normalised(u8: np.ndarray) -> np.ndarray:
     """uint8 NCHW -> float32 NHWC, network space"""
     return (pixels(u8) - CIFAR_MEAN) / CIFAR_STD
+
+
+def waves(side: int) -> np.ndarray:
+    """The two test images [2, side, side, 3] of the larger networks (golden README, section 2), network space."""
+    i, h, w, c = np.ogrid[:2, :side, :side, :3]
+    slow = 1.2 * np.sin(2 * np.pi * 1.7 * ((i + 1) * h + (c + 1) * w) / side + 0.9 * c)
+    return (slow + 0.6 * np.cos(0.05 * ((h * w) % 97) * (i + 1) + i)).astype(np.float32)

@@ -1,6 +1,8 @@
-"""The networks against figures of the published PyTorch code (golden README, section 1) and their own contract."""
+"""The networks against the published PyTorch code (golden README, sections 1 and 2), and their own contract."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +10,9 @@ import numpy as np
 import optax
 import pytest
 
-from distill_jax.nets import ConvNet, from_torch
-from tests.golden_weights import GOLDEN, cifar_normalised, deterministic
+from distill_jax.nets import ARCHITECTURES, VGG11, ConvNet, DenseNet, LeNet, ResNet, ResNetAP, ViT, from_torch
+from distill_jax.types import Architecture, Net, RequestError
+from tests.golden_weights import GOLDEN, cifar_normalised, deterministic, pixels, waves
 
 
 @pytest.fixture(scope="module")
@@ -17,21 +20,36 @@ def golden():
     return np.load(GOLDEN / "convnet.npz")
 
 
-def weights_of(golden, prefix: str = ""):
-    return deterministic(*(golden[prefix + key] for key in ("names", "shapes", "roles")))
+def parameters(golden, prefix: str = ""):
+    """(names, shapes, roles) as the file lists them"""
+    return tuple(golden[prefix + key] for key in ("names", "shapes", "roles"))
 
 
-def cross_entropy(net, model, x, y):
-    """(loss, (Out, new statistics)) in training mode"""
-    out, stats = net.apply(model, x, True)
-    return optax.softmax_cross_entropy_with_integer_labels(out.logits, y).mean(), (out, stats)
+def training_pass(net, model, x, y):
+    """(loss, (Out, new statistics)), gradients: cross-entropy in training mode"""
 
-
-def loss_and_gradients(net, model, x, y):
     def loss(params):
-        return cross_entropy(net, model._replace(params=params), x, y)
+        out, stats = net.apply(model._replace(params=params), x, True)
+        return optax.softmax_cross_entropy_with_integer_labels(out.logits, y).mean(), (out, stats)
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(model.params)
+
+
+def evaluate(net, model, x):
+    return jax.jit(lambda model: net.apply(model, x, False)[0])(model)
+
+
+def per_parameter(net, names, shapes, tree, probe):
+    """For each of PyTorch's parameters, the dot product of ours with ``probe(shape)`` laid out as PyTorch's; and L2."""
+    shapes = [tuple(int(n) for n in padded if n) for padded in shapes]
+    number = from_torch(net, {n: np.full(s, p) for p, (n, s) in enumerate(zip(names, shapes, strict=True))}).params
+    probes = from_torch(net, {n: probe(s) for n, s in zip(names, shapes, strict=True)}).params
+    dot, l2 = np.zeros(len(names)), np.zeros(len(names))
+    leaves = [np.asarray(leaf) for each in (number, probes, tree) for leaf in jax.tree.leaves(each)]
+    count = len(names)
+    for p, weights, values in zip(leaves[:count], leaves[count : 2 * count], leaves[2 * count :], strict=True):
+        dot[int(p.flat[0])], l2[int(p.flat[0])] = np.sum(weights * values), np.linalg.norm(values)
+    return dot, l2
 
 
 def channels_first(maps):
@@ -39,11 +57,15 @@ def channels_first(maps):
     return np.asarray(maps).transpose(0, 3, 1, 2).reshape(len(maps), -1)
 
 
+# ------------------------------------------------------------------ ConvNet: golden README, section 1
+
+
 def test_convnet_reproduces_logits_features_and_gradients(golden):
     net = ConvNet(3, 16).build((32, 32, 3), 10)
-    names = list(golden["names"])
-    x, y = jnp.asarray(cifar_normalised(golden["x_u8"])), jnp.asarray(golden["y"])
-    (loss, (out, stats)), gradients = loss_and_gradients(net, from_torch(net, weights_of(golden)), x, y)
+    names, shapes, roles = parameters(golden)
+    model = from_torch(net, deterministic(names, shapes, roles))
+    x = jnp.asarray(cifar_normalised(golden["x_u8"]))
+    (loss, (out, stats)), gradients = training_pass(net, model, x, golden["y"])
 
     assert stats == {}
     np.testing.assert_allclose(out.logits, golden["logits"], atol=2e-6)
@@ -60,19 +82,302 @@ def test_convnet_reproduces_logits_features_and_gradients(golden):
 def test_convnet_in_float64(golden):
     with jax.enable_x64(True):
         net = ConvNet(3, 16, dtype="float64").build((32, 32, 3), 10)
+        names, shapes, roles = parameters(golden)
+        model = from_torch(net, deterministic(names, shapes, roles))
         x = jnp.asarray(cifar_normalised(golden["x_u8"]), jnp.float64)
-        (loss, (out, _)), gradients = loss_and_gradients(net, from_torch(net, weights_of(golden)), x, golden["y"])
+        (loss, (out, _)), gradients = training_pass(net, model, x, golden["y"])
+        assert out.logits.dtype == jnp.float64
         np.testing.assert_allclose(out.logits, golden["logits_f64"], rtol=1e-8)
         np.testing.assert_allclose(loss, golden["loss_f64"], rtol=1e-10)
-        norms = from_torch(net, weights_of(golden)).params  # same tree, to be filled with the published L2 norms
-        order = {name: norm for name, norm in zip(golden["names"], golden["grad_l2_f64"], strict=True)}
-        for d in range(3):
-            for ours, theirs in (("kernel", "conv.{}.weight"), ("scale", "norm.{}.weight"), ("bias", "norm.{}.bias")):
-                layer = ("conv" if ours == "kernel" else "norm") + str(d)
-                norms[layer][ours] = order["layers." + theirs.format(d)]
-                np.testing.assert_allclose(
-                    jnp.linalg.norm(gradients[layer][ours].ravel()), norms[layer][ours], rtol=1e-8
-                )
-        for ours, theirs in (("kernel", "weight"), ("bias", "bias")):
-            ours_l2 = jnp.linalg.norm(gradients["classifier"][ours].ravel())
-            np.testing.assert_allclose(ours_l2, order[f"classifier.{theirs}"], rtol=1e-8)
+        _, l2 = per_parameter(net, names, shapes, gradients, np.ones)
+        # Biases in front of a norm have zero gradient.
+        np.testing.assert_allclose(l2, golden["grad_l2_f64"], rtol=1e-8, atol=1e-13)
+
+
+def test_convnet_reads_the_parameter_order_of_every_repository(golden):
+    net = ConvNet(3, 16).build((32, 32, 3), 10)
+    idc = deterministic(*parameters(golden))
+    values = list(idc.values())
+    blockwise = {str(n): values[i] for n, i in zip(golden["vico_names"], golden["vico_to_idc_index"], strict=True)}
+    expected = from_torch(net, idc)
+    for other in (blockwise, values, list(blockwise.values())):
+        jax.tree.map(np.testing.assert_array_equal, from_torch(net, other), expected)
+    sine = from_torch(net, deterministic(*parameters(golden), quadratic=0.0))
+    out = evaluate(net, sine, jnp.asarray(cifar_normalised(golden["x_u8"])))
+    np.testing.assert_allclose(out.logits, golden["logits_sin"], atol=2e-6)
+
+
+def test_convnet_batch_norm_trains_and_evaluates(golden):
+    net = ConvNet(3, 16, norm="batch").build((32, 32, 3), 10)
+    names, shapes, roles = parameters(golden)
+    model = from_torch(net, deterministic(names, shapes, roles))
+    x = jnp.asarray(cifar_normalised(golden["x_u8"]))
+    (loss, (out, stats)), gradients = training_pass(net, model, x, golden["y"])
+    np.testing.assert_allclose(out.logits, golden["bn_logits_train"], atol=2e-6)
+    np.testing.assert_allclose(loss, golden["bn_loss_train"], atol=2e-6)
+    for d in range(3):
+        np.testing.assert_allclose(stats[f"norm{d}"]["mean"], golden[f"bn_rm_{d}"], atol=1e-6)
+        np.testing.assert_allclose(stats[f"norm{d}"]["var"], golden[f"bn_rv_{d}"], atol=1e-6)
+    sums, l2 = per_parameter(net, names, shapes, gradients, np.ones)
+    for p, name in enumerate(names):
+        expected = golden[f"bn_grad_{p:02d}"]
+        if expected.shape == (2,):  # stored as [L2, sum]
+            np.testing.assert_allclose([l2[p], sums[p]], expected, atol=1e-5, err_msg=name)
+        else:
+            np.testing.assert_allclose(l2[p], np.linalg.norm(expected), atol=1e-5, err_msg=name)
+            np.testing.assert_allclose(sums[p], expected.sum(), atol=1e-5, err_msg=name)
+
+    trained = model._replace(stats=stats)
+    np.testing.assert_allclose(evaluate(net, trained, x).logits, golden["bn_logits_eval"], atol=2e-6)
+    _, unchanged = net.apply(trained, x, False)
+    jax.tree.map(np.testing.assert_array_equal, unchanged, stats)
+    # A state dict with buffers carries the statistics over.
+    buffers = {f"layers.norm.{d}.running_{k}": golden[f"bn_r{k[0]}_{d}"] for d in range(3) for k in ("mean", "var")}
+    loaded = from_torch(net, deterministic(names, shapes, roles) | buffers)
+    np.testing.assert_allclose(loaded.stats["norm2"]["var"], golden["bn_rv_2"])
+
+
+@pytest.mark.parametrize("norm", ["none", "layer", "group"])
+def test_convnet_with_other_norms(golden, norm):
+    net = ConvNet(3, 16, norm=norm).build((32, 32, 3), 10)
+    names, shapes, roles = (list(each) for each in parameters(golden))
+    if norm == "none":
+        keep = [p for p, name in enumerate(names) if "norm" not in name]
+        names, shapes, roles = ([each[p] for p in keep] for each in (names, shapes, roles))
+    if norm == "layer":
+        sides = iter((32, 32, 16, 16, 8, 8))
+        shapes = [
+            (16, s, s) if "norm" in n and (s := next(sides)) else shape for n, shape in zip(names, shapes, strict=True)
+        ]
+    out = evaluate(net, from_torch(net, deterministic(names, shapes, roles)), cifar_normalised(golden["x_u8"]))
+    np.testing.assert_allclose(out.logits, golden[f"logits_norm_{norm}"], atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "architecture", "shape"), [("n28_", ConvNet(3, 16), (28, 28, 1)), ("n8_", ConvNet(2, 8), (8, 8, 3))]
+)
+def test_convnet_on_other_image_sizes(golden, prefix, architecture, shape):
+    net = architecture.build(shape, 10)
+    x = pixels(golden[f"x{shape[0]}_u8"])
+    x = (x - np.float32(0.1307)) / np.float32(0.3081) if shape[0] == 28 else x
+    out = evaluate(net, from_torch(net, deterministic(*parameters(golden, prefix))), jnp.asarray(x))
+    np.testing.assert_allclose(out.logits, golden[prefix + "logits"], atol=2e-6)
+    np.testing.assert_allclose(channels_first(out.blocks[-1].after), golden[prefix + "feat"], atol=3e-6)
+
+
+# ------------------------------------------------------------------ the other networks: golden README, section 2
+
+OTHERS = {
+    "rn10_in_cifar": ResNet(10),
+    "rn10_bn_cifar": ResNet(10, "batch"),
+    "rn18_in_cifar": ResNet(18),
+    "rn18_bn_cifar": ResNet(18, "batch"),
+    "rnap10_in_cifar": ResNetAP(10),
+    "rnap10_in_64": ResNetAP(10),
+    "rnap10_in_128": ResNetAP(10),
+    "rnap10_in_224": ResNetAP(10),
+    "rn18_bn_64": ResNet(18, "batch"),
+    "rn18_in_128": ResNet(18),
+    "densenet_cifar": DenseNet(),
+}
+
+
+@pytest.mark.parametrize(
+    "key", [k if k == "rnap10_in_cifar" else pytest.param(k, marks=pytest.mark.slow) for k in OTHERS]
+)
+def test_other_networks_in_float64(key):
+    """Logits, stages, gradients; for batch norm also the running statistics. test_resnet.py has float32."""
+    with np.load(GOLDEN / "other_nets.npz") as file:
+        golden = {name.removeprefix(f"{key}__"): file[name] for name in file.files if name.startswith(f"{key}__")}
+        x32, y = cifar_normalised(file["x32_u8"]), file["y"][: len(golden["logits_train"])]
+    x = x32[: len(y)] if key.endswith("_cifar") else waves(int(key.rpartition("_")[2]))
+    with jax.enable_x64(True):
+        net = replace(OTHERS[key], dtype="float64").build(x.shape[1:], 10)
+        names, shapes, roles = parameters(golden)
+        model = from_torch(net, deterministic(names, shapes, roles))
+        x = jnp.asarray(x, jnp.float64)
+        (loss, (out, stats)), gradients = training_pass(net, model, x, y)
+        np.testing.assert_allclose(out.logits, golden["logits_train_f64"], rtol=1e-9, atol=1e-11)
+        np.testing.assert_allclose(loss, golden["loss_f64"], rtol=1e-9)
+        if "stage_mean_l2" in golden:  # of the stem, the four stages, the pooled vector and the logits; float32
+            for stage, expected in zip(out.blocks, golden["stage_mean_l2"][1:5], strict=True):
+                found = [stage.after.mean(), jnp.linalg.norm(stage.after.ravel())]
+                np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(jnp.linalg.norm(out.embedding), golden["stage_mean_l2"][5, 1], rtol=1e-4)
+        dot, l2 = per_parameter(
+            net, names, shapes, gradients, lambda shape: np.cos(0.37 * np.arange(np.prod(shape))).reshape(shape)
+        )
+        np.testing.assert_allclose(l2, golden["grad_l2_f64"], rtol=1e-9, atol=1e-13)
+        np.testing.assert_allclose(dot, golden["grad_dot_f64"], rtol=1e-9, atol=1e-9 * golden["grad_l2_f64"].max())
+        if "logits_eval_f64" in golden:
+            after = evaluate(net, model._replace(stats=stats), x)
+            np.testing.assert_allclose(after.logits, golden["logits_eval_f64"], rtol=1e-9, atol=1e-11)
+
+
+# ------------------------------------------------------------------ the contract of types.Net
+
+
+def small_variant(name: str) -> Architecture:
+    """ConvNet's default depth is one too many for 8x8."""
+    return ConvNet(2) if name == "convnet" else ARCHITECTURES[name]()
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "shape", [(8, 8, 1), *(pytest.param(s, marks=pytest.mark.slow) for s in [(28, 28, 1), (64, 64, 3)])]
+)
+def test_every_architecture_fits_every_size(name, shape):
+    net = small_variant(name).build(shape, 7)
+    assert isinstance(net, Net)
+
+    def forward(key):
+        model = net.init(key)
+        return model, net.apply(model, jnp.zeros((3, *shape)), True)
+
+    model, (out, stats) = jax.eval_shape(forward, jax.random.key(0))
+    assert out.logits.shape == (3, 7)
+    assert out.embedding.ndim == 2 and all(b.before.ndim == b.after.ndim == 4 for b in out.blocks)
+    assert jax.tree.structure(stats) == jax.tree.structure(model.stats)
+    assert isinstance(model.params, dict) and all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(model))
+    assert {leaf.ndim for leaf in jax.tree.leaves(model.params) if leaf.ndim > 2} <= {4}
+
+
+@pytest.mark.parametrize("name", ["convnet", "resnet10", "resnetap10"])
+def test_no_network_is_blind_to_small_images(name):
+    """An instance norm over a 1x1 map returns its bias whatever the image."""
+    net = small_variant(name).build((8, 8, 1), 3)
+    x = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
+    logits = jax.jit(lambda key: net.apply(net.init(key), x, True)[0].logits)(jax.random.key(0))
+    assert np.abs(logits[0] - logits[1]).max() > 1e-2
+
+
+def test_nets_are_equal_and_hash_by_value():
+    for name in ARCHITECTURES:
+        one, other = small_variant(name).build((8, 8, 1), 10), small_variant(name).build((8, 8, 1), 10)
+        assert one == other and hash(one) == hash(other)
+        assert one != small_variant(name).build((8, 8, 1), 9)
+    assert ConvNet(3).build((32, 32, 3), 10) != ConvNet(3, norm="batch").build((32, 32, 3), 10)
+
+
+def test_initial_parameters_are_those_of_pytorch():
+    net = ConvNet(1, 64).build((8, 8, 3), 10)
+    params = net.init(jax.random.key(0)).params
+    for layer, fan_in in (("conv0", 27), ("classifier", 1024)):
+        kernel = params[layer]["kernel"] * np.sqrt(fan_in)
+        assert 0.95 < np.abs(kernel).max() <= 1
+        np.testing.assert_allclose(kernel.std(), np.sqrt(1 / 3), rtol=0.05)
+        assert np.abs(params[layer]["bias"] * np.sqrt(fan_in)).max() <= 1
+    np.testing.assert_array_equal(params["norm0"]["scale"], 1)
+    np.testing.assert_array_equal(params["norm0"]["bias"], 0)
+
+
+def test_bfloat16_keeps_parameters_gradients_and_outputs_in_float32():
+    shape, key = (8, 8, 3), jax.random.key(0)
+    model = ConvNet(2, 8).build(shape, 5).init(key)
+    x, y = jax.random.normal(key, (16, *shape)), jnp.arange(16) % 5
+    results = {}
+    for dtype in ("float32", "bfloat16"):
+        net = ConvNet(2, 8, dtype=dtype).build(shape, 5)
+        (loss, (out, _)), gradients = training_pass(net, model, x, y)
+        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((out, gradients)))
+        results[dtype] = loss, gradients
+    np.testing.assert_allclose(results["bfloat16"][0], results["float32"][0], rtol=2e-2)
+    cosine = optax.cosine_similarity(*(results[d][1]["conv1"]["kernel"].ravel() for d in results))
+    assert cosine > 0.99
+
+
+def matching(net, models, x, y):
+    """Squared norm of the kernels' gradients, summed over models: second order in x, as gradient matching is."""
+
+    def loss(params, model):
+        out, _ = net.apply(model._replace(params=params), x, True)
+        return optax.softmax_cross_entropy_with_integer_labels(out.logits, y).mean()
+
+    def one(model):
+        gradients = jax.grad(loss)(model.params, model)
+        return sum(jnp.sum(g**2) for g in jax.tree.leaves(gradients))
+
+    return jax.vmap(one)(models).sum()
+
+
+@pytest.mark.parametrize("architecture", [ConvNet(2, 4, norm="batch"), ConvNet(2, 4, pooling="max")])
+def test_models_in_parallel_equal_a_loop_also_at_second_order(architecture):
+    with jax.enable_x64(True):
+        net = replace(architecture, dtype="float64").build((8, 8, 1), 3)
+        models = [net.init(key) for key in jax.random.split(jax.random.key(0), 2)]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
+        x, y = jax.random.normal(jax.random.key(1), (5, 8, 8, 1), jnp.float64), jnp.arange(5) % 3
+        together = jax.jit(jax.grad(matching, argnums=2), static_argnums=0)
+        alone = [together(net, jax.tree.map(lambda leaf: leaf[None], model), x, y) for model in models]
+        np.testing.assert_allclose(together(net, stacked, x, y), alone[0] + alone[1], rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        ConvNet(2, 4, norm="batch", dtype="float64"),
+        *(
+            pytest.param(a, marks=pytest.mark.slow)
+            for a in (
+                ResNet(10, norm="batch", dtype="float64"),
+                ResNetAP(10, dtype="float64"),
+                DenseNet((1, 1, 1), 4, dtype="float64"),
+                VGG11(dtype="float64"),
+                ViT(1, 8, 2, dtype="float64"),
+            )
+        ),
+    ],
+)
+def test_second_derivatives_equal_finite_differences(architecture):
+    with jax.enable_x64(True):
+        net = architecture.build((8, 8, 1), 3)
+        model = jax.tree.map(lambda leaf: leaf[None], net.init(jax.random.key(0)))
+        x, v = jax.random.normal(jax.random.key(1), (2, 4, 8, 8, 1), jnp.float64)
+        f = jax.jit(lambda x: matching(net, model, x, jnp.arange(4) % 3))
+        step = 1e-6
+        difference = (f(x + step * v) - f(x - step * v)) / (2 * step)
+        np.testing.assert_allclose(jnp.vdot(jax.jit(jax.grad(f))(x), v), difference, rtol=1e-5)
+
+
+def test_flat_maps_have_finite_gradients():
+    net = ConvNet(1, 4).build((8, 8, 1), 2)
+    model = net.init(jax.random.key(0))
+    # One-pass variances of large constants round to below -eps.
+    _, gradients = training_pass(net, model, jnp.full((2, 8, 8, 1), 3e4), jnp.arange(2))
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradients))
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (lambda: ConvNet(0), "depth is 0: give an integer of at least 1"),
+        (lambda: ConvNet(width=-1), "width is -1"),
+        (lambda: ConvNet(norm="instnace"), "norm 'instnace' is unknown: did you mean 'instance'?"),  # type: ignore[arg-type]
+        (lambda: ConvNet(activation="zzz"), "choose one of relu, leaky_relu"),  # type: ignore[arg-type]
+        (lambda: ConvNet(width=6, norm="group"), "cannot split 6 channels into 4"),
+        (lambda: ConvNet(4).build((8, 8, 1), 10), "depth 4 shrinks 8x8 images to nothing: use a depth of at most 3"),
+        (lambda: ConvNet(6).build((28, 28, 1), 10), "at most 5"),
+        (lambda: VGG11().build((4, 9, 3), 10), "images of 4x9 are too small for this network: it needs 8x8"),
+        (lambda: DenseNet((6, 0)), "layers[1] is 0"),
+        (lambda: LeNet(norm="group"), "cannot split 6 channels"),
+        (lambda: ViT(width=10), "width 10 does not divide into 4 heads"),
+        (lambda: ViT(patch=5).build((8, 8, 1), 10), "patch 5 does not divide 8x8 images: use one of [1, 2, 4, 8]"),
+    ],
+)
+def test_bad_requests_say_how_to_mend_them(request_, message):
+    with pytest.raises(RequestError) as caught:
+        request_()
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_weights_of_another_network_are_refused(golden):
+    weights = deterministic(*parameters(golden))
+    for architecture, what in (
+        (ConvNet(2, 16), "a layer of shape (16, 16, 3, 3) is left over"),
+        (ConvNet(4, 16), "classifier.kernel has shape (256, 10), not (64, 10)"),
+        (ConvNet(3, 8), "conv0.bias has shape (16,), not (8,)"),
+        (ConvNet(3, 16, norm="none"), "a layer of shape (16,) is left over"),
+    ):
+        with pytest.raises(RequestError) as caught:
+            from_torch(architecture.build((32, 32, 3), 10), weights)
+        assert what in str(caught.value)

@@ -193,18 +193,22 @@ def _conv_one(x: Array, kernel: Array, stride: int, pads: Pads) -> Array:
 
 def _correlate_one(x: Array, dy: Array, pads: Pads) -> Array:
     kh, kw = window = _window(x.shape, dy.shape, pads)
-    channels_in, channels_out = x.shape[3], dy.shape[3]
     x = _pad(x, pads)
-    if _form(window, 1, channels_in, channels_out, x.dtype) == "winograd":
+    form = _form(window, 1, x.shape[3], dy.shape[3], x.dtype)
+    if form == "winograd":
         return winograd.correlate(x, dy)
-    # Matmuls over patches, one kernel row at a time: a third of the memory of all patches at once, and no slower.
+    if form == "patches":
+        return _match(_patches(x, window, 1, _NO_PADS), dy).reshape(kh, kw, x.shape[3], dy.shape[3])
+    # One kernel row at a time: with many channels a third of the memory of all patches at once, and no slower.
+    rows = [_match(_patches(x[:, u : u + dy.shape[1]], (1, kw), 1, _NO_PADS), dy) for u in range(kh)]
+    return jnp.stack(rows).reshape(kh, kw, x.shape[3], dy.shape[3])
+
+
+def _match(patches: Array, dy: Array) -> Array:
+    """[N, H, W, p], [N, H, W, o] -> [p, o], summed over all positions"""
+    patches, dy = patches.reshape(-1, patches.shape[-1]), dy.reshape(-1, dy.shape[-1])
     # dy stands on the left, because its transpose is the cheaper one to pack.
-    rows = []
-    for u in range(kh):
-        patches = _patches(x[:, u : u + dy.shape[1]], (1, kw), 1, _NO_PADS).reshape(-1, kw * channels_in)
-        flat = dy.reshape(-1, channels_out)
-        rows.append(lax.dot_general(flat, patches, (((0,), (0,)), ((), ())), preferred_element_type=wide(x.dtype)))
-    return jnp.stack(rows).reshape(kh, channels_out, kw, channels_in).transpose(0, 2, 3, 1)
+    return lax.dot_general(dy, patches, (((0,), (0,)), ((), ())), preferred_element_type=wide(dy.dtype)).T
 
 
 def _taps(x: Array, window: tuple[int, ...], stride: int) -> list[Array]:

@@ -57,7 +57,7 @@ def require_norm(norm: str, width: int | None) -> None:
     """Raise RequestError for an unknown norm, or one that does not divide ``width`` channels."""
     require_choice("norm", norm, get_args(NormName))
     if norm == "group" and width is not None and width % GROUPS:
-        raise RequestError(f"norm 'group' has {GROUPS} groups: give a width that is a multiple, not {width}")
+        raise RequestError(f"norm 'group' cannot split {width} channels into {GROUPS}: choose another width or norm")
 
 
 def require_side(shape: tuple[int, int, int], smallest: int) -> None:

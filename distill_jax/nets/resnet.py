@@ -62,7 +62,7 @@ def _check(depth: int, norm: str, dtype: str) -> None:
 def _build(spec: ResNet | ResNetAP, pooled: bool, shape: tuple[int, int, int], classes: int) -> FlaxNet:
     side = min(shape[:2])
     if side < 8:
-        raise RequestError(f"a ResNet halves images three times: {side} pixels a side are too few, use 8 or more")
+        raise RequestError(f"a ResNet halves images up to three times: {side} pixels a side are too few, use 8 or more")
     first = 32 if side < 64 else 64
     assert first % GROUPS == 0
     module = _ResNet(spec.norm, pooled, side, tuple(first * 2**s for s in range(4)), DEPTHS[spec.depth], classes)
@@ -83,7 +83,8 @@ class _ResNet(nn.Module):
         blocks = []
         for s, width in enumerate(self.widths):
             for b in range(self.per_stage):
-                halves = s > 0 and b == 0
+                # An instance norm over a 1x1 map would erase it, so images of 8 pixels are halved twice only.
+                halves = s > 0 and b == 0 and min(x.shape[1:3]) >= 4
                 x = _BasicBlock(self.norm, self.pooled, width, halves, name=f"stage{s}_block{b}")(x, train)
             blocks.append(Block(before=x, after=x))
         embedding = jnp.mean(x, axis=(1, 2))

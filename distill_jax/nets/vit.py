@@ -18,8 +18,7 @@ from distill_jax.types import Array, Block, Out, RequestError
 
 @dataclass(frozen=True)
 class ViT:
-    """Patches, ``depth`` transformer blocks of ``width`` channels, linear. Raises RequestError where sizes
-    do not fit."""
+    """Patches, ``depth`` transformer blocks of ``width`` channels, linear. RequestError where sizes do not fit."""
 
     depth: int = 4
     width: int = 128
