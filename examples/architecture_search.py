@@ -1,0 +1,92 @@
+"""Architecture search on a distilled set: do networks rank on it as they do on all real images?
+
+    python -m experiments.distill acc_dd digits --ipc 10 --workdir runs/digits10
+    python examples/architecture_search.py runs/digits10/distilled.npz
+
+Trains ConvNets of several depths, widths, norms and poolings on the distilled set, on as many random real images, and
+on all real images, and compares the orders of their test accuracies by Spearman's rank correlation.
+"""
+
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from random import Random
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from scipy.stats import spearmanr
+from tyro.conf import Positional
+
+from distill_jax.augment import Siamese
+from distill_jax.data import Dataset, load
+from distill_jax.distilled import DistilledSet
+from distill_jax.evaluate import Protocol, Sets, accuracies
+from distill_jax.nets import ConvNet
+from distill_jax.types import TrainSet
+from experiments.entry import compile_faster
+
+CANDIDATES = [
+    ConvNet(depth, width, norm, "relu", pooling)
+    for depth, width, norm, pooling in product((1, 2, 3), (8, 16, 32), ("instance", "batch", "none"), ("avg", "max"))
+]
+
+
+@dataclass(frozen=True)
+class Options:
+    path: Positional[Path]
+    """a distilled.npz"""
+    dataset: str = "digits"
+    networks: int = 20
+    """drawn from all combinations"""
+    repeats: int = 2
+    """networks of each kind on each set, from other seeds; each has random images of its own"""
+    epochs: int = 10
+    """each as long as one over all real images: the few are shown again and again"""
+
+
+def training_sets(distilled: DistilledSet, data: Dataset, repeats: int) -> Sets:
+    """``repeats`` times the distilled set, then random images, then all real ones; few images are repeated up to the
+    number of real ones, so that one compiled program trains a network on any of them."""
+    few, rng = distilled.arrays()[0], np.random.default_rng(0)
+    images = np.concatenate([few, distilled.prepared(data.x_train)])
+    targets = np.concatenate([distilled.targets(), np.eye(data.classes, dtype=np.float32)[data.y_train]])
+    real = len(few) + np.arange(len(data.x_train))
+    by_class = [real[data.y_train == c] for c in range(data.classes)]
+    rows = [np.arange(len(few))] * repeats
+    rows += [np.ravel([rng.choice(own, len(few) // data.classes) for own in by_class]) for _ in range(repeats)]
+    rows += [real] * repeats
+    return Sets(
+        TrainSet(jnp.asarray(images), jnp.asarray(targets)), jnp.asarray([np.resize(r, len(real)) for r in rows])
+    )
+
+
+def main(options: Options) -> None:
+    compile_faster()  # twenty networks: most of the time goes there
+    distilled, data = DistilledSet.load(options.path), load(options.dataset)
+    sets = training_sets(distilled, data, options.repeats)
+    protocol = Protocol("search", options.epochs, rate=0.03, cutmix=0.0, augment=Siamese("crop"))
+    mean, std = jnp.asarray(distilled.mean), jnp.asarray(distilled.std)
+    found = []
+    print("| depth | width | norm | pooling | distilled | random | real |\n|---|---|---|---|---|---|---|")
+    for candidate in Random(0).sample(CANDIDATES, options.networks):
+        net = candidate.build(data.shape, data.classes)
+        percent = accuracies(net, protocol, sets, data.test_arrays(), jax.random.key(0), mean, std)
+        found.append(np.reshape(percent, (3, options.repeats)))
+        row = [candidate.depth, candidate.width, candidate.norm, candidate.pooling, *found[-1].mean(axis=1).round(1)]
+        print("|", " | ".join(map(str, row)), "|", flush=True)
+    few, random, real = np.array(found).transpose(1, 2, 0)  # each [repeats, networks]
+    print(f"\nRank correlation with all real images, over {options.networks} networks:")
+    print(f"- distilled, {options.repeats} repeats: {correlation(few.mean(0), real.mean(0)):.2f}")
+    print(f"- random, {options.repeats} repeats: {correlation(random.mean(0), real.mean(0)):.2f}")
+    if options.repeats > 1:
+        print(f"- real, one repeat against the others: {correlation(real[0], real[1:].mean(0)):.2f}")
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.asarray(spearmanr(a, b))[0])
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

@@ -1,0 +1,119 @@
+"""Class-incremental learning: a memory of distilled images against one of as many random real images.
+
+    python examples/continual_learning.py
+    python examples/continual_learning.py --dataset npz:mnist.npz --recipe mnist --syn-lr 1e-4 --depth 3
+
+Classes come two at a time. A network learns each pair from its real images, half of every batch, and from a memory
+with a few images of every earlier class, the other half; then it is asked about all classes so far, without being told
+which pair an image is of. The memory of a pair is made while its real images are there, from them alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from configs import resolve
+from configs.recipe import Experiment
+from distill_jax.data import Dataset, load
+from distill_jax.distill import Problem, init_state
+from distill_jax.loop import run
+from distill_jax.nets import ConvNet
+from distill_jax.spec import with_chunks
+from distill_jax.synthetic import RandomReal, to_network
+from distill_jax.train import Order, Regime, sgd, train
+from distill_jax.types import Array, Model, Net, TrainSet
+
+
+@dataclass(frozen=True)
+class Options:
+    dataset: str = "digits"
+    recipe: str = "digits"
+    ipc: int = 1
+    """images per class in the memory"""
+    seeds: int = 3
+    outer_steps: int = 8
+    """of distillation, 50 image updates each"""
+    syn_lr: float = 2e-4
+    depth: int = 2
+    width: int = 32
+    steps: int = 200
+    """batches from which the network learns each pair"""
+
+
+def pairs(data: Dataset) -> list[Dataset]:
+    """A data set for each two classes, all with as many images, so that one compiled program serves them all."""
+    n = int(data.counts.min())
+    rows = [np.flatnonzero(data.y_train == c)[:n] for c in range(data.classes)]
+    both = [np.concatenate(rows[c : c + 2]) for c in range(0, data.classes - 1, 2)]
+    parts = [(data.x_train[rows], data.y_train[rows] % 2) for rows in both]
+    return [Dataset.from_arrays(data.name, x, y, x, y) for x, y in parts]
+
+
+def distilled(experiment: Experiment, part: Dataset, key: Array) -> Array:
+    """float32 [2, I, H, W, c] in [0, 1]"""
+    spec, real = with_chunks(experiment.spec, part.classes, jax.default_backend()), part.real_data()
+    net, (pool_key, root) = spec.net.build(part.shape, part.classes), jax.random.split(key)
+    pool = spec.models.pretrain(net, real, experiment.hyper, pool_key, lambda done, total: None)
+    problem = Problem(spec, net, jax.tree.map(jnp.float32, experiment.hyper), real, pool, root)
+    *_, last = run(problem, init_state(problem))
+    return jnp.clip(last.state.synthetic.images, 0, 1)
+
+
+def random_real(experiment: Experiment, part: Dataset, key: Array) -> Array:
+    """float32 [2, I, H, W, c] in [0, 1]"""
+    net = experiment.spec.net.build(part.shape, part.classes)
+    return RandomReal().images(net, net.init(key), part.real_data(), experiment.spec.ipc, 1, key)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def learn(net: Net, experiment: Experiment, model: Model, store: TrainSet, rows: Array, test: Array, key: Array):
+    """Train on the batches ``rows`` [steps, batch] of ``store``: the model, and what it takes ``test`` images for."""
+    protocol, optimiser = experiment.protocol, sgd(experiment.protocol.rate)
+    regime, order = Regime(rows.shape[1], protocol.cutmix, protocol.augment), Order(rows, jnp.ones(rows.shape))
+    model = train(net, model, optimiser, optimiser.init(model.params), store, order, regime, key)[0]
+    return model, jnp.argmax(net.apply(model, test, train=False)[0].logits, axis=1)
+
+
+def learned(data: Dataset, experiment: Experiment, make: Callable | None, steps: int, seed: int) -> list[float]:
+    """Accuracy in percent on all classes so far, after each pair. ``make`` makes the memory; None: there is none."""
+    net, ipc = experiment.spec.net.build(data.shape, data.classes), experiment.spec.ipc
+    key, rng, parts = jax.random.key(seed), np.random.default_rng(seed), pairs(data)
+    mean, std = jnp.asarray(parts[0].mean), jnp.asarray(parts[0].std)  # all that is known when learning begins
+    test, model, percent = to_network(jnp.asarray(data.x_test), mean, std), net.init(key), []
+    memory = jnp.zeros((data.classes, ipc, *data.shape))
+    for t, part in enumerate(parts):
+        key, new = jax.random.fold_in(key, t), len(part.x_train)
+        images = jnp.concatenate([part.x_train / jnp.float32(255), memory.reshape(-1, *data.shape)])
+        labels = np.concatenate([part.y_train + 2 * t, np.repeat(np.arange(data.classes), ipc)])
+        rows = rng.integers(0, new, (steps, 64))
+        if make and t:
+            rows[:, 32:] = new + rng.integers(0, 2 * t * ipc, (steps, 32))
+        store = TrainSet(to_network(images, mean, std), jax.nn.one_hot(labels, data.classes))
+        model, seen_as = learn(net, experiment, model, store, jnp.asarray(rows), test, key)
+        percent.append(100 * float(np.mean((seen_as == data.y_test)[data.y_test < 2 * t + 2])))
+        if make:
+            memory = memory.at[2 * t : 2 * t + 2].set(make(experiment, part, key))
+    return percent
+
+
+def main(options: Options) -> None:
+    data = load(options.dataset)
+    experiment = resolve("acc_dd", options.recipe, ipc=options.ipc, shape=data.shape, factor=1)
+    net, hyper = ConvNet(options.depth, options.width), replace(experiment.hyper, syn_lr=options.syn_lr)
+    spec = replace(experiment.spec, net=net, outer_steps=options.outer_steps, inner_steps=50)
+    experiment = replace(experiment, spec=spec, hyper=hyper)
+    print(f"| memory, {options.ipc} per class |", *(f"{c} classes |" for c in range(2, data.classes + 1, 2)))
+    print("|---" * (data.classes // 2 + 1) + "|")
+    for name, make in {"distilled": distilled, "random real": random_real, "none": None}.items():
+        runs = np.array([learned(data, experiment, make, options.steps, seed) for seed in range(options.seeds)])
+        cells = (f"{mean:.1f} ± {std:.1f} |" for mean, std in zip(runs.mean(0), runs.std(0), strict=True))
+        print(f"| {name} |", *cells, flush=True)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
