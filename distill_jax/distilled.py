@@ -17,6 +17,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from distill_jax.data import whiten
 from distill_jax.synthetic import MultiFormation, Pixels, to_network, to_pixel
 from distill_jax.types import Array, Parameterisation, RequestError
 
@@ -36,9 +37,12 @@ class DistilledSet:
     """int32 [C*I]: 0, ..., 0, 1, ..., 1, ..., C-1"""
     card: Mapping[str, Any]
     """schema, class_names [C], space, range, mean and std [c] of pixel values, factor, decode, bound, packed, labels,
-    ipc, hash, library; and what the maker of the set added: method, dataset, recipe, seed, protocol, score, ..."""
+    zca, ipc, hash, library; and what the maker of the set added: method, dataset, recipe, seed, protocol, score, ..."""
     soft: np.ndarray | None = field(default=None, repr=False)
     """float32 [M, C]: class probabilities of the decoded images (``with_soft``); None where labels are hard"""
+    zca: np.ndarray | None = field(default=None, repr=False)
+    """float32 [d + 1, d], d = H*W*c: where the set stands for whitened images, the matrix that whitens real ones
+    (``data.Whitening``). Pixels of the set, and their mean and std, are whitened ones then"""
 
     @classmethod
     def of(
@@ -74,6 +78,7 @@ class DistilledSet:
             **decode,
             "packed": decode["factor"] > 1,
             "labels": "hard",
+            "zca": False,
             "ipc": ipc,
             "library": f"distill_jax {library_version()}",
             "hash": content_hash(flat, labels),
@@ -131,8 +136,20 @@ class DistilledSet:
         wrong = None if soft is None else _wrong_soft(soft, self.decoded_count, self.classes)
         if wrong:
             raise RequestError(f"{wrong}: give probabilities of {self.decoded_count} decoded images")
-        changed = {"labels": "hard" if soft is None else "soft", "hash": content_hash(self.images, self.labels, soft)}
-        return replace(self, soft=soft, card={**self.card, **changed})
+        content = content_hash(self.images, self.labels, soft, self.zca)
+        return replace(
+            self, soft=soft, card={**self.card, "labels": "hard" if soft is None else "soft", "hash": content}
+        )
+
+    def with_zca(self, matrix: np.ndarray | None) -> DistilledSet:
+        """The same images, which stand for real ones whitened by ``matrix`` [d + 1, d]; None: for real ones as they
+        are. Raises RequestError for a matrix of another shape."""
+        matrix = None if matrix is None else np.asarray(matrix, np.float32)
+        wrong = None if matrix is None else _wrong_zca(matrix, self.shape)
+        if wrong:
+            raise RequestError(f"{wrong}: give the matrix that whitens these images")
+        content = content_hash(self.images, self.labels, self.soft, matrix)
+        return replace(self, zca=matrix, card={**self.card, "zca": matrix is not None, "hash": content})
 
     @property
     def decoded_count(self) -> int:
@@ -153,19 +170,26 @@ class DistilledSet:
 
     def arrays(self, normalised: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """Decoded images float32 [M, H, W, c] and labels int32 [M]. ``normalised``: as a network is trained on them,
-        ``(pixel - mean) / std``; else pixels, in [0, 1] where the set was optimised in pixel space."""
+        ``(pixel - mean) / std``; else pixels, in [0, 1] where the set was optimised in pixel space. Where the card says
+        ``zca`` they are whitened either way."""
         images, labels = self.decoded()
         if normalised == (self.card["space"] == "normalised"):
             return images, labels
         change = to_network if normalised else to_pixel
         return np.asarray(change(jnp.asarray(images), jnp.asarray(self.mean), jnp.asarray(self.std))), labels
 
+    def prepared(self, pixels: np.ndarray) -> np.ndarray:
+        """Real images as a network that is trained on this set must be shown them: ``pixels`` [N, H, W, c], uint8
+        or in [0, 1], whitened where the card says ``zca`` and normalised. float32."""
+        pixels = np.asarray(pixels, np.float32) / (255 if pixels.dtype == np.uint8 else 1)
+        pixels = pixels if self.zca is None else whiten(pixels, self.zca)
+        return (pixels - self.mean) / self.std
+
     def save(self, path: Path | str) -> None:
-        """Write an npz file with ``images``, ``labels``, ``card``, a 0-d JSON string, and ``soft`` where labels are
-        soft. Nothing in it is pickled."""
+        """Write an npz file with ``images``, ``labels``, ``card``, a 0-d JSON string, and ``soft`` and ``zca``
+        where the set has them. Nothing in it is pickled."""
         arrays = {"images": self.images, "labels": self.labels, "card": np.array(json.dumps(dict(self.card)))}
-        if self.soft is not None:
-            arrays["soft"] = self.soft
+        arrays |= {name: a for name, a in (("soft", self.soft), ("zca", self.zca)) if a is not None}
         with Path(path).open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
@@ -175,7 +199,7 @@ class DistilledSet:
         try:
             with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 images, labels, card = (arrays[key] for key in ("images", "labels", "card"))
-                soft = arrays["soft"] if "soft" in arrays.files else None
+                soft, zca = (arrays[key] if key in arrays.files else None for key in ("soft", "zca"))
         except FileNotFoundError:
             raise RequestError(
                 f"no distilled set in {path}: give a distilled.npz, or the workdir that it is in"
@@ -185,18 +209,20 @@ class DistilledSet:
         except Exception as error:  # numpy and zipfile raise many types on damaged files
             raise RequestError(f"{path} is damaged or no npz file: distil it again, or copy it again") from error
         try:
-            wrong = _wrong(images, labels, card, soft)
+            wrong = _wrong(images, labels, card, soft, zca)
         except (TypeError, ValueError) as error:
             wrong = f"the card makes no sense ({error})"
         if wrong:
             raise RequestError(f"{path} is no distilled set, or a damaged one: {wrong}")
-        return cls(images, labels, json.loads(str(card)), soft)
+        return cls(images, labels, json.loads(str(card)), soft, zca)
 
 
-def content_hash(images: np.ndarray, labels: np.ndarray, soft: np.ndarray | None = None) -> str:
-    """SHA-256 over shapes, images, labels and soft labels, hexadecimal."""
+def content_hash(
+    images: np.ndarray, labels: np.ndarray, soft: np.ndarray | None = None, zca: np.ndarray | None = None
+) -> str:
+    """SHA-256 over shapes, images, labels and, where they are there, soft labels and whitening, hexadecimal."""
     digest = hashlib.sha256()
-    for array in (images, labels) if soft is None else (images, labels, soft):
+    for array in (images, labels, *(a for a in (soft, zca) if a is not None)):
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
@@ -219,7 +245,17 @@ def _wrong_soft(soft: np.ndarray, images: int, classes: int) -> str | None:
     return None
 
 
-def _wrong(images: np.ndarray, labels: np.ndarray, text: np.ndarray, soft: np.ndarray | None) -> str | None:
+def _wrong_zca(matrix: np.ndarray, shape: tuple[int, int, int]) -> str | None:
+    """What is wrong with the whitening of images of ``shape`` (H, W, c), in a few words."""
+    values = shape[0] * shape[1] * shape[2]
+    if matrix.dtype != np.float32 or matrix.shape != (values + 1, values):
+        return f"zca is {matrix.dtype}{list(matrix.shape)}, not float32 [{values + 1}, {values}]"
+    return None if np.isfinite(matrix).all() else "zca is not finite"
+
+
+def _wrong(
+    images: np.ndarray, labels: np.ndarray, text: np.ndarray, soft: np.ndarray | None, zca: np.ndarray | None
+) -> str | None:
     """What is wrong with the content of a file, in a few words."""
     try:
         card = json.loads(str(text)) if text.dtype.kind == "U" and text.ndim == 0 else None
@@ -245,8 +281,12 @@ def _wrong(images: np.ndarray, labels: np.ndarray, text: np.ndarray, soft: np.nd
         return "the card's space or factor make no sense"
     if any(len(card[key]) != images.shape[3] for key in ("mean", "std")):
         return f"mean and std are not of {images.shape[3]} channels"
-    if card["hash"] != content_hash(images, labels, soft):
+    if card["hash"] != content_hash(images, labels, soft, zca):
         return "the content does not match the card's hash"
     if (soft is not None) != (card.get("labels", "hard") == "soft"):
         return "the card says otherwise of soft labels"
+    if (zca is not None) != card.get("zca", False):
+        return "the card says otherwise of whitening"
+    if zca is not None and (wrong := _wrong_zca(zca, (images.shape[1], images.shape[2], images.shape[3]))):
+        return wrong
     return None if soft is None else _wrong_soft(soft, DistilledSet(images, labels, card).decoded_count, classes)

@@ -1,6 +1,7 @@
 """How fast this machine is at the parts of a run, on random images: no data is read, nothing is written.
 
 python -m experiments.benchmark step --shapes cifar10 --peer torch
+python -m experiments.benchmark step --objective my_module:MyObjective
 python -m experiments.benchmark step --json
 """
 
@@ -21,7 +22,9 @@ import jax
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from distill_jax.spec import CHOICES
 from distill_jax.types import RequestError
+from experiments import cli
 from experiments.benchmark_kmeans import time_kmeans
 from experiments.entry import enter
 from experiments.show import table
@@ -45,6 +48,8 @@ class Benchmark:
     """what to time"""
     shapes: Literal["cifar10", "digits", "tiny"] = "cifar10"
     """CIFAR-10 at 10 images per class with ConvNet-3 of width 128, or digits at 1 with ConvNet-2 of width 32"""
+    objective: Annotated[str | None, arg(metavar="|".join([*CHOICES["objective"], "MODULE:CLASS"]))] = None
+    """what a step matches by; default: as acc_dd does"""
     peer: Literal["torch"] | None = None
     """time the same step in eager PyTorch too, taking turns"""
     pairs: int = 5
@@ -57,6 +62,10 @@ def run(argv: list[str]) -> None:
     options = tyro.cli(Benchmark, args=argv, prog="python -m experiments.benchmark")
     if options.pairs < 1:
         raise RequestError(f"pairs is {options.pairs}: it must be at least 1")
+    if options.objective and options.target not in ("step", "all"):
+        raise RequestError(f"{options.target} matches nothing: leave --objective out, or time a step")
+    if options.peer and options.objective:
+        raise RequestError("--peer torch takes the step of acc_dd, with no --objective: leave one of them out")
     if options.peer and importlib.util.find_spec("torch") is None:
         raise RequestError("--peer torch needs PyTorch, which is not installed here: install it, or leave --peer out")
     if (busy := others_share()) > IDLE:
@@ -75,7 +84,8 @@ def run(argv: list[str]) -> None:
 def time_step(options: Benchmark) -> dict[str, Any]:
     """Seconds of one matching sweep and of one model update; ours and the peer's measurements alternate."""
     size = SIZES[options.shapes]
-    sides: dict[str, Step] = {"ours": step(size)}
+    objective = cli.choose("objective", options.objective) if options.objective else None
+    sides: dict[str, Step] = {"ours": step(size, objective)}
     if options.peer:
         from experiments import peer_torch
 

@@ -167,15 +167,17 @@ def _pick(argv: Sequence[str]) -> tuple[Mapping[str, str], list[str]]:
     flags = _flags()
     options: dict[str, str] = {}
     words: list[str] = []
-    rest = iter(argv)
-    for word in rest:
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
         name, equals, value = word[2:].replace("_", "-").partition("=")
         if not word.startswith("-"):
             words.append(word)
         elif equals:
             options[name] = word.partition("=")[2]
-        elif name not in flags and word != "-h":
-            options[name] = next(rest, "")
+        # A choice from outside may have flags that are not known here: what follows them is no value.
+        elif name not in flags and word != "-h" and rest and not rest[0].startswith("--"):
+            options[name] = rest.pop(0)
     return options, words
 
 

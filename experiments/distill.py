@@ -2,6 +2,7 @@
 
 python -m experiments.distill acc_dd digits --ipc 1 --workdir runs/demo
 python -m experiments.distill acc_dd digits --ipc 1 --workdir runs/demo --resume
+python -m experiments.distill acc_dd digits --ipc 1 --workdir runs/demo --resume --labels soft
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tyro.conf import FlagCreatePairsOff
 
@@ -20,6 +21,7 @@ from configs import named
 from distill_jax.data import Dataset
 from distill_jax.distilled import DistilledSet
 from distill_jax.store import Checkpoints, save_pool
+from distill_jax.teachers import labelled
 from distill_jax.types import PyTree, RequestError
 from experiments import cli, show
 from experiments.entry import Interrupted, Interrupts, enter
@@ -61,6 +63,8 @@ class Distill(cli.Common):
     """delete the run in WORKDIR and begin again"""
     pool: Path | None = None
     """models that experiments.pretrain trained; default: those in WORKDIR, else they are pretrained"""
+    labels: Literal["hard", "soft"] = "hard"
+    """soft: class probabilities, the mean of what the models of the pool see in the finished images"""
     save_every: int = 0
     """outer steps between checkpoints; 0: about a minute"""
     eval_every: int = 0
@@ -83,6 +87,11 @@ def run(argv: list[str]) -> None:
     path = options.workdir
     before = read_json(path / CONFIG) if path and options.resume else None
     job = resolve(request, options.eval_every, before.get("spec") if isinstance(before, Mapping) else None)
+    if options.labels == "soft" and not hasattr(job.spec.models, "teachers"):
+        raise RequestError(
+            f"labels soft needs teachers, and models {type(job.spec.models).__name__} trains none: "
+            "add --models early-stage, or leave out --labels"
+        )
     given = None
     if options.pool is not None:
         if job.spec.models.size == 0:
@@ -149,6 +158,7 @@ def _config(job: Job, options: Distill) -> dict[str, Any]:
     return {
         **job.describe(),
         "pool": None if options.pool is None else str(options.pool),
+        "labels": options.labels,
         "save_every": options.save_every,
         "eval_every": options.eval_every,
         "repeats": options.repeats,
@@ -176,6 +186,9 @@ def _work(session: Session, options: Distill, given: PyTree) -> dict[str, Any]:
 
     watch = judge_on(job.data) if options.eval_every else None
     distilled = optimise(session, pool, Rhythm(options.save_every, options.eval_every), watch)
+    if options.labels == "soft":
+        models: Any = job.spec.models
+        distilled = labelled(distilled, job.net, models.teachers(pool))
     _save(workdir, distilled)
 
     judge = judge_on(job.source)

@@ -104,6 +104,10 @@ def _check_same_data(distilled: DistilledSet, data: Dataset, options: Evaluate) 
         raise RequestError(
             f"{options.dataset} has images {sizes[0]}, {options.path} has {sizes[1]}: give its own --dataset"
         )
+    if distilled.zca is not None and data.whitening is None:
+        raise RequestError(
+            f"{options.path} stands for whitened images, {options.dataset} is not: give --dataset zca:{options.dataset}"
+        )
     if list(data.class_names) != list(distilled.card["class_names"]):
         raise RequestError(
             f"{options.dataset} has other classes ({', '.join(data.class_names[:3])}, ...) than {options.path} "

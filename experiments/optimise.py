@@ -115,7 +115,8 @@ def distilled_set(session: Session, state: State) -> DistilledSet:
     }
     images = stored(job.spec.parameterisation, state.synthetic.images)
     data = session.data
-    return DistilledSet.of(job.spec.parameterisation, images, job.data.class_names, data.mean, data.std, about)
+    made = DistilledSet.of(job.spec.parameterisation, images, job.data.class_names, data.mean, data.std, about)
+    return made if job.data.whitening is None else made.with_zca(job.data.whitening.matrix)
 
 
 class _Block(NamedTuple):

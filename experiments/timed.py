@@ -14,13 +14,13 @@ import numpy as np
 from configs import resolve
 from configs.recipe import Experiment
 from distill_jax import tree
-from distill_jax.distill import Problem, init_state, run_block
+from distill_jax.distill import Problem, State, init_state, run_block
 from distill_jax.evaluate import Sets, training
 from distill_jax.nets import ConvNet
 from distill_jax.select import RandomBatch
-from distill_jax.spec import with_chunks
+from distill_jax.spec import check, with_chunks
 from distill_jax.synthetic import decoded_set
-from distill_jax.types import Array, RealData
+from distill_jax.types import Array, Objective, RealData
 from distill_jax.update import Frozen, TrainOnReal
 
 
@@ -71,9 +71,12 @@ class Step(NamedTuple):
     compile_s: float
 
 
-def step(size: Size) -> Step:
-    """Ours: the sweep is the very block of steps that ``distill`` runs, with the model update left out."""
-    whole, state = _problem(size)
+def step(size: Size, objective: Objective | None = None) -> Step:
+    """Ours: the sweep is the very block of steps that ``distill`` runs, with the model update left out.
+
+    ``objective``: another one than acc_dd's. Raises RequestError where it does not fit the rest.
+    """
+    whole, state = _problem(size, objective)
     frozen = replace(whole, spec=replace(whole.spec, update=Frozen()))
     state = state._replace(model_optimisers=(), step=jnp.ones((), jnp.int32))
     live = tree.take(state.models, 0)
@@ -130,7 +133,7 @@ def _experiment(size: Size) -> Experiment:
     return resolve("acc_dd", "cifar10", ipc=size.ipc, shape=size.shape, factor=size.factor)
 
 
-def _problem(size: Size):
+def _problem(size: Size, objective: Objective | None = None) -> tuple[Problem, State]:
     """acc_dd at ``size`` on random images and random models, and its first state."""
     experiment = _experiment(size)
     update = experiment.spec.update
@@ -139,6 +142,7 @@ def _problem(size: Size):
         experiment.spec,
         net=ConvNet(depth=size.depth, width=size.width),
         selector=RandomBatch(size.batch),
+        objective=objective or experiment.spec.objective,
         update=replace(update, images=size.update, batch=size.batch),
         inner_steps=10**6,  # no step that is timed begins an outer iteration
     )
@@ -147,6 +151,7 @@ def _problem(size: Size):
     images, labels = size.real()
     index = np.stack([np.flatnonzero(labels == c) for c in range(size.classes)])
     counts = jnp.full(size.classes, index.shape[1], jnp.int32)
+    check(spec, size.shape, counts.tolist())
     grey = jnp.full(size.shape[2], 0.5), jnp.full(size.shape[2], 0.25)
     data = RealData(jnp.asarray(images), jnp.asarray(labels), jnp.asarray(index, jnp.int32), counts, *grey)
     pool = jax.vmap(net.init)(jax.random.split(jax.random.key(1), 2))

@@ -21,7 +21,9 @@ DISTILLED, GRID, CHECKPOINTS, POOL = "distilled.npz", "grid.png", "checkpoints",
 RUN = (CONFIG, METRICS, RESULT, DISTILLED, GRID, CHECKPOINTS)
 """what a run writes, besides the pool, which ``pretrain`` may have written before"""
 
-MAY_DIFFER = ("spec.outer_steps", "protocol", "repeats", "baselines", "save_every", "eval_every", "versions", "command")
+MAY_DIFFER = (
+    "spec.outer_steps", "protocol", "labels", "repeats", "baselines", "save_every", "eval_every", "versions", "command",
+)  # fmt: skip
 """fields of ``config.json`` that a resumed run may have changed"""
 
 

@@ -169,8 +169,8 @@ def test_a_file_that_makes_no_sense_is_refused(tmp_path: Path, changes: dict, sa
 
 
 def test_fields_of_the_future_are_kept(tmp_path: Path) -> None:
-    distilled = DistilledSet.load(write(tmp_path / "set.npz", zca=[1, 2]))
-    assert distilled.card["zca"] == [1, 2]
+    distilled = DistilledSet.load(write(tmp_path / "set.npz", tiling=[1, 2]))
+    assert distilled.card["tiling"] == [1, 2]
 
 
 def test_a_missing_or_foreign_file_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Real data: ``load`` gives a ``Dataset``, whose ``real_data()`` is what distillation sees."""
 
-from distill_jax.data.dataset import Dataset
+from distill_jax.data.dataset import Dataset, Whitening
 from distill_jax.data.sources import digits, load
-from distill_jax.data.whiten import whitened
+from distill_jax.data.whiten import whiten, whitened
 
-__all__ = ["Dataset", "digits", "load", "whitened"]
+__all__ = ["Dataset", "Whitening", "digits", "load", "whiten", "whitened"]

@@ -6,11 +6,22 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from distill_jax.types import Array, RealData, RequestError
+
+
+class Whitening(NamedTuple):
+    """The map from the images of a data set to those of the whitened one: affine, in pixels [N, H, W, c] in [0, 1]
+    flattened to [N, d]."""
+
+    matrix: np.ndarray
+    """float32 [d + 1, d]: whitened pixels = [pixels, 1] @ matrix"""
+    unit: float
+    """pixel values per whitened value: whitened pixels are 0.5 + unit * whitened values, which stay in about [-6, 6]"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +38,8 @@ class Dataset:
     y_test: np.ndarray = field(repr=False)
     """int32 [M], 0..C-1"""
     class_names: tuple[str, ...]
+    whitening: Whitening | None = field(default=None, repr=False)
+    """how the images were made from those of another data set; None where they are as they were read"""
 
     @classmethod
     def from_arrays(

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from distill_jax.data.dataset import Dataset
+from distill_jax.data.dataset import Dataset, Whitening
 from distill_jax.types import RequestError
 
 LARGEST = 64 * 64 * 3
@@ -21,7 +21,8 @@ def whitened(data: Dataset, eps: float = 0.1) -> Dataset:
     Normalised images x, flattened, become U (S + eps)^(-1/2) U' (x - m), where m is the mean and U S U' the covariance
     of the training images (Krizhevsky 2009, appendix A; kornia's ``ZCAWhitening`` with the ``eps`` that MTT gives it).
     The test images are transformed alike. Because the result is stored as grey plus whitened values, everything that
-    takes a data set takes this one; a byte's rounding is a twentieth of a standard deviation.
+    takes a data set takes this one; a byte's rounding is a twentieth of a standard deviation. ``whitening`` of the
+    result is the same map without the rounding.
 
     Raises RequestError for images of more than LARGEST values. Takes about a minute for CIFAR-10.
     """
@@ -41,7 +42,19 @@ def whitened(data: Dataset, eps: float = 0.1) -> Dataset:
         return np.clip(np.rint(grey + unit * white), 0, 255).astype(np.uint8).reshape(-1, *data.shape)
 
     test = (_normalised(data, data.x_test) - mean) @ matrix
-    return replace(data, name=f"zca:{data.name}", x_train=as_bytes(train), x_test=as_bytes(test))
+    # The whole way from pixels to whitened pixels as one matrix.
+    shift, scale = (np.tile(a, values // len(a)).astype(np.float64) for a in (data.mean, data.std))
+    linear = unit / 255 * matrix / scale[:, None]
+    offset = grey / 255 - shift @ linear - unit / 255 * (mean @ matrix)
+    whitening = Whitening(np.vstack([linear, offset]).astype(np.float32), float(unit / 255))
+    name = f"zca:{data.name}"
+    return replace(data, name=name, x_train=as_bytes(train), x_test=as_bytes(test), whitening=whitening)
+
+
+def whiten(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """``pixels`` [N, H, W, c] in [0, 1] as whitened ones, float32 of the same shape, by a ``Whitening``'s matrix."""
+    rows = pixels.reshape(len(pixels), -1).astype(np.float32)
+    return (rows @ matrix[:-1] + matrix[-1]).reshape(pixels.shape)
 
 
 def zca_matrix(centred: np.ndarray, eps: float) -> np.ndarray:

@@ -28,20 +28,25 @@ def as_stored(distilled: DistilledSet, space: str, packed: bool) -> DistilledSet
     card = distilled.card
     if not packed:
         images, labels = distilled.arrays(normalised=space == "normalised")
-        return _set(images, labels, distilled.soft, {**card, "space": space, "factor": 1})
+        return _set(images, labels, distilled.soft, {**card, "space": space, "factor": 1}, distilled.zca)
     if card["space"] == space:
         return distilled
     if any(side % card["factor"] for side in distilled.shape[:2]):
         raise RequestError("a side that the factor does not divide is padded, in pixels only: export decoded images")
     # Packed formats hold pixels.
     images = to_pixel(jnp.asarray(distilled.images), jnp.asarray(distilled.mean), jnp.asarray(distilled.std))
-    return _set(np.asarray(images), distilled.labels, None, {**card, "space": space})
+    return _set(np.asarray(images), distilled.labels, None, {**card, "space": space}, distilled.zca)
 
 
 def assembled(
-    contents: Contents, known: Mapping[str, Any], form: Format, dataset: Dataset | None = None
+    contents: Contents,
+    known: Mapping[str, Any],
+    form: Format,
+    dataset: Dataset | None = None,
+    zca: np.ndarray | None = None,
 ) -> DistilledSet:
-    """A set from what files hold and what is known of it: fields of the card, and then of the real data.
+    """A set from what files hold and what is known of it: fields of the card, and then of the real data, and the matrix
+    ``zca`` that whitens them.
 
     Raises RequestError where something is missing or wrong.
     """
@@ -51,11 +56,15 @@ def assembled(
         card = {"class_names": dataset.class_names, **card}
         if card["space"] == "pixel":
             card = {"mean": dataset.mean.tolist(), "std": dataset.std.tolist(), **card}
+        elif dataset.whitening is not None:
+            # MTT's networks are shown whitened values as they are.
+            channels = dataset.shape[2]
+            card = {"mean": [0.5] * channels, "std": [dataset.whitening.unit] * channels, **card}
     for key, what in NEEDED.items():
         if card.get(key) is None:
             raise RequestError(f"the files do not say {what}: give {key}")
     try:
-        made = _checked(contents, card)
+        made = _checked(contents, card, zca)
     except RequestError:
         raise
     except (TypeError, ValueError, OverflowError) as error:
@@ -68,7 +77,7 @@ def assembled(
     return made
 
 
-def _checked(contents: Contents, card: dict[str, Any]) -> DistilledSet:
+def _checked(contents: Contents, card: dict[str, Any], zca: np.ndarray | None) -> DistilledSet:
     images, labels, soft, _ = contents
     classes, factor = len(card["class_names"]), card["factor"]
     if images.ndim != 4 or 0 in images.shape or images.dtype.kind not in "fV":  # bfloat16 has kind V
@@ -99,10 +108,12 @@ def _checked(contents: Contents, card: dict[str, Any]) -> DistilledSet:
     if soft is not None and factor > 1:
         raise RequestError("soft labels of packed images are not read, they are of decoded ones: give factor 1")
     order = np.argsort(labels, kind="stable")
-    return _set(images[order], labels[order], None if soft is None else soft[order], card)
+    return _set(images[order], labels[order], None if soft is None else soft[order], card, zca)
 
 
-def _set(images: np.ndarray, labels: np.ndarray, soft: np.ndarray | None, card: Mapping[str, Any]) -> DistilledSet:
+def _set(
+    images: np.ndarray, labels: np.ndarray, soft: np.ndarray | None, card: Mapping[str, Any], zca: np.ndarray | None
+) -> DistilledSet:
     """A set of class-major images [N, H, W, c], stored as ``card`` says, whose other fields are kept."""
     classes, factor, space = len(card["class_names"]), card["factor"], card["space"]
     how = MultiFormation(factor, card.get("decode") or "single", card.get("bound") or 128, space)
@@ -112,4 +123,4 @@ def _set(images: np.ndarray, labels: np.ndarray, soft: np.ndarray | None, card: 
     names, (mean, std) = tuple(map(str, card["class_names"])), (jnp.asarray(card[key]) for key in ("mean", "std"))
     made = DistilledSet.of(parameterisation, jnp.asarray(by_class), names, mean, std, {})
     kept = {key: value for key, value in card.items() if key not in made.card or key == "library"}
-    return made.with_card(**kept).with_soft(soft)
+    return made.with_card(**kept).with_soft(soft).with_zca(zca)

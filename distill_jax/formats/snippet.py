@@ -26,6 +26,15 @@ def decode(x):
     """The images that those of one class are a compact form of."""
 '''
 
+WHITEN = '''
+def whiten(x):
+    """Real images in [0, 1] [N, c, H, W] as those that this set stands for."""
+    matrix = torch.from_numpy(numpy.load(HERE / "zca.npy"))
+    rows = x.permute(0, 2, 3, 1).flatten(1) @ matrix[:-1] + matrix[-1]
+    return rows.unflatten(1, (*x.shape[2:], x.shape[1])).permute(0, 3, 1, 2)
+
+'''
+
 DECODE = {
     "single": """\
     return cells(x, {factor})
@@ -62,7 +71,11 @@ def snippet(distilled: DistilledSet, form: Format) -> str:
         ]
     if card["space"] == "pixel":
         steps += ["images = normalise(images)"]
+    whitened = distilled.zca is not None
     return TEMPLATE.format(
+        seen="``whiten`` then ``normalise``" if whitened else "``normalise`` too",
+        whiten=WHITEN if whitened else "",
+        numpy="import numpy\n" if whitened else "",
         stored=stored,
         space="pixels in [0, 1]" if card["space"] == "pixel" else "normalised already",
         pad="import torch.nn.functional as F\n" if card["packed"] else "",
@@ -88,12 +101,12 @@ TEMPLATE = '''\
 Stored here: {stored}; {space}.
 ``images`` are float32 [N, c, H, W] as a network takes them; ``labels`` are classes [N] or their probabilities [N, C],
 and cross_entropy takes both.
-Test images in [0, 1] must go through ``normalise`` too. Training wants augmentation and many epochs (1000 are usual).
+Test images in [0, 1] must go through {seen}. Training wants augmentation and many epochs (1000 are usual).
 """
 
 from pathlib import Path
 
-import torch
+{numpy}import torch
 {pad}
 HERE = Path(__file__).parent
 CLASSES = {classes}
@@ -105,7 +118,7 @@ def normalise(x):
     mean, std = (torch.tensor(v)[:, None, None] for v in (MEAN, STD))
     return (x - mean) / std
 
-{functions}
+{whiten}{functions}
 {load}
 {steps}
 

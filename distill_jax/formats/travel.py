@@ -1,7 +1,9 @@
-"""Sets out into files of a format, and back in. Every export carries a card and a PyTorch script beside its files."""
+"""Sets out into files of a format, and back in. Every export carries a card and a PyTorch script beside its files, and
+that of a set that stands for whitened images the matrix that whitens them."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -18,7 +20,7 @@ from distill_jax.formats.format import Contents, Format
 from distill_jax.formats.snippet import snippet
 from distill_jax.types import RequestError
 
-CARD, SCRIPT = "card.json", "use_in_pytorch.py"
+CARD, SCRIPT, ZCA = "card.json", "use_in_pytorch.py", "zca.npy"
 
 
 def write(distilled: DistilledSet, form: Format, folder: Path | str, packed: bool | None = None) -> DistilledSet:
@@ -58,12 +60,16 @@ def encode(distilled: DistilledSet, form: Format, packed: bool | None = None) ->
     files = form.write(contents)
     # Reading back tells what the files really hold, after rounding, and whether they tell what they should.
     try:
-        arrives = assembled(form.read(_as_read(form, files)), sent.card, form)
+        arrives = assembled(form.read(_as_read(form, files)), sent.card, form, zca=sent.zca)
         if form.lossless and not _equal(sent, arrives):
             raise RequestError("images or labels come in another order")
     except RequestError as error:
         raise RequestError(f"this format cannot carry the set ({error}): export to another") from error
     files[CARD] = (json.dumps(dict(arrives.card), indent=2, ensure_ascii=False) + "\n").encode()
+    if arrives.zca is not None:
+        file = io.BytesIO()
+        np.save(file, arrives.zca)
+        files[ZCA] = file.getvalue()
     files[SCRIPT] = snippet(arrives, form).encode()
     return files, arrives
 
@@ -84,7 +90,8 @@ def read(
     otherwise: ``class_names`` [C]; ``mean`` and ``std`` [c] of pixels in [0, 1]; ``factor`` for a format that packs;
     ``space`` ('pixel' or 'normalised') where it is not the custom of the format. What is still missing comes from
     ``dataset``, the real data that the set stands for; not the mean and std of normalised images, though, which are
-    those of the codebase that made them: many use rounded or other ones. Images are sorted by class, stably.
+    those of the codebase that made them: many use rounded or other ones. A set of whitened images has the matrix in
+    ``zca.npy`` beside it, or that of a whitened ``dataset``. Images are sorted by class, stably.
 
     Raises RequestError for files that are missing, damaged or of another format, and for what makes no sense.
     """
@@ -98,7 +105,7 @@ def read(
     except Exception as error:  # a damaged file may break its reader in any way
         raise RequestError(f"{' or '.join(files)} is damaged or of another format: {reason(error)}") from error
     told = {key: value for key, value in told.items() if value is not None}
-    distilled = assembled(contents, {**card, **told}, form, dataset)
+    distilled = assembled(contents, {**card, **told}, form, dataset, _zca_in(folder, card, dataset))
     if card.get("hash", distilled.card["hash"]) != distilled.card["hash"]:
         raise RequestError(f"{folder / CARD} is the card of other images than those beside it: move it away")
     return distilled
@@ -137,6 +144,20 @@ def _card_in(folder: Path) -> dict[str, Any]:
     if not isinstance(card, dict):
         raise RequestError(f"{folder / CARD} is no card: mend it, or move it away")
     return card
+
+
+def _zca_in(folder: Path, card: Mapping[str, Any], dataset: Dataset | None) -> np.ndarray | None:
+    """The matrix that whitens real images, where the set stands for whitened ones: that beside the files, or without a
+    card that of the data set."""
+    path = folder / ZCA
+    if not card.get("zca", not card and path.exists()):
+        return None if card or dataset is None or dataset.whitening is None else dataset.whitening.matrix
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise RequestError(
+            f"{path} must whiten test images, and cannot be read ({reason(error)}): copy it too"
+        ) from error
 
 
 def _as_read(form: Format, files: Mapping[str, bytes]) -> dict[str, bytes]:

@@ -62,6 +62,10 @@ class EarlyStagePool(Drawn):
         picks = jax.random.randint(pick_key, (self.live,), 0, members)
         return self.perturbed(tree.take(pool, picks), hyper, perturb_key)
 
+    def teachers(self, pool: Model) -> Model:
+        """Model[P]: the pool."""
+        return pool._replace(target=None)
+
 
 def train_many(
     net: Net,

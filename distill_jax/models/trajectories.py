@@ -57,3 +57,7 @@ class ExpertTrajectories(Drawn):
         models = jax.tree.map(lambda a: a[experts, epochs], pool)
         target = jax.tree.map(lambda a: a[experts, epochs + self.ahead], pool.params)
         return self.perturbed(models._replace(target=target), hyper, perturb_key)
+
+    def teachers(self, pool: Model) -> Model:
+        """Model[E]: the experts after their last epoch."""
+        return jax.tree.map(lambda a: a[:, -1], pool)

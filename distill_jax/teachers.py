@@ -1,0 +1,33 @@
+"""Soft labels: what networks trained on the real data see in the distilled images."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill_jax.distilled import DistilledSet
+from distill_jax.types import Array, Model, Net
+
+AT_ONCE = 256
+"""images that go through a network together"""
+
+
+def labelled(distilled: DistilledSet, net: Net, teachers: Model) -> DistilledSet:
+    """``distilled`` with the mean of the class probabilities that the ``teachers``, Model[P], give each decoded image,
+    shown as it is, without augmentation, to networks in evaluation mode."""
+    images, _ = distilled.arrays()
+    parts = [jnp.asarray(images[first : first + AT_ONCE]) for first in range(0, len(images), AT_ONCE)]
+    return distilled.with_soft(np.concatenate([np.asarray(_probabilities(net, teachers, part)) for part in parts]))
+
+
+@partial(jax.jit, static_argnums=0)
+def _probabilities(net: Net, teachers: Model, images: Array) -> Array:
+    """float32 [N, C]"""
+
+    def of_teacher(model: Model) -> Array:
+        return jax.nn.softmax(net.apply(model, images, train=False)[0].logits)
+
+    return jnp.mean(jax.lax.map(of_teacher, teachers), axis=0)
