@@ -49,7 +49,8 @@ class Reproduce:
     dataset: Annotated[str, arg(metavar="DATASET")]
     """digits, npz:PATH, folder:PATH, or a name of TensorFlow Datasets"""
     methods: Annotated[tuple[str, ...], arg(metavar="METHOD [METHOD ...]")] = FAMILY
-    """methods, each with options of its own if quoted: "dsa --models early-stage"; all: every method and baseline"""
+    """methods, each with options of its own if quoted: "dsa --models early-stage", and with a name for the table if
+    one stands before a colon: "mine: idc --net.width 64"; all: every method and baseline"""
     ipc: tuple[int, ...] = (1,)
     """images stored per class; several make several tables"""
     seconds: float = 0.0
@@ -72,9 +73,10 @@ class Reproduce:
         return Budget(self.seconds, self.steps, self.points)
 
     @property
-    def lines(self) -> tuple[str, ...]:
-        """The methods, each with its options."""
-        return tuple(PRESETS) if self.methods == ("all",) else self.methods
+    def lines(self) -> dict[str, str]:
+        """What each is called -> the method with its options."""
+        named = (line.rpartition(": ") for line in (PRESETS if self.methods == ("all",) else self.methods))
+        return {name or line: line for name, _, line in named}
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ def run(argv: list[str]) -> None:
         if getattr(options, name) < 1:
             raise RequestError(f"{name} is {getattr(options, name)}: it must be at least 1")
     budget = options.budget
-    jobs = {(line, ipc): _job(line, ipc, options.dataset, shared) for ipc in options.ipc for line in options.lines}
+    lines = options.lines.items()
+    jobs = {(name, ipc): _job(line, ipc, options.dataset, shared) for ipc in options.ipc for name, line in lines}
     path = options.workdir or new_folder(f"compare-{next(iter(jobs.values())).folder}")
     if not options.overwrite:
         refuse_used(path)

@@ -22,17 +22,17 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def test_methods_are_compared_under_equal_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = ["compare", "--dataset", "digits", "--methods", "random", "dm", "dm --hyper.syn-lr 0.5"]
+    line = ["compare", "--dataset", "digits", "--methods", "random", "dm", "mine: dm --hyper.syn-lr 0.5"]
     budget = ["--steps", "4", "--points", "2", "--seeds", "2", "--repeats", "1", "--workdir", str(tmp_path)]
     assert reproduce.main([*line, *budget, *SHARED]) == 0
     found = rows(tmp_path / reproduce.CSV)
     steps = [(row["method"], int(row["seed"]), int(row["step"])) for row in found]
-    methods = ("dm", "dm --hyper.syn-lr 0.5")
+    methods = ("dm", "mine")
     expected = [(m, s, step) for m in methods for s in (0, 1) for step in (2, 4)]
     assert steps == [("random", 0, 0), ("random", 1, 0), *expected]
     assert all(0 <= float(row["accuracy"]) <= 100 and float(row["seconds"]) >= 0 for row in found)
     table = (tmp_path / reproduce.TABLE).read_text()
-    assert "| dm --hyper.syn-lr 0.5 |" in table and "experiments.reproduce compare" in table
+    assert "| mine |" in table and "experiments.reproduce compare" in table
     assert (tmp_path / reproduce.PNG).read_bytes().startswith(b"\x89PNG")
     assert table in capsys.readouterr().out
 
