@@ -11,7 +11,7 @@ import numpy as np
 
 from distill_jax.distill import Problem, State, init_state
 from distill_jax.evaluate import Sets
-from distill_jax.loop import run
+from distill_jax.loop import prepare, run
 from distill_jax.spec import Spec
 from distill_jax.synthetic import decoded_set, stored
 from distill_jax.types import RealData, RequestError, TrainSet
@@ -71,7 +71,7 @@ def curve(job: Job, data: RealData, budget: Budget, repeats: int, interrupts: In
         images = job.data.classes * job.spec.ipc
         scored = BASELINES[job.method](judge, data, job.spec.ipc, images, repeats, job.keys.draw)
         return [Point(0, 0.0, scored["per_repeat"])]
-    marks = _run(job, data, budget, interrupts)
+    marks = _run(job, budget, interrupts)
     images = jnp.concatenate([mark.set.images for mark in marks])
     targets = jnp.concatenate([mark.set.targets for mark in marks])
     each = np.arange(len(images), dtype=np.int32).reshape(len(marks), -1)
@@ -86,16 +86,14 @@ class _Mark(NamedTuple):
     set: TrainSet
 
 
-def _run(job: Job, data: RealData, budget: Budget, interrupts: Interrupts) -> list[_Mark]:
+def _run(job: Job, budget: Budget, interrupts: Interrupts) -> list[_Mark]:
     """The sets at equal shares of the budget."""
     clock, spec = Clock(), budget.fitted(job.spec)
-    hyper = jax.tree.map(jnp.float32, job.experiment.hyper)
 
     def tick(done: int, total: int) -> None:
         interrupts.check()
 
-    pool = job.spec.models.pretrain(job.net, data, hyper, job.keys.pool, tick)
-    problem = Problem(spec, job.net, hyper, data, jax.block_until_ready(pool), job.keys.run)
+    problem = jax.block_until_ready(prepare(spec, job.experiment.hyper, job.data, job.seed, tick))
     clock.spent("pretrain")
     state = jax.block_until_ready(init_state(problem))
     clock.spent("distill")
