@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from configs import cifar10, cifar100, digits, fashion_mnist, generic, imagenet10, imagenet100, mnist, svhn, tiny
-from configs.methods import METHODS
+from configs.methods import PRESETS
 from configs.recipe import Experiment, Recipe, apply
 from distill_jax.types import RequestError
 
@@ -57,7 +57,7 @@ def resolve(
     ``axes`` replaces choices, e.g. ``{"models": EarlyStagePool(perturb=True)}``, before the recipe's numbers are laid
     on. Raises RequestError for an unknown method or recipe, naming the nearest one.
     """
-    spec = replace(named("method", method, METHODS), ipc=ipc, **(axes or {}))
+    spec = replace(named("method", method, PRESETS), ipc=ipc, **(axes or {}))
     experiment = apply(method, Experiment(spec), generic.common(shape))
     wanted = experiment.spec.parameterisation.factor if factor is None else factor
     overrides = named("recipe", recipe, RECIPES)(ipc, shape, wanted)
@@ -67,7 +67,9 @@ def resolve(
         experiment = apply(method, experiment, RECIPES[recipe](ipc, shape, experiment.spec.parameterisation.factor))
     if factor is not None:
         experiment = apply(method, experiment, {"*": {"parameterisation.factor": factor}})
-    return experiment
+    # A recipe may know a better default for an axis, but not better than who chose something else.
+    chosen = {axis: it for axis, it in (axes or {}).items() if type(getattr(experiment.spec, axis)) is not type(it)}
+    return replace(experiment, spec=replace(experiment.spec, **chosen))
 
 
 def named(what: str, name: str, known: Mapping[str, Any]) -> Any:

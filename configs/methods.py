@@ -8,7 +8,7 @@ from dataclasses import replace
 from distill_jax.augment import NoAugment, Siamese
 from distill_jax.models import EarlyStagePool, ExpertTrajectories, RandomInit
 from distill_jax.objectives import FeatureMatching, GradientMatching, LayerwiseAlignment, TrajectoryMatching
-from distill_jax.select import KMeansInit, NoReal, RandomBatch, Representative
+from distill_jax.select import Herding, KCenter, KMeansInit, NoReal, RandomBatch, Representative
 from distill_jax.spec import Spec
 from distill_jax.synthetic import Mix, MultiFormation, Noise, Pixels, RandomReal
 from distill_jax.update import DynamicTraining, Frozen, TrainOnReal, TrainOnSynthetic
@@ -67,3 +67,19 @@ METHODS = {
     "dream": DREAM,
     "dream_acc_dd": DREAM_ACC_DD,
 }
+
+# What a method has to beat: as many real images, chosen and left as they are.
+RANDOM = Spec(
+    models=RandomInit(), selector=RandomBatch(1), parameterisation=Pixels(), augment=NoAugment(),
+    objective=FeatureMatching(), update=Frozen(), init=RandomReal(), outer_steps=0, inner_steps=1,
+)  # fmt: skip
+
+# Coresets of images embedded by a network trained for twenty epochs.
+HERDING = replace(RANDOM, models=EarlyStagePool(size=1, epochs=20, cutmix=0.0), init=Herding())
+KCENTER = replace(HERDING, init=KCenter())
+KMEANS = replace(HERDING, init=KMeansInit(normalise=True))
+
+BASELINES = {"random": RANDOM, "herding": HERDING, "kcenter": KCENTER, "kmeans": KMEANS, "full": RANDOM}
+"""``full`` keeps no images at all: the runner trains on all real ones, for as many steps"""
+
+PRESETS = METHODS | BASELINES

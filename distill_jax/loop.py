@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from distill_jax.data import Dataset
 from distill_jax.distill import BLOCK, Problem, State, run_block
 from distill_jax.pace import blocks
+from distill_jax.spec import Hyper, Spec, check, with_chunks
+from distill_jax.types import Tick
 
 
 class Block(NamedTuple):
@@ -20,6 +25,20 @@ class Block(NamedTuple):
     """the step the block started at"""
     losses: np.ndarray
     """float32 [steps]: after each step, the mean matching loss of its outer iteration so far"""
+
+
+def prepare(spec: Spec, hyper: Hyper, data: Dataset, seed: int = 0, tick: Tick = lambda done, total: None) -> Problem:
+    """Everything that a run needs: the spec's chunks chosen, its network built, its pool pretrained.
+
+    ``tick(done, total)`` is called between epochs of pretraining. The same seed takes the same path as
+    ``experiments.distill --seed``. Raises RequestError where the spec does not fit the data.
+    """
+    check(spec, data.shape, data.counts.tolist())
+    spec = with_chunks(spec, data.classes, jax.default_backend())
+    net, real = spec.net.build(data.shape, data.classes), data.real_data()
+    hyper = jax.tree.map(jnp.float32, hyper)
+    pool_key, root = jax.random.split(jax.random.key(seed))
+    return Problem(spec, net, hyper, real, spec.models.pretrain(net, real, hyper, pool_key, tick), root)
 
 
 def run(problem: Problem, state: State, seconds: float = 2.0) -> Iterator[Block]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+GROWTH = 8
+"""a block has at most so many times the steps of the one before: steps of a dynamic loop (CAFE) differ much"""
+
 
 def blocks(start: int, stop: int, at_most: int, seconds: float = 2.0) -> Iterator[tuple[int, int]]:
     """Yield ``(first, count)`` covering start..stop, each sized by how long the one before it took.
@@ -19,5 +22,6 @@ def blocks(start: int, stop: int, at_most: int, seconds: float = 2.0) -> Iterato
         yield first, count
         first += count
         if compiled:
-            count = max(1, int(seconds * count / max(time.perf_counter() - began, 1e-6)))
+            fitting = int(seconds * count / max(time.perf_counter() - began, 1e-6))
+            count = max(1, min(fitting, GROWTH * count))
         compiled = True

@@ -19,6 +19,8 @@ from distill_jax.types import (
     Architecture,
     Array,
     Augmentation,
+    ChecksCounts,
+    ChecksNet,
     Initialisation,
     ModelSource,
     ModelUpdate,
@@ -106,7 +108,7 @@ class Spec:
     ipc: int = 1
     """I: stored images per class"""
     outer_steps: int = 400
-    """outer iterations: fresh models each"""
+    """outer iterations: fresh models each; 0 leaves the images as they were initialised"""
     inner_steps: int = 100
     """image updates per outer iteration"""
     halve_at: tuple[float, ...] = ()
@@ -123,9 +125,9 @@ class Spec:
     def __post_init__(self) -> None:
         if self.ipc < 1:
             raise RequestError(f"ipc is {self.ipc}: at least 1 image per class is needed")
-        for name in ("outer_steps", "inner_steps"):
-            if getattr(self, name) < 1:
-                raise RequestError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        for name, least in (("outer_steps", 0), ("inner_steps", 1)):
+            if getattr(self, name) < least:
+                raise RequestError(f"{name} is {getattr(self, name)}: it must be at least {least}")
         for name in ("syn_batch", "class_chunk", "model_chunk"):
             if getattr(self, name) < 0:
                 raise RequestError(f"{name} is {getattr(self, name)}: it must be 0 (automatic) or more")
@@ -166,7 +168,12 @@ def check(spec: Spec, shape: tuple[int, int, int], counts: list[int]) -> None:
         )
     _check_targets(spec)
     spec.parameterisation.check(shape)
-    spec.net.build(shape, len(counts))
+    for choice in (spec.selector, spec.init):
+        if isinstance(choice, ChecksCounts):
+            choice.check(counts, spec.ipc, spec.parameterisation.factor)
+    net = spec.net.build(shape, len(counts))
+    if isinstance(spec.objective, ChecksNet):
+        spec.objective.check(net, shape)
 
 
 def _check_targets(spec: Spec) -> None:

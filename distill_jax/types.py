@@ -17,7 +17,7 @@ Two spaces for images: *pixel* space is [0, 1]; *network* space is ``(pixel - me
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
@@ -268,4 +268,25 @@ class Initialisation(Protocol):
 
     def images(self, net: Net, model: Model, data: RealData, ipc: int, factor: int, key: Array) -> Array:
         """float32 [C, I, H, W, c], pixel space. ``model`` is one fresh or pretrained model (used by k-means)."""
+        ...
+
+
+# ------------------------------------------------------------------ what a choice may have besides
+
+
+@runtime_checkable
+class ChecksCounts(Protocol):
+    """A selector or an initialisation that does not suit every data set."""
+
+    def check(self, counts: Sequence[int], ipc: int, factor: int) -> None:
+        """Raises RequestError, naming two fields, where classes of ``counts`` real images are too small."""
+        ...
+
+
+@runtime_checkable
+class ChecksNet(Protocol):
+    """An objective that does not suit every network."""
+
+    def check(self, net: Net, shape: tuple[int, int, int]) -> None:
+        """Raises RequestError, naming two fields, where ``net`` for images of ``shape`` (H, W, c) lacks something."""
         ...

@@ -20,7 +20,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
 
 from configs import RECIPE_OF, RECIPES, named, resolve
-from configs.methods import METHODS
+from configs.methods import PRESETS
 from configs.recipe import Experiment
 from distill_jax.data import Dataset, load
 from distill_jax.evaluate import Protocol
@@ -44,7 +44,7 @@ SHAPES: dict[str, tuple[tuple[int, int, int], int]] = {
 class Common:
     """The options of every runner that takes METHOD and DATASET; a runner adds its own in a subclass."""
 
-    method: Positional[Annotated[str, arg(metavar="METHOD", help=" ".join(METHODS))]]
+    method: Positional[Annotated[str, arg(metavar="METHOD", help=" ".join(PRESETS))]]
     dataset: Positional[
         Annotated[str, arg(metavar="DATASET", help="digits, npz:PATH, folder:PATH, or a name of TensorFlow Datasets")]
     ]
@@ -95,7 +95,7 @@ def parse(
     """
     chosen, words = _pick(argv)
     method, dataset = (words + ["acc_dd", "digits"][len(words) :])[:2]
-    preset: Spec = named("method", method, METHODS)
+    preset: Spec = named("method", method, PRESETS)
     recipe = chosen.get("recipe", RECIPE_OF.get(dataset, "generic"))
     factor = chosen.get("factor", chosen.get("parameterisation.factor"))
     default = resolve(

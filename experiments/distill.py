@@ -193,18 +193,16 @@ def _work(session: Session, options: Distill, given: PyTree) -> dict[str, Any]:
 
     judge = judge_on(job.source)
     sets = distilled_sets(distilled, options.repeats)
-    accuracy = judge.score("scoring", sets)
+
+    def baseline(name: str) -> dict[str, Any]:
+        return BASELINES[name](judge, data, job.spec.ipc, len(sets.store.images), options.repeats, job.keys.draw)
+
+    accuracy = baseline("full") if job.method == "full" else judge.score("scoring", sets)
     clock.spent("evaluate")
-    decoded = len(sets.store.images)
-    baselines = {
-        name: BASELINES[name](judge, data, job.spec.ipc, decoded, options.repeats, job.keys.draw)
-        if name in options.compared_with
-        else None
-        for name in BASELINES
-    }
+    baselines = {name: baseline(name) if name in options.compared_with else None for name in BASELINES}
     clock.spent("baselines")
     # Only now is the card complete. A run that is interrupted before has saved the same images with no score yet.
-    _save(workdir, distilled.with_card(score=accuracy))
+    _save(workdir, distilled.with_card(score=None if job.method == "full" else accuracy))
     result = {
         "method": job.method,
         "dataset": job.dataset,

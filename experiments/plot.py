@@ -1,4 +1,4 @@
-"""The picture of an ablation: a curve for one swept number, a map for two."""
+"""The pictures of an ablation (a curve for one swept number, a map for two) and of a comparison (curves)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from experiments.curves import Point
 
 INK, ACCENT, FAINT = "#333333", "#1f5fa8", "#9db8d6"
 
@@ -87,3 +89,24 @@ def _std(accuracies: np.ndarray) -> np.ndarray:
 
 def _label(name: str) -> str:
     return name.replace("_", " ")
+
+
+def draw_curves(title: str, curves: Mapping[str, Sequence[Sequence[Point]]]) -> Figure:
+    """Accuracy against seconds: for each label, the mean over its runs with the standard deviation as a band."""
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", color=INK)
+    for i, (label, runs) in enumerate(curves.items()):
+        shortest = min(map(len, runs))
+        accuracies = np.asarray([[np.mean(point.accuracies) for point in points[:shortest]] for points in runs])
+        seconds = np.asarray([[point.seconds for point in points[:shortest]] for points in runs]).mean(axis=0)
+        mean, std = accuracies.mean(axis=0), _std(accuracies.T)
+        (line,) = axes.plot(seconds, mean, marker="osD^vPX*"[i % 8], markersize=5, linewidth=1.5, label=label)
+        axes.fill_between(seconds, mean - std, mean + std, color=line.get_color(), alpha=0.15, linewidth=0)
+    axes.set_xlabel("seconds of pretraining and distillation, without compiling")
+    axes.set_ylabel("test accuracy, %")
+    axes.grid(color="#e5e5e5")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize="small", loc="best")
+    return figure

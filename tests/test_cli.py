@@ -80,6 +80,11 @@ def test_a_choice_replaces_the_presets_and_keeps_it_where_it_is_the_same() -> No
     assert parse("dc cifar10 --models early-stage --models.size 3")[2].spec.models == EarlyStagePool(size=3)
 
 
+def test_a_recipe_does_not_overrule_a_choice() -> None:
+    experiment = parse("acc_dd digits --net lenet")[2]
+    assert type(experiment.spec.net).__name__ == "LeNet"
+
+
 def test_a_choice_may_come_from_outside_the_package() -> None:
     spec = parse(f"acc_dd cifar10 --objective {__name__}:Doubled --objective.weight 3")[2].spec
     assert spec.objective == Doubled(weight=3.0)

@@ -127,6 +127,22 @@ def test_chunking_does_not_change_the_gradient(method: str, finished) -> None:
     np.testing.assert_allclose(one.images, two.images, rtol=0, atol=1e-5 * scale)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_every_presets_loss_falls_on_the_toy(method: str, finished) -> None:
+    """On the models, real images and draws of the start, so that nothing but the synthetic part differs."""
+    problem, state, _ = finished[method]
+    start = init_state(problem)
+    classes, batch = start.selection.shape
+    selection = jnp.tile(jnp.arange(batch, dtype=jnp.int32), (classes, 1))
+    run = jax.jit(matching)
+
+    def loss(synthetic: Synthetic) -> float:
+        return sum(float(run(problem, start.models, synthetic, selection, jax.random.key(k))[0]) for k in range(4))
+
+    later, _ = run_block(problem, jax.tree.map(jnp.copy, state), 40)
+    assert loss(later.synthetic) < loss(start.synthetic)
+
+
 def test_the_loss_falls_on_the_toy() -> None:
     """With one frozen model and one batch, image steps can only lower the loss."""
     problem = toy.problem("idc", update=Frozen(), augment=NoAugment(), outer_steps=1, inner_steps=60)

@@ -129,11 +129,11 @@ def test_what_makes_no_sense_is_refused():
     for field, value in (("batch", 0), ("every", 0), ("iterations", 0), ("chunk", -1)):
         with pytest.raises(RequestError, match=f"selector.{field} is {value}"):
             replace(Representative(), **{field: value})
-    Representative(batch=9).check(COUNTS)
+    Representative(batch=9).check(COUNTS, 1, 1)
     with pytest.raises(
         RequestError, match=r"selector.batch asks for 10 clusters, but class 2 has only 9 images"
     ) as error:
-        Representative(batch=10).check(COUNTS)
+        Representative(batch=10).check(COUNTS, 1, 1)
     assert "\n" not in str(error.value) and "--selector random" in str(error.value)
 
 

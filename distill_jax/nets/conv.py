@@ -16,7 +16,8 @@ backward pass is slow on CPU and CUDA (jax issue 13800).
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from typing import Any, Literal, TypeAlias
 
 import jax
@@ -57,8 +58,11 @@ def average_pool(x: Array, window: int = 2) -> Array:
     n, height, width, c = x.shape
     rows, columns = height // window, width // window
     x = x[:, : rows * window, : columns * window]
-    # Its derivative is a broadcast that fuses with its neighbours, unlike that of ``reduce_window``.
-    return x.reshape(n, rows, window, columns, window, c).mean((2, 4))
+    squares = x.reshape(n, rows, window, columns, window, c)
+    # Added one by one: half the time of a reduction on CPU. The derivative is a broadcast that fuses with its
+    # neighbours, unlike that of ``reduce_window``.
+    taps = [squares[:, :, u, :, v] for u in range(window) for v in range(window)]
+    return reduce(add, taps) / window**2
 
 
 def max_pool(x: Array, window: int = 2, stride: int | None = None, padding: int = 0) -> Array:

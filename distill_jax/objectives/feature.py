@@ -22,11 +22,20 @@ class FeatureMatching:
     first: int = -1
     last: int = -1
 
+    def check(self, net: Net, shape: tuple[int, int, int]) -> None:
+        """Raises RequestError where the network has no such blocks."""
+        one = jnp.zeros((1, *shape))
+        out, _ = jax.eval_shape(lambda key: net.apply(net.init(key), one, True), jax.random.key(0))
+        n = len(out.blocks)
+        if not (-n <= self.first < n and -n <= self.last < n) or self.first % n > self.last % n:
+            raise RequestError(
+                f"objective.first {self.first} to objective.last {self.last} names no block of this --net, "
+                f"which has {n}: use numbers from 0 to {n - 1}, or another --net"
+            )
+
     def class_loss(self, net: Net, model: Model, real: Array, syn: Array, c: Array, hyper: Any, key: Array) -> Array:
         """Scalar >= 0: sum over blocks and elements of squared differences of batch means."""
         n = len(self._means(net, model, syn))
-        if not (-n <= self.first < n and -n <= self.last < n) or self.first % n > self.last % n:
-            raise RequestError(f"objective.first {self.first} to objective.last {self.last} names no block of {n}")
         chosen = slice(self.first % n, self.last % n + 1)
         target = jax.lax.stop_gradient(self._means(net, model, real)[chosen])
         return sum(

@@ -82,6 +82,14 @@ class GradientMatching:
         if self.metric not in METRICS:
             raise RequestError(f"objective.metric {self.metric!r} is unknown: choose one of {', '.join(METRICS)}")
 
+    def check(self, net: Net, shape: tuple[int, int, int]) -> None:
+        """Raises RequestError where the network has none of the parameters that are to be matched."""
+        params = jax.eval_shape(net.init, jax.random.key(0)).params
+        if not tree.select_leaves(params, self._matched):
+            raise RequestError(
+                "objective GradientMatching matches convolution kernels, and --net has none: add --objective.head"
+            )
+
     def class_loss(self, net: Net, model: Model, real: Array, syn: Array, c: Array, hyper: Any, key: Array) -> Array:
         """Scalar >= 0; zero where ``syn`` equals ``real``. The real gradient is a constant."""
         target = jax.lax.stop_gradient(class_gradient(net, model, real, c))

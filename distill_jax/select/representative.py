@@ -34,7 +34,7 @@ class Representative:
         if self.chunk < 0:
             raise RequestError(f"selector.chunk is {self.chunk}: it must be 0 (automatic) or more")
 
-    def check(self, counts: Sequence[int]) -> None:
+    def check(self, counts: Sequence[int], ipc: int, factor: int) -> None:
         """Raises RequestError where a class, of ``counts`` real images each, has fewer images than clusters."""
         least = min(counts)
         if self.batch > least:

@@ -1,0 +1,124 @@
+"""Accuracy against seconds: a run is stopped by a budget, and the sets along its way are scored together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill_jax.distill import Problem, State, init_state
+from distill_jax.evaluate import Sets
+from distill_jax.loop import prepare, run
+from distill_jax.spec import Spec
+from distill_jax.synthetic import decoded_set, stored
+from distill_jax.types import RealData, RequestError, TrainSet
+from experiments.entry import Interrupts
+from experiments.job import Job
+from experiments.measure import Clock
+from experiments.score import BASELINES, Judge
+from experiments.show import Bar
+
+ENDLESS = 10**6
+"""inner steps that no budget of seconds reaches"""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a run ends: after ``seconds`` of pretraining and distillation, after ``steps``, or (both 0) by itself."""
+
+    seconds: float = 0.0
+    steps: int = 0
+    points: int = 1
+    """sets that are scored along the way, the last one included"""
+
+    def __post_init__(self) -> None:
+        if self.seconds < 0 or self.steps < 0 or (self.seconds and self.steps):
+            raise RequestError("give --seconds or --steps, a number above 0, or neither for each method's own budget")
+        if self.points < 1:
+            raise RequestError(f"points is {self.points}: it must be at least 1")
+
+    def fitted(self, spec: Spec) -> Spec:
+        """``spec`` with as many outer steps as the budget may need. A method without steps is left alone."""
+        steps = ENDLESS if self.seconds else self.steps
+        return replace(spec, outer_steps=-(-steps // spec.inner_steps)) if steps and spec.outer_steps else spec
+
+    def share(self, seconds: float, step: int, steps: int) -> float:
+        """How much of the budget is spent, from 0 to 1, after ``step`` of the spec's ``steps``."""
+        if self.seconds:
+            return min(1.0, seconds / self.seconds)
+        return min(1.0, step / max(1, min(steps, self.steps or steps)))
+
+
+class Point(NamedTuple):
+    """A set on the way."""
+
+    step: int
+    seconds: float
+    """of pretraining and distillation so far, without compiling"""
+    accuracies: list[float]
+    """percent, one for each network trained on it"""
+
+
+def curve(job: Job, data: RealData, budget: Budget, repeats: int, interrupts: Interrupts) -> list[Point]:
+    """Run ``job`` until its budget is spent and score the sets on its way on the test data."""
+    judge = Judge(
+        job.net, job.experiment.protocol, job.data.test_arrays(), data.mean, data.std, job.keys.score, interrupts
+    )
+    if job.method in BASELINES:
+        images = job.data.classes * job.spec.ipc
+        scored = BASELINES[job.method](judge, data, job.spec.ipc, images, repeats, job.keys.draw)
+        return [Point(0, 0.0, scored["per_repeat"])]
+    marks = _run(job, budget, interrupts)
+    images = jnp.concatenate([mark.set.images for mark in marks])
+    targets = jnp.concatenate([mark.set.targets for mark in marks])
+    each = np.arange(len(images), dtype=np.int32).reshape(len(marks), -1)
+    sets = Sets(TrainSet(images, targets), jnp.asarray(np.repeat(each, repeats, axis=0)))
+    scored = np.asarray(judge.score("scoring", sets)["per_repeat"]).reshape(len(marks), repeats)
+    return [Point(mark.step, mark.seconds, row) for mark, row in zip(marks, scored.tolist(), strict=True)]
+
+
+class _Mark(NamedTuple):
+    step: int
+    seconds: float
+    set: TrainSet
+
+
+def _run(job: Job, budget: Budget, interrupts: Interrupts) -> list[_Mark]:
+    """The sets at equal shares of the budget."""
+    clock, spec = Clock(), budget.fitted(job.spec)
+
+    def tick(done: int, total: int) -> None:
+        interrupts.check()
+
+    problem = jax.block_until_ready(prepare(spec, job.experiment.hyper, job.data, job.seed, tick))
+    clock.spent("pretrain")
+    state = jax.block_until_ready(init_state(problem))
+    clock.spent("distill")
+
+    def mark(step: int, state: State) -> _Mark:
+        return _Mark(step, clock.seconds["pretrain"] + clock.seconds["distill"], training_set(problem, state))
+
+    marks = [] if spec.steps else [mark(0, state)]
+    pace = min(1.0, budget.seconds / budget.points / 4) if budget.seconds else 1.0
+    with Bar(f"{job.method} {job.seed}", 100, unit="%") as bar:
+        for block in run(problem, state, pace):
+            clock.spent("distill")
+            step = block.first + len(block.losses)
+            spent = budget.share(clock.seconds["pretrain"] + clock.seconds["distill"], step, spec.steps)
+            if int(spent * budget.points + 1e-9) > len(marks):
+                marks += [mark(step, block.state)] * (int(spent * budget.points + 1e-9) - len(marks))
+            bar.update(int(100 * spent), {"loss": f"{block.losses[-1]:.4g}"})
+            interrupts.check()
+            clock.spent(None)
+            if spent >= 1:
+                break
+    return marks
+
+
+def training_set(problem: Problem, state: State) -> TrainSet:
+    """What a network would be trained on, network space."""
+    parameterisation = problem.spec.parameterisation
+    return decoded_set(parameterisation, stored(parameterisation, state.synthetic.images), problem.data)

@@ -1,0 +1,50 @@
+"""The papers' claim, taken literally: model augmentation and representative matching plug into the other methods."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from configs.methods import METHODS
+from distill_jax.distill import init_state, inner_step
+from distill_jax.models import EarlyStagePool
+from distill_jax.select import Representative
+from experiments.cli import Common, parse
+from tests import toy
+
+AUGMENTED = {
+    "dc": "--models early-stage --models.perturb",
+    "dsa": "--models early-stage --models.perturb",
+    "idc": "--models early-stage --models.perturb",
+    "mtt": "--models.perturb",
+}
+
+
+@pytest.mark.parametrize("method", AUGMENTED)
+def test_model_augmentation_is_one_field(method: str) -> None:
+    spec = parse([method, "digits", *AUGMENTED[method].split()], Common)[2].spec
+    plain = parse([method, "digits"], Common)[2].spec
+    assert spec.models.perturb and replace(spec, models=plain.models) == plain  # type: ignore[attr-defined]
+    _traces(method, models=toy.shrunk(spec).models)
+
+
+@pytest.mark.parametrize("method", ["dc", "dsa", "dm", "idc", "acc_dd"])
+def test_representative_matching_is_one_field(method: str) -> None:
+    spec = parse([method, "digits", "--selector", "representative"], Common)[2].spec
+    assert isinstance(spec.selector, Representative)
+    assert replace(spec, selector=METHODS[method].selector) == parse([method, "digits"], Common)[2].spec
+    _traces(method, selector=Representative(4))
+
+
+def test_trajectories_may_start_from_an_early_stage_pool() -> None:
+    _traces("mtt", models=EarlyStagePool(size=2, epochs=1, ahead=1, perturb=True))
+
+
+def _traces(method: str, **changes) -> None:
+    """An inner step keeps the shapes and dtypes of its state."""
+    problem = toy.problem(method, **changes)
+    state = jax.eval_shape(init_state, problem)
+    after = jax.eval_shape(inner_step, problem, state, jax.random.key(0))
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+    assert jax.tree.map(lambda a: a.dtype, after) == jax.tree.map(lambda a: a.dtype, state)

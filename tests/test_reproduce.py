@@ -1,0 +1,77 @@
+"""experiments.reproduce: several methods under one budget."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs.methods import BASELINES, METHODS, PRESETS
+from distill_jax.types import RequestError
+from experiments import distill, reproduce
+from experiments.curves import Budget
+from experiments.workdir import DISTILLED, RESULT, read_json
+from tests.tiny import NET
+
+SHARED = ["--", "--selector.batch", "4", "--protocol.epochs", "2", *NET]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_methods_are_compared_under_equal_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["compare", "--dataset", "digits", "--methods", "random", "dm", "mine: dm --hyper.syn-lr 0.5"]
+    budget = ["--steps", "4", "--points", "2", "--seeds", "2", "--repeats", "1", "--workdir", str(tmp_path)]
+    assert reproduce.main([*line, *budget, *SHARED]) == 0
+    found = rows(tmp_path / reproduce.CSV)
+    steps = [(row["method"], int(row["seed"]), int(row["step"])) for row in found]
+    methods = ("dm", "mine")
+    expected = [(m, s, step) for m in methods for s in (0, 1) for step in (2, 4)]
+    assert steps == [("random", 0, 0), ("random", 1, 0), *expected]
+    assert all(0 <= float(row["accuracy"]) <= 100 and float(row["seconds"]) >= 0 for row in found)
+    table = (tmp_path / reproduce.TABLE).read_text()
+    assert "| mine |" in table and "experiments.reproduce compare" in table
+    assert (tmp_path / reproduce.PNG).read_bytes().startswith(b"\x89PNG")
+    assert table in capsys.readouterr().out
+
+
+def test_a_budget_of_seconds_ends_a_run() -> None:
+    budget = Budget(seconds=10, points=2)
+    endless = budget.fitted(METHODS["dm"])
+    assert endless.steps >= 10**6 and budget.fitted(BASELINES["random"]).steps == 0
+    assert [budget.share(s, 7, endless.steps) for s in (0, 5, 11)] == [0, 0.5, 1]
+    assert Budget().share(99.0, 5, 10) == 0.5
+    with pytest.raises(RequestError, match="--seconds or --steps"):
+        Budget(seconds=1, steps=1)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--dataset", "digits", "--methods", "dmm"], "did you mean dm?"),
+        (["--dataset", "digits", "--points", "0"], "points is 0"),
+        (["--dataset", "digits", "--seeds", "0"], "seeds is 0"),
+        (["--dataset", "digits", "--methods", "dm --net.width 0"], "width is 0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reproduce.main(["compare", *words, "--workdir", str(tmp_path / "new")]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_baselines_are_methods_that_take_no_step(tmp_path: Path) -> None:
+    assert set(BASELINES) == {"random", "herding", "kcenter", "kmeans", "full"} and len(PRESETS) == len(METHODS) + 5
+    options = ["--repeats", "1", "--protocol.epochs", "2", *NET, "--baselines", "random"]
+    for method in ("kcenter", "full"):
+        path = tmp_path / method
+        epochs = ["--models.epochs", "1"] if method == "kcenter" else []
+        assert distill.main([method, "digits", *options, *epochs, "--workdir", str(path)]) == 0
+        assert read_json(path / RESULT)["steps"]["outer"] == 0
+        with np.load(path / DISTILLED) as file:
+            # Real images: 17 levels of grey.
+            np.testing.assert_allclose(file["images"] * 16, np.round(file["images"] * 16), atol=0.04)
