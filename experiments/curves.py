@@ -21,6 +21,8 @@ from experiments.measure import Clock
 from experiments.score import BASELINES, Judge
 from experiments.show import Bar
 
+DRAWS = 20
+"""of random real images, at least: one draw says little, and they cost little"""
 ENDLESS = 10**6
 """inner steps that no budget of seconds reaches"""
 
@@ -69,6 +71,7 @@ def curve(job: Job, data: RealData, budget: Budget, repeats: int, interrupts: In
     )
     if job.method in BASELINES:
         images = job.data.classes * job.spec.ipc
+        repeats = max(repeats, DRAWS) if job.method == "random" else repeats
         scored = BASELINES[job.method](judge, data, job.spec.ipc, images, repeats, job.keys.draw)
         return [Point(0, 0.0, scored["per_repeat"])]
     marks = _run(job, budget, interrupts)

@@ -62,7 +62,7 @@ class Reproduce:
     seeds: int = 1
     """runs of each method, with the seeds 0, 1, ..."""
     repeats: int = 5
-    """R: networks trained from scratch on each set"""
+    """R: networks trained from scratch on each set; random images are drawn 20 times at least"""
     workdir: Path | None = None
     """where everything goes; default: a new folder under runs/"""
     overwrite: FlagCreatePairsOff[bool] = False
