@@ -2,8 +2,8 @@
 
 Ours, tuned here: factor 1 (at 8 pixels a side, cells of 4 lose the digit) and budgets of a minute or so for every
 method. For the IDC family at ipc 1 an image rate of 2e-4 for 500 steps (1e-4 for 1000 steps is no better, 1e-3 ends
-below random images), at ipc 10 1e-2 for 1500
-steps (500 steps at 2e-4: 96.7 %, 2e-3: 97.6 %, 1e-2: 98.0 %, 1e-1: 93.3 %). What each reaches: results/digits.md.
+below random images), at ipc 10 1e-2 for 1500 (500 steps at 2e-4: 96.7 %, 2e-3: 97.6 %, 1e-2: 98.0 %, 1e-1: 93.3 %).
+What each reaches: results/digits.md.
 """
 
 from configs.recipe import IDC_FAMILY, Overrides, dc_loops, merged, mtt, nearest, without_flip

@@ -63,6 +63,8 @@ class Reproduce:
     """runs of each method, with the seeds 0, 1, ..."""
     repeats: int = 5
     """R: networks trained from scratch on each set; random images are drawn 20 times at least"""
+    held_out: FlagCreatePairsOff[bool] = False
+    """score on a tenth of the training data, withheld from all else, and not on the test set: to choose by"""
     workdir: Path | None = None
     """where everything goes; default: a new folder under runs/"""
     overwrite: FlagCreatePairsOff[bool] = False
@@ -98,7 +100,7 @@ def run(argv: list[str]) -> None:
             raise RequestError(f"{name} is {getattr(options, name)}: it must be at least 1")
     budget = options.budget
     lines = options.lines.items()
-    jobs = {(name, ipc): _job(line, ipc, options.dataset, shared) for ipc in options.ipc for name, line in lines}
+    jobs = {(name, ipc): _job(line, ipc, options, shared) for ipc in options.ipc for name, line in lines}
     path = options.workdir or new_folder(f"compare-{next(iter(jobs.values())).folder}")
     if not options.overwrite:
         refuse_used(path)
@@ -120,11 +122,11 @@ def run(argv: list[str]) -> None:
     print(f"figures {path / CSV}, table {path / TABLE}" + (f", picture {path / PNG}" if options.points > 1 else ""))
 
 
-def _job(line: str, ipc: int, dataset: str, shared: list[str]) -> Job:
+def _job(line: str, ipc: int, options: Reproduce, shared: list[str]) -> Job:
     """Raises RequestError for a method or an option that does not exist, before any work."""
     method, *own = shlex.split(line)
-    words = [method, dataset, "--ipc", str(ipc), *shared, *own]
-    return resolve(cli.request(words, Entrant))
+    words = [method, options.dataset, "--ipc", str(ipc), *shared, *own]
+    return resolve(cli.request(words, Entrant), eval_every=int(options.held_out))
 
 
 # ------------------------------------------------------------------ what is written
@@ -156,7 +158,8 @@ def _label(line: str, ipc: int, options: Reproduce) -> str:
 
 def _report(options: Reproduce, curves: Curves, command: str) -> str:
     about = environment()
-    lines = [f"`{command}`", "", f"{about['device']}, jax {about['jax']}, Python {about['python']}", ""]
+    scored = "held-out training images" if options.held_out else "the test images"
+    lines = [f"`{command}`", "", f"Accuracy on {scored}; {about['device']}, jax {about['jax']}.", ""]
     for ipc in options.ipc:
         of_ipc = {line: runs for (line, i), runs in curves.items() if i == ipc}
         if of_ipc:

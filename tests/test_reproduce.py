@@ -37,6 +37,12 @@ def test_methods_are_compared_under_equal_steps(tmp_path: Path, capsys: pytest.C
     assert table in capsys.readouterr().out
 
 
+def test_what_is_chosen_by_never_is_the_test_set() -> None:
+    options = reproduce.Reproduce("compare", "digits", held_out=True)
+    job = reproduce._job("dm", 1, options, [])
+    assert len(job.data.x_train) + len(job.data.x_test) == len(job.source.x_train)
+
+
 def test_a_budget_of_seconds_ends_a_run() -> None:
     budget = Budget(seconds=10, points=2)
     endless = budget.fitted(METHODS["dm"])
