@@ -284,6 +284,15 @@ class ChecksCounts(Protocol):
 
 
 @runtime_checkable
+class Teaches(Protocol):
+    """A model source whose pool can give soft labels."""
+
+    def teachers(self, pool: PyTree) -> Model:
+        """Model[P]: the trained networks in what ``pretrain`` returned."""
+        ...
+
+
+@runtime_checkable
 class ChecksNet(Protocol):
     """An objective that does not suit every network."""
 

@@ -20,10 +20,9 @@ import tyro
 from configs import resolve
 from configs.recipe import Experiment
 from distill_jax.data import Dataset, load
-from distill_jax.distill import Problem, init_state
-from distill_jax.loop import run
+from distill_jax.distill import init_state
+from distill_jax.loop import prepare, run
 from distill_jax.nets import ConvNet
-from distill_jax.spec import with_chunks
 from distill_jax.synthetic import RandomReal, to_network
 from distill_jax.train import Order, Regime, sgd, train
 from distill_jax.types import Array, Model, Net, TrainSet
@@ -54,19 +53,16 @@ def pairs(data: Dataset) -> list[Dataset]:
     return [Dataset.from_arrays(data.name, x, y, x, y) for x, y in parts]
 
 
-def distilled(experiment: Experiment, part: Dataset, key: Array) -> Array:
+def distilled(experiment: Experiment, part: Dataset, seed: int) -> Array:
     """float32 [2, I, H, W, c] in [0, 1]"""
-    spec, real = with_chunks(experiment.spec, part.classes, jax.default_backend()), part.real_data()
-    net, (pool_key, root) = spec.net.build(part.shape, part.classes), jax.random.split(key)
-    pool = spec.models.pretrain(net, real, experiment.hyper, pool_key, lambda done, total: None)
-    problem = Problem(spec, net, jax.tree.map(jnp.float32, experiment.hyper), real, pool, root)
+    problem = prepare(experiment.spec, experiment.hyper, part, seed)
     *_, last = run(problem, init_state(problem))
     return jnp.clip(last.state.synthetic.images, 0, 1)
 
 
-def random_real(experiment: Experiment, part: Dataset, key: Array) -> Array:
+def random_real(experiment: Experiment, part: Dataset, seed: int) -> Array:
     """float32 [2, I, H, W, c] in [0, 1]"""
-    net = experiment.spec.net.build(part.shape, part.classes)
+    net, key = experiment.spec.net.build(part.shape, part.classes), jax.random.key(seed)
     return RandomReal().images(net, net.init(key), part.real_data(), experiment.spec.ipc, 1, key)
 
 
@@ -97,7 +93,7 @@ def learned(data: Dataset, experiment: Experiment, make: Callable | None, steps:
         model, seen_as = learn(net, experiment, model, store, jnp.asarray(rows), test, key)
         percent.append(100 * float(np.mean((seen_as == data.y_test)[data.y_test < 2 * t + 2])))
         if make:
-            memory = memory.at[2 * t : 2 * t + 2].set(make(experiment, part, key))
+            memory = memory.at[2 * t : 2 * t + 2].set(make(experiment, part, 100 * seed + t))
     return percent
 
 

@@ -22,7 +22,7 @@ from distill_jax.data import Dataset
 from distill_jax.distilled import DistilledSet
 from distill_jax.store import Checkpoints, save_pool
 from distill_jax.teachers import labelled
-from distill_jax.types import PyTree, RequestError
+from distill_jax.types import PyTree, RequestError, Teaches
 from experiments import cli, show
 from experiments.entry import Interrupted, Interrupts, enter
 from experiments.grid import draw
@@ -87,7 +87,7 @@ def run(argv: list[str]) -> None:
     path = options.workdir
     before = read_json(path / CONFIG) if path and options.resume else None
     job = resolve(request, options.eval_every, before.get("spec") if isinstance(before, Mapping) else None)
-    if options.labels == "soft" and not hasattr(job.spec.models, "teachers"):
+    if options.labels == "soft" and not isinstance(job.spec.models, Teaches):
         raise RequestError(
             f"labels soft needs teachers, and models {type(job.spec.models).__name__} trains none: "
             "add --models early-stage, or leave out --labels"
@@ -187,8 +187,8 @@ def _work(session: Session, options: Distill, given: PyTree) -> dict[str, Any]:
     watch = judge_on(job.data) if options.eval_every else None
     distilled = optimise(session, pool, Rhythm(options.save_every, options.eval_every), watch)
     if options.labels == "soft":
-        models: Any = job.spec.models
-        distilled = labelled(distilled, job.net, models.teachers(pool))
+        assert isinstance(job.spec.models, Teaches)
+        distilled = labelled(distilled, job.net, job.spec.models.teachers(pool))
     _save(workdir, distilled)
 
     judge = judge_on(job.source)

@@ -86,7 +86,7 @@ def test_the_objective_is_zero_on_equal_images_and_moves_others() -> None:
     def loss(syn: jax.Array) -> jax.Array:
         return objective.class_loss(toy.net, model, images, syn, 0, toy.hyper, key)
 
-    assert float(loss(images)) == 0
+    assert float(loss(images)) < 1e-9  # XLA may add up the two sides in different orders
     value, gradient = jax.jit(jax.value_and_grad(loss))(images[:1])
     assert float(value) > 0 and np.isfinite(gradient).all() and np.abs(gradient).max() > 0
 
