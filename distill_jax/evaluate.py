@@ -1,50 +1,85 @@
-"""Train networks from scratch on a small set and test them: R repeats in one compiled program."""
+"""Train networks from scratch on a small set and test them: R repeats in one compiled program.
+
+A protocol says how networks are trained. Every one of them tests once, after the last epoch: no learning rate, epoch or
+network is chosen by its test accuracy.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from distill_jax import tree
-from distill_jax.augment import Siamese
+from distill_jax.augment import NoAugment, Siamese
 from distill_jax.pace import blocks
-from distill_jax.train import Regime, correct, drops, epochs_order, sgd, train
+from distill_jax.train import SCHEDULES, Regime, correct, drops, epochs_order, forgotten, fresh, sgd, train
 from distill_jax.types import Array, Augmentation, Model, Net, PyTree, RequestError, TrainSet
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a set is scored: train ``epochs`` on it from scratch, test once after the last epoch."""
+    """How a set is scored: train networks on it from scratch, test them once after the last epoch."""
 
     name: str = "idc"
     epochs: int = 1000
+    """E; schedule 'dc' adds one"""
     batch: int = 64
     rate: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    schedule: Literal["thirds", "half", "dc"] = "thirds"
+    """how the rate falls: see ``train.SCHEDULES``"""
     cutmix: float = 0.5
     augment: Augmentation = Siamese("color_crop_flip_scale_rotate")
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise RequestError(f"epochs is {self.epochs}: it must be at least 1")
+        if self.schedule not in SCHEDULES:
+            raise RequestError(f"schedule {self.schedule!r} is unknown: choose one of {' '.join(SCHEDULES)}")
         Regime(self.batch, self.cutmix)
 
-    def schedule(self, steps: int):
+    @property
+    def passes(self) -> int:
+        """Epochs that are trained: E, and those that the schedule adds."""
+        return self.epochs + SCHEDULES[self.schedule].extra
+
+    @property
+    def restarts(self) -> tuple[int, ...]:
+        """Epochs, counted from 0, that begin with a new optimiser: zero momentum."""
+        schedule = SCHEDULES[self.schedule]
+        return schedule.drops(self.epochs) if schedule.restarts else ()
+
+    def rates(self, steps: int) -> optax.Schedule:
         """Learning rate by step, for ``steps`` steps an epoch."""
-        return drops(self.rate, self.epochs, steps)
+        return drops(self.rate, self.epochs, steps, SCHEDULES[self.schedule])
 
 
 IDC = Protocol()
-"""IDC and Acc-DD (facts: 1000 epochs, x0.2 at 2/3 and 5/6, cutmix; cutout gives way to cutmix)."""
+"""IDC and Acc-DD: 1000 epochs, x0.2 at 2/3 and 5/6, cutmix; cutout gives way to cutmix."""
 
-PROTOCOLS = {"idc": IDC}
+DC_BENCH = Protocol(name="dc-bench", epochs=300, batch=256, schedule="dc", cutmix=0.0, augment=NoAugment())
+"""DC-Bench (Cui et al. 2022) without augmentation, and DC's own evaluation. With augmentation it is ``DSA``."""
+
+DSA = replace(
+    DC_BENCH, name="dsa", epochs=1000, augment=Siamese("color_crop_cutout_flip_scale_rotate", choose="one")
+)  # fmt: skip
+"""DSA, DM and MTT: 1001 epochs, x0.1 with a new optimiser from the 503rd, one operation a batch. MTT starts from the
+rate that it learned."""
+
+DD_RANKING = replace(DSA, name="dd-ranking", epochs=300, schedule="half")
+"""How networks are trained for the scores of DD-Ranking (``ranking.py``): its defaults for SGD with DSA's augmentation,
+with soft cross-entropy where labels are soft. Its code takes the best of several test accuracies, and searches the
+learning rate of random images on the test set. Neither happens here: one rate, the last epoch."""
+
+PROTOCOLS = {protocol.name: protocol for protocol in (IDC, DC_BENCH, DSA, DD_RANKING)}
 
 
 class Sets(NamedTuple):
@@ -81,12 +116,13 @@ def training(
     repeats = sets.rows.shape[0]
     chunk = chunk or (1 if jax.default_backend() == "cpu" else repeats)
     keys = jax.random.split(key, repeats)
-    models, state = _fresh(net, protocol, keys)
-    for first, count in blocks(0, protocol.epochs, at_most=protocol.epochs):
+    models = fresh(net, keys)
+    state = _optimisers(protocol, models.params)
+    for first, count in blocks(0, protocol.passes, at_most=protocol.passes):
         models, state = jax.block_until_ready(
             _epochs(net, protocol, chunk, models, state, sets, keys, mean, std, first, count)
         )
-        yield Progress(first + count, protocol.epochs, models)
+        yield Progress(first + count, protocol.passes, models)
 
 
 def accuracies(
@@ -109,10 +145,9 @@ def matched_epochs(protocol: Protocol, images: int, other: int) -> Protocol:
     return replace(protocol, epochs=max(1, round(steps / -(-other // protocol.batch))))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _fresh(net: Net, protocol: Protocol, keys: Array) -> tuple[Model, PyTree]:
-    models = jax.vmap(net.init)(keys)
-    return models, jax.vmap(_optimiser(protocol, 1).init)(models.params)
+@partial(jax.jit, static_argnums=0)
+def _optimisers(protocol: Protocol, params: PyTree) -> PyTree:
+    return jax.vmap(_optimiser(protocol, 1).init)(params)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -137,10 +172,14 @@ def _epochs(
         model, state, rows, key = each
 
         def epoch(e: Array, carry: tuple[Model, PyTree]) -> tuple[Model, PyTree]:
+            model, state = carry
+            if protocol.restarts:
+                begins = jnp.any(e == jnp.asarray(protocol.restarts))
+                state = jax.tree.map(partial(jnp.where, begins), forgotten(state), state)
             order_key, train_key = jax.random.split(jax.random.fold_in(key, e))
             order = epochs_order(order_key, size, protocol.batch, 1)
             order = order._replace(rows=rows[order.rows])
-            return train(net, carry[0], optimiser, carry[1], sets.store, order, regime, train_key, mean, std)[:2]
+            return train(net, model, optimiser, state, sets.store, order, regime, train_key, mean, std)[:2]
 
         return jax.lax.fori_loop(first, first + count, epoch, (model, state))
 
@@ -153,4 +192,4 @@ def _hits(net: Net, models: Model, images: Array, labels: Array, mean: Array, st
 
 
 def _optimiser(protocol: Protocol, steps: int):
-    return sgd(protocol.schedule(steps), protocol.momentum, protocol.weight_decay)
+    return sgd(protocol.rates(steps), protocol.momentum, protocol.weight_decay)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import jax
@@ -49,14 +51,53 @@ def sgd(
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum))
 
 
-def drops(rate: float | Array, epochs: int, steps: int) -> optax.Schedule:
-    """``rate``, times 0.2 after 2/3 and again after 5/6 of ``epochs`` of ``steps`` steps (golden section 9)."""
+class Schedule(NamedTuple):
+    """How the learning rate falls over E epochs of training."""
 
-    def schedule(count: ArrayLike) -> Array:
-        drops = jnp.asarray([2 * epochs // 3 * steps, 5 * epochs // 6 * steps])
-        return rate * 0.2 ** jnp.sum(jnp.asarray(count) >= drops).astype(jnp.float32)
+    drops: Callable[[int], tuple[int, ...]]
+    """E -> how many epochs come before each drop"""
+    factor: float
+    """what each drop multiplies the rate by"""
+    extra: int = 0
+    """epochs beyond E"""
+    restarts: bool = False
+    """each drop also makes a new optimiser: momentum starts again from zero"""
 
-    return schedule
+
+SCHEDULES = {
+    "thirds": Schedule(lambda epochs: (2 * epochs // 3, 5 * epochs // 6), 0.2),
+    "half": Schedule(lambda epochs: (epochs // 2,), 0.1),
+    "dc": Schedule(lambda epochs: (epochs // 2 + 2,), 0.1, extra=1, restarts=True),
+}
+"""thirds: IDC, Acc-DD; dc: DC, DSA, DM, MTT and DC-Bench, as released (golden section 9); half: DD-Ranking"""
+
+
+def drops(rate: float | Array, epochs: int, steps: int, schedule: Schedule = SCHEDULES["thirds"]) -> optax.Schedule:
+    """Learning rate by step, where an epoch has ``steps`` steps: ``rate``, falling as ``schedule`` says."""
+    after = [epoch * steps for epoch in schedule.drops(epochs)]
+
+    def by_step(count: ArrayLike) -> Array:
+        return rate * schedule.factor ** jnp.sum(jnp.asarray(count) >= jnp.asarray(after)).astype(jnp.float32)
+
+    return by_step
+
+
+def forgotten(state: PyTree) -> PyTree:
+    """The state of ``sgd`` with its momentum zero, as in a new optimiser; the schedule goes on."""
+    return optax.tree.set(state, trace=jax.tree.map(jnp.zeros_like, optax.tree.get(state, "trace")))
+
+
+def fresh(net: Net, keys: Array) -> Model:
+    """Untrained networks, one from each of ``keys`` [P]: Model[P]."""
+    return _initialiser(jax.default_backend())(net, keys)
+
+
+@cache
+def _initialiser(backend: str) -> Callable[[Net, Array], Model]:
+    # Drawing every parameter is a loop of its own, which XLA:CPU compiles for longer than the training of the network
+    # unless it is told to optimise less. The bits are the same.
+    options = {"xla_backend_optimization_level": 1} if backend == "cpu" else None
+    return jax.jit(lambda net, keys: jax.lax.map(net.init, keys), static_argnums=0, compiler_options=options)
 
 
 def epochs_order(key: Array, n: int, batch: int, epochs: int) -> Order:
@@ -143,3 +184,21 @@ def correct(net: Net, model: Model, images: Array, labels: Array, mean: Array, s
         return jnp.sum((jnp.argmax(out.logits, axis=-1) == labels[rows % n]) & (rows < n))
 
     return jnp.sum(jax.lax.map(hits, rows.reshape(-1, chunk)))
+
+
+def probabilities(net: Net, models: Model, x: Array, chunk: int = 256) -> Array:
+    """What an ensemble says about ``x`` [N, H, W, c] (network space): the mean of its members' class probabilities.
+
+    ``models`` [P, ...], in evaluation mode; float32 [N, C].
+    """
+    n = x.shape[0]
+    chunk = min(chunk, n)
+    rows = jnp.arange(-(-n // chunk) * chunk) % n
+
+    def member(model: Model) -> Array:
+        def of(rows: Array) -> Array:
+            return jax.nn.softmax(net.apply(model, x[rows], train=False)[0].logits)
+
+        return jax.lax.map(of, rows.reshape(-1, chunk)).reshape(len(rows), -1)[:n]
+
+    return jnp.mean(jax.lax.map(member, models), axis=0)

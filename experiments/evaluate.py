@@ -1,17 +1,21 @@
-"""Score a distilled set: train networks on it from scratch, and test them once.
+"""Score a distilled set: train networks on it from scratch, and test each of them once.
 
 python -m experiments.evaluate runs/demo --dataset digits
-python -m experiments.evaluate distilled.npz --dataset cifar10 --nets convnet resnet18 --repeats 5
+python -m experiments.evaluate distilled.npz --dataset cifar10 --nets convnet resnet18 densenet121 --protocol dc-bench
+python -m experiments.evaluate runs/demo --dataset digits --protocol dd-ranking      # HLR, IOR, LRS and ARS as well
+
+Shows, and writes to ``evaluation.json`` beside the set, the accuracy of R networks of each kind: mean, standard
+deviation, and the 95 % interval of the mean. Soft labels in the set are trained on as they are.
 """
 
 from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 import tyro
@@ -20,76 +24,175 @@ from tyro.conf import Positional, arg
 from configs import RECIPE_OF, named, resolve
 from configs.methods import METHODS
 from configs.recipe import Experiment
+from distill_jax.augment import Siamese
 from distill_jax.data import Dataset, load
 from distill_jax.distilled import DistilledSet
-from distill_jax.evaluate import PROTOCOLS
-from distill_jax.types import RequestError
+from distill_jax.evaluate import DD_RANKING, DSA, PROTOCOLS, Protocol
+from distill_jax.nets import ARCHITECTURES
+from distill_jax.types import Architecture, RequestError
 from experiments import cli, show
 from experiments.entry import Interrupts, enter
-from experiments.job import Keys, rebuilt
-from experiments.measure import Clock
-from experiments.score import Judge, distilled_sets
-from experiments.workdir import DISTILLED
+from experiments.job import Keys, described, rebuilt
+from experiments.measure import Clock, environment, peak_bytes
+from experiments.rank import rank
+from experiments.score import Judge, distilled_sets, interval
+from experiments.workdir import DISTILLED, EVALUATION, refuse_read_only, write_json
+
+TEST_DATA = (
+    "Each network was tested once, after its last epoch. Nothing was selected on the test data: no learning rate, "
+    "number of epochs, network or image."
+)
+
+NETS = (
+    f"networks to train, of: {' '.join(ARCHITECTURES)}. The kind that the set was distilled with is as it was then, "
+    "others have their own defaults; default: that one"
+)
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Train networks from scratch on a distilled set, and test them on the real test images. Writes nothing."""
+    """Train networks from scratch on a distilled set, and test them on the real test images."""
 
     path: Positional[Annotated[Path, arg(metavar="PATH", help="a distilled.npz, or the workdir that it is in")]]
     dataset: Annotated[str, arg(metavar="DATASET")]
     """digits, npz:PATH, folder:PATH, or a name of TensorFlow Datasets"""
-    nets: Annotated[tuple[str, ...] | None, arg(metavar="NET [NET ...]")] = None
-    """networks to train, each with its own defaults; default: the one the set was distilled with"""
+    nets: Annotated[tuple[str, ...] | None, arg(metavar="NET [NET ...]", help=NETS)] = None
     repeats: int = 5
     """R: networks of each kind, from different seeds"""
     epochs: int | None = None
     """default: as the protocol says"""
+    full_epochs: int | None = None
+    """with --protocol dd-ranking, epochs on all training data; default: as the protocol says"""
     factor: int | None = None
     """decode with this factor, instead of the one in the card"""
     protocol: Annotated[str | None, arg(metavar="|".join(PROTOCOLS))] = None
     """how networks are trained and tested; default: as for the score in the set's card"""
     recipe: Annotated[str | None, arg(metavar="NAME")] = None
-    """what --protocol idc takes its numbers from; default: the data set's, or the one the set was distilled with"""
+    """what --protocol idc takes its numbers from, and all of them whether images may be mirrored; default: the data
+    set's, or the one the set was distilled with"""
+    out: Annotated[Path | None, arg(metavar="FILE")] = None
+    """default: evaluation.json beside the set"""
     seed: int = 0
 
 
 def run(argv: list[str]) -> None:
     options = tyro.cli(Evaluate, args=argv, prog="python -m experiments.evaluate", description=inspect.getdoc(Evaluate))
-    if options.protocol is not None:
-        named("protocol", options.protocol, PROTOCOLS)
-    if options.repeats < 1:
-        raise RequestError(f"repeats is {options.repeats}: it must be at least 1")
+    _check(options)
     distilled = _read(options)
-    architectures = {name: cli.choose("net", name) for name in options.nets or ()}
+    out = options.out or _file(options).with_name(EVALUATION)
+    refuse_read_only(out.parent, "--out")
+    for name in options.nets or ():
+        cli.choose("net", name)
     data = load(options.dataset)
     _check_same_data(distilled, data, options)
     experiment = _experiment(distilled, options)
-    protocol = experiment.protocol
-    if options.epochs is not None:
-        protocol = replace(protocol, epochs=options.epochs)
-    architectures = architectures or {cli.choice_name("net", experiment.spec.net): experiment.spec.net}
-    nets = {name: architecture.build(data.shape, data.classes) for name, architecture in architectures.items()}
+    preset = experiment.spec.net
+    architectures = {name: cli.choose("net", name, preset) for name in options.nets or ()}
+    architectures = architectures or {cli.choice_name("net", preset): preset}
+    for architecture in architectures.values():
+        architecture.build(data.shape, data.classes)  # refuses what does not fit before anything is trained
 
-    sets, clock = distilled_sets(distilled, options.repeats), Clock()
-    print(f"{options.path}: {len(sets.store.images)} images, {protocol}", flush=True)
-    rows = [["net", "accuracy %", "repeats", "time"]]
+    print(f"{options.path}: {distilled.decoded_count} images, {experiment.protocol}", flush=True)
+    found = _evaluated(distilled, data, architectures, experiment.protocol, options)
+    print(report(found))
+    write_json(out, found)
+    print(f"{TEST_DATA}\nall figures {out}")
+
+
+def _evaluated(
+    distilled: DistilledSet,
+    data: Dataset,
+    architectures: Mapping[str, Architecture],
+    protocol: Protocol,
+    options: Evaluate,
+) -> dict[str, Any]:
+    """What ``evaluation.json`` says."""
+    test, keys, clock = data.test_arrays(), Keys.of(options.seed), Clock()
     mean, std = jnp.asarray(distilled.mean), jnp.asarray(distilled.std)
+    nets: dict[str, Any] = {}
+    clock.spent(None)
     with Interrupts() as interrupts:
-        for name, net in nets.items():
-            test = data.test_arrays()
-            judge = Judge(net, protocol, test, mean, std, Keys.of(options.seed).score, interrupts)
-            began = sum(clock.seconds.values())
-            accuracy = judge.score(name, sets)
+        for name, architecture in architectures.items():
+            before = clock.rounded()
+            net = architecture.build(data.shape, data.classes)
+            judge = Judge(net, protocol, test, mean, std, keys.score, interrupts)
+            ranking = None
+            if protocol.name == DD_RANKING.name:
+                ranking = rank(judge, distilled, data.real_data(), options.repeats, keys.draw, options.full_epochs)
+            accuracy = (
+                ranking["accuracies"]["distilled"]
+                if ranking
+                else judge.score(name, distilled_sets(distilled, options.repeats))
+            )
             clock.spent("evaluate")
-            took = show.duration(sum(clock.seconds.values()) - began)
-            rows.append([name, show.plus_minus(accuracy), str(options.repeats), took])
-    print("\n".join(show.table(rows)))
+            spent = {phase: round(clock.seconds[phase] - before[phase], 3) for phase in ("compile", "evaluate")}
+            nets[name] = {
+                "net": described(architecture),
+                "accuracy": accuracy,
+                "interval_95": interval(accuracy),
+                "seconds": spent,
+                **({"ranking": ranking} if ranking else {}),
+            }
+    return {
+        "schema": 1,
+        "set": {
+            "file": _file(options).name,
+            "hash": distilled.card["hash"],
+            "factor": distilled.card["factor"],
+            "labels": distilled.card.get("labels", "hard"),
+            "images": distilled.decoded_count,
+        }
+        | {name: distilled.card[name] for name in ("method", "ipc", "seed") if name in distilled.card},
+        "dataset": {"name": options.dataset, "fingerprint": data.fingerprint, "test_images": len(test[1])},
+        "protocol": described(protocol),
+        "repeats": options.repeats,
+        "seed": options.seed,
+        "nets": nets,
+        "seconds": {phase: round(clock.seconds[phase], 3) for phase in ("compile", "evaluate")},
+        "peak_bytes": peak_bytes(),
+        "environment": environment(),
+        "test_data": TEST_DATA,
+    }
+
+
+def report(found: Mapping[str, Any]) -> str:
+    """The accuracies, and the scores of DD-Ranking where there are some, as small tables."""
+    rows = [["net", "accuracy %", "95 % interval", "repeats", "train and test", "compile"]]
+    scores = [["net", "HLR", "IOR", "LRS", "ARS", "all data %", "random %"]]
+    for name, of in found["nets"].items():
+        limits = "-" if of["interval_95"] is None else "{:.2f} to {:.2f}".format(*of["interval_95"])
+        took = [show.duration(of["seconds"][phase]) for phase in ("evaluate", "compile")]
+        rows.append([name, show.plus_minus(of["accuracy"]), limits, str(found["repeats"]), *took])
+        if "ranking" in of:
+            accuracies, score = of["ranking"]["accuracies"], of["ranking"]["scores"]
+            cells = [f"{score[key]['mean']:.3f} ± {score[key]['std']:.3f}" for key in ("hlr", "ior", "lrs", "ars")]
+            scores.append([name, *cells, *(show.plus_minus(accuracies[key]) for key in ("full", "random"))])
+    seconds = found["seconds"]
+    lines = show.table(rows) + (show.table(scores) if len(scores) > 1 else [])
+    total = show.duration(sum(seconds.values()))
+    return "\n".join([*lines, f"total {total}, of which {show.duration(seconds['compile'])} compiling"])
+
+
+def _check(options: Evaluate) -> None:
+    """Refuse options that make no sense."""
+    if options.protocol is not None:
+        named("protocol", options.protocol, PROTOCOLS)
+    if options.full_epochs is not None and options.full_epochs < 1:
+        raise RequestError(f"full_epochs is {options.full_epochs}: it must be at least 1")
+    if options.full_epochs is not None and options.protocol != DD_RANKING.name:
+        raise RequestError(f"only --protocol {DD_RANKING.name} trains on all data: leave out --full-epochs")
+    if options.repeats < 1:
+        raise RequestError(f"repeats is {options.repeats}: it must be at least 1")
+    if options.nets is not None and len(set(options.nets)) < len(options.nets):
+        raise RequestError(f"--nets {' '.join(options.nets)} names a network twice: name each once")
+
+
+def _file(options: Evaluate) -> Path:
+    return options.path / DISTILLED if options.path.is_dir() else options.path
 
 
 def _read(options: Evaluate) -> DistilledSet:
-    path = options.path / DISTILLED if options.path.is_dir() else options.path
-    distilled = DistilledSet.load(path)
+    distilled = DistilledSet.load(_file(options))
     if options.factor is None:
         return distilled
     distilled = distilled.with_factor(options.factor)
@@ -123,13 +226,26 @@ def _experiment(distilled: DistilledSet, options: Evaluate) -> Experiment:
     ipc = len(distilled.images) // distilled.classes
     experiment = resolve(method, recipe, ipc=ipc, shape=distilled.shape, factor=card["factor"])
     net, protocol = rebuilt(card.get("net")), rebuilt(card.get("protocol"))
-    if options.protocol is not None:
-        # The published protocol leaves its numbers to the data set.
-        own = options.protocol == experiment.protocol.name
-        protocol = experiment.protocol if own else PROTOCOLS[options.protocol]
+    if options.protocol == experiment.protocol.name:
+        protocol = experiment.protocol  # this one leaves its numbers to the data set
+    elif options.protocol is not None:
+        protocol = _fitted(PROTOCOLS[options.protocol], experiment.protocol, card)
+    protocol = protocol or experiment.protocol
+    if options.epochs is not None:
+        protocol = replace(protocol, epochs=options.epochs)
     if net is not None:
         experiment = replace(experiment, spec=replace(experiment.spec, net=net))
-    return replace(experiment, protocol=protocol or experiment.protocol)
+    return replace(experiment, protocol=protocol)
+
+
+def _fitted(protocol: Protocol, recipes: Protocol, card: Mapping[str, Any]) -> Protocol:
+    """``protocol`` without mirror images where the data set's recipe has none, and with the rate that came with the
+    images (MTT) where they are scored as it was."""
+    if isinstance(protocol.augment, Siamese) and "flip" not in getattr(recipes.augment, "members", ()):
+        protocol = replace(protocol, augment=protocol.augment.without("flip"))
+    if protocol.name == DSA.name and card.get("rate"):
+        protocol = replace(protocol, rate=card["rate"])
+    return protocol
 
 
 def main(argv: Sequence[str] | None = None) -> int:

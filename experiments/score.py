@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import stdtrit
 
 from distill_jax.distilled import DistilledSet
 from distill_jax.evaluate import Protocol, Sets, matched_epochs, test_accuracies, training
 from distill_jax.synthetic import draw_distinct
 from distill_jax.train import real_set
-from distill_jax.types import Array, Net, RealData, TrainSet
+from distill_jax.types import Array, Model, Net, RealData, TrainSet
 from experiments.entry import Interrupts
 from experiments.show import Bar
 
@@ -30,23 +32,40 @@ class Judge(NamedTuple):
     key: Array
     interrupts: Interrupts
 
-    def score(self, what: str, sets: Sets, protocol: Protocol | None = None) -> dict[str, Any]:
-        """Train one network on each of the R ``sets`` and test them. ``what`` they are is shown while it lasts."""
+    def train(self, what: str, sets: Sets, protocol: Protocol | None = None) -> Model:
+        """One network on each of the R ``sets``: Model[R]. ``what`` they are is shown while it lasts."""
         protocol = protocol or self.protocol
         models = None
-        with Bar(what, protocol.epochs, unit="epochs") as bar:
+        with Bar(what, protocol.passes, unit="epochs") as bar:
             for progress in training(self.net, protocol, sets, self.key, self.mean, self.std):
                 models = progress.models
                 bar.update(progress.epoch)
                 self.interrupts.check()
         assert models is not None
+        return models
+
+    def tested(self, models: Model) -> dict[str, Any]:
+        """The accuracies of ``models`` [R, ...] on the test images."""
         return summary(test_accuracies(self.net, models, self.test, self.mean, self.std))
+
+    def score(self, what: str, sets: Sets, protocol: Protocol | None = None) -> dict[str, Any]:
+        """Train one network on each of the R ``sets`` and test them."""
+        return self.tested(self.train(what, sets, protocol))
 
 
 def summary(per_repeat: list[float]) -> dict[str, Any]:
     """Percent. ``std`` is the standard deviation of the sample (divisor R - 1), 0 for a single repeat."""
     std = float(np.std(per_repeat, ddof=1)) if len(per_repeat) > 1 else 0.0
     return {"mean": float(np.mean(per_repeat)), "std": std, "per_repeat": per_repeat}
+
+
+def interval(accuracy: Mapping[str, Any], confidence: float = 0.95) -> tuple[float, float] | None:
+    """Where the mean over ever more repeats lies with this ``confidence`` (Student's t); None for a single repeat."""
+    repeats = len(accuracy["per_repeat"])
+    if repeats < 2:
+        return None
+    half = float(stdtrit(repeats - 1, (1 + confidence) / 2)) * accuracy["std"] / math.sqrt(repeats)
+    return accuracy["mean"] - half, accuracy["mean"] + half
 
 
 def distilled_sets(distilled: DistilledSet, repeats: int) -> Sets:
@@ -58,14 +77,18 @@ def distilled_sets(distilled: DistilledSet, repeats: int) -> Sets:
 # ------------------------------------------------------------------ what it is compared with
 
 
-def random_images(judge: Judge, data: RealData, ipc: int, decoded: int, repeats: int, key: Array) -> dict[str, Any]:
-    """As many real images as are stored, whole ones, drawn afresh for each repeat."""
+def random_rows(data: RealData, ipc: int, repeats: int, key: Array) -> Array:
+    """int32 [R, C*I]: ``ipc`` real images of each class, drawn afresh for each repeat."""
 
     def draw(key: Array) -> Array:
         return jnp.take_along_axis(data.index, draw_distinct(key, data, ipc), axis=1).reshape(-1)
 
-    rows = jax.vmap(draw)(jax.random.split(key, repeats))
-    return judge.score("random images", Sets(real_set(data), rows))
+    return jax.vmap(draw)(jax.random.split(key, repeats))
+
+
+def random_images(judge: Judge, data: RealData, ipc: int, decoded: int, repeats: int, key: Array) -> dict[str, Any]:
+    """As many real images as are stored, whole ones."""
+    return judge.score("random images", Sets(real_set(data), random_rows(data, ipc, repeats, key)))
 
 
 def all_images(judge: Judge, data: RealData, ipc: int, decoded: int, repeats: int, key: Array) -> dict[str, Any]:

@@ -16,10 +16,10 @@ from typing import Any
 
 from distill_jax.types import RequestError
 
-CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
+CONFIG, METRICS, RESULT, EVALUATION = "config.json", "metrics.jsonl", "result.json", "evaluation.json"
 DISTILLED, GRID, CHECKPOINTS, POOL = "distilled.npz", "grid.png", "checkpoints", "pool"
-RUN = (CONFIG, METRICS, RESULT, DISTILLED, GRID, CHECKPOINTS)
-"""what a run writes, besides the pool, which ``pretrain`` may have written before"""
+RUN = (CONFIG, METRICS, RESULT, EVALUATION, DISTILLED, GRID, CHECKPOINTS)
+"""what a run and its evaluation write, besides the pool, which ``pretrain`` may have written before"""
 
 MAY_DIFFER = (
     "spec.outer_steps", "protocol", "labels", "repeats", "baselines", "save_every", "eval_every", "versions", "command",
@@ -39,8 +39,7 @@ class Workdir:
 
     def write(self, name: str, value: Any) -> None:
         """Replace the JSON file ``name``."""
-        with replaced(self.path / name) as temporary:
-            temporary.write_text(json.dumps(value, indent=2) + "\n")
+        write_json(self.path / name, value)
 
     def has(self, name: str) -> bool:
         return (self.path / name).exists()
@@ -86,14 +85,19 @@ def held(path: Path) -> Iterator[Workdir]:
         raise RequestError(f"cannot make {path} ({error.strerror}): give another --workdir") from error
     try:
         _lock(lock, path)
-        try:
-            with tempfile.TemporaryFile(dir=path):
-                pass
-        except OSError as error:
-            raise RequestError(f"cannot write to {path} ({error.strerror}): give another --workdir") from error
+        refuse_read_only(path, "--workdir")
         yield Workdir(path)
     finally:
         os.close(lock)
+
+
+def refuse_read_only(path: Path, option: str) -> None:
+    """Raise RequestError, naming the ``option`` that mends it, where the folder ``path`` cannot be written into."""
+    try:
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise RequestError(f"cannot write to {path} ({error.strerror}): give another {option}") from error
 
 
 def refuse_used(path: Path) -> None:
@@ -130,6 +134,12 @@ def read_json(path: Path) -> Any:
         return None
     except (OSError, ValueError) as error:
         raise RequestError(f"{path} cannot be read ({error}): --overwrite begins again") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace the JSON file ``path``."""
+    with replaced(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
 
 
 @contextmanager

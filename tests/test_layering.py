@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ORDER = [
     "types", "tree", "data", "nets", "augment", "synthetic", "select", "train", "objectives", "update", "models",
-    "spec", "distill", "pace", "loop", "evaluate", "sweep", "distilled", "teachers", "store", "formats",
+    "spec", "distill", "pace", "loop", "evaluate", "ranking", "sweep", "distilled", "teachers", "store", "formats",
 ]  # fmt: skip
 """The modules and packages of ``distill_jax``; each imports only from itself and from those before it."""
 

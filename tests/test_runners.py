@@ -100,10 +100,11 @@ def test_the_set_says_what_it_is_and_what_it_scored(finished: Path) -> None:
     assert not any("second" in name or "time" in name for name in card)
 
 
-def test_evaluating_the_file_gives_the_score_of_the_run(finished: Path, capsys) -> None:
+def test_evaluating_the_file_gives_the_score_of_the_run(finished: Path, tmp_path: Path, capsys) -> None:
     mean, std = (read(finished / "result.json")["accuracy"][name] for name in ("mean", "std"))
     before = {path.name for path in finished.iterdir()}
-    assert evaluate.main([str(finished), "--dataset", "digits", "--repeats", "2"]) == 0
+    out = ["--out", str(tmp_path / "evaluation.json")]
+    assert evaluate.main([str(finished), "--dataset", "digits", "--repeats", "2", *out]) == 0
     assert f"{mean:.2f} ± {std:.2f}" in capsys.readouterr().out
     assert {path.name for path in finished.iterdir()} == before
 

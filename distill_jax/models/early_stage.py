@@ -12,7 +12,7 @@ import optax
 
 from distill_jax import tree
 from distill_jax.models.perturb import Drawn
-from distill_jax.train import Regime, drops, epochs_order, real_set, sgd, train
+from distill_jax.train import Regime, drops, epochs_order, fresh, real_set, sgd, train
 from distill_jax.types import Array, Model, Net, PyTree, RealData, RequestError, Tick
 
 AT_ONCE = 8
@@ -89,7 +89,8 @@ def train_many(
     for first in range(0, members, at_once):
         group = range(first, min(first + at_once, members))
         keys = jnp.stack([jax.random.fold_in(key, i) for i in group])
-        models, state = _fresh(net, length, hyper, keys)
+        models = fresh(net, keys)
+        state = _optimisers(length, hyper, models.params)
         history = [models]
         for epoch in range(epochs):
             models, state = _epoch(net, regime, length, models, state, data, hyper, keys, epoch)
@@ -99,10 +100,9 @@ def train_many(
     return [jax.tree.map(lambda *a: jnp.concatenate(a), *snapshots) for snapshots in zip(*groups, strict=True)]
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _fresh(net: Net, length: int | None, hyper: Any, keys: Array) -> tuple[Model, PyTree]:
-    models = jax.vmap(net.init)(keys)
-    return models, jax.vmap(_optimiser(hyper, length, 1).init)(models.params)
+@partial(jax.jit, static_argnums=0)
+def _optimisers(length: int | None, hyper: Any, params: PyTree) -> PyTree:
+    return jax.vmap(_optimiser(hyper, length, 1).init)(params)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

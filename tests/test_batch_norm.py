@@ -1,0 +1,72 @@
+"""Batch norm: running statistics are part of a model, in training, evaluation and distillation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distill_jax.augment import NoAugment
+from distill_jax.distill import init_state, run_block
+from distill_jax.evaluate import Protocol, Sets, training
+from distill_jax.nets import ConvNet
+from distill_jax.train import correct
+from distill_jax.types import Model, TrainSet
+from tests import toy
+
+BATCH = ConvNet(depth=1, width=4, norm="batch")
+NET = BATCH.build((4, 4, 1), 2)
+
+
+def test_running_statistics_follow_the_batches_of_training() -> None:
+    """With weights that stand still, n full batches leave 0.9^n of the start and 1 - 0.9^n of the batch's own."""
+    store = TrainSet(2 + jax.random.normal(jax.random.key(1), (6, 4, 4, 1)), jax.nn.one_hot(jnp.arange(6) % 2, 2))
+    protocol = Protocol(epochs=5, rate=0.0, cutmix=0.0, augment=NoAugment())
+    *_, last = training(NET, protocol, Sets.same(store, 2), jax.random.key(0), jnp.zeros(1), jnp.ones(1))
+    for r in range(2):
+        model: Model = jax.tree.map(lambda a, r=r: a[r], last.models)
+        start = NET.init(jax.random.split(jax.random.key(0), 2)[r])
+        _, once = NET.apply(start, store.images, train=True)
+        for name in ("mean", "var"):
+            before, after = start.stats["norm0"][name], once["norm0"][name]
+            batch = (after - 0.9 * before) / 0.1
+            expected = 0.9**5 * before + (1 - 0.9**5) * batch
+            np.testing.assert_allclose(model.stats["norm0"][name], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_evaluation_uses_the_running_statistics_and_nothing_of_the_batch() -> None:
+    images = jax.random.randint(jax.random.key(1), (60, 4, 4, 1), 0, 256).astype(jnp.uint8)
+    labels, mean, std = jnp.arange(60) % 2, jnp.full(1, 0.5), jnp.full(1, 0.2)
+    model = NET.init(jax.random.key(0))
+    model = model._replace(stats={"norm0": {"mean": jnp.full(4, 0.3), "var": jnp.full(4, 0.5)}})
+    assert len({int(correct(NET, model, images, labels, mean, std, chunk)) for chunk in (1, 7, 60)}) == 1
+    x = jax.random.normal(jax.random.key(2), (5, 4, 4, 1))
+    whole, stats = NET.apply(model, x, train=False)
+    alone, _ = NET.apply(model, x[:1], train=False)
+    np.testing.assert_allclose(whole.logits[:1], alone.logits, atol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, stats, model.stats)
+    other = model._replace(stats={"norm0": {"mean": jnp.full(4, -1.0), "var": jnp.full(4, 2.0)}})
+    assert not np.allclose(NET.apply(other, x, train=False)[0].logits, whole.logits, atol=1e-3)
+
+
+@pytest.mark.parametrize(("method", "learns"), [("acc_dd", True), ("dsa", True), ("dm", False)])
+def test_a_distillation_network_with_batch_norm(method: str, learns: bool) -> None:
+    """Its statistics move where the model is trained between steps (acc_dd: real images), and only there."""
+    problem = toy.problem(method, net=BATCH)
+    # In one outer iteration, so that what the second step leaves comes from the models that the first one drew.
+    problem = replace(problem, spec=replace(problem.spec, inner_steps=4))
+    state = init_state(problem)
+    images = np.asarray(state.synthetic.images)
+    starts = state.models.stats["norm0"]["mean"]
+    if problem.pool is not None:
+        starts = problem.pool.stats["norm0"]["mean"]
+        assert starts.shape == (2, 4) and np.all(np.abs(starts) > 0), "pretraining moved them"
+    starts = np.asarray(starts)
+    state, losses = run_block(problem, state, 2)
+    assert np.all(np.isfinite(losses[:2]))
+    moved = np.abs(np.asarray(state.models.stats["norm0"]["mean"]) - starts).max(axis=1)
+    assert np.all(moved > 1e-3) if learns else np.all(moved == 0)
+    assert np.all(np.isfinite(state.synthetic.images)) and np.any(np.asarray(state.synthetic.images) != images)

@@ -1,0 +1,161 @@
+"""Protocols and the training of R networks from scratch (golden README, section 9)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from distill_jax.augment import NoAugment, Siamese
+from distill_jax.evaluate import PROTOCOLS, Protocol, Sets, accuracies, training
+from distill_jax.nets import ConvNet
+from distill_jax.train import forgotten, probabilities, sgd
+from distill_jax.types import Model, RequestError, TrainSet
+from tests.golden_weights import GOLDEN
+
+SHAPE, C = (4, 4, 1), 2
+NET = ConvNet(depth=1, width=2).build(SHAPE, C)
+MEAN, STD = jnp.zeros(1), jnp.ones(1)
+PLAIN = {name: replace(protocol, cutmix=0.0, augment=NoAugment()) for name, protocol in PROTOCOLS.items()}
+
+
+def images(n: int, seed: int = 1) -> TrainSet:
+    return TrainSet(jax.random.normal(jax.random.key(seed), (n, *SHAPE)), jax.nn.one_hot(jnp.arange(n) % C, C))
+
+
+def trained(net, protocol: Protocol, sets: Sets, seed: int = 0, chunk: int = 0) -> Model:
+    *_, last = training(net, protocol, sets, jax.random.key(seed), MEAN, STD, chunk)
+    assert last.epoch == last.epochs == protocol.passes
+    return last.models
+
+
+def close(ours, theirs, **tolerance) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), ours, theirs)
+
+
+# ------------------------------------------------------------------ what the protocols say
+
+
+@pytest.mark.parametrize(("name", "epochs"), [("dc-bench", 300), ("dsa", 1000), ("dsa", 300), ("dc-bench", 1000)])
+def test_dc_rates_and_new_optimisers_golden(name: str, epochs: int) -> None:
+    with np.load(GOLDEN / "schedule.npz") as golden:
+        rates, new = golden[f"dc_lr_{epochs}"], golden[f"dc_newopt_{epochs}"]
+    protocol = replace(PROTOCOLS[name], epochs=epochs)
+    assert protocol.passes == len(rates) == epochs + 1
+    ours = jax.vmap(protocol.rates(3))(jnp.arange(3 * protocol.passes))
+    np.testing.assert_allclose(ours, np.repeat(rates, 3), rtol=1e-6)
+    assert list(protocol.restarts) == list(np.flatnonzero(new))
+
+
+def test_the_named_protocols() -> None:
+    told = {
+        name: (p.epochs, p.passes, p.batch, p.rate, p.momentum, p.weight_decay, p.cutmix)
+        for name, p in PROTOCOLS.items()
+    }
+    assert told == {
+        "idc": (1000, 1000, 64, 0.01, 0.9, 5e-4, 0.5),
+        "dc-bench": (300, 301, 256, 0.01, 0.9, 5e-4, 0.0),
+        "dsa": (1000, 1001, 256, 0.01, 0.9, 5e-4, 0.0),
+        "dd-ranking": (300, 300, 256, 0.01, 0.9, 5e-4, 0.0),
+    }
+    one = Siamese("color_crop_cutout_flip_scale_rotate", "one")
+    assert [p.augment for p in PROTOCOLS.values()][1:] == [NoAugment(), one, one]
+    ranking = PROTOCOLS["dd-ranking"]
+    assert PROTOCOLS["idc"].restarts == ranking.restarts == ()
+    np.testing.assert_allclose(jax.vmap(ranking.rates(1))(jnp.arange(300)), np.repeat([0.01, 0.001], 150), rtol=1e-6)
+    with pytest.raises(RequestError, match="choose one of thirds half dc"):
+        Protocol(schedule="dcc")  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------ what the loop does
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_the_loop_takes_the_steps_of_the_protocol(name: str) -> None:
+    """Batch norm counts them: on equal images its running mean is (1 - 0.9^steps) of theirs while no weight moves."""
+    net = ConvNet(depth=1, width=2, norm="batch").build(SHAPE, C)
+    store = images(5)
+    store = store._replace(images=jnp.tile(store.images[:1], (5, 1, 1, 1)))
+    protocol = replace(PLAIN[name], epochs=4, batch=2, rate=0.0)
+    models = trained(net, protocol, Sets.same(store, 1))
+    one = jax.tree.map(lambda a: a[0], models)
+    _, after = net.apply(one._replace(stats=jax.tree.map(jnp.zeros_like, one.stats)), store.images, train=True)
+    share = one.stats["norm0"]["mean"] / (after["norm0"]["mean"] / 0.1)
+    epochs = 4 + (name in ("dc-bench", "dsa"))
+    np.testing.assert_allclose(np.log(1 - share) / np.log(0.9), 3 * epochs, rtol=1e-3)
+
+
+def test_dc_begins_with_a_new_optimiser_where_the_rate_drops() -> None:
+    """Against the released procedure: E + 1 passes, and after pass E // 2 + 1 a tenth of the rate and new momentum."""
+    store, epochs = images(6), 4
+    protocol = replace(PLAIN["dc-bench"], epochs=epochs, rate=0.3)
+    ours = trained(NET, protocol, Sets.same(store, 1))
+
+    model = NET.init(jax.random.split(jax.random.key(0), 1)[0])
+    params, rate = model.params, 0.3
+    optimiser = sgd(rate, 0.9, 5e-4)
+    state = optimiser.init(params)
+
+    @jax.jit
+    def gradient(params):
+        def loss(params):
+            out, _ = NET.apply(Model(params, {}), store.images, train=True)
+            return jnp.mean(optax.softmax_cross_entropy(out.logits, store.targets))
+
+        return jax.grad(loss)(params)
+
+    for epoch in range(epochs + 1):
+        updates, state = optimiser.update(gradient(params), state, params)
+        params = optax.apply_updates(params, updates)
+        if epoch == epochs // 2 + 1:
+            optimiser = sgd(rate * 0.1, 0.9, 5e-4)
+            state = optimiser.init(params)
+    close(jax.tree.map(lambda a: a[0], ours.params), params, rtol=1e-5, atol=1e-6)
+
+    kept = trained(NET, replace(protocol, epochs=epochs + 1, schedule="half"), Sets.same(store, 1))
+    assert not np.allclose(kept.params["classifier"]["kernel"], ours.params["classifier"]["kernel"], atol=1e-4)
+
+
+def test_only_momentum_is_forgotten() -> None:
+    params = {"kernel": jnp.ones((2, 2))}
+    optimiser = sgd(optax.constant_schedule(0.1))
+    _, state = optimiser.update({"kernel": jnp.ones((2, 2))}, optimiser.init(params), params)
+    new = forgotten(state)
+    assert int(optax.tree.get(new, "count")) == int(optax.tree.get(state, "count")) == 1
+    assert float(jnp.abs(optax.tree.get(state, "trace")["kernel"]).max()) > 0
+    np.testing.assert_array_equal(optax.tree.get(new, "trace")["kernel"], 0.0)
+
+
+# ------------------------------------------------------------------ R repeats
+
+
+def test_repeats_in_one_program_are_as_each_alone() -> None:
+    protocol = replace(PROTOCOLS["dsa"], epochs=3, batch=4)
+    sets = Sets(images(9), jnp.arange(9, dtype=jnp.int32).reshape(3, 3))
+    together = trained(NET, protocol, sets, chunk=3)
+    for chunk in (1, 2):
+        close(trained(NET, protocol, sets, chunk=chunk), together, rtol=1e-5, atol=1e-6)
+    alone = trained(NET, protocol, sets._replace(rows=sets.rows[:1]), chunk=1)
+    close(alone, jax.tree.map(lambda a: a[:1], together), rtol=1e-5, atol=1e-6)
+
+
+def test_the_same_seed_gives_the_same_accuracy() -> None:
+    protocol = replace(PROTOCOLS["idc"], epochs=3, batch=4)
+    test = jax.random.randint(jax.random.key(3), (50, *SHAPE), 0, 256).astype(jnp.uint8), jnp.arange(50) % C
+    sets = Sets.same(images(6), 2)
+    one, again, other = (accuracies(NET, protocol, sets, test, jax.random.key(s), MEAN, STD) for s in (0, 0, 1))
+    assert one == again != other
+    assert one[0] != one[1], "repeats differ by their seeds"
+
+
+def test_an_ensembles_probabilities_are_the_mean_of_its_members() -> None:
+    models = jax.vmap(NET.init)(jax.random.split(jax.random.key(0), 2))
+    x = images(5).images
+    each = [NET.apply(jax.tree.map(lambda a, i=i: a[i], models), x, train=False)[0].logits for i in (0, 1)]
+    expected = np.mean([jax.nn.softmax(logits) for logits in each], axis=0)
+    for chunk in (2, 256):
+        np.testing.assert_allclose(probabilities(NET, models, x, chunk), expected, atol=1e-6)

@@ -1,0 +1,122 @@
+"""``experiments.evaluate``: what it trains, shows and writes."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distill_jax.data import load
+from distill_jax.distilled import DistilledSet
+from distill_jax.evaluate import Protocol
+from distill_jax.nets import ConvNet
+from distill_jax.synthetic import Pixels
+from experiments import evaluate
+from experiments.job import described
+from experiments.score import distilled_sets, interval, summary
+
+SMALL = ConvNet(depth=1, width=4)
+
+
+def digits(**card) -> DistilledSet:
+    """One real image of each class, as if they were distilled."""
+    data = load("digits")
+    real = data.real_data()
+    images = real.images[real.index[:, :1]].astype(jnp.float32) / 255
+    about = {"method": "dsa", "dataset": "digits", "net": described(SMALL), **card}
+    return DistilledSet.of(Pixels(), images, data.class_names, real.mean, real.std, about)
+
+
+def softened(distilled: DistilledSet) -> DistilledSet:
+    return distilled.with_soft(0.9 * distilled.targets() + 0.1 / distilled.classes)
+
+
+def evaluated(path: Path, *options: str) -> dict:
+    """What is written about the set in the folder ``path``."""
+    argv = [str(path / "mine.npz"), "--dataset", "digits", "--repeats", "2", *options]
+    assert evaluate.main(argv) == 0
+    return json.loads((path / "evaluation.json").read_text())
+
+
+def test_the_evaluation_says_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    distilled = digits(protocol=described(Protocol(epochs=2, cutmix=0.0)))
+    distilled.save(tmp_path / "mine.npz")
+    found = evaluated(tmp_path, "--nets", "convnet", "mlp")
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.npz", "evaluation.json"}
+    assert list(found) == [
+        "schema", "set", "dataset", "protocol", "repeats", "seed", "nets", "seconds", "peak_bytes", "environment",
+        "test_data",
+    ]  # fmt: skip
+    about = {"file": "mine.npz", "hash": distilled.card["hash"], "factor": 1, "labels": "hard", "images": 10, "ipc": 1}
+    assert found["set"] == about | {"method": "dsa"}
+    assert found["dataset"] == {"name": "digits", "fingerprint": load("digits").fingerprint, "test_images": 450}
+    protocol = found["protocol"]
+    assert (protocol["name"], protocol["epochs"], protocol["schedule"], protocol["rate"]) == ("idc", 2, "thirds", 0.01)
+    assert "tested once" in found["test_data"] and "Nothing was selected on the test data" in found["test_data"]
+    assert list(found["nets"]) == ["convnet", "mlp"]
+    assert found["nets"]["convnet"]["net"]["width"] == 4, "the network that the set was distilled with, as it was"
+
+    shown = capsys.readouterr().out
+    for name, of in found["nets"].items():
+        accuracy, (low, high) = of["accuracy"], of["interval_95"]
+        assert len(accuracy["per_repeat"]) == 2 and accuracy["mean"] == pytest.approx(np.mean(accuracy["per_repeat"]))
+        assert low <= accuracy["mean"] <= high
+        assert f"{name}" in shown and f"{accuracy['mean']:.2f} ± {accuracy['std']:.2f}" in shown
+        assert f"{low:.2f} to {high:.2f}" in shown
+    for phase in ("compile", "evaluate"):
+        each = [of["seconds"][phase] for of in found["nets"].values()]
+        assert found["seconds"][phase] == pytest.approx(sum(each), abs=0.01)
+    assert found["test_data"] in shown and str(tmp_path / "evaluation.json") in shown
+
+    again = evaluated(tmp_path, "--nets", "convnet", "mlp")
+    assert [of["accuracy"] for of in again["nets"].values()] == [of["accuracy"] for of in found["nets"].values()]
+
+
+def test_the_interval_is_students() -> None:
+    # From a table: t(0.975) is 4.303 for 2 degrees of freedom; the sample of 1, 2, 3 has standard deviation 1.
+    low, high = interval(summary([1.0, 2.0, 3.0])) or (0, 0)
+    assert (low, high) == pytest.approx((2 - 4.3027 / math.sqrt(3), 2 + 4.3027 / math.sqrt(3)), abs=1e-4)
+    assert interval(summary([1.0])) is None
+
+
+def test_soft_labels_are_trained_on() -> None:
+    distilled = softened(digits())
+    sets = distilled_sets(distilled, 3)
+    np.testing.assert_array_equal(sets.store.targets, distilled.soft)
+    assert sets.rows.shape == (3, 10)
+
+
+@pytest.mark.parametrize("recipe", ["digits", "cifar10"])
+def test_a_protocol_mirrors_only_where_the_recipe_does(recipe: str) -> None:
+    """A digit in the mirror is another one. MTT's images are shown at the rate that was learned with them."""
+    options = evaluate.Evaluate(Path("x"), "digits", protocol="dsa", recipe=recipe, epochs=7)
+    protocol = evaluate._experiment(digits(rate=0.03), options).protocol
+    assert (protocol.name, protocol.epochs, protocol.rate, protocol.batch) == ("dsa", 7, 0.03, 256)
+    assert ("flip" in getattr(protocol.augment, "members", ())) == (recipe == "cifar10")
+
+
+def test_dd_ranking_scores_soft_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    softened(digits(rate=0.02)).save(tmp_path / "mine.npz")
+    found = evaluated(tmp_path, "--protocol", "dd-ranking", "--epochs", "4", "--full-epochs", "1")
+    of = found["nets"]["convnet"]
+    ranking, accuracies = of["ranking"], of["ranking"]["accuracies"]
+    assert ranking["full_epochs"] == 1 and found["protocol"]["epochs"] == 4 and found["set"]["labels"] == "soft"
+    trained = ["full", "distilled", "random", "distilled_plain", "random_plain", "distilled_hard"]
+    assert list(accuracies) == trained and of["accuracy"] == accuracies["distilled"]
+    assert accuracies["distilled"] != accuracies["distilled_hard"] != accuracies["distilled_plain"]
+
+    def mapped(alpha: float) -> float:
+        return (math.exp(alpha) - math.exp(-1)) / (math.e - math.exp(-1))
+
+    for r in range(2):
+        full, mine, random, plain, other, hard = (accuracies[name]["per_repeat"][r] / 100 for name in trained)
+        scores = {name: score["per_repeat"][r] for name, score in ranking["scores"].items()}
+        assert scores["hlr"] == pytest.approx(full - hard) and scores["ior"] == pytest.approx(mine - random)
+        assert scores["lrs"] == pytest.approx(mapped((scores["ior"] - scores["hlr"]) / 2))
+        assert scores["ars"] == pytest.approx(mapped((mine - random + plain - other) / 2))
+    lrs = ranking["scores"]["lrs"]
+    assert f"{lrs['mean']:.3f} ± {lrs['std']:.3f}" in capsys.readouterr().out
