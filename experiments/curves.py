@@ -34,7 +34,7 @@ class Budget:
     seconds: float = 0.0
     steps: int = 0
     points: int = 1
-    """sets that are scored along the way, the last one included"""
+    """sets that are scored along the way, the last one included; from 2 on the first images are, too"""
 
     def __post_init__(self) -> None:
         if self.seconds < 0 or self.steps < 0 or (self.seconds and self.steps):
@@ -80,7 +80,12 @@ def curve(job: Job, data: RealData, budget: Budget, repeats: int, interrupts: In
     each = np.arange(len(images), dtype=np.int32).reshape(len(marks), -1)
     sets = Sets(TrainSet(images, targets), jnp.asarray(np.repeat(each, repeats, axis=0)))
     scored = np.asarray(judge.score("scoring", sets)["per_repeat"]).reshape(len(marks), repeats)
-    return [Point(mark.step, mark.seconds, row) for mark, row in zip(marks, scored.tolist(), strict=True)]
+    points: dict[int, Point] = {}
+    for mark, row in zip(marks, scored.tolist(), strict=True):
+        # A block that took more than a share of the budget left the same set at several marks.
+        before = points.get(mark.step, Point(mark.step, mark.seconds, []))
+        points[mark.step] = before._replace(accuracies=before.accuracies + row)
+    return list(points.values())
 
 
 class _Mark(NamedTuple):
@@ -104,15 +109,16 @@ def _run(job: Job, budget: Budget, interrupts: Interrupts) -> list[_Mark]:
     def mark(step: int, state: State) -> _Mark:
         return _Mark(step, clock.seconds["pretrain"] + clock.seconds["distill"], training_set(problem, state))
 
-    marks = [] if spec.steps else [mark(0, state)]
+    marks = [] if spec.steps and budget.points == 1 else [mark(0, state)]
+    begun = len(marks)
     pace = min(1.0, budget.seconds / budget.points / 4) if budget.seconds else 1.0
     with Bar(f"{job.method} {job.seed}", 100, unit="%") as bar:
         for block in run(problem, state, pace):
             clock.spent("distill")
             step = block.first + len(block.losses)
             spent = budget.share(clock.seconds["pretrain"] + clock.seconds["distill"], step, spec.steps)
-            if int(spent * budget.points + 1e-9) > len(marks):
-                marks += [mark(step, block.state)] * (int(spent * budget.points + 1e-9) - len(marks))
+            due = begun + int(spent * budget.points + 1e-9) - len(marks)
+            marks += [mark(step, block.state)] * due if due else []
             bar.update(int(100 * spent), {"loss": f"{block.losses[-1]:.4g}"})
             interrupts.check()
             clock.spent(None)

@@ -92,17 +92,21 @@ def _label(name: str) -> str:
 
 
 def draw_curves(title: str, curves: Mapping[str, Sequence[Sequence[Point]]]) -> Figure:
-    """Accuracy against seconds: for each label, the mean over its runs with the standard deviation as a band."""
+    """Accuracy against seconds: for each label, each run's points, and their mean with the standard deviation."""
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", color=INK)
-    for i, (label, runs) in enumerate(curves.items()):
-        shortest = min(map(len, runs))
-        accuracies = np.asarray([[np.mean(point.accuracies) for point in points[:shortest]] for points in runs])
-        seconds = np.asarray([[point.seconds for point in points[:shortest]] for points in runs]).mean(axis=0)
-        mean, std = accuracies.mean(axis=0), _std(accuracies.T)
-        (line,) = axes.plot(seconds, mean, marker="osD^vPX*"[i % 8], markersize=5, linewidth=1.5, label=label)
-        axes.fill_between(seconds, mean - std, mean + std, color=line.get_color(), alpha=0.15, linewidth=0)
+    for label, runs in curves.items():
+        seconds = [[point.seconds for point in points] for points in runs]
+        accuracies = [[float(np.mean(point.accuracies)) for point in points] for points in runs]
+        (line,) = axes.plot(np.concatenate(seconds), np.concatenate(accuracies), "o", markersize=3, alpha=0.5)
+        # The runs were not looked at in the very same seconds: their mean is of what lies between two looks.
+        first, last = max(s[0] for s in seconds), min(s[-1] for s in seconds)
+        grid = np.linspace(min(first, last), last, 100)
+        curve = np.asarray([np.interp(grid, s, a) for s, a in zip(seconds, accuracies, strict=True)])
+        mean, std = curve.mean(axis=0), _std(curve.T)
+        axes.plot(grid, mean, linewidth=1.8, color=line.get_color(), label=label)
+        axes.fill_between(grid, mean - std, mean + std, color=line.get_color(), alpha=0.12, linewidth=0)
     axes.set_xlabel("seconds of pretraining and distillation, without compiling")
     axes.set_ylabel("test accuracy, %")
     axes.grid(color="#e5e5e5")
