@@ -1,4 +1,4 @@
-"""ResNets against the figures of the published PyTorch code (golden README, section 2)."""
+"""The larger networks in float32 against the figures of the published PyTorch code (golden README, section 2)."""
 
 from __future__ import annotations
 
@@ -10,23 +10,12 @@ import pytest
 from distill_jax.nets import ResNet, ResNetAP, from_torch
 from distill_jax.types import RequestError
 from tests.golden_weights import GOLDEN, cifar_normalised, deterministic, waves
+from tests.test_nets import OTHERS
 
-CASES = {
-    "rn10_in_cifar": ResNet(10),
-    "rn10_bn_cifar": ResNet(10, "batch"),
-    "rn18_in_cifar": ResNet(18),
-    "rn18_bn_cifar": ResNet(18, "batch"),
-    "rnap10_in_cifar": ResNetAP(10),
-    "rnap10_in_64": ResNetAP(10),
-    "rnap10_in_128": ResNetAP(10),
-    "rnap10_in_224": ResNetAP(10),
-    "rn18_bn_64": ResNet(18, "batch"),
-    "rn18_in_128": ResNet(18),
-}
 QUICK = ("rn10_bn_cifar", "rnap10_in_cifar")
 
 
-@pytest.mark.parametrize("case", [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in CASES])
+@pytest.mark.parametrize("case", [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in OTHERS])
 def test_logits_golden(case: str) -> None:
     with np.load(GOLDEN / "other_nets.npz") as file:
         golden = {name.removeprefix(f"{case}__"): file[name] for name in file.files if name.startswith(f"{case}__")}
@@ -34,7 +23,7 @@ def test_logits_golden(case: str) -> None:
     if not case.endswith("_cifar"):
         golden["x"] = waves(int(case.rpartition("_")[2]))
     x = jnp.asarray(golden["x"][: len(golden["logits_train"])])
-    net = CASES[case].build(x.shape[1:], 10)
+    net = OTHERS[case].build(x.shape[1:], 10)
     model = from_torch(net, deterministic(golden["names"], golden["shapes"], golden["roles"]))
     assert sum(leaf.size for leaf in jax.tree.leaves(model.params)) == golden["nparams"]
     out, stats = jax.jit(lambda x: net.apply(model, x, True))(x)
