@@ -18,15 +18,18 @@ AT_ONCE = 256
 def labelled(distilled: DistilledSet, net: Net, teachers: Model) -> DistilledSet:
     """``distilled`` with the mean of the class probabilities that the ``teachers``, Model[P], give each decoded image,
     shown as it is, without augmentation, to networks in evaluation mode."""
-    images, _ = distilled.arrays()
+    return distilled.with_soft(probabilities(net, teachers, distilled.arrays()[0]))
+
+
+def probabilities(net: Net, teachers: Model, images: np.ndarray | Array) -> np.ndarray:
+    """float32 [N, C]: the mean of the class probabilities that the ``teachers``, Model[P] in evaluation mode, give
+    ``images`` [N, H, W, c] in network space."""
     parts = [jnp.asarray(images[first : first + AT_ONCE]) for first in range(0, len(images), AT_ONCE)]
-    return distilled.with_soft(np.concatenate([np.asarray(_probabilities(net, teachers, part)) for part in parts]))
+    return np.concatenate([np.asarray(_probabilities(net, teachers, part)) for part in parts])
 
 
 @partial(jax.jit, static_argnums=0)
 def _probabilities(net: Net, teachers: Model, images: Array) -> Array:
-    """float32 [N, C]"""
-
     def of_teacher(model: Model) -> Array:
         return jax.nn.softmax(net.apply(model, images, train=False)[0].logits)
 

@@ -89,7 +89,9 @@ def forgotten(state: PyTree) -> PyTree:
 
 def fresh(net: Net, keys: Array) -> Model:
     """Untrained networks, one from each of ``keys`` [P]: Model[P]."""
-    return _initialiser(jax.default_backend())(net, keys)
+    # Only a program of its own can be compiled differently.
+    alone = not isinstance(keys, jax.core.Tracer)
+    return _initialiser(jax.default_backend() if alone else "")(net, keys)
 
 
 @cache
@@ -184,21 +186,3 @@ def correct(net: Net, model: Model, images: Array, labels: Array, mean: Array, s
         return jnp.sum((jnp.argmax(out.logits, axis=-1) == labels[rows % n]) & (rows < n))
 
     return jnp.sum(jax.lax.map(hits, rows.reshape(-1, chunk)))
-
-
-def probabilities(net: Net, models: Model, x: Array, chunk: int = 256) -> Array:
-    """What an ensemble says about ``x`` [N, H, W, c] (network space): the mean of its members' class probabilities.
-
-    ``models`` [P, ...], in evaluation mode; float32 [N, C].
-    """
-    n = x.shape[0]
-    chunk = min(chunk, n)
-    rows = jnp.arange(-(-n // chunk) * chunk) % n
-
-    def member(model: Model) -> Array:
-        def of(rows: Array) -> Array:
-            return jax.nn.softmax(net.apply(model, x[rows], train=False)[0].logits)
-
-        return jax.lax.map(of, rows.reshape(-1, chunk)).reshape(len(rows), -1)[:n]
-
-    return jnp.mean(jax.lax.map(member, models), axis=0)

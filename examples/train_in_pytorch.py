@@ -15,12 +15,13 @@ from torch import nn
 from torch.nn import functional as F
 from use_in_pytorch import images, labels, normalise
 
+torch.manual_seed(0)
+
 
 def block(channels):
     return nn.Conv2d(channels, 32, 3, padding=1), nn.GroupNorm(32, 32), nn.ReLU(), nn.AvgPool2d(2)
 
 
-torch.manual_seed(0)
 net = nn.Sequential(*block(1), *block(32), nn.Flatten(), nn.Linear(128, 10))
 optimiser = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-3)
 for _ in range(300):

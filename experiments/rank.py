@@ -19,7 +19,8 @@ from distill_jax.ranking import (
     label_robust_score,
 )
 from distill_jax.synthetic import to_network
-from distill_jax.train import probabilities, real_set
+from distill_jax.teachers import probabilities
+from distill_jax.train import real_set
 from distill_jax.types import Array, RealData, TrainSet
 from experiments.score import Judge, random_rows, summary
 
@@ -42,7 +43,7 @@ def rank(
     images = to_network(data.images[drawn.reshape(-1)], judge.mean, judge.std)
     targets = jax.nn.one_hot(data.labels[drawn.reshape(-1)], data.classes)
     if soft:
-        targets = jax.jit(probabilities, static_argnums=0)(judge.net, full, images)
+        targets = jnp.asarray(probabilities(judge.net, full, images))
 
     # One store for all images, so that trainings that differ in nothing else are one compiled program.
     x, _ = distilled.arrays()

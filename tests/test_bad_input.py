@@ -208,7 +208,6 @@ def test_a_workdir_that_cannot_be_written_to(workdir: str, empty: Path, capsys) 
         (["--dataset", "digitz"], "digits"),
         (["--dataset", "digits", "--nets", "convnett"], "did you mean convnet?"),
         (["--dataset", "digits", "--nets", "mlp", "convnet", "mlp"], "names a network twice"),
-        (["--dataset", "digits", "--nets", "vgg11"], "too small for this network"),
         (["--dataset", "digits", "--protocol", "idd"], "did you mean idc?"),
         (["--dataset", "digits", "--protocol", "dsa", "--full-epochs", "5"], "only --protocol dd-ranking"),
         (["--dataset", "digits", "--protocol", "dd-ranking", "--full-epochs", "0"], "full_epochs is 0"),

@@ -13,7 +13,7 @@ import pytest
 from distill_jax.augment import NoAugment, Siamese
 from distill_jax.evaluate import PROTOCOLS, Protocol, Sets, accuracies, training
 from distill_jax.nets import ConvNet
-from distill_jax.train import forgotten, probabilities, sgd
+from distill_jax.train import forgotten, sgd
 from distill_jax.types import Model, RequestError, TrainSet
 from tests.golden_weights import GOLDEN
 
@@ -150,12 +150,3 @@ def test_the_same_seed_gives_the_same_accuracy() -> None:
     one, again, other = (accuracies(NET, protocol, sets, test, jax.random.key(s), MEAN, STD) for s in (0, 0, 1))
     assert one == again != other
     assert one[0] != one[1], "repeats differ by their seeds"
-
-
-def test_an_ensembles_probabilities_are_the_mean_of_its_members() -> None:
-    models = jax.vmap(NET.init)(jax.random.split(jax.random.key(0), 2))
-    x = images(5).images
-    each = [NET.apply(jax.tree.map(lambda a, i=i: a[i], models), x, train=False)[0].logits for i in (0, 1)]
-    expected = np.mean([jax.nn.softmax(logits) for logits in each], axis=0)
-    for chunk in (2, 256):
-        np.testing.assert_allclose(probabilities(NET, models, x, chunk), expected, atol=1e-6)

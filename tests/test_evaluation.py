@@ -101,10 +101,10 @@ def test_a_protocol_mirrors_only_where_the_recipe_does(recipe: str) -> None:
 
 def test_dd_ranking_scores_soft_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     softened(digits(rate=0.02)).save(tmp_path / "mine.npz")
-    found = evaluated(tmp_path, "--protocol", "dd-ranking", "--epochs", "4", "--full-epochs", "1")
+    found = evaluated(tmp_path, "--protocol", "dd-ranking", "--epochs", "40", "--full-epochs", "1")
     of = found["nets"]["convnet"]
     ranking, accuracies = of["ranking"], of["ranking"]["accuracies"]
-    assert ranking["full_epochs"] == 1 and found["protocol"]["epochs"] == 4 and found["set"]["labels"] == "soft"
+    assert ranking["full_epochs"] == 1 and found["protocol"]["epochs"] == 40 and found["set"]["labels"] == "soft"
     trained = ["full", "distilled", "random", "distilled_plain", "random_plain", "distilled_hard"]
     assert list(accuracies) == trained and of["accuracy"] == accuracies["distilled"]
     assert accuracies["distilled"] != accuracies["distilled_hard"] != accuracies["distilled_plain"]

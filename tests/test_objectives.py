@@ -104,6 +104,5 @@ def test_bad_choices_name_the_field() -> None:
     with pytest.raises(RequestError, match="objective.metric 'l2'"):
         GradientMatching("l2")
     net = ConvNet(depth=2, width=4).build((8, 8, 1), 3)
-    x = jnp.zeros((1, 8, 8, 1))
-    with pytest.raises(RequestError, match="no block of 2"):
-        FeatureMatching(2, 2).class_loss(net, net.init(jax.random.key(0)), x, x, jnp.int32(0), None, jax.random.key(0))
+    with pytest.raises(RequestError, match="objective.first 2 to objective.last 2 names no block of this --net"):
+        FeatureMatching(2, 2).check(net, (8, 8, 1))
