@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from distill_jax.augment import NoAugment, cutmix
@@ -90,7 +91,7 @@ def forgotten(state: PyTree) -> PyTree:
 def fresh(net: Net, keys: Array) -> Model:
     """Untrained networks, one from each of ``keys`` [P]: Model[P]."""
     # Only a program of its own can be compiled differently.
-    alone = not isinstance(keys, jax.core.Tracer)
+    alone = not isinstance(keys, Tracer)
     return _initialiser(jax.default_backend() if alone else "")(net, keys)
 
 
