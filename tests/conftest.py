@@ -6,11 +6,12 @@ from importlib import metadata
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # The suite is bound by compilation, and tests run each program once: without optimisation it compiles five times
-# faster. The second flag exists in the jaxlib that Python 3.11 resolves to, and XLA dies of flags it does not know.
+# faster. The other flags exist in the jaxlib that Python 3.11 resolves to, and XLA dies of flags it does not know.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0"
-    + " --xla_cpu_use_fusion_emitters=false" * metadata.version("jaxlib").startswith("0.10."),
+    + " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    * metadata.version("jaxlib").startswith("0.10."),
 )
 
 import jax

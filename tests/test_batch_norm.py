@@ -55,7 +55,7 @@ def test_evaluation_uses_the_running_statistics_and_nothing_of_the_batch() -> No
 @pytest.mark.parametrize(("method", "learns"), [("acc_dd", True), ("dsa", True), ("dm", False)])
 def test_a_distillation_network_with_batch_norm(method: str, learns: bool) -> None:
     """Its statistics move where the model is trained between steps (acc_dd: real images), and only there."""
-    problem = toy.problem(method, net=BATCH)
+    problem = toy.problem(method, net=BATCH, augment=NoAugment())
     # In one outer iteration, so that what the second step leaves comes from the models that the first one drew.
     problem = replace(problem, spec=replace(problem.spec, inner_steps=4))
     state = init_state(problem)

@@ -86,6 +86,7 @@ def test_every_term_and_its_derivative(golden: dict[str, np.ndarray]) -> None:
     np.testing.assert_allclose(channels_first(of_total), golden["dsyn"], rtol=0, atol=1e-5 * largest)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_loss_and_its_derivative_in_double_precision(golden: dict[str, np.ndarray]) -> None:
     """With the published weights, and with others that tell the layers apart (the defaults are pairwise equal)."""

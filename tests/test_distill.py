@@ -72,6 +72,9 @@ def test_image_update_golden(metric: str, rate: float) -> None:
         np.testing.assert_allclose(ours, golden["l1__images_last"], atol=3e-6)
 
 
+MATCHING = jax.jit(matching)
+
+
 @pytest.fixture(scope="module")
 def finished() -> dict[str, tuple[Problem, State, np.ndarray]]:
     """Every preset on the toy, four steps in one block."""
@@ -107,19 +110,18 @@ def test_a_run_cut_into_blocks_ends_bit_identical(method: str, finished) -> None
     assert run_block._cache_size() == before, "a block of another length compiled again"  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [m if m in ("dm", "dsa", "acc_dd") else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
+)
 def test_chunking_does_not_change_the_gradient(method: str, finished) -> None:
     problem = finished[method][0]
-    if problem.spec.models.live == 1:
-        problem = toy.problem(method, models=replace(problem.spec.models, live=2))
     if not isinstance(problem.spec.objective, ClassObjective):
         pytest.skip("an objective on the whole set has no class chunks")
     state = init_state(problem)
 
     def gradient(chunk: int):
         chunked = replace(problem, spec=replace(problem.spec, class_chunk=chunk, model_chunk=chunk))
-        run = jax.jit(matching)
-        return run(chunked, state.models, state.synthetic, state.selection, jax.random.key(3))
+        return MATCHING(chunked, state.models, state.synthetic, state.selection, jax.random.key(3))
 
     (loss, one), (same, two) = gradient(1), gradient(2)
     np.testing.assert_allclose(loss, same, rtol=1e-5)
@@ -134,10 +136,9 @@ def test_every_presets_loss_falls_on_the_toy(method: str, finished) -> None:
     start = init_state(problem)
     classes, batch = start.selection.shape
     selection = jnp.tile(jnp.arange(batch, dtype=jnp.int32), (classes, 1))
-    run = jax.jit(matching)
 
     def loss(synthetic: Synthetic) -> float:
-        return sum(float(run(problem, start.models, synthetic, selection, jax.random.key(k))[0]) for k in range(4))
+        return sum(float(MATCHING(problem, start.models, synthetic, selection, jax.random.key(k))[0]) for k in range(4))
 
     later, _ = run_block(problem, jax.tree.map(jnp.copy, state), 40)
     assert loss(later.synthetic) < loss(start.synthetic)
@@ -152,12 +153,13 @@ def test_the_loss_falls_on_the_toy() -> None:
     assert steps[-10:].mean() < 0.8 * steps[:3].mean()
 
 
-@pytest.mark.parametrize("method", ["dm", pytest.param("acc_dd", marks=pytest.mark.slow)])
-def test_jit_equals_eager(method: str, finished) -> None:
-    problem = finished[method][0]
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_jit_equals_eager(method: str) -> None:
+    problem = toy.problem(method)
     state = init_state(problem)
     arguments = (problem, state.models, state.synthetic, state.selection, jax.random.key(4))
-    compiled = jax.jit(matching)(*arguments)
+    compiled = MATCHING(*arguments)
     with jax.disable_jit():
         eager = matching(*arguments)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), compiled, eager)

@@ -134,7 +134,7 @@ def test_only_momentum_is_forgotten() -> None:
 
 
 def test_repeats_in_one_program_are_as_each_alone() -> None:
-    protocol = replace(PROTOCOLS["dsa"], epochs=3, batch=4)
+    protocol = replace(PROTOCOLS["idc"], epochs=3, batch=4, augment=Siamese("color"))
     sets = Sets(images(9), jnp.arange(9, dtype=jnp.int32).reshape(3, 3))
     together = trained(NET, protocol, sets, chunk=3)
     for chunk in (1, 2):

@@ -12,7 +12,7 @@ import pytest
 from distill_jax.models import EarlyStagePool, RandomInit, direction, move, perturb
 from distill_jax.nets import ConvNet, from_torch
 from distill_jax.spec import Hyper
-from distill_jax.types import RequestError
+from distill_jax.types import Array, RequestError
 from tests.golden_weights import GOLDEN, pixels
 
 NET = ConvNet(depth=3, width=16).build((32, 32, 3), 10)
@@ -34,8 +34,13 @@ def test_directions_and_weights_golden(norm: str) -> None:
         return from_torch(NET, _unflatten(golden[name], golden)).params
 
     params = load("w")
-    dx, dy = (direction(params, load(name), norm) for name in ("dx_raw", "dy_raw"))
-    moved = move(move(params, dx, 0.05), dy, -0.03)
+
+    @jax.jit
+    def compute(params, dx_raw, dy_raw):
+        dx, dy = (direction(params, raw, norm) for raw in (dx_raw, dy_raw))
+        return dx, move(move(params, dx, 0.05), dy, -0.03)
+
+    dx, moved = compute(params, load("dx_raw"), load("dy_raw"))
     for ours, name in ((dx, f"{norm}__dx"), (moved, f"{norm}__w")):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=3e-7), ours, load(name))
     if norm == "filter":
@@ -47,14 +52,14 @@ def test_directions_and_weights_golden(norm: str) -> None:
 
 def test_no_perturbation_is_the_identity_to_the_bit() -> None:
     params = TINY.init(jax.random.key(0)).params
-    moved = perturb(params, Hyper(perturb_min=0.01, perturb_max=0.0), jax.random.key(1))
+    moved = jax.jit(perturb)(params, Hyper(perturb_min=0.01, perturb_max=0.0), jax.random.key(1))
     jax.tree.map(np.testing.assert_array_equal, moved, params)
 
 
 def test_perturbation_has_the_published_size_and_leaves_vectors_alone() -> None:
     params = NET.init(jax.random.key(0)).params
     hyper = Hyper(perturb_min=0.05, perturb_max=0.05)
-    moved = perturb(params, hyper, jax.random.key(1))
+    moved = jax.jit(perturb)(params, hyper, jax.random.key(1))
     for path, (a, b) in {
         jax.tree_util.keystr(path): pair
         for path, pair in jax.tree_util.tree_leaves_with_path(
@@ -71,12 +76,15 @@ def test_perturbation_has_the_published_size_and_leaves_vectors_alone() -> None:
 def test_pool_members_are_drawn_with_k_models_each_perturbed_on_its_own() -> None:
     pool = jax.vmap(TINY.init)(jax.random.split(jax.random.key(0), 2))
     source = EarlyStagePool(size=2, live=8)
-    kernels = source.sample(TINY, pool, Hyper(), jax.random.key(1)).params["classifier"]["kernel"]
+
+    def sampled(source: EarlyStagePool) -> Array:
+        sample = jax.jit(source.sample, static_argnums=0)
+        return sample(TINY, pool, Hyper(), jax.random.key(1)).params["classifier"]["kernel"]
+
+    kernels = sampled(source)
     members = {np.asarray(kernel).tobytes() for kernel in pool.params["classifier"]["kernel"]}
     assert {np.asarray(kernel).tobytes() for kernel in kernels} == members
-    kernels = (
-        replace(source, perturb=True).sample(TINY, pool, Hyper(), jax.random.key(1)).params["classifier"]["kernel"]
-    )
+    kernels = sampled(replace(source, perturb=True))
     assert len({np.asarray(kernel).tobytes() for kernel in kernels}) == 8
 
 

@@ -13,7 +13,8 @@ from experiments.curves import Budget
 from experiments.workdir import DISTILLED, RESULT, read_json
 from tests.tiny import NET
 
-SHARED = ["--", "--selector.batch", "4", "--protocol.epochs", "2", *NET]
+UNAUGMENTED = ["--protocol.augment.strategy", ""]
+SHARED = ["--", "--selector.batch", "4", "--protocol.epochs", "2", "--augment", "none", *UNAUGMENTED, *NET]
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -72,7 +73,7 @@ def test_what_makes_no_sense_is_refused(
 
 def test_baselines_are_methods_that_take_no_step(tmp_path: Path) -> None:
     assert set(BASELINES) == {"random", "herding", "kcenter", "kmeans", "full"} and len(PRESETS) == len(METHODS) + 5
-    options = ["--repeats", "1", "--protocol.epochs", "2", *NET, "--baselines", "random"]
+    options = ["--repeats", "1", "--protocol.epochs", "2", *NET, *UNAUGMENTED, "--baselines", "random"]
     for method in ("kcenter", "full"):
         path = tmp_path / method
         epochs = ["--models.epochs", "1"] if method == "kcenter" else []

@@ -64,7 +64,7 @@ def loss_and_gradients(golden: dict[str, np.ndarray], case: str, dtype: str) -> 
     return loss(jnp.asarray(cifar_normalised(golden["syn_u8"]), dtype), jnp.asarray(golden[f"{case}__lr"], dtype))
 
 
-@pytest.mark.parametrize("case", ["full20", "mini3"])
+@pytest.mark.parametrize("case", [pytest.param("full20", marks=pytest.mark.slow), "mini3"])
 def test_loss_and_its_derivatives(golden: dict[str, np.ndarray], case: str) -> None:
     loss, (d_images, d_rate) = loss_and_gradients(golden, case, "float32")
     np.testing.assert_allclose(loss, golden[f"{case}__loss"], rtol=2e-6)
@@ -74,7 +74,9 @@ def test_loss_and_its_derivatives(golden: dict[str, np.ndarray], case: str) -> N
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("case", ["full", "full20", "mini", "mini3"])
+@pytest.mark.parametrize(
+    "case", ["full20", *(pytest.param(c, marks=pytest.mark.slow) for c in ("full", "mini", "mini3"))]
+)
 def test_loss_and_its_derivatives_in_double_precision(golden: dict[str, np.ndarray], case: str) -> None:
     loss, (d_images, d_rate) = loss_and_gradients(golden, case, "float64")
     np.testing.assert_allclose(loss, golden[f"{case}__loss_f64"], rtol=1e-10)

@@ -20,6 +20,7 @@ SMALL = {
     "spec.net": ConvNet(depth=1, width=4),
     "models.size": 2,
     "models.epochs": 1,
+    "models.live": 2,
     "selector.batch": 4,
     "update.images": 8,
     "update.batch": 4,
