@@ -13,7 +13,7 @@ demo: $(INSTALLED)
 	$(BIN)/python -m experiments.distill acc_dd digits --ipc 1 --workdir runs/demo --overwrite
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from importlib import metadata
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # The suite is bound by compilation, and tests run each program once: without optimisation it compiles five times
@@ -17,6 +18,8 @@ os.environ.setdefault(
 import jax
 import pytest
 
+TINY_FILES = ("test_bad_input.py", "test_resume.py", "test_runners.py")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -25,6 +28,20 @@ def pytest_configure(config: pytest.Config) -> None:
         # The suite is bound by compilation: keep what it compiled for the next run. The bits are the same either way.
         jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One process runs a file, which computes its fixtures once; and one runs all files whose runs are tests.tiny.TINY,
+    which compiles them once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "tiny" if file.endswith(TINY_FILES) else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture

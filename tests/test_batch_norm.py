@@ -52,7 +52,9 @@ def test_evaluation_uses_the_running_statistics_and_nothing_of_the_batch() -> No
     assert not np.allclose(NET.apply(other, x, train=False)[0].logits, whole.logits, atol=1e-3)
 
 
-@pytest.mark.parametrize(("method", "learns"), [("acc_dd", True), ("dsa", True), ("dm", False)])
+@pytest.mark.parametrize(
+    ("method", "learns"), [("acc_dd", True), pytest.param("dsa", True, marks=pytest.mark.slow), ("dm", False)]
+)
 def test_a_distillation_network_with_batch_norm(method: str, learns: bool) -> None:
     """Its statistics move where the model is trained between steps (acc_dd: real images), and only there."""
     problem = toy.problem(method, net=BATCH, augment=NoAugment())

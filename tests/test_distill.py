@@ -144,6 +144,7 @@ def test_every_presets_loss_falls_on_the_toy(method: str, finished) -> None:
     assert loss(later.synthetic) < loss(start.synthetic)
 
 
+@pytest.mark.slow
 def test_the_loss_falls_on_the_toy() -> None:
     """With one frozen model and one batch, image steps can only lower the loss."""
     problem = toy.problem("idc", update=Frozen(), augment=NoAugment(), outer_steps=1, inner_steps=60)
@@ -168,5 +169,5 @@ def test_jit_equals_eager(method: str) -> None:
 def test_pixels_are_clamped_between_outer_iterations(finished) -> None:
     problem, state, _ = finished["acc_dd"]
     wild = state._replace(synthetic=Synthetic(state.synthetic.images * 100 - 50))
-    begun = distill.begin_outer(problem, wild, jax.random.key(0))
+    begun = jax.jit(distill.begin_outer)(problem, wild, jax.random.key(0))
     assert float(begun.synthetic.images.min()) >= 0 and float(begun.synthetic.images.max()) <= 1

@@ -182,9 +182,8 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize(
-    "key", [k if k == "rnap10_in_cifar" else pytest.param(k, marks=pytest.mark.slow) for k in OTHERS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("key", OTHERS)
 def test_other_networks_in_float64(key):
     """Logits, stages, gradients; for batch norm also the running statistics. test_resnet.py has float32."""
     with np.load(GOLDEN / "other_nets.npz") as file:
@@ -300,7 +299,9 @@ def matching(net, models, x, y):
     return jnp.sum(jax.vmap(one)(models))
 
 
-@pytest.mark.parametrize("architecture", [ConvNet(2, 4, norm="batch"), ConvNet(2, 4, pooling="max")])
+@pytest.mark.parametrize(
+    "architecture", [ConvNet(2, 4, norm="batch"), pytest.param(ConvNet(2, 4, pooling="max"), marks=pytest.mark.slow)]
+)
 def test_models_in_parallel_equal_a_loop_also_at_second_order(architecture):
     with jax.enable_x64(True):
         net = replace(architecture, dtype="float64").build((8, 8, 1), 3)
