@@ -14,6 +14,7 @@ from experiments.plot import draw
 
 SMALL = """
     acc_dd digits --seeds 2 --repeats 1 --outer-steps 1 --inner-steps 2 --net.width 4 --net.depth 1 --protocol.epochs 1
+    --augment none --protocol.augment.strategy= --update.augment.strategy=
     --selector.batch 4 --update.images 8 --update.batch 8 --models.size 1 --models.epochs 0
 """
 

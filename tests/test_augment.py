@@ -19,11 +19,11 @@ EACH = {name: jax.jit(jax.vmap(lambda image, u, f=f: f(image[None], u)[0])) for 
 
 
 def nhwc(x):
-    return jnp.asarray(np.asarray(x).transpose(0, 2, 3, 1))
+    return np.asarray(x).transpose(0, 2, 3, 1)
 
 
 def golden_input(n=4, side=32):
-    return jnp.asarray(cifar_normalised(FIGURES["x_u8"][:n, :, :side, :side]))
+    return cifar_normalised(FIGURES["x_u8"][:n, :, :side, :side])
 
 
 def close(got, want, tolerance):
@@ -42,7 +42,7 @@ def numbers(name, param, side):
     if name == "cutout":
         size = int(0.5 * side + 0.5)
         param = (param + 0.5) / (side + 1 - size % 2)
-    return jnp.asarray(np.broadcast_to(param, (len(param), 2)), jnp.float32)
+    return jnp.asarray(np.broadcast_to(param, (len(param), 2)).astype(np.float32))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -125,7 +125,7 @@ def test_shift_and_box_cover_their_range(side, other):
 
 
 def color(u_brightness, u_saturation, u_contrast):
-    return jnp.asarray([[u, u] for u in (u_brightness, u_saturation, u_contrast)], jnp.float32)
+    return jnp.asarray(np.asarray([[u, u] for u in (u_brightness, u_saturation, u_contrast)], np.float32))
 
 
 def test_matching_pipeline_golden():

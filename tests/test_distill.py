@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -75,30 +76,34 @@ def test_image_update_golden(metric: str, rate: float) -> None:
 MATCHING = jax.jit(matching)
 
 
-@pytest.fixture(scope="module")
-def finished() -> dict[str, tuple[Problem, State, np.ndarray]]:
-    """Every preset on the toy, four steps in one block."""
-    out = {}
-    for method in METHODS:
-        problem = toy.problem(method)
-        steps = problem.spec.steps
-        state, losses = run_block(problem, init_state(problem), steps)
-        out[method] = problem, state, np.asarray(losses)[:steps]
-    return out
+# Between them, these have every choice that any preset makes.
+QUICK = ("dc", "dsa", "dm", "cafe", "mtt", "dream_acc_dd")
+EVERY_PRESET = pytest.mark.parametrize(
+    "method", [m if m in QUICK else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
+)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_preset_runs_and_moves_its_images(method: str, finished) -> None:
-    problem, state, losses = finished[method]
+@cache
+def finished(method: str) -> tuple[Problem, State, np.ndarray]:
+    """A preset on the toy, all its steps in one block."""
+    problem = toy.problem(method)
+    steps = problem.spec.steps
+    state, losses = run_block(problem, init_state(problem), steps)
+    return problem, state, np.asarray(losses)[:steps]
+
+
+@EVERY_PRESET
+def test_every_preset_runs_and_moves_its_images(method: str) -> None:
+    problem, state, losses = finished(method)
     assert np.isfinite(losses).all()
     before, after = init_state(problem).synthetic.images, state.synthetic.images
     assert after.shape == before.shape and not np.array_equal(before, after)
     assert int(state.step) == problem.spec.steps
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_run_cut_into_blocks_ends_bit_identical(method: str, finished) -> None:
-    problem, whole, losses = finished[method]
+@EVERY_PRESET
+def test_a_run_cut_into_blocks_ends_bit_identical(method: str) -> None:
+    problem, whole, losses = finished(method)
     before = run_block._cache_size()  # type: ignore[attr-defined]
     state = init_state(problem)
     parts = []
@@ -111,10 +116,10 @@ def test_a_run_cut_into_blocks_ends_bit_identical(method: str, finished) -> None
 
 
 @pytest.mark.parametrize(
-    "method", [m if m in ("dm", "dsa", "acc_dd") else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
+    "method", [m if m in ("dsa", "dream_acc_dd") else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
 )
-def test_chunking_does_not_change_the_gradient(method: str, finished) -> None:
-    problem = finished[method][0]
+def test_chunking_does_not_change_the_gradient(method: str) -> None:
+    problem = finished(method)[0]
     if not isinstance(problem.spec.objective, ClassObjective):
         pytest.skip("an objective on the whole set has no class chunks")
     state = init_state(problem)
@@ -129,10 +134,10 @@ def test_chunking_does_not_change_the_gradient(method: str, finished) -> None:
     np.testing.assert_allclose(one.images, two.images, rtol=0, atol=1e-5 * scale)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_presets_loss_falls_on_the_toy(method: str, finished) -> None:
+@EVERY_PRESET
+def test_every_presets_loss_falls_on_the_toy(method: str) -> None:
     """On the models, real images and draws of the start, so that nothing but the synthetic part differs."""
-    problem, state, _ = finished[method]
+    problem, state, _ = finished(method)
     start = init_state(problem)
     classes, batch = start.selection.shape
     selection = jnp.tile(jnp.arange(batch, dtype=jnp.int32), (classes, 1))
@@ -166,8 +171,8 @@ def test_jit_equals_eager(method: str) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), compiled, eager)
 
 
-def test_pixels_are_clamped_between_outer_iterations(finished) -> None:
-    problem, state, _ = finished["acc_dd"]
+def test_pixels_are_clamped_between_outer_iterations() -> None:
+    problem, state, _ = finished("dream_acc_dd")
     wild = state._replace(synthetic=Synthetic(state.synthetic.images * 100 - 50))
     begun = jax.jit(distill.begin_outer)(problem, wild, jax.random.key(0))
     assert float(begun.synthetic.images.min()) >= 0 and float(begun.synthetic.images.max()) <= 1

@@ -137,8 +137,7 @@ def test_repeats_in_one_program_are_as_each_alone() -> None:
     protocol = replace(PROTOCOLS["idc"], epochs=3, batch=4, augment=Siamese("color"))
     sets = Sets(images(9), jnp.arange(9, dtype=jnp.int32).reshape(3, 3))
     together = trained(NET, protocol, sets, chunk=3)
-    for chunk in (1, 2):
-        close(trained(NET, protocol, sets, chunk=chunk), together, rtol=1e-5, atol=1e-6)
+    close(trained(NET, protocol, sets, chunk=2), together, rtol=1e-5, atol=1e-6)
     alone = trained(NET, protocol, sets._replace(rows=sets.rows[:1]), chunk=1)
     close(alone, jax.tree.map(lambda a: a[:1], together), rtol=1e-5, atol=1e-6)
 

@@ -221,7 +221,9 @@ def small_variant(name: str) -> Architecture:
     return ConvNet(2) if name == "convnet" else ARCHITECTURES[name]()
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(a, marks=pytest.mark.slow) if a == "densenet121" else a for a in ARCHITECTURES]
+)
 @pytest.mark.parametrize(
     "shape", [(8, 8, 1), *(pytest.param(s, marks=pytest.mark.slow) for s in [(28, 28, 1), (64, 64, 3)])]
 )
@@ -335,7 +337,7 @@ def test_second_derivatives_equal_finite_differences(architecture):
         model = jax.tree.map(lambda leaf: leaf[None], net.init(jax.random.key(0)))
         x, v = jax.random.normal(jax.random.key(1), (2, 4, 8, 8, 1), jnp.float64)
         f = jax.jit(lambda x: matching(net, model, x, jnp.arange(4) % 3))
-        step = 1e-6
+        step = 1e-7  # a longer one crosses kinks of ResNetAP
         difference = (f(x + step * v) - f(x - step * v)) / (2 * step)
         np.testing.assert_allclose(jnp.vdot(jax.jit(jax.grad(f))(x), v), difference, rtol=1e-5)
 

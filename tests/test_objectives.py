@@ -79,7 +79,8 @@ def _check(case: str, loss, grad, golden: dict[str, np.ndarray]) -> None:
     np.testing.assert_allclose(grad, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("case", ["idc_mse", pytest.param("dc_ours", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["idc_mse", "dc_ours"])
 def test_golden_float64(case: str, golden: dict[str, np.ndarray], x64: None) -> None:
     net, model = _net(golden, "float64")
     model = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), model)

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import pytest
 
 from configs.methods import METHODS
-from distill_jax.distill import init_state, inner_step
+from distill_jax.distill import State, init_state, inner_step
 from distill_jax.models import EarlyStagePool
 from distill_jax.select import Representative
+from distill_jax.types import Array
 from experiments.cli import Common, parse
 from tests import toy
 
@@ -43,8 +44,12 @@ def test_trajectories_may_start_from_an_early_stage_pool() -> None:
 
 def _traces(method: str, **changes) -> None:
     """An inner step keeps the shapes and dtypes of its state."""
-    problem = toy.problem(method, **changes)
-    state = jax.eval_shape(init_state, problem)
-    after = jax.eval_shape(inner_step, problem, state, jax.random.key(0))
+
+    def step(key: Array) -> tuple[State, State]:
+        problem = toy.problem(method, **changes)
+        state = init_state(problem)
+        return state, inner_step(problem, state, key)
+
+    state, after = jax.eval_shape(step, jax.random.key(0))
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
     assert jax.tree.map(lambda a: a.dtype, after) == jax.tree.map(lambda a: a.dtype, state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeAlias, get_args
 
 import flax.linen as nn
@@ -30,6 +31,7 @@ class FlaxNet:
     """What the network computes in. bfloat16 keeps parameters, norm statistics, weight gradients and outputs in
     float32; float64 (for tests, under ``jax.enable_x64``) makes all of them float64."""
 
+    @partial(jax.jit, static_argnums=0, inline=True)
     def init(self, key: Array) -> Model:
         """Fresh parameters; running statistics where the norm is 'batch', else an empty dict."""
         variables = self.module.init(key, jnp.zeros((1, *self.shape), self.dtype), False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import jax
@@ -60,16 +61,18 @@ def _sorted_by_kind(weights: Mapping[str, Any] | Sequence[Any]) -> tuple[list[np
 Layer = tuple[tuple[str, ...], dict[str, jax.ShapeDtypeStruct]]
 
 
+@cache
 def _layers_in_order(net: FlaxNet) -> tuple[Model, list[Layer]]:
     """The net's shapes, and its layers in the order in which they are called."""
     paths: list[tuple[str, ...]] = []
 
-    def init(key: jax.Array) -> Model:
-        model = net.init(key)
-        paths.extend(_walk(model.params))  # before a pytree operation sorts the names
-        return model
+    def init(key: jax.Array) -> None:
+        # Not net.init, whose compilation sorts the names.
+        variables = net.module.init(key, jnp.zeros((1, *net.shape), net.dtype), False)
+        paths.extend(_walk(variables["params"]))
 
-    template = jax.eval_shape(init, jax.random.key(0))
+    jax.eval_shape(init, jax.random.key(0))
+    template = jax.eval_shape(net.init, jax.random.key(0))
     return template, [(path, _get(template.params, path)) for path in paths]
 
 
@@ -98,6 +101,7 @@ def _kind(leaves: Mapping[str, Any]) -> int:
     return leaves["kernel"].ndim if "kernel" in leaves else 1
 
 
+@cache
 def _flattened_shapes(net: FlaxNet) -> tuple[tuple[int, ...], ...]:
     """Maps (H, W, C) that the first linear layer may have flattened: the last block's, or the image itself."""
 
