@@ -112,5 +112,5 @@ def draw_curves(title: str, curves: Mapping[str, Sequence[Sequence[Point]]]) -> 
     axes.grid(color="#e5e5e5")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize="small", loc="best")
+    figure.legend(frameon=False, fontsize="small", loc="outside lower center", ncols=3)
     return figure
