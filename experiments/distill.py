@@ -23,7 +23,7 @@ from distill_jax.distilled import DistilledSet
 from distill_jax.store import Checkpoints, save_pool
 from distill_jax.teachers import labelled
 from distill_jax.types import PyTree, RequestError, Teaches
-from experiments import cli, show
+from experiments import cli, report, show
 from experiments.entry import Interrupted, Interrupts, enter
 from experiments.grid import draw
 from experiments.job import Job, make_pool, pool_path, read_pool, resolve
@@ -36,6 +36,7 @@ from experiments.workdir import (
     DISTILLED,
     GRID,
     POOL,
+    REPORT,
     RESULT,
     Workdir,
     check_same,
@@ -110,8 +111,9 @@ def run(argv: list[str]) -> None:
             except Interrupted:
                 print(f"to go on: {_resume_command(argv, path)}", file=sys.stderr)
                 raise
+            report.write(path)
     print(show.result(result))
-    print(f"images {path / DISTILLED}, picture {path / GRID}, all figures {path / RESULT}")
+    print(f"images {path / DISTILLED}, picture {path / GRID}, report {path / REPORT}, all figures {path / RESULT}")
 
 
 def _check(options: Distill) -> None:

@@ -114,3 +114,25 @@ def draw_curves(title: str, curves: Mapping[str, Sequence[Sequence[Point]]]) -> 
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(frameon=False, fontsize="small", loc="outside lower center", ncols=3)
     return figure
+
+
+def draw_progress(lines: Sequence[Mapping[str, float]]) -> Figure:
+    """The lines of ``metrics.jsonl``: matching loss by inner steps and, where there is one, held-out accuracy."""
+    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([line["step"] for line in lines], [line["loss"] for line in lines], color=ACCENT, linewidth=1.5)
+    axes.set_xlabel("inner steps")
+    axes.set_ylabel("matching loss, mean of an outer step", color=ACCENT)
+    axes.grid(axis="y", color="#e5e5e5")
+    axes.set_axisbelow(True)
+    axes.spines["top"].set_visible(False)
+    scored = [line for line in lines if "held_out_accuracy" in line]
+    if scored:
+        right = axes.twinx()
+        steps, accuracies = [line["step"] for line in scored], [line["held_out_accuracy"] for line in scored]
+        right.plot(steps, accuracies, "o-", color=INK, markersize=4)
+        right.set_ylabel("accuracy on held-out images, %")
+        right.spines["top"].set_visible(False)
+    else:
+        axes.spines["right"].set_visible(False)
+    return figure

@@ -17,8 +17,8 @@ from typing import Any
 from distill_jax.types import RequestError
 
 CONFIG, METRICS, RESULT, EVALUATION = "config.json", "metrics.jsonl", "result.json", "evaluation.json"
-DISTILLED, GRID, CHECKPOINTS, POOL = "distilled.npz", "grid.png", "checkpoints", "pool"
-RUN = (CONFIG, METRICS, RESULT, EVALUATION, DISTILLED, GRID, CHECKPOINTS)
+DISTILLED, GRID, REPORT, CHECKPOINTS, POOL = "distilled.npz", "grid.png", "report.html", "checkpoints", "pool"
+RUN = (CONFIG, METRICS, RESULT, EVALUATION, DISTILLED, GRID, REPORT, CHECKPOINTS)
 """what a run and its evaluation write, besides the pool, which ``pretrain`` may have written before"""
 
 MAY_DIFFER = (

@@ -11,7 +11,7 @@ from distill_jax import distill as library
 from distill_jax.data import load
 from distill_jax.distilled import DistilledSet
 from distill_jax.synthetic import MultiFormation, Pixels
-from experiments import distill, evaluate, pretrain
+from experiments import distill, evaluate, pretrain, report
 from experiments.grid import draw
 from experiments.measure import Clock
 from tests.tiny import NET, PLAIN, POOL, SHORT, TINY, outcome
@@ -31,14 +31,15 @@ def read(path: Path) -> dict:
     return json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("runner", [distill, evaluate, pretrain])
+@pytest.mark.parametrize("runner", [distill, evaluate, pretrain, report])
 def test_every_runner_answers_help(runner, capsys) -> None:
     assert runner.main(["--help"]) == 0
     assert f"python -m {runner.__name__}" in capsys.readouterr().out
 
 
 def test_a_run_leaves_these_files_and_no_others(finished: Path) -> None:
-    files = {"config.json", "metrics.jsonl", "result.json", "distilled.npz", "grid.png", "pool", "checkpoints"}
+    files = {"config.json", "metrics.jsonl", "result.json", "distilled.npz", "grid.png", "report.html"}
+    files |= {"pool", "checkpoints"}
     assert {path.name for path in finished.iterdir()} == files
 
 

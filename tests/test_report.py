@@ -1,0 +1,100 @@
+"""The report: one page that stands on its own."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from distill_jax.distilled import DistilledSet
+from distill_jax.synthetic import Pixels
+from experiments import report
+
+VOID = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """What a browser would make of it; raises where tags are not closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.sources: list[str] = []
+        self.feed(text)
+        assert self.open == ["html"] or self.open == []
+
+    def handle_starttag(self, tag: str, attrs) -> None:
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+@pytest.fixture
+def workdir(tmp_path: Path) -> Path:
+    """What a finished run leaves, of a data set with an awkward name."""
+    images = jnp.asarray(np.random.default_rng(0).random((2, 1, 8, 8, 1), np.float32))
+    flat = jnp.full(1, 0.5)
+    about = {"method": "acc_dd", "dataset": "npz:<b>&.npz"}
+    made = DistilledSet.of(Pixels(), images, ("<script>", "b"), flat, flat, about)
+    made.save(tmp_path / "distilled.npz")
+    Image.new("L", (4, 4)).save(tmp_path / "grid.png")
+    accuracy = {"mean": 91.25, "std": 1.5, "per_repeat": [89.75, 92.75]}
+    result = {
+        "method": "acc_dd", "dataset": "npz:<b>&.npz", "ipc": 1, "factor": 1, "net": "convnet", "seed": 0,
+        "accuracy": accuracy, "baselines": {"random": {**accuracy, "mean": 75.5}, "full": None},
+        "seconds": {"pretrain": 1.0, "compile": 2.0, "distill": 3.0, "evaluate": 0.0, "baselines": 4.0},
+        "steps": {"outer": 2, "inner": 5}, "peak_bytes": 2**30,
+        "environment": {"device": "cpu", "device_count": 1, "jax": "0", "python": "3", "commit": None},
+        "config": {"protocol": {"name": "idc"}},
+    }  # fmt: skip
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    lines = [{"outer": n, "step": 5 * n, "loss": 1 / n, "seconds": n, "held_out_accuracy": 50.0 + n} for n in (1, 2)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path
+
+
+def written(workdir: Path) -> Page:
+    assert report.main([str(workdir)]) == 0
+    return Page((workdir / "report.html").read_text(encoding="utf-8"))
+
+
+def test_the_report_says_what_came_out_and_needs_no_other_file(workdir: Path) -> None:
+    page = written(workdir)
+    text = " ".join(page.text)
+    for words in ("91.25 ± 1.50 %", "75.50 ± 1.50 %", "acc_dd on npz:<b>&.npz", "1.00 GiB", "2 outer x 5 inner"):
+        assert words in text
+    assert len(page.sources) == 2, "the images, and the curves"
+    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    assert not re.search(r"<(script|b)\b", (workdir / "report.html").read_text(encoding="utf-8"))
+
+
+def test_the_report_shows_an_evaluation_of_this_very_set(workdir: Path) -> None:
+    made = DistilledSet.load(workdir / "distilled.npz")
+    accuracy = {"mean": 66.5, "std": 0.25, "per_repeat": [66.25, 66.75]}
+    found = {
+        "set": {"hash": made.card["hash"]},
+        "protocol": {"name": "dsa"},
+        "repeats": 2,
+        "nets": {"resnet10": {"accuracy": accuracy, "seconds": {"evaluate": 61.0, "compile": 1.0}}},
+    }
+    (workdir / "evaluation.json").write_text(json.dumps(found))
+    assert {"resnet10", "66.50 ± 0.25 %", "1 min 1 s"} <= set(written(workdir).text)
+    (workdir / "evaluation.json").write_text(json.dumps({**found, "set": {"hash": "another"}}))
+    assert "resnet10" not in written(workdir).text
+
+
+def test_a_report_needs_a_finished_run(tmp_path: Path, capsys) -> None:
+    assert report.main([str(tmp_path)]) == 2
+    assert "holds no finished run" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
