@@ -69,3 +69,16 @@ def test_downstream_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     said = output("examples/architecture_search.py", f"{run}/distilled.npz", *few)
     assert len(re.findall(r"^\| \d", said, re.MULTILINE)) == 3
     assert len(re.findall(r"^- \w+, .*: -?\d\.\d\d$", said, re.MULTILINE)) == 3
+
+
+@pytest.mark.slow
+def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    cells = json.loads((ROOT / "examples" / "quickstart.ipynb").read_text(encoding="utf-8"))["cells"]
+    names: dict = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    said = capsys.readouterr().out
+    assert said.count("of the held-out images") == 4 and (tmp_path / "digits.npz").exists()
