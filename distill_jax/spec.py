@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import jax
@@ -149,14 +149,14 @@ class Spec:
 
     def describe(self) -> dict[str, object]:
         """A nested dict of every choice and its fields, ready for JSON."""
-        return {f.name: _describe(getattr(self, f.name)) for f in fields(self)}
+        return {f.name: described(getattr(self, f.name)) for f in fields(self)}
 
 
-def _describe(value: object) -> object:
-    if not hasattr(value, "__dataclass_fields__"):
+def described(value: Any) -> Any:
+    """A dataclass and those in it as nested dicts with the names of their classes, ready for JSON."""
+    if not is_dataclass(value):
         return value
-    inner = {f.name: _describe(getattr(value, f.name)) for f in fields(value)}  # type: ignore[arg-type]
-    return {"choice": type(value).__name__, **inner}
+    return {"choice": type(value).__name__, **{f.name: described(getattr(value, f.name)) for f in fields(value)}}
 
 
 def check(spec: Spec, shape: tuple[int, int, int], counts: list[int]) -> None:

@@ -29,10 +29,11 @@ from distill_jax.data import Dataset, load
 from distill_jax.distilled import DistilledSet
 from distill_jax.evaluate import DD_RANKING, DSA, PROTOCOLS, Protocol
 from distill_jax.nets import ARCHITECTURES
+from distill_jax.spec import described
 from distill_jax.types import Architecture, RequestError
 from experiments import cli, show
 from experiments.entry import Interrupts, enter
-from experiments.job import Keys, described, rebuilt
+from experiments.job import Keys, rebuilt
 from experiments.measure import Clock, environment, peak_bytes
 from experiments.rank import rank
 from experiments.score import Judge, distilled_sets, interval

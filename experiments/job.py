@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from distill_jax.data import Dataset
 from distill_jax.distilled import library_version
 from distill_jax.evaluate import Protocol
 from distill_jax.models import Drawn
-from distill_jax.spec import CHOICES, Spec, check, with_chunks
+from distill_jax.spec import CHOICES, Spec, check, described, with_chunks
 from distill_jax.store import check_pool, load_pool, save_pool
 from distill_jax.types import Array, Net, PyTree, RealData
 from experiments.cli import Request
@@ -106,21 +106,14 @@ class Job:
         """What a pool must have been made with to be of use here."""
         models = self.spec.models
         used_later = {f.name for f in fields(Drawn)}
-        training = {f.name: getattr(models, f.name) for f in fields(models) if f.name not in used_later}  # type: ignore
+        training = {name: value for name, value in described(models).items() if name not in used_later}
         return {
             "net": self.spec.describe()["net"],
             "shape": self.data.shape,
             "classes": self.data.classes,
             "data": self.data.fingerprint,
-            "models": {"choice": type(models).__name__, **training},
+            "models": training,
         }
-
-
-def described(value: Any) -> Any:
-    """A dataclass and those in it as nested dicts with the names of their classes, ready for JSON."""
-    if not is_dataclass(value):
-        return value
-    return {"choice": type(value).__name__, **{f.name: described(getattr(value, f.name)) for f in fields(value)}}
 
 
 def rebuilt(description: Any) -> Any:

@@ -16,11 +16,12 @@ import numpy as np
 from distill_jax.distill import BLOCK, Problem, State, init_state, run_block
 from distill_jax.distilled import DistilledSet
 from distill_jax.pace import blocks
+from distill_jax.spec import described
 from distill_jax.store import Checkpoints
 from distill_jax.synthetic import stored
 from distill_jax.types import PyTree, RealData
 from experiments.entry import Broken, Interrupts
-from experiments.job import Job, described
+from experiments.job import Job
 from experiments.measure import Clock
 from experiments.score import Judge, distilled_sets
 from experiments.show import Bar

@@ -14,9 +14,9 @@ from distill_jax.data import load
 from distill_jax.distilled import DistilledSet
 from distill_jax.evaluate import Protocol
 from distill_jax.nets import ConvNet
+from distill_jax.spec import described
 from distill_jax.synthetic import Pixels
 from experiments import evaluate
-from experiments.job import described
 from experiments.score import distilled_sets, interval, summary
 
 SMALL = ConvNet(depth=1, width=4)

@@ -1,0 +1,50 @@
+"""Every preset through the runners, as a user starts it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from configs.methods import METHODS, PRESETS
+from distill_jax.store import check_pool
+from experiments import ablate, cli, distill
+from experiments.distill import Distill
+from experiments.job import resolve
+from tests.tiny import NET
+
+SHORT = ["--inner-steps", "1", "--repeats", "1", "--protocol.epochs", "1"]
+POOLS = {
+    "mtt": ["--models.size", "2", "--models.start", "1", "--models.ahead", "1"],
+    **dict.fromkeys(["acc_dd", "dream_acc_dd"], ["--models.size", "2", "--models.epochs", "1"]),
+    **dict.fromkeys(["herding", "kcenter", "kmeans"], ["--models.epochs", "1"]),
+}
+
+
+@pytest.mark.parametrize("method", PRESETS)
+def test_what_a_run_is_begun_with_can_be_written_down(method: str) -> None:
+    job = resolve(cli.request([method, "digits"], Distill))
+    assert json.loads(json.dumps(job.describe()))["spec"]["models"]["choice"]
+    check_pool(json.loads(json.dumps(job.describe_pool())), job.describe_pool())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", PRESETS)
+def test_distill(method: str, tmp_path: Path) -> None:
+    """Begin, go on with it, and find it finished."""
+    argv = [method, "digits", *NET, *SHORT, *POOLS.get(method, []), "--baselines", "--workdir", str(tmp_path)]
+    steps = 1 if method in METHODS else 0
+    assert distill.main([*argv, "--outer-steps", str(steps)]) == 0
+    for _ in range(2):
+        assert distill.main([*argv, "--outer-steps", str(2 * steps), "--resume"]) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["method"] == method and result["steps"]["outer"] == 2 * steps
+    assert 0 <= result["accuracy"]["mean"] <= 100 and (tmp_path / "report.html").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_ablate(method: str, tmp_path: Path) -> None:
+    argv = [method, "digits", *NET, *SHORT[:2], "--repeats", "1", "--protocol.epochs", "1", *POOLS.get(method, [])]
+    argv += ["--outer-steps", "1", "--hyper.syn-lr", "0.01", "0.1", "--seeds", "1", "--workdir", str(tmp_path)]
+    assert ablate.main(argv) == 0
+    assert len((tmp_path / "ablation.csv").read_text().splitlines()) == 3
