@@ -53,7 +53,8 @@ def test_evaluation_uses_the_running_statistics_and_nothing_of_the_batch() -> No
 
 
 @pytest.mark.parametrize(
-    ("method", "learns"), [("acc_dd", True), pytest.param("dsa", True, marks=pytest.mark.slow), ("dm", False)]
+    ("method", "learns"),
+    [*(pytest.param(m, True, marks=pytest.mark.slow) for m in ("acc_dd", "dsa")), ("dm", False)],
 )
 def test_a_distillation_network_with_batch_norm(method: str, learns: bool) -> None:
     """Its statistics move where the model is trained between steps (acc_dd: real images), and only there."""

@@ -116,7 +116,7 @@ def test_a_run_cut_into_blocks_ends_bit_identical(method: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "method", [m if m in ("dsa", "dream_acc_dd") else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
+    "method", [m if m == "dream_acc_dd" else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
 )
 def test_chunking_does_not_change_the_gradient(method: str) -> None:
     problem = finished(method)[0]

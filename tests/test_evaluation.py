@@ -99,6 +99,7 @@ def test_a_protocol_mirrors_only_where_the_recipe_does(recipe: str) -> None:
     assert ("flip" in getattr(protocol.augment, "members", ())) == (recipe == "cifar10")
 
 
+@pytest.mark.slow
 def test_dd_ranking_scores_soft_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     softened(digits(rate=0.02)).save(tmp_path / "mine.npz")
     found = evaluated(tmp_path, "--protocol", "dd-ranking", "--epochs", "40", "--full-epochs", "1")
