@@ -77,7 +77,7 @@ MATCHING = jax.jit(matching)
 
 
 # Between them, these have every choice that any preset makes.
-QUICK = ("dc", "dsa", "dm", "cafe", "mtt", "dream_acc_dd")
+QUICK = ("dsa", "dm", "cafe", "mtt", "dream_acc_dd")
 EVERY_PRESET = pytest.mark.parametrize(
     "method", [m if m in QUICK else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
 )

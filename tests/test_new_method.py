@@ -62,7 +62,7 @@ def test_an_objective_takes_forty_lines_at_most() -> None:
     assert max(len(text.splitlines()) for text in FILES.values()) <= 40
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS[:-1], pytest.param(COMMANDS[-1], marks=pytest.mark.slow)])
 def test_the_commands_of_the_page_run(command: str, outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "ENOUGH", 0.0)
     runner, *argv = shlex.split(command.removeprefix("python -m experiments."))

@@ -71,6 +71,7 @@ def test_what_makes_no_sense_is_refused(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_baselines_are_methods_that_take_no_step(tmp_path: Path) -> None:
     assert set(BASELINES) == {"random", "herding", "kcenter", "kmeans", "full"} and len(PRESETS) == len(METHODS) + 5
     options = ["--repeats", "1", "--protocol.epochs", "2", *NET, *UNAUGMENTED, "--baselines", "random"]

@@ -198,7 +198,7 @@ def test_phases_are_disjoint_and_compilation_is_counted_once() -> None:
         (100, 1, 32, 3, Pixels()),
         (10, 1, 32, 3, MultiFormation(2)),
         (10, 12, 32, 3, MultiFormation(3, "multi")),
-        (10, 2, 224, 3, MultiFormation(3)),
+        pytest.param(10, 2, 224, 3, MultiFormation(3), marks=pytest.mark.slow),
         (200, 4, 64, 2, Pixels()),
         (100, 10, 96, 1, Pixels()),
     ],
