@@ -107,8 +107,7 @@ def _accuracy(result: Mapping[str, Any], distilled: DistilledSet) -> str:
     protocol = result["config"]["protocol"]["name"]
     note = (
         f"Accuracy on the test images of a {result['net']} trained from scratch by the protocol {protocol}: mean and "
-        "standard deviation over networks from different seeds. The test images were used once, after the last epoch; "
-        "nothing was chosen by them."
+        "standard deviation over networks from different seeds. The test images were used once, after the last epoch."
     )
     return _section(
         "What a network learns from", _table(["", "images", "accuracy", "networks"], rows), _paragraph(note)
