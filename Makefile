@@ -15,8 +15,10 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses auto
 
+# The slow tests compare with PyTorch, which nothing else needs.
 slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,peer,formats]'
+	$(BIN)/python -m pytest -m slow --timeout 3600
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .

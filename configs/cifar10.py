@@ -1,28 +1,36 @@
-"""CIFAR-10, 32x32x3, 10 classes, ConvNet-3.
+"""The papers' table for CIFAR-10: test accuracy in percent of a ConvNet-3 (width 128) trained from scratch on the set.
 
-Published accuracy, ipc 1 / 10 / 50: DC 28.3 / 44.9 / 53.9, DSA 28.2 / 52.1 / 60.6, DM 26.0 / 48.9 / 63.0,
-CAFE 30.3 / 46.3 / 55.5, MTT 46.3 / 65.3 / 71.6, IDC 50.6 / 67.5 / 74.5, DREAM 51.1 / 69.4 / 74.8,
-Acc-DD with a fifth of IDC's iterations (the default here) 49.2 / 67.1 / 73.8;
-random images 14.4 / 26.0 / 43.4, all data 88.1.
-MTT's figures at ipc 1 and 10 are for whitened images, ``mtt zca:cifar10``.
+One cell is one command, for example
 
     python -m experiments.distill acc_dd cifar10 --ipc 10
+
+on one GPU; no cell has been measured here yet (results/gpu.md). ``command`` makes the command of a cell. Each figure is
+of its own paper's protocol, so two rows differ by a little more than their methods.
 """
 
-from configs.recipe import IDC_FAMILY, Overrides, dc_loops, idc_rate, mtt, nearest
+IPCS = (1, 10, 50)
 
-MTT = {
-    1: mtt(50, 2, 2, 100.0, rate_lr=1e-7),
-    10: mtt(30, 2, 20, 100.0, rate=1e-3),
-    50: mtt(30, 2, 40, 1000.0, rate=1e-3),
+PUBLISHED = {
+    "random": (14.4, 26.0, 43.4),
+    "dc": (28.3, 44.9, 53.9),
+    "dsa": (28.2, 52.1, 60.6),
+    "dm": (26.0, 48.9, 63.0),
+    "cafe": (30.3, 46.3, 55.5),
+    "mtt": (46.3, 65.3, 71.6),
+    "idc": (50.6, 67.5, 74.5),
+    "dream": (51.1, 69.4, 74.8),
+    "acc_dd": (49.2, 67.1, 73.8),
 }
+"""method -> figure at each of IPCS; ``acc_dd`` is the paper's Ours5, a fifth of IDC's iterations"""
+
+ALL_DATA = 88.1
+"""the same network trained on all 50 000 images"""
+
+WHITENED = {("mtt", 1), ("mtt", 10)}
+"""cells whose figure is for ZCA-whitened images: DATASET is ``zca:cifar10`` there"""
 
 
-def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
-    rate = idc_rate(ipc, shape[0])
-    return {
-        IDC_FAMILY: {"hyper.syn_lr": 5e-3 * rate, "update.images": 2000},
-        "acc_dd dream_acc_dd": {"hyper.syn_lr": 1e-2 * rate},
-        "dc dsa": dc_loops(ipc),
-        "mtt": nearest(MTT, ipc),
-    }
+def command(method: str, ipc: int) -> str:
+    """The command that reproduces a cell with the published settings."""
+    dataset = "zca:cifar10" if (method, ipc) in WHITENED else "cifar10"
+    return f"python -m experiments.distill {method} {dataset} --ipc {ipc}"

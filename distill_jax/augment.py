@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill_jax.types import Array, RequestError
+from distill_jax.types import Array, Augmentation, RequestError, choice
 
 # ------------------------------------------------------------------ operations: (x [N, H, W, c], u [2]) -> like x
 
@@ -144,8 +144,8 @@ MEMBERS: dict[str, tuple[Callable[[Array, Array], Array], ...]] = {
 """What a strategy may name, and the operations it stands for, in order."""
 
 
-@dataclass(frozen=True)
-class NoAugment:
+@choice
+class NoAugment(Augmentation):
     """Images as they are."""
 
     def __call__(self, key: Array, x: Array) -> Array:
@@ -164,8 +164,8 @@ class Draws(NamedTuple):
     """by member, float32 [its operations, 2] in [0, 1); drawn for every member, applied or not"""
 
 
-@dataclass(frozen=True)
-class Siamese:
+@choice
+class Siamese(Augmentation):
     """Differentiable siamese augmentation (DSA section 3.2; golden section 6).
 
     Draws depend on the key alone: one key transforms real and synthetic images alike, whether they come concatenated
@@ -177,7 +177,7 @@ class Siamese:
     choose: str = "one-geometric"
     """'one-geometric': flip, color, then ONE of the others, then cutout (IDC, Acc-DD); 'one': ONE member (DSA)"""
 
-    def __post_init__(self) -> None:
+    def validate(self) -> None:
         for member in self.members:
             if member not in MEMBERS:
                 nearest = difflib.get_close_matches(member, MEMBERS, n=1, cutoff=0.0)[0]

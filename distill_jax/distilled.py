@@ -17,9 +17,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from distill_jax.axes.parameterisation import MultiFormation, Pixels
 from distill_jax.data import whiten
-from distill_jax.synthetic import MultiFormation, Pixels, to_network, to_pixel
-from distill_jax.types import Array, Parameterisation, RequestError
+from distill_jax.types import Array, Normaliser, Parameterisation, RequestError
 
 SCHEMA = 1
 """version of the card; a reader keeps fields it does not know"""
@@ -50,8 +50,7 @@ class DistilledSet:
         parameterisation: Parameterisation,
         images: Array,
         class_names: tuple[str, ...],
-        mean: Array,
-        std: Array,
+        normaliser: Normaliser,
         about: Mapping[str, Any],
     ) -> DistilledSet:
         """The set of ``images`` [C, I, H, W, c] in the parameterisation's space; ``about`` (JSON) joins the card.
@@ -73,8 +72,8 @@ class DistilledSet:
             "class_names": list(class_names),
             "space": parameterisation.space,
             "range": [0.0, 1.0] if pixel else None,
-            "mean": np.asarray(mean).tolist(),
-            "std": np.asarray(std).tolist(),
+            "mean": np.asarray(normaliser.mean).tolist(),
+            "std": np.asarray(normaliser.std).tolist(),
             **decode,
             "packed": decode["factor"] > 1,
             "labels": "hard",
@@ -106,6 +105,11 @@ class DistilledSet:
     def std(self) -> np.ndarray:
         """float32 [c]"""
         return np.asarray(self.card["std"], np.float32)
+
+    @property
+    def normaliser(self) -> Normaliser:
+        """The map to and from network space."""
+        return Normaliser(jnp.asarray(self.mean), jnp.asarray(self.std))
 
     @property
     def parameterisation(self) -> Pixels | MultiFormation:
@@ -175,8 +179,8 @@ class DistilledSet:
         images, labels = self.decoded()
         if normalised == (self.card["space"] == "normalised"):
             return images, labels
-        change = to_network if normalised else to_pixel
-        return np.asarray(change(jnp.asarray(images), jnp.asarray(self.mean), jnp.asarray(self.std))), labels
+        change = self.normaliser.to_network if normalised else self.normaliser.to_pixel
+        return np.asarray(change(jnp.asarray(images))), labels
 
     def prepared(self, pixels: np.ndarray) -> np.ndarray:
         """Real images as a network that is trained on this set must be shown them: ``pixels`` [N, H, W, c], uint8

@@ -1,40 +1,50 @@
-"""Spec: a method's choice on every axis, validated. Hyper: the numbers that change no shapes."""
+"""Spec: a method as one pytree, a choice on every axis; the registry of names; to and from JSON."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from distill_jax.augment import NoAugment, Siamese
-from distill_jax.models import EarlyStagePool, ExpertTrajectories, RandomInit
+from distill_jax.axes.init import Herding, KCenter, KMeansInit, Mix, Noise, RandomReal
+from distill_jax.axes.labels import HardLabels, LearnedLabels, SoftLabels
+from distill_jax.axes.models import EarlyStagePool, ExpertTrajectories, RandomInit
+from distill_jax.axes.objective import FeatureMatching, GradientMatching, LayerwiseAlignment, TrajectoryMatching
+from distill_jax.axes.optimiser import SGD, Adam, ClassByClassSGD
+from distill_jax.axes.parameterisation import MultiFormation, Pixels
+from distill_jax.axes.perturb import Directions, NoPerturbation
+from distill_jax.axes.selector import NoReal, RandomBatch, Representative
+from distill_jax.axes.update import DynamicTraining, Frozen, TrainOnReal, TrainOnSynthetic
 from distill_jax.nets import ARCHITECTURES, ConvNet
-from distill_jax.objectives import FeatureMatching, GradientMatching, LayerwiseAlignment, TrajectoryMatching
-from distill_jax.select import Herding, KCenter, KMeansInit, NoReal, RandomBatch, Representative
-from distill_jax.synthetic import Mix, MultiFormation, Noise, Pixels, RandomReal
 from distill_jax.types import (
     Architecture,
-    Array,
     Augmentation,
-    ChecksCounts,
-    ChecksNet,
+    Choice,
     Initialisation,
+    Labels,
     ModelSource,
     ModelUpdate,
     Objective,
+    Optimiser,
     Parameterisation,
+    Perturbation,
     RequestError,
     Selector,
+    Shape,
+    choice,
 )
-from distill_jax.update import DynamicTraining, Frozen, TrainOnReal, TrainOnSynthetic
 
 CHOICES: dict[str, Mapping[str, Callable[[], Any]]] = {
     "models": {"random": RandomInit, "early-stage": EarlyStagePool, "trajectories": ExpertTrajectories},
+    "perturb": {"none": NoPerturbation, "directions": Directions},
     "selector": {"random": RandomBatch, "representative": Representative, "none": NoReal},
     "parameterisation": {"pixels": Pixels, "multi-formation": MultiFormation},
+    "labels": {"hard": HardLabels, "soft": SoftLabels, "learned": LearnedLabels},
     "augment": {"none": NoAugment, "siamese": Siamese},
     "objective": {
         "gradient": GradientMatching,
@@ -42,6 +52,7 @@ CHOICES: dict[str, Mapping[str, Callable[[], Any]]] = {
         "alignment": LayerwiseAlignment,
         "trajectory": TrajectoryMatching,
     },
+    "optimiser": {"class-by-class": ClassByClassSGD, "sgd": SGD, "adam": Adam},
     "update": {"none": Frozen, "real": TrainOnReal, "synthetic": TrainOnSynthetic, "dynamic": DynamicTraining},
     "init": {
         "random": RandomReal,
@@ -55,53 +66,22 @@ CHOICES: dict[str, Mapping[str, Callable[[], Any]]] = {
 }
 """The axes, and the choices on each that have a name on the command line."""
 
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Hyper:
-    """Numbers that change no shapes: traced under ``jit``; stacked on a leading axis, a sweep is one program."""
-
-    syn_lr: float = 5e-3
-    """learning rate of the synthetic images"""
-    syn_momentum: float = 0.5
-    model_lr: float = 0.01
-    """learning rate of live and pool models"""
-    model_momentum: float = 0.9
-    model_weight_decay: float = 5e-4
-    perturb_min: float = 0.01
-    """smallest step along a random direction; the bound used is min(perturb_min, perturb_max)"""
-    perturb_max: float = 0.09
-    """largest step along a random direction, relative to the filters' norms; 0 turns perturbation off"""
-    rate: float = 0.01
-    """first value of the learnable learning rate (trajectory matching)"""
-    rate_lr: float = 1e-5
-    """learning rate of the learnable rate"""
-    rate_momentum: float = 0.5
-    align_pooled: float = 1.0
-    """weight of the deepest block after its pooling (CAFE's first; the embedding adds another 1)"""
-    align_deep: float = 1.0
-    """weight of the deepest block before its pooling (CAFE's second)"""
-    align_middle: float = 0.1
-    """weight of the block before that (CAFE's third)"""
-    align_shallow: float = 0.1
-    """weight of every block in front of those (CAFE's fourth)"""
-    align_discrimination: float = 0.01
-    """weight of telling real images apart by the synthetic class centres (CAFE)"""
-    watch_flat: float = 0.04
-    """the image phase ends where ten readings of the accuracy lie closer together than this (CAFE's lambda 1)"""
-    watch_moved: float = 0.03
-    """a network phase ends where ten readings of the accuracy lie further apart than this (CAFE's lambda 2)"""
+LARGEST = 10**8
+"""no count in a spec is larger"""
 
 
-@dataclass(frozen=True)
-class Spec:
-    """What program to build. Compared and hashed by value: two equal specs compile once."""
+@choice
+class Spec(Choice):
+    """A method. Two specs of equal structure share one compiled program, whatever their numbers."""
 
-    models: ModelSource = EarlyStagePool(perturb=True)
+    models: ModelSource = EarlyStagePool()
+    perturb: Perturbation = Directions()
     selector: Selector = RandomBatch()
     parameterisation: Parameterisation = MultiFormation()
+    labels: Labels = HardLabels()
     augment: Augmentation = Siamese("color_crop_cutout")
     objective: Objective = GradientMatching()
+    optimiser: Optimiser = ClassByClassSGD()
     update: ModelUpdate = TrainOnReal()
     init: Initialisation = Mix()
     net: Architecture = ConvNet()
@@ -111,10 +91,8 @@ class Spec:
     """outer iterations: fresh models each; 0 leaves the images as they were initialised"""
     inner_steps: int = 100
     """image updates per outer iteration"""
-    halve_at: tuple[float, ...] = ()
-    """shares of the run after which the learning rate of the images is halved (CAFE)"""
-    turns: str = "sequential"
-    """one image step per class in turn, as IDC does, or one joint step for all classes, as DC does"""
+    live: int = 1
+    """K: models that live in an outer iteration; the matching loss is their mean"""
     syn_batch: int = 128
     """decoded images per class that a step shows at most, a random subset where there are more; 0: all"""
     class_chunk: int = 0
@@ -122,79 +100,123 @@ class Spec:
     model_chunk: int = 0
     """live models visited at once; 0: chosen for the backend"""
 
-    def __post_init__(self) -> None:
+    def validate(self) -> None:
         if self.ipc < 1:
             raise RequestError(f"ipc is {self.ipc}: at least 1 image per class is needed")
-        for name, least in (("outer_steps", 0), ("inner_steps", 1)):
+        for name, least in (("outer_steps", 0), ("inner_steps", 1), ("live", 1)):
             if getattr(self, name) < least:
                 raise RequestError(f"{name} is {getattr(self, name)}: it must be at least {least}")
         for name in ("syn_batch", "class_chunk", "model_chunk"):
             if getattr(self, name) < 0:
                 raise RequestError(f"{name} is {getattr(self, name)}: it must be 0 (automatic) or more")
-        if not all(0 <= share <= 1 for share in self.halve_at):
-            raise RequestError(f"halve_at is {self.halve_at}: it takes shares of the run, from 0 to 1")
-        if self.turns not in ("sequential", "joint"):
-            raise RequestError(f"turns {self.turns!r} is unknown: choose sequential or joint")
 
     @property
     def steps(self) -> int:
         """Inner steps of the whole run."""
         return self.outer_steps * self.inner_steps
 
-    def syn_rate(self, rate: float | Array, step: Array) -> float | Array:
-        """The learning rate of the images in inner step ``step`` of the run, which begins with ``rate``."""
-        for share in self.halve_at:
-            rate = rate * jnp.where(step < round(share * self.outer_steps) * self.inner_steps, 1.0, 0.5)
-        return rate
 
-    def describe(self) -> dict[str, object]:
-        """A nested dict of every choice and its fields, ready for JSON."""
-        return {f.name: described(getattr(self, f.name)) for f in fields(self)}
+# ------------------------------------------------------------------ JSON
 
 
 def described(value: Any) -> Any:
-    """A dataclass and those in it as nested dicts with the names of their classes, ready for JSON."""
+    """A choice and those in it as nested dicts with the names of their classes, ready for JSON."""
     if not is_dataclass(value):
         return value
     return {"choice": type(value).__name__, **{f.name: described(getattr(value, f.name)) for f in fields(value)}}
 
 
-def check(spec: Spec, shape: tuple[int, int, int], counts: list[int]) -> None:
-    """Refuse, before any work, a spec that does not fit images of ``shape`` (H, W, c) or classes of ``counts``."""
+def rebuilt(description: Any, *others: Any) -> Any:
+    """The value that ``described`` a choice that has a name on the command line, or one of the class of ``others``.
+
+    None for anything else: a class of the user's own, or a description that another program wrote.
+    """
+    if not isinstance(description, Mapping):
+        return tuple(description) if isinstance(description, list) else description
+    known = [make() for choices in CHOICES.values() for make in choices.values()] + list(others)
+    for value in known:
+        if type(value).__name__ == description.get("choice"):
+            parts = {name: rebuilt(part, *others) for name, part in description.items() if name != "choice"}
+            fits = parts.keys() <= {f.name for f in fields(value)} and None not in parts.values()
+            return replace(value, **parts) if fits else None
+    return None
+
+
+# ------------------------------------------------------------------ checks
+
+
+def validate(value: Choice, path: str = "") -> None:
+    """Raise RequestError, naming the field, where a number in ``value`` or in a choice within it makes no sense."""
+    for field in fields(value):  # type: ignore[arg-type]
+        part, name = getattr(value, field.name), path + field.name
+        if isinstance(part, Choice):
+            validate(part, f"{name}.")
+        elif isinstance(part, float) and not math.isfinite(part):
+            raise RequestError(f"{name} is {part}: give a finite number")
+        elif isinstance(part, int) and part > LARGEST:
+            raise RequestError(f"{name} is {part}: give at most {LARGEST}")
+    try:
+        value.validate()
+    except RequestError as error:
+        # What stands on no axis does not know what it is called.
+        raise error if value.axis else RequestError(f"{path}{error}") from None
+
+
+def check(spec: Spec, shape: Shape, counts: list[int]) -> None:
+    """Refuse, before any work, a spec that makes no sense or does not fit images of ``shape`` or classes of
+    ``counts``."""
+    validate(spec)
     if spec.ipc > min(counts):
         raise RequestError(
             f"ipc is {spec.ipc}, but class {counts.index(min(counts))} has only {min(counts)} images: "
             f"use --ipc {min(counts)} or less"
         )
     _check_targets(spec)
+    _check_labels(spec)
     spec.parameterisation.check(shape)
-    for choice in (spec.selector, spec.init):
-        if isinstance(choice, ChecksCounts):
-            choice.check(counts, spec.ipc, spec.parameterisation.factor)
-    net = spec.net.build(shape, len(counts))
-    if isinstance(spec.objective, ChecksNet):
-        spec.objective.check(net, shape)
+    for part in (spec.selector, spec.init):
+        part.check(counts, spec.ipc, spec.parameterisation.factor)
+    spec.objective.check(spec.net.build(shape, len(counts)), shape)
 
 
 def _check_targets(spec: Spec) -> None:
     """Refuse an objective without the targets that it needs, and targets that no objective needs."""
     models, objective = type(spec.models).__name__, type(spec.objective).__name__
-    gives, needs = getattr(spec.models, "gives_target", False), getattr(spec.objective, "needs_target", False)
-    if needs and not gives:
+    if spec.objective.needs_target and not spec.models.gives_target:
         raise RequestError(
             f"objective {objective} leads models to targets, and models {models} has none: "
             "use --models trajectories, or early-stage with --models.ahead 2"
         )
-    if gives and not needs:
+    if spec.models.gives_target and not spec.objective.needs_target:
         raise RequestError(
             f"models {models} has targets that objective {objective} does not use: "
             "use --objective trajectory, or --models early-stage without --models.ahead"
         )
 
 
-def with_chunks(spec: Spec, classes: int, backend: str) -> Spec:
+def _check_labels(spec: Spec) -> None:
+    """Refuse labels that nothing gives, or that the objective does not use."""
+    if spec.labels.from_teachers and not spec.models.size:
+        raise RequestError(
+            f"labels soft needs teachers, and models {type(spec.models).__name__} trains none: "
+            "add --models early-stage, or leave out --labels"
+        )
+    if spec.labels.learned and not spec.objective.uses_labels:
+        raise RequestError(
+            f"objective {type(spec.objective).__name__} does not look at labels: use --objective trajectory, "
+            "or --labels hard"
+        )
+    if spec.labels.learned and spec.syn_batch:
+        raise RequestError("learned labels go with all images of a class: add --syn-batch 0, or use --labels hard")
+
+
+def with_chunks(spec: Spec, classes: int, platform: str) -> Spec:
     """The spec with automatic chunk sizes resolved: 1 on CPU (fastest, least memory), all at once elsewhere."""
-    whole = backend != "cpu"
+    whole = platform != "cpu"
     class_chunk = spec.class_chunk or (classes if whole else 1)
-    model_chunk = spec.model_chunk or (spec.models.live if whole else 1)
-    return replace(spec, class_chunk=class_chunk, model_chunk=model_chunk)
+    return replace(spec, class_chunk=class_chunk, model_chunk=spec.model_chunk or (spec.live if whole else 1))
+
+
+def traced(spec: Spec) -> Spec:
+    """The spec as ``jit`` takes it: every number a float32 array, so that equal structures are one program."""
+    return jax.tree.map(jnp.float32, spec)

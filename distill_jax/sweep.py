@@ -1,96 +1,158 @@
-"""Many runs as one program: points that differ in Hyper and in the root key, stacked on a leading axis S.
+"""Many runs as one program: points that differ in numbers of the spec and in the root key, stacked on a leading axis S.
 
-Spec, network, data and pool are shared. This works because Hyper changes no shapes, and State holds nothing else.
+Network, data, pool and the structure of the spec are shared. Any number of any choice can differ, a plug-in's included.
 """
 
 from __future__ import annotations
 
-import difflib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from distill_jax import distill, tree
-from distill_jax.distill import BLOCK, Problem, State
-from distill_jax.evaluate import Sets
-from distill_jax.loop import Block
-from distill_jax.pace import blocks
-from distill_jax.spec import Hyper
-from distill_jax.synthetic import decoded_set, stored
-from distill_jax.types import Array, RequestError, TrainSet
+from distill_jax.axes.parameterisation import decoded_set, stored
+from distill_jax.distill import Problem, State
+from distill_jax.evaluation import Sets
+from distill_jax.run import EVEN, Callback, Pace, host_loop
+from distill_jax.spec import CHOICES, Spec
+from distill_jax.types import Array, Choice, RequestError, TrainSet, near_miss
 
 
-def grid(hyper: Hyper, swept: Mapping[str, Sequence[float]]) -> list[Hyper]:
-    """``hyper`` with every combination of the values of the ``swept`` fields, those of the last field changing fastest.
+def is_traced(spec: Spec, path: str) -> bool:
+    """Whether the field at ``path`` (as ``perturb.max``) is a number that all points of one program may differ in.
 
-    Raises RequestError for a name that is no field of Hyper, and for a value given twice.
+    What the pool is trained with is not, because the points share the pool. Raises RequestError for an unknown path.
     """
-    known = [f.name for f in fields(Hyper)]
-    for name, values in swept.items():
+    if isinstance(field_at(spec, path), Choice) or path.startswith("models."):
+        return False
+    marked = replaced(spec, path, MARK)
+    return any(leaf is MARK for leaf in jax.tree.leaves(marked, is_leaf=lambda leaf: leaf is MARK))
+
+
+MARK = float("nan")
+
+
+def field_at(spec: Spec, path: str) -> Any:
+    """The value at ``path``. Raises RequestError, with the nearest name, where there is none."""
+    node: Any = spec
+    done = ""
+    for name in path.split("."):
+        known = [f.name for f in fields(node)] if isinstance(node, Choice) else []
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-            raise RequestError(f"hyper.{name} is unknown: " + (f"did you mean {near[0]}?" if near else " ".join(known)))
+            raise RequestError(f"{path} is unknown: {_elsewhere(path) or near_miss(path, [done + k for k in known])}")
+        node, done = getattr(node, name), f"{done}{name}."
+    return node
+
+
+def _elsewhere(path: str) -> str | None:
+    """With which choice on its axis the field exists, where there is one."""
+    axis, _, name = path.partition(".")
+    for label, make in CHOICES.get(axis, {}).items():
+        if name in {f.name for f in fields(make())}:
+            return f"add --{axis} {label}"
+    return None
+
+
+def replaced(spec: Spec, path: str, value: Any) -> Spec:
+    """``spec`` with ``value`` at ``path``."""
+
+    def at(node: Any, names: list[str]) -> Any:
+        head, *rest = names
+        return replace(node, **{head: at(getattr(node, head), rest) if rest else value})
+
+    return at(spec, path.split("."))
+
+
+def combinations(swept: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Every combination of the values, those of the last name changing fastest. RequestError for a value given
+    twice."""
+    for name, values in swept.items():
         if len(set(values)) < len(values):
-            raise RequestError(f"hyper.{name} is swept over a value given twice: {' '.join(map(str, values))}")
-    return [replace(hyper, **dict(zip(swept, point, strict=True))) for point in itertools.product(*swept.values())]
+            raise RequestError(f"{name} is swept over a value given twice: {' '.join(map(str, values))}")
+    return [dict(zip(swept, point, strict=True)) for point in itertools.product(*swept.values())]
 
 
-def points(problem: Problem, hypers: Sequence[Hyper], roots: Sequence[Array]) -> Problem:
-    """``problem`` at S = len(hypers) * len(roots) points: each Hyper with each root key, the keys changing fastest.
+def specs_of(spec: Spec, swept: Mapping[str, Sequence[float]]) -> list[Spec]:
+    """``spec`` at every combination of the values of the ``swept`` paths."""
+    points = []
+    for point in combinations(swept):
+        one = spec
+        for path, value in point.items():
+            one = replaced(one, path, value)
+        points.append(one)
+    return points
 
-    Leaves of ``hyper`` are float32 [S], ``root`` is keys [S]; all else is as it was.
+
+def stacked(problem: Problem, specs: Sequence[Spec], roots: Sequence[Array]) -> Problem:
+    """``problem`` at S = len(specs) * len(roots) points: each spec with each root key, the keys changing fastest.
+
+    Leaves of ``spec`` are float32 [S], ``root`` is keys [S]; all else is as it was.
     """
-    each = [hyper for hyper in hypers for _ in roots]
-    hyper = jax.tree.map(lambda *values: jnp.asarray(values, jnp.float32), *each)
-    return replace(problem, hyper=hyper, root=jnp.stack([root for _ in hypers for root in roots]))
+    each = [spec for spec in specs for _ in roots]
+    spec = jax.tree.map(lambda *values: jnp.asarray(values, jnp.float32), *each)
+    return replace(problem, spec=spec, root=jnp.stack([root for _ in specs for root in roots]))
 
 
-def run(problems: Problem, chunk: int = 0, seconds: float = 2.0) -> Iterator[Block]:
-    """All points from start to end, in blocks of about ``seconds``: states [S, ...] and losses [S, steps].
+def run(
+    problems: Problem,
+    states: State,
+    callbacks: Sequence[Callback] = (),
+    pace: Pace = EVEN,
+    chunk: int = 0,
+) -> State:
+    """All points to the end of the run: states [S, ...]; callbacks see losses [S, steps].
 
     ``chunk`` points advance at once (0: one on CPU, all elsewhere); the result does not depend on it.
     """
-    chunk = chunk or (1 if jax.default_backend() == "cpu" else problems.root.shape[0])
-    states = init_states(problems, chunk)
-    for first, count in blocks(0, problems.spec.steps, BLOCK, seconds):
+    chunk = chunk or automatic_chunk(problems)
+
+    def advance(states: State, first: int, count: int) -> tuple[State, np.ndarray]:
         states, losses = run_block(problems, states, count, chunk)
-        yield Block(states, first, np.asarray(losses)[:, :count])
+        return states, np.asarray(losses)[:, :count]
+
+    return host_loop(advance, states, int(states.step[0]), problems.spec.steps, callbacks, pace)
+
+
+def automatic_chunk(problems: Problem) -> int:
+    """One point at a time on CPU, all elsewhere."""
+    return 1 if jax.default_backend() == "cpu" else problems.root.shape[0]
 
 
 @partial(jax.jit, static_argnames="chunk")
-def init_states(problems: Problem, chunk: int) -> State:
+def init_states(problems: Problem, chunk: int = 1) -> State:
     """States [S, ...] before the first step."""
 
-    def one(point: tuple[Hyper, Array]) -> State:
-        return distill.init_state(replace(problems, hyper=point[0], root=point[1]))
+    def one(point: tuple[Spec, Array]) -> State:
+        return distill.init_state(replace(problems, spec=point[0], root=point[1]))
 
-    return tree.map_chunks(one, (problems.hyper, problems.root), chunk)
+    return tree.map_chunks(one, (problems.spec, problems.root), chunk)
 
 
 @partial(jax.jit, static_argnames="chunk", donate_argnames="states")
 def run_block(problems: Problem, states: State, steps: Array | int, chunk: int) -> tuple[State, Array]:
-    """``distill.block`` at every point; returns states [S, ...] and losses [S, BLOCK]."""
+    """``distill.block`` at every point; returns states [S, ...] and losses [S, LONGEST_BLOCK]."""
     # All points are at the same step. Knowing it as one number keeps "does an outer iteration begin?" a branch under
     # vmap, where a condition that differs between points would run both of its sides at every step.
     now = states.step[0]
 
-    def one(point: tuple[Hyper, Array, State]) -> tuple[State, Array]:
-        hyper, root, state = point
-        return distill.block(replace(problems, hyper=hyper, root=root), state._replace(step=now), steps)
+    def one(point: tuple[Spec, Array, State]) -> tuple[State, Array]:
+        spec, root, state = point
+        return distill.block(replace(problems, spec=spec, root=root), state._replace(step=now), steps)
 
-    return tree.map_chunks(one, (problems.hyper, problems.root, states), chunk)
+    return tree.map_chunks(one, (problems.spec, problems.root, states), chunk)
 
 
 def training_sets(problems: Problem, states: State, repeats: int) -> Sets:
     """What the points learned, as S * ``repeats`` training sets: the repeats of the first point come first."""
     parameterisation = problems.spec.parameterisation
-    images = stored(parameterisation, states.synthetic.images)
-    sets = jax.vmap(lambda images: decoded_set(parameterisation, images, problems.data))(images)
+    synthetic = states.synthetic._replace(images=stored(parameterisation, states.synthetic.images))
+    sets = jax.vmap(lambda synthetic: decoded_set(parameterisation, synthetic, problems.data))(synthetic)
     count, size = sets.targets.shape[:2]
     rows = jnp.arange(count * size, dtype=jnp.int32).reshape(count, size)
     return Sets(TrainSet(*(a.reshape(-1, *a.shape[2:]) for a in sets)), jnp.repeat(rows, repeats, axis=0))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -11,16 +10,25 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.core import Tracer
-from jax.typing import ArrayLike
 
 from distill_jax.augment import NoAugment, cutmix
-from distill_jax.synthetic import to_network
-from distill_jax.types import Array, Augmentation, Model, Net, PyTree, RealData, RequestError, TrainSet
+from distill_jax.types import (
+    Array,
+    Augmentation,
+    Choice,
+    Model,
+    Net,
+    Normaliser,
+    PyTree,
+    RealData,
+    RequestError,
+    TrainSet,
+    choice,
+)
 
 
-@dataclass(frozen=True)
-class Regime:
-    """How a network is shown a training set: everything about training except rates and length."""
+class Pipeline(NamedTuple):
+    """How a network is shown a training set: everything about training except its optimiser and length. Static."""
 
     batch: int = 64
     """images per step"""
@@ -29,7 +37,8 @@ class Regime:
     augment: Augmentation = NoAugment()
     """drawn per image, before cutmix"""
 
-    def __post_init__(self) -> None:
+    def validate(self) -> None:
+        """Raise RequestError for a batch or a probability that makes no sense."""
         if self.batch < 1:
             raise RequestError(f"batch is {self.batch}: it must be at least 1")
         if not 0 <= self.cutmix <= 1:
@@ -45,11 +54,26 @@ class Order(NamedTuple):
     """float32 [steps, batch]: 0 for the rows that pad an incomplete batch"""
 
 
-def sgd(
-    rate: float | Array | optax.Schedule, momentum: float | Array = 0.9, weight_decay: float | Array = 5e-4
-) -> optax.GradientTransformation:
-    """PyTorch's SGD: weight decay on *all* parameters, added to the gradient (golden section 8)."""
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum))
+@choice
+class NetworkSGD(Choice):
+    """PyTorch's SGD for networks: weight decay on *all* parameters, added to the gradient."""
+
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+    def validate(self) -> None:
+        if self.lr <= 0:
+            raise RequestError(f"lr is {self.lr:g}: a learning rate must be above 0")
+        if not 0 <= self.momentum < 1:
+            raise RequestError(f"momentum is {self.momentum:g}: it must be from 0 to below 1")
+        if self.weight_decay < 0:
+            raise RequestError(f"weight_decay is {self.weight_decay:g}: it must be 0 or more")
+
+    def transform(self, schedule: optax.Schedule | None = None) -> optax.GradientTransformation:
+        """The optax form; ``schedule`` multiplies the learning rate by step."""
+        rate = self.lr if schedule is None else lambda count: self.lr * schedule(count)
+        return optax.chain(optax.add_decayed_weights(self.weight_decay), optax.sgd(rate, self.momentum))
 
 
 class Schedule(NamedTuple):
@@ -70,21 +94,27 @@ SCHEDULES = {
     "half": Schedule(lambda epochs: (epochs // 2,), 0.1),
     "dc": Schedule(lambda epochs: (epochs // 2 + 2,), 0.1, extra=1, restarts=True),
 }
-"""thirds: IDC, Acc-DD; dc: DC, DSA, DM, MTT and DC-Bench, as released (golden section 9); half: DD-Ranking"""
+"""thirds: IDC, Acc-DD; dc: DC, DSA, DM, MTT and DC-Bench, as released; half: DD-Ranking"""
 
 
-def drops(rate: float | Array, epochs: int, steps: int, schedule: Schedule = SCHEDULES["thirds"]) -> optax.Schedule:
-    """Learning rate by step, where an epoch has ``steps`` steps: ``rate``, falling as ``schedule`` says."""
-    after = [epoch * steps for epoch in schedule.drops(epochs)]
-
-    def by_step(count: ArrayLike) -> Array:
-        return rate * schedule.factor ** jnp.sum(jnp.asarray(count) >= jnp.asarray(after)).astype(jnp.float32)
-
-    return by_step
+def rate_drops(epochs: int, steps: int, schedule: str = "thirds") -> optax.Schedule:
+    """What the learning rate is multiplied by at each step of ``epochs`` epochs of ``steps`` steps: 1, then less."""
+    how = SCHEDULES[schedule]
+    return piecewise_constant([epoch * steps for epoch in how.drops(epochs)], how.factor)
 
 
-def forgotten(state: PyTree) -> PyTree:
-    """The state of ``sgd`` with its momentum zero, as in a new optimiser; the schedule goes on."""
+def piecewise_constant(drops: Sequence[int], factor: float) -> optax.Schedule:
+    """1, multiplied by ``factor`` from each count in ``drops`` on; several drops may coincide."""
+    scales: dict[int, float] = {}
+    for count in drops:
+        scales[count] = scales.get(count, 1.0) * factor
+    schedule = optax.piecewise_constant_schedule(1.0, scales)
+    # optax mixes the count, an integer, with floats, which strict promotion forbids.
+    return lambda count: schedule(jnp.asarray(count, jnp.float32))
+
+
+def without_momentum(state: PyTree) -> PyTree:
+    """The state of ``NetworkSGD`` with its momentum zero, as in a new optimiser; the schedule goes on."""
     return optax.tree.set(state, trace=jax.tree.map(jnp.zeros_like, optax.tree.get(state, "trace")))
 
 
@@ -117,7 +147,7 @@ def epochs_order(key: Array, n: int, batch: int, epochs: int) -> Order:
 
 
 def images_order(key: Array, n: int, batch: int, images: int) -> Order:
-    """Full batches until ``images`` or more were seen, without repetition while ``n`` lasts (golden section 8)."""
+    """Full batches until ``images`` or more were seen, without repetition while ``n`` lasts."""
     steps = -(-images // batch)
     rounds = -(-steps * batch // n)
     rows = jax.vmap(lambda k: jax.random.permutation(k, n))(jax.random.split(key, rounds)).reshape(-1)
@@ -131,15 +161,14 @@ def train(
     state: PyTree,
     data: TrainSet,
     order: Order,
-    regime: Regime,
+    pipeline: Pipeline,
     key: Array,
-    mean: Array | None = None,
-    std: Array | None = None,
+    normaliser: Normaliser | None = None,
     remat: bool = False,
 ) -> tuple[Model, PyTree, Array]:
     """Scan over ``order``; returns the model, the optimiser's state and the loss of each step [steps].
 
-    ``data.images`` in network space are used as they are; uint8 images are normalised with ``mean`` and ``std``.
+    ``data.images`` in network space are used as they are; uint8 images go through ``normaliser``.
     ``remat``: a derivative of the result computes each step again instead of keeping its activations.
     """
 
@@ -147,12 +176,12 @@ def train(
         (model, state), (picks, key) = carry, now
         x, targets = data.images[picks.rows], data.targets[picks.rows]
         if x.dtype == jnp.uint8:
-            assert mean is not None and std is not None
-            x = to_network(x, mean, std)
+            assert normaliser is not None
+            x = normaliser.to_network(x)
         augment_key, mix_key = jax.random.split(key)
-        x = regime.augment.each(augment_key, x)
-        if regime.cutmix > 0:
-            x, targets = cutmix(mix_key, x, targets, regime.cutmix)
+        x = pipeline.augment.each(augment_key, x)
+        if pipeline.cutmix > 0:
+            x, targets = cutmix(mix_key, x, targets, pipeline.cutmix)
 
         def loss_of(params: PyTree) -> tuple[Array, PyTree]:
             out, stats = net.apply(model._replace(params=params), x, train=True)
@@ -176,14 +205,14 @@ def real_set(data: RealData) -> TrainSet:
     return TrainSet(data.images, jax.nn.one_hot(data.labels, data.classes))
 
 
-def correct(net: Net, model: Model, images: Array, labels: Array, mean: Array, std: Array, chunk: int = 256) -> Array:
+def correct(net: Net, model: Model, images: Array, labels: Array, normaliser: Normaliser, chunk: int = 256) -> Array:
     """How many of ``images`` (uint8 [N, H, W, c]) the network, in evaluation mode, classifies right: int32 []."""
     n = images.shape[0]
     chunk = min(chunk, n)
     rows = jnp.arange(-(-n // chunk) * chunk)
 
     def hits(rows: Array) -> Array:
-        out, _ = net.apply(model, to_network(images[rows % n], mean, std), train=False)
+        out, _ = net.apply(model, normaliser.to_network(images[rows % n]), train=False)
         return jnp.sum((jnp.argmax(out.logits, axis=-1) == labels[rows % n]) & (rows < n))
 
     return jnp.sum(jax.lax.map(hits, rows.reshape(-1, chunk)))

@@ -21,9 +21,9 @@ def take(stacked: PyTree, i: Array | int) -> PyTree:
     return jax.tree.map(lambda a: a[i], stacked)
 
 
-def stack(trees: Sequence[PyTree]) -> PyTree:
-    """Trees of equal structure, stacked on a new leading axis."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+def stack(trees: Sequence[PyTree], axis: int = 0) -> PyTree:
+    """Trees of equal structure, stacked on a new axis, by default a leading one."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis), *trees)
 
 
 def is_conv(path: tuple[Any, ...], leaf: Array) -> bool:

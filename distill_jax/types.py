@@ -1,4 +1,4 @@
-"""The vocabulary of the library: the structs that travel through it and one Protocol per axis. Read this first.
+"""The vocabulary of the library: the structs that travel through it and one contract per axis. Read this first.
 
 Letters in shapes, everywhere:
     C classes               I stored images per class (ipc)     D decoded images per class
@@ -6,28 +6,101 @@ Letters in shapes, everywhere:
     R evaluation repeats    S sweep points                      N, M any number of images
     H W c                   height, width, channels (images are NHWC)
 
-Three kinds of values: a **Spec** says what program to build (frozen, hashable, static under ``jit``); a **Hyper** holds
-the numbers that change no shapes (traced, can be vmapped); a **State** holds arrays (donated in, returned out).
+A *method* is a **Spec** (``spec.py``): one choice on each axis below. A choice is a frozen dataclass made with
+``@choice``,
+which also makes it a pytree: its numbers (fields annotated ``float``) are leaves, which ``jit`` traces and sweeps
+stack; everything else is structure, which is compiled in. A **State** holds the arrays that change (``distill.py``).
 
-A *method* is one choice on each axis below. Every choice is a frozen dataclass that satisfies the axis' Protocol, so a
-class of your own plugs in from outside the package.
+Every axis has a contract: a class with the functions that a choice on it must have, and with a default for everything
+that
+it may have besides. A choice inherits its contract and nothing else, so a class of your own plugs in from any module.
 
 Two spaces for images: *pixel* space is [0, 1]; *network* space is ``(pixel - mean) / std``, what networks see.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from typing import (
+    Any,
+    ClassVar,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    dataclass_transform,
+    get_type_hints,
+    runtime_checkable,
+)
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 
 Array: TypeAlias = jax.Array
 PyTree: TypeAlias = Any
+Shape: TypeAlias = tuple[int, int, int]
+"""(H, W, c)"""
+
+T = TypeVar("T")
 
 
 class RequestError(ValueError):
     """The request is wrong. The message is one line: what is wrong and how to mend it. Runners exit with code 2."""
+
+
+def near_miss(name: str, known: Iterable[str]) -> str:
+    """How a message about an unknown ``name`` ends: the nearest known one, or all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    return f"did you mean {near[0]}?" if near else f"choose one of {' '.join(known)}"
+
+
+# ------------------------------------------------------------------ choices
+
+
+class Choice:
+    """One choice on one axis."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    axis: ClassVar[str] = ""
+    """the field of Spec that it stands in"""
+
+    def validate(self) -> None:
+        """Raise RequestError for a field whose value makes no sense; numbers must be finite whatever this says.
+
+        Called where a spec is resolved, never by a constructor: inside ``jit`` the numbers are tracers.
+        """
+
+
+def static(*, default: Any) -> Any:
+    """A field that is compiled in although its annotation is ``float``: it decides what the program does."""
+    return dataclasses.field(default=default, metadata={"static": True})
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, static))
+def choice(cls: type[T]) -> type[T]:
+    """Make ``cls`` a frozen dataclass and a pytree: ``float`` fields and choices within it are data, the rest is
+    static."""
+    made = dataclasses.dataclass(frozen=True)(cls)
+    hints = get_type_hints(made)
+    numbers, nested, structure = [], [], []
+    for field in dataclasses.fields(made):  # type: ignore[arg-type]
+        hint = hints[field.name]
+        if isinstance(hint, type) and issubclass(hint, Choice):
+            nested.append(field.name)
+        elif hint is float and not field.metadata.get("static"):
+            numbers.append(field.name)
+        else:
+            structure.append(field.name)
+    jax.tree_util.register_dataclass(made, data_fields=[*numbers, *nested], meta_fields=structure)
+    return made
+
+
+# ------------------------------------------------------------------ structs
 
 
 class Model(NamedTuple):
@@ -41,7 +114,7 @@ class Model(NamedTuple):
     """parameters this model should be led to (trajectory matching); None elsewhere."""
 
 
-class Block(NamedTuple):
+class NetBlock(NamedTuple):
     """The output of one block of a network, after its activation."""
 
     before: Array
@@ -55,7 +128,7 @@ class Out(NamedTuple):
 
     logits: Array
     """[N, C]"""
-    blocks: tuple[Block, ...]
+    blocks: tuple[NetBlock, ...]
     """shallow to deep"""
     embedding: Array
     """[N, E]: the flattened features that enter the classifier"""
@@ -72,13 +145,31 @@ class Net(Protocol):
         ...
 
 
-@runtime_checkable
-class Architecture(Protocol):
-    """The network axis: a family member before the data is known, e.g. ``ConvNet(depth=3, width=128)``."""
+class Normaliser(NamedTuple):
+    """The map between pixel space and network space."""
 
-    def build(self, shape: tuple[int, int, int], classes: int) -> Net:
-        """A net for images of ``shape`` (H, W, c). Raises RequestError where the shape does not fit."""
-        ...
+    mean: Array
+    """float32 [c], of pixel values"""
+    std: Array
+    """float32 [c], of pixel values"""
+
+    def to_network(self, images: Array) -> Array:
+        """Pixel to network space. ``images`` [..., c] floating in [0, 1], or uint8 from 0 to 255."""
+        pixels = as_pixels(images)
+        return (pixels - _per_channel(self.mean, pixels)) / _per_channel(self.std, pixels)
+
+    def to_pixel(self, x: Array) -> Array:
+        """Network to pixel space, not clipped. ``x`` [..., c] floating."""
+        return x * _per_channel(self.std, x) + _per_channel(self.mean, x)
+
+
+def as_pixels(images: Array) -> Array:
+    """uint8 from 0 to 255 as float32 in [0, 1]; floating images as they are."""
+    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+
+
+def _per_channel(statistic: Array, like: Array) -> Array:
+    return statistic.astype(like.dtype).reshape((1,) * (like.ndim - 1) + (-1,))
 
 
 class RealData(NamedTuple):
@@ -92,10 +183,21 @@ class RealData(NamedTuple):
     """int32 [C, max count]: positions of each class's images in data-set order, padded by cycling"""
     counts: Array
     """int32 [C]: images per class"""
-    mean: Array
-    """float32 [c], of pixel values"""
-    std: Array
-    """float32 [c], of pixel values"""
+    normaliser: Normaliser
+
+    @classmethod
+    def from_arrays(cls, images: Any, labels: Any, mean: Any, std: Any) -> RealData:
+        """From uint8 [N, H, W, c], integers [N] that are exactly 0..C-1, and the statistics [c] to normalise with."""
+        labels = np.asarray(labels)
+        counts = np.bincount(labels)
+        index = np.stack([np.resize(np.flatnonzero(labels == c), counts.max()) for c in range(len(counts))])
+        return cls(
+            images=jnp.asarray(images, jnp.uint8),
+            labels=jnp.asarray(labels, jnp.int32),
+            index=jnp.asarray(index, jnp.int32),
+            counts=jnp.asarray(counts, jnp.int32),
+            normaliser=Normaliser(jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)),
+        )
 
     @property
     def classes(self) -> int:
@@ -107,8 +209,10 @@ class Synthetic(NamedTuple):
 
     images: Array
     """float32 [C, I, H, W, c]; pixel or network space, as the parameterisation's ``space`` says"""
-    rate: PyTree = None
-    """float32 []: learnable learning rate (trajectory matching); else None"""
+    labels: PyTree = None
+    """float32 [C, D, C]: learned logits of the decoded images; None where labels are not learned"""
+    learnable: PyTree = None
+    """what the objective learns along with the images (MTT: its learning rate); None for most"""
 
 
 class TrainSet(NamedTuple):
@@ -124,178 +228,242 @@ Tick: TypeAlias = Callable[[int, int], None]
 """``tick(done, total)``: progress of a long host loop"""
 
 
+class Members(Protocol):
+    """Where finished members of a pool are kept while the others are trained, so that a killed run does not lose
+    them."""
+
+    def get(self, first: int, like: PyTree) -> PyTree | None:
+        """What was kept under ``first``, or None."""
+        ...
+
+    def put(self, first: int, member: PyTree) -> None: ...
+
+
 # ------------------------------------------------------------------ the axes
 
 
-@runtime_checkable
-class ModelSource(Protocol):
+class Architecture(Choice):
+    """The network axis: a family member before the data is known, e.g. ``ConvNet(depth=3, width=128)``."""
+
+    axis = "net"
+
+    def build(self, shape: Shape, classes: int) -> Net:
+        """A net for images of ``shape`` (H, W, c). Raises RequestError where the shape does not fit."""
+        raise NotImplementedError
+
+
+class ModelSource(Choice):
     """Where the models of an outer iteration come from."""
 
-    @property
-    def live(self) -> int:
-        """K."""
-        ...
+    axis = "models"
+
+    size: int = 0
+    """P; 0 for sources without a pool"""
 
     @property
-    def size(self) -> int:
-        """P; 0 for sources without a pool."""
-        ...
+    def gives_target(self) -> bool:
+        """Whether each model comes with parameters that it should be led to."""
+        return False
 
-    def pretrain(self, net: Net, data: RealData, hyper: Any, key: Array, tick: Tick) -> PyTree:
-        """The pool [P, ...], trained on the host's schedule (``tick`` reports progress); None where size is 0."""
-        ...
+    def pretrain(self, net: Net, data: RealData, key: Array, tick: Tick, members: Members | None = None) -> PyTree:
+        """The pool [P, ...], trained on the host's schedule (``tick`` reports progress); None where size is 0.
 
-    def sample(self, net: Net, pool: PyTree, hyper: Any, key: Array) -> Model:
-        """Model[K], drawn at the start of each outer iteration from what ``pretrain`` returned."""
-        ...
+        ``members``: where each is kept as soon as it is finished.
+        """
+        return None
+
+    def sample(self, net: Net, pool: PyTree, live: int, key: Array) -> Model:
+        """Model[K], K = ``live``, drawn at the start of each outer iteration from what ``pretrain`` returned."""
+        raise NotImplementedError
+
+    def teachers(self, pool: PyTree) -> Model | None:
+        """Model[P]: the trained networks in the pool, which can give soft labels; None where there are none."""
+        return None
 
 
-@runtime_checkable
-class Selector(Protocol):
+class Perturbation(Choice):
+    """What is done to the models drawn, whatever source they come from."""
+
+    axis = "perturb"
+
+    def perturb(self, models: Model, key: Array) -> Model:
+        """Model[K] -> Model[K]; targets stay as they are."""
+        raise NotImplementedError
+
+
+class Selector(Choice):
     """Which real images each class shows in an inner step."""
 
-    @property
-    def batch(self) -> int:
-        """B."""
-        ...
+    axis = "selector"
 
-    def select(self, net: Net, model: Model, data: RealData, inner: Array, last: Array, key: Array) -> Array:
-        """int32 [C, B] rows of ``data.index``. ``inner``: index of the inner step; ``last``: the previous selection."""
-        ...
+    batch: int = 0
+    """B"""
+    every: int = 1
+    """inner steps that share one selection, which is what the selection costs"""
+
+    def init(self, data: RealData) -> PyTree:
+        """What the selector remembers from step to step; nothing by default."""
+        return ()
+
+    def select(
+        self, net: Net, model: Model, data: RealData, memory: PyTree, inner: Array, key: Array
+    ) -> tuple[Array, PyTree]:
+        """(int32 [C, B] rows of ``data.index``, memory). ``inner``: number of the inner step in its outer iteration."""
+        raise NotImplementedError
+
+    def check(self, counts: Sequence[int], ipc: int, factor: int) -> None:
+        """Raise RequestError, naming two fields, where classes of ``counts`` real images are too small."""
 
 
-@runtime_checkable
-class Parameterisation(Protocol):
+class Parameterisation(Choice):
     """How stored images become the images a network is shown."""
 
-    @property
-    def space(self) -> str:
-        """'pixel' (clamped to [0, 1] at each outer iteration and when saved) or 'normalised'."""
-        ...
+    axis = "parameterisation"
 
-    @property
-    def factor(self) -> int:
-        """Cells per side of a stored image."""
-        ...
-
-    def check(self, shape: tuple[int, int, int]) -> None:
-        """Raises RequestError where images of ``shape`` (H, W, c) do not fit."""
-        ...
+    space: str = "pixel"
+    """'pixel' (clamped to [0, 1] at each outer iteration and when saved) or 'normalised'"""
+    factor: int = 1
+    """cells per side of a stored image"""
 
     def decoded(self, ipc: int) -> int:
         """D for I = ``ipc``."""
-        ...
+        return ipc
 
     def decode(self, images: Array) -> Array:
         """[I, H, W, c] -> [D, H, W, c], one class."""
-        ...
+        return images
+
+    def check(self, shape: Shape) -> None:
+        """Raise RequestError where images of ``shape`` (H, W, c) do not fit."""
 
 
-@runtime_checkable
-class Augmentation(Protocol):
+class Labels(Choice):
+    """The targets of the synthetic set."""
+
+    axis = "labels"
+
+    from_teachers: ClassVar[bool] = False
+    """whether the finished images are labelled by the models of the pool"""
+    learned: ClassVar[bool] = False
+    """whether ``init`` returns a leaf, which the objective must then give a gradient"""
+
+    def init(self, classes: int, decoded: int) -> PyTree:
+        """float32 [C, D, C] logits that are learned, or None."""
+        return None
+
+    def optimiser(self) -> optax.GradientTransformation:
+        """What moves the leaf."""
+        return optax.identity()
+
+
+class Augmentation(Choice):
     """A differentiable augmentation in network space."""
+
+    axis = "augment"
 
     def __call__(self, key: Array, x: Array) -> Array:
         """[N, H, W, c] -> same shape, one draw shared by all N (siamese)."""
-        ...
+        raise NotImplementedError
 
     def each(self, key: Array, x: Array) -> Array:
         """[N, H, W, c] -> same shape, one draw per image (training)."""
-        ...
+        raise NotImplementedError
 
 
-@runtime_checkable
-class ClassObjective(Protocol):
+class Objective(Choice):
+    """How far what the synthetic images teach is from what the real ones teach. Inherit one of the two kinds below."""
+
+    axis = "objective"
+
+    needs_target: ClassVar[bool] = False
+    """whether models must come with parameters to lead them to"""
+    uses_labels: ClassVar[bool] = False
+    """whether the loss has a gradient with respect to ``Synthetic.labels``"""
+
+    def learnable(self) -> PyTree:
+        """First values of what is learned along with the images; None: nothing."""
+        return None
+
+    def learnable_optimiser(self) -> optax.GradientTransformation:
+        """What moves ``Synthetic.learnable``."""
+        return optax.identity()
+
+    def check(self, net: Net, shape: Shape) -> None:
+        """Raise RequestError, naming two fields, where ``net`` for images of ``shape`` (H, W, c) lacks something."""
+
+
+class ClassObjective(Objective):
     """A matching objective that sees one class at a time, so classes can be visited in chunks of any size."""
 
-    def class_loss(self, net: Net, model: Model, real: Array, syn: Array, c: Array, hyper: Any, key: Array) -> Array:
+    def class_loss(self, net: Net, model: Model, real: Array, syn: Array, c: Array, key: Array) -> Array:
         """Scalar. ``real`` [B, H, W, c], ``syn`` [D, H, W, c] (network space, augmented), ``c`` the class."""
-        ...
+        raise NotImplementedError
 
 
-@runtime_checkable
-class SetObjective(Protocol):
+class SetObjective(Objective):
     """A matching objective that needs all classes at once."""
 
-    @property
-    def learns_rate(self) -> bool:
-        """Whether ``syn.rate`` is learned along with the images."""
-        ...
-
-    def set_loss(self, net: Net, model: Model, real: Array, syn: Synthetic, hyper: Any, key: Array) -> Array:
+    def set_loss(self, net: Net, model: Model, real: Array, syn: Synthetic, key: Array) -> Array:
         """Scalar. ``real`` [C, B, H, W, c]; ``syn.images`` [C, D, H, W, c] decoded, network space, augmented."""
-        ...
+        raise NotImplementedError
 
 
-Objective: TypeAlias = ClassObjective | SetObjective
+class Optimiser(Choice):
+    """How the synthetic images [C, I, H, W, c] move; ``TrainingOptimiser`` in ``train.py`` moves networks.
+
+    ``scale`` multiplies the learning rate, as the choice's own ``schedule`` says.
+    """
+
+    axis = "optimiser"
+
+    def schedule(self, outer: Array, outer_steps: int) -> Array | float:
+        """What the learning rate is multiplied by in outer iteration ``outer`` (counted from 0) of ``outer_steps``."""
+        return 1.0
+
+    def init(self, images: Array) -> PyTree:
+        """The optimiser's state."""
+        raise NotImplementedError
+
+    def before(self, images: Array, state: PyTree, scale: Array | float) -> tuple[Array, PyTree]:
+        """(the images at which each class takes its gradient, state); by default the images as they are."""
+        return images, state
+
+    def after(self, gradients: Array, images: Array, state: PyTree, scale: Array | float) -> tuple[Array, PyTree]:
+        """(images, state) at the end of the step."""
+        raise NotImplementedError
 
 
-class Updated(NamedTuple):
-    """What a model update returns."""
+class ModelUpdate(Choice):
+    """What happens to a live model between two inner steps. Its state is its own, and begins anew with each model."""
 
-    model: Model
-    optimiser: PyTree
-    watch: PyTree
-    """the update's own memory, reset at each outer iteration"""
-    leave: Array
-    """bool []: end this outer iteration early"""
+    axis = "update"
 
+    leaves_early: ClassVar[bool] = False
+    """whether ``leave`` can end an outer iteration before its last inner step"""
 
-@runtime_checkable
-class ModelUpdate(Protocol):
-    """What happens to a live model between two inner steps."""
-
-    def start(self, model: Model, hyper: Any) -> tuple[PyTree, PyTree]:
-        """(optimiser state, watch) at the beginning of an outer iteration."""
-        ...
+    def init(self, model: Model) -> PyTree:
+        """The state at the beginning of an outer iteration."""
+        return ()
 
     def update(
-        self,
-        net: Net,
-        model: Model,
-        optimiser: PyTree,
-        watch: PyTree,
-        data: RealData,
-        syn: TrainSet,
-        hyper: Any,
-        key: Array,
-    ) -> Updated: ...
+        self, net: Net, model: Model, state: PyTree, data: RealData, syn: TrainSet, key: Array
+    ) -> tuple[Model, PyTree]:
+        """The model and the state after one inner step; ``syn`` is the synthetic set as it stands."""
+        raise NotImplementedError
+
+    def leave(self, state: PyTree) -> Array:
+        """bool []: this model has had enough; the outer iteration ends when all K have."""
+        return jnp.zeros((), bool)
 
 
-@runtime_checkable
-class Initialisation(Protocol):
+class Initialisation(Choice):
     """Where synthetic images start."""
+
+    axis = "init"
 
     def images(self, net: Net, model: Model, data: RealData, ipc: int, factor: int, key: Array) -> Array:
         """float32 [C, I, H, W, c], pixel space. ``model`` is one fresh or pretrained model (used by k-means)."""
-        ...
-
-
-# ------------------------------------------------------------------ what a choice may have besides
-
-
-@runtime_checkable
-class ChecksCounts(Protocol):
-    """A selector or an initialisation that does not suit every data set."""
+        raise NotImplementedError
 
     def check(self, counts: Sequence[int], ipc: int, factor: int) -> None:
-        """Raises RequestError, naming two fields, where classes of ``counts`` real images are too small."""
-        ...
-
-
-@runtime_checkable
-class Teaches(Protocol):
-    """A model source whose pool can give soft labels."""
-
-    def teachers(self, pool: PyTree) -> Model:
-        """Model[P]: the trained networks in what ``pretrain`` returned."""
-        ...
-
-
-@runtime_checkable
-class ChecksNet(Protocol):
-    """An objective that does not suit every network."""
-
-    def check(self, net: Net, shape: tuple[int, int, int]) -> None:
-        """Raises RequestError, naming two fields, where ``net`` for images of ``shape`` (H, W, c) lacks something."""
-        ...
+        """Raise RequestError, naming two fields, where classes of ``counts`` real images are too small."""

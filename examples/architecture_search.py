@@ -20,12 +20,12 @@ from scipy.stats import spearmanr
 from tyro.conf import Positional
 
 from distill_jax.augment import Siamese
+from distill_jax.cli.process import compile_faster
 from distill_jax.data import Dataset, load
 from distill_jax.distilled import DistilledSet
-from distill_jax.evaluate import Protocol, Sets, accuracies
+from distill_jax.evaluation import Protocol, Sets, accuracies
 from distill_jax.nets import ConvNet
 from distill_jax.types import TrainSet
-from experiments.entry import compile_faster
 
 CANDIDATES = [
     ConvNet(depth, width, norm, "relu", pooling)

@@ -16,14 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from distill_jax.synthetic import RandomReal, to_network
 
-from configs import resolve
-from configs.recipe import Experiment
 from distill_jax.data import Dataset, load
 from distill_jax.distill import init_state
-from distill_jax.loop import prepare, run
 from distill_jax.nets import ConvNet
-from distill_jax.synthetic import RandomReal, to_network
+from distill_jax.recipes import resolve
+from distill_jax.recipes.recipe import Experiment
+from distill_jax.run import prepare, run
 from distill_jax.train import Order, Regime, sgd, train
 from distill_jax.types import Array, Model, Net, TrainSet
 

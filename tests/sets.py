@@ -7,8 +7,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from distill_jax.axes.parameterisation import MultiFormation
 from distill_jax.distilled import DistilledSet
-from distill_jax.synthetic import MultiFormation
+from distill_jax.types import Normaliser
 
 C, IPC, SIDE = 3, 2, 9
 NAMES = ("cat", "dog", "crème brûlée")
@@ -21,9 +22,9 @@ PACKED = MultiFormation(2, "multi")
 def made(how: Any = PACKED, channels: int = 3, seed: int = 0) -> DistilledSet:
     """Random images, IPC for each of C classes."""
     images = np.random.default_rng(seed).integers(0, 256, (C, IPC, SIDE, SIDE, channels)).astype(np.float32) / 256
-    mean, std = (jnp.asarray(TOLD[key][:channels]) for key in ("mean", "std"))
+    normaliser = Normaliser(*(jnp.asarray(TOLD[key][:channels]) for key in ("mean", "std")))
     about = {"method": "acc_dd", "dataset": "npz:/my/own.npz"}
-    return DistilledSet.of(how, jnp.asarray(images), NAMES, mean, std, about)
+    return DistilledSet.of(how, jnp.asarray(images), NAMES, normaliser, about)
 
 
 def softened(distilled: DistilledSet) -> DistilledSet:

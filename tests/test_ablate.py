@@ -8,9 +8,9 @@ import matplotlib
 import numpy as np
 import pytest
 
-from distill_jax import distill, evaluate
-from experiments import ablate
-from experiments.plot import draw
+from distill_jax import distill, evaluation, sweep
+from distill_jax.cli import ablate, arguments
+from distill_jax.cli.plot import draw
 
 SMALL = """
     acc_dd digits --seeds 2 --repeats 1 --outer-steps 1 --inner-steps 2 --net.width 4 --net.depth 1 --protocol.epochs 1
@@ -34,23 +34,23 @@ def test_one_program_for_all_points(
         monkeypatch.setattr(module, name, count)
 
     counted("distilling", distill, "inner_step")
-    counted("scoring", evaluate, "train")
+    counted("scoring", evaluation, "train")
     workdir = tmp_path / "run"
-    swept = "--held-out --hyper.perturb-max 0 0.09 0.3 --hyper.syn-lr 1e-4"
+    swept = "--held-out --perturb.max 0 0.09 0.3 --optimiser.lr 1e-4"
     argv = [*SMALL.split(), *swept.split(), "--workdir", str(workdir)]
     assert ablate.main(argv) == 0
     assert traces == {"distilling": 1, "scoring": 1}
     with (workdir / "ablation.csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert [(line["perturb_max"], line["seed"]) for line in lines] == [
-        (v, s) for v in ("0.0", "0.09", "0.3") for s in "01"
+    assert [(line["perturb.max"], line["seed"]) for line in lines] == [
+        (v, s) for v in ("0", "0.09", "0.3") for s in "01"
     ]
     assert all(0 <= float(line["accuracy"]) <= 100 and float(line["loss"]) > 0 for line in lines)
     assert (workdir / "ablation.png").read_bytes().startswith(b"\x89PNG")
     config = json.loads((workdir / "config.json").read_text())
-    assert config["swept"] == {"perturb_max": [0, 0.09, 0.3]} and config["hyper"]["syn_lr"] == 1e-4
+    assert config["swept"] == {"perturb.max": [0, 0.09, 0.3]} and config["spec"]["optimiser"]["lr"] == 1e-4
     assert config["data"]["withheld"] == 0.1
-    assert "hyper.perturb_max: 0 0.09 0.3" in capsys.readouterr().out
+    assert "perturb.max: 0 0.09 0.3 (one compiled program)" in capsys.readouterr().out
     assert ablate.main(argv) == 2
     assert "--overwrite" in capsys.readouterr().err
 
@@ -58,12 +58,15 @@ def test_one_program_for_all_points(
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        ("acc_dd digits --hyper.perturb-max 0.1", "0 numbers are swept"),
-        ("acc_dd digits --hyper.perturb-mx 0 0.1", "did you mean perturb_max"),
-        ("acc_dd digits --hyper.syn-lr 1 2 --hyper.model-lr 1 2 --hyper.perturb-max 0 1", "3 numbers are swept"),
-        ("idc digits --hyper.perturb-max 0 0.1", "add --models.perturb"),
-        ("acc_dd digits --hyper.syn-lr 1 1", "given twice"),
-        ("acc_dd digits --hyper.syn-lr 1 2 --seeds 0", "seeds is 0"),
+        ("acc_dd digits --perturb.max 0.1", "0 settings are swept"),
+        ("acc_dd digits --perturb.mx 0 0.1", "did you mean perturb.max"),
+        ("acc_dd digits --optimiser.lr 1 2 --update.optimiser.lr 1 2 --perturb.max 0 1", "3 settings are swept"),
+        ("idc digits --perturb.max 0 0.1", "add --perturb directions"),
+        ("acc_dd digits --optimiser.lr 1 1", "given twice"),
+        ("acc_dd digits --optimiser.lr 1 2 --seeds 0", "seeds is 0"),
+        ("acc_dd digits --optimiser.lr 1 nan", "optimiser.lr is nan"),
+        ("acc_dd digits --perturb.max 0 -1", "perturb.max is -1"),
+        ("random digits --optimiser.lr 1 2", "takes no steps"),
     ],
 )
 def test_refuses(argv: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -74,11 +77,57 @@ def test_refuses(argv: str, said: str, tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_takes_out_what_is_swept():
-    argv = ["acc_dd", "--hyper.perturb-max", "0", "1e-1", "digits", "--ipc", "10", "--hyper.model-lr", "0.1"]
+    argv = ["acc_dd", "--perturb.max", "0", "1e-1", "digits", "--ipc", "10", "--update.optimiser.lr", "0.1"]
     assert ablate.take_swept(argv) == (
-        {"perturb_max": [0, 0.1]},
-        ["acc_dd", "digits", "--ipc", "10", "--hyper.model-lr", "0.1"],
+        {"perturb.max": [0, 0.1]},
+        ["acc_dd", "digits", "--ipc", "10", "--update.optimiser.lr", "0.1"],
     )
+
+
+def test_flags_of_the_runner_take_no_value():
+    argv = ["--held-out", "acc_dd", "digits"]
+    options = arguments.parse(argv, ablate.Ablate)[0]
+    assert (options.held_out, options.method, options.dataset) == (True, "acc_dd", "digits")
+
+
+PLUG_IN = """
+from distill_jax.axes.objective import class_gradient
+from distill_jax.types import ClassObjective, choice
+import jax
+
+
+@choice
+class Mine(ClassObjective):
+    spread: float = 1.0
+
+    def class_loss(self, net, model, real, syn, c, key):
+        gradients = (class_gradient(net, model, x, c) for x in (real, syn))
+        pairs = zip(*map(jax.tree.leaves, gradients), strict=True)
+        return self.spread * sum(((a - b) ** 2).sum() for a, b in pairs)
+"""
+
+
+def test_a_number_of_a_plug_in_is_swept_in_one_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "my_module.py").write_text(PLUG_IN)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = sweep.run_block._cache_size()  # type: ignore[attr-defined]
+    swept = "--objective my_module:Mine --objective.spread 0.1 0.5 2 --perturb.max 0 0.09"
+    assert ablate.main([*SMALL.split(), *swept.split(), "--workdir", str(tmp_path / "run")]) == 0
+    assert sweep.run_block._cache_size() == before + 1  # type: ignore[attr-defined]
+    with (tmp_path / "run" / "ablation.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 3 * 2 * 2 and len({line["loss"] for line in lines}) == len(lines)
+    assert (tmp_path / "run" / "ablation.png").exists()
+
+
+def test_settings_that_change_the_program_are_visited_one_after_the_other(tmp_path: Path, capsys):
+    swept = "--models.epochs 0 1 --perturb.max 0 0.09"
+    assert ablate.main([*SMALL.split(), *swept.split(), "--workdir", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().out
+    assert "models.epochs: 0 1 (one after the other)" in said and "perturb.max: 0 0.09 (one compiled program)" in said
+    with (tmp_path / "run" / "ablation.csv").open() as file:
+        lines = [(row["models.epochs"], row["perturb.max"], row["seed"]) for row in csv.DictReader(file)]
+    assert lines == [(e, p, s) for e in "01" for p in ("0", "0.09") for s in "01"]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +136,7 @@ def test_takes_out_what_is_swept():
         {"perturb_max": [0.27, 0, 0.03, 0.09]},
         {"syn_lr": [1e-4, 1e-3, 1e-2, 1e-1]},
         {"model_momentum": [0.5, 0.9]},
-        {"perturb_max": [0, 0.1], "syn_lr": [1e-4, 1e-3]},
+        {"perturb.max": [0, 0.1], "syn_lr": [1e-4, 1e-3]},
     ],
     ids=["zero on a log axis", "log", "linear", "map"],
 )

@@ -162,7 +162,10 @@ def test_dsa_applies_exactly_one_member():
         for operation, numbers_of_it in zip(MEMBERS[member], u[member], strict=True):
             want = APPLY[operation.__name__](want, numbers_of_it)
         for choice in (i / 6 + 1e-6, (i + 1) / 6 - 1e-6):
-            close(apply(x, Draws(jnp.float32(choice), u)), want, 2e-6)
+            # Two programs, which fuse (multiply-add or not) and add up as the processor likes: colour is three
+            # operations of a few roundings each, one with a mean over 192 values that is then scaled by up to 2.
+            rounding = float(jnp.finfo(jnp.float32).eps) * float(jnp.abs(want).max())
+            close(apply(x, Draws(jnp.float32(choice), u)), want, 16 * rounding)
 
 
 def test_draws_are_independent():
@@ -232,7 +235,7 @@ def test_choices_compare_by_value():
 )
 def test_bad_strategies(arguments, words):
     with pytest.raises(RequestError, match=words) as error:
-        Siamese(*arguments)
+        Siamese(*arguments).validate()
     assert "\n" not in str(error.value)
 
 

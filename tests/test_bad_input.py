@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import distill, evaluate, pretrain
-from experiments.workdir import held
+from distill_jax.cli import distill, evaluate, pretrain
+from distill_jax.cli.workdir import held
 from tests.tiny import NET, POOL, TINY
 
 
@@ -61,6 +61,21 @@ def files(folder: Path) -> dict[Path, bytes | None]:
         ("dm digits --objective.last 5", "--net"),
         ("acc_dd digits --net mlp", "--objective.head"),
         ("mtt digits --models random", "--models trajectories"),
+        ("acc_dd digits --optimiser.lr nan", "optimiser.lr is nan"),
+        ("acc_dd digits --optimiser.lr inf", "optimiser.lr is inf"),
+        ("acc_dd digits --optimiser.lr -1", "optimiser.lr is -1"),
+        ("acc_dd digits --optimiser.momentum 2", "momentum is 2"),
+        ("acc_dd digits --update.optimiser.lr 0", "update.optimiser.lr is 0"),
+        ("acc_dd digits --models.optimiser.weight-decay -3", "models.optimiser.weight_decay is -3"),
+        ("acc_dd digits --perturb.max -0.1", "perturb.max is -0.1"),
+        ("acc_dd digits --protocol.rate nan", "protocol.rate is nan"),
+        ("acc_dd digits --protocol.momentum 5", "protocol.momentum 5"),
+        ("acc_dd digits --update.images 0", "--update none"),
+        ("acc_dd digits --update.images 999999999999", "update.images is 999999999999"),
+        ("acc_dd digits --net.width 999999999", "net.width is 999999999"),
+        ("acc_dd digits --seed -1", "seed is -1"),
+        ("acc_dd digits --seed 99999999999999999999", "seed is 99999999999999999999"),
+        ("acc_dd digits --objective :", "MODULE:CLASS"),
         ("acc_dd npz:nowhere.npz", "nowhere.npz"),
         ("acc_dd npz:", "npz:PATH"),
         ("acc_dd folder:nowhere", "nowhere"),
@@ -140,6 +155,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "options, field",
     [
         (["--net.width", "8"], "net.width is 4, not 8"),
+        (["--models.optimiser.lr", "0.02"], "models.optimiser.lr is 0.01, not 0.02"),
         (["--models.size", "3"], "models.size is 2, not 3"),
         (["--seed", "1"], "data is"),  # withholds other images
     ],
@@ -161,7 +177,7 @@ def test_a_workdir_that_holds_a_run(finished: Path, capsys) -> None:
     "options, field",
     [
         (["--ipc", "2"], "spec.ipc was 1, now it is 2"),
-        (["--hyper.syn-lr", "0.5"], "hyper.syn_lr"),
+        (["--optimiser.lr", "0.5"], "spec.optimiser.lr"),
         (["--objective.metric", "l1"], "spec.objective.metric"),
         (["--class-chunk", "5"], "spec.class_chunk"),
         (["--inner-steps", "2"], "spec.inner_steps"),

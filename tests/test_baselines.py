@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill_jax.select import Herding, KCenter, KMeansInit, herding, k_center
+from distill_jax.axes.init import Herding, KCenter, KMeansInit
+from distill_jax.axes.selector import herding, k_center
 from distill_jax.types import Initialisation, RequestError
 from tests.test_select import COUNTS, KEY, MODEL, NET, data  # noqa: F401  (a fixture)
 

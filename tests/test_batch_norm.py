@@ -11,10 +11,10 @@ import pytest
 
 from distill_jax.augment import NoAugment
 from distill_jax.distill import init_state, run_block
-from distill_jax.evaluate import Protocol, Sets, training
+from distill_jax.evaluation import Protocol, Sets, train_networks
 from distill_jax.nets import ConvNet
 from distill_jax.train import correct
-from distill_jax.types import Model, TrainSet
+from distill_jax.types import Model, Normaliser, TrainSet
 from tests import toy
 
 BATCH = ConvNet(depth=1, width=4, norm="batch")
@@ -25,9 +25,10 @@ def test_running_statistics_follow_the_batches_of_training() -> None:
     """With weights that stand still, n full batches leave 0.9^n of the start and 1 - 0.9^n of the batch's own."""
     store = TrainSet(2 + jax.random.normal(jax.random.key(1), (6, 4, 4, 1)), jax.nn.one_hot(jnp.arange(6) % 2, 2))
     protocol = Protocol(epochs=5, rate=0.0, cutmix=0.0, augment=NoAugment())
-    *_, last = training(NET, protocol, Sets.same(store, 2), jax.random.key(0), jnp.zeros(1), jnp.ones(1))
+    plain = Normaliser(jnp.zeros(1), jnp.ones(1))
+    models = train_networks(NET, protocol, Sets.same(store, 2), jax.random.key(0), plain)
     for r in range(2):
-        model: Model = jax.tree.map(lambda a, r=r: a[r], last.models)
+        model: Model = jax.tree.map(lambda a, r=r: a[r], models)
         start = NET.init(jax.random.split(jax.random.key(0), 2)[r])
         _, once = NET.apply(start, store.images, train=True)
         for name in ("mean", "var"):
@@ -39,10 +40,10 @@ def test_running_statistics_follow_the_batches_of_training() -> None:
 
 def test_evaluation_uses_the_running_statistics_and_nothing_of_the_batch() -> None:
     images = jax.random.randint(jax.random.key(1), (60, 4, 4, 1), 0, 256).astype(jnp.uint8)
-    labels, mean, std = jnp.arange(60) % 2, jnp.full(1, 0.5), jnp.full(1, 0.2)
+    labels, normaliser = jnp.arange(60) % 2, Normaliser(jnp.full(1, 0.5), jnp.full(1, 0.2))
     model = NET.init(jax.random.key(0))
     model = model._replace(stats={"norm0": {"mean": jnp.full(4, 0.3), "var": jnp.full(4, 0.5)}})
-    assert len({int(correct(NET, model, images, labels, mean, std, chunk)) for chunk in (1, 7, 60)}) == 1
+    assert len({int(correct(NET, model, images, labels, normaliser, chunk)) for chunk in (1, 7, 60)}) == 1
     x = jax.random.normal(jax.random.key(2), (5, 4, 4, 1))
     whole, stats = NET.apply(model, x, train=False)
     alone, _ = NET.apply(model, x[:1], train=False)

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from experiments import benchmark
+from benchmarks import benchmark
 
 FIGURES = {"matching_sweep_s", "model_update_640_s", "compile_s"}
 

@@ -12,16 +12,30 @@ import numpy as np
 import optax
 import pytest
 
-from configs import resolve
-from configs.methods import CAFE
+from distill_jax.axes.models import RandomInit
+from distill_jax.axes.objective import LayerwiseAlignment, Terms, alignment_terms
+from distill_jax.axes.optimiser import SGD
+from distill_jax.axes.selector import RandomBatch
+from distill_jax.axes.update import DynamicTraining, Watcher
 from distill_jax.distill import Problem, init_state, inner_step
-from distill_jax.models import RandomInit
+from distill_jax.methods import CAFE
 from distill_jax.nets import ConvNet, FlaxNet, from_torch
-from distill_jax.objectives import LayerwiseAlignment, Terms, alignment_terms
-from distill_jax.select import RandomBatch
-from distill_jax.spec import Hyper
-from distill_jax.types import Array, Block, Model, Net, Out, RealData, RequestError, Synthetic, TrainSet, Updated
-from distill_jax.update import DynamicTraining, Watcher
+from distill_jax.recipes import resolve
+from distill_jax.spec import check
+from distill_jax.train import NetworkSGD
+from distill_jax.types import (
+    Array,
+    Model,
+    Net,
+    NetBlock,
+    Normaliser,
+    Out,
+    RealData,
+    RequestError,
+    Synthetic,
+    TrainSet,
+    choice,
+)
 from tests.golden_weights import GOLDEN, cifar_normalised, deterministic
 
 NAMES = ("block1", "block2", "block3", "pool3", "centre", "discrim")
@@ -92,13 +106,13 @@ def test_loss_and_its_derivative_in_double_precision(golden: dict[str, np.ndarra
     """With the published weights, and with others that tell the layers apart (the defaults are pairwise equal)."""
     net, model = network(golden, "float64")
     real, syn = images(golden, "float64")
-    names = ("align_shallow", "align_middle", "align_deep", "align_pooled", "", "align_discrimination", "")
+    names = ("shallow", "middle", "deep", "pooled", "", "discrimination", "")
     other = {name: weight for name, weight in zip(names, golden["alt_weights"].tolist(), strict=True) if name}
 
     @jax.jit
-    def loss_and_gradient(hyper: Hyper) -> tuple[Array, Array]:
+    def loss_and_gradient(objective: LayerwiseAlignment) -> tuple[Array, Array]:
         def loss(syn: Array) -> Array:
-            return LayerwiseAlignment().set_loss(net, model, real, Synthetic(syn), hyper, jax.random.key(0))
+            return objective.set_loss(net, model, real, Synthetic(syn), jax.random.key(0))
 
         return jax.value_and_grad(loss)(syn)
 
@@ -106,8 +120,8 @@ def test_loss_and_its_derivative_in_double_precision(golden: dict[str, np.ndarra
     logits = jax.jit(lambda x: net.apply(model, x, True)[0].logits)(real.reshape(-1, *SHAPE))
     ce_real = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.repeat(jnp.arange(10), 8)).mean()
     np.testing.assert_allclose(ce_real, golden["terms_f64"][6], rtol=1e-12)
-    for prefix, hyper in (("", Hyper()), ("alt_", Hyper(**other))):
-        loss, gradient = loss_and_gradient(hyper)
+    for prefix, objective in (("", LayerwiseAlignment()), ("alt_", LayerwiseAlignment(**other))):
+        loss, gradient = loss_and_gradient(objective)
         np.testing.assert_allclose(loss + ce_real, golden[f"{prefix}total_f64"], rtol=1e-12)
         np.testing.assert_allclose(statistics(gradient), golden[f"{prefix}dsyn_stats_f64"], rtol=1e-10)
 
@@ -122,20 +136,20 @@ class Pyramid:
         return Model({}, {})
 
     def apply(self, model: Model, x: Array, train: bool) -> tuple[Out, Any]:
-        blocks = [Block((d + 1) * x[:, :: 2**d], (d + 1) * x[:, :: 2 ** (d + 1)]) for d in range(self.depth)]
+        blocks = [NetBlock((d + 1) * x[:, :: 2**d], (d + 1) * x[:, :: 2 ** (d + 1)]) for d in range(self.depth)]
         embedding = blocks[-1].after.reshape(len(x), -1)
         return Out(embedding, tuple(blocks), embedding), {}
 
 
 @pytest.mark.parametrize(("depth", "weights"), [(1, [5]), (2, [3, 5]), (5, [2, 2, 2, 3, 5])])
 def test_any_depth_shape_and_class_count(depth: int, weights: list[int]) -> None:
-    hyper = Hyper(align_shallow=2.0, align_middle=3.0, align_deep=5.0, align_pooled=7.0, align_discrimination=11.0)
+    objective = LayerwiseAlignment(shallow=2.0, middle=3.0, deep=5.0, pooled=7.0, discrimination=11.0)
     real, syn = np.random.default_rng(depth).normal(size=(2, 3, 4, 32, 5, 2)).astype(np.float32)
 
     @jax.jit
     def loss_and_terms(real: Array, syn: Array) -> tuple[Array, Terms]:
         net, model, key = Pyramid(depth), Model({}, {}), jax.random.key(0)
-        loss = LayerwiseAlignment().set_loss(net, model, real, Synthetic(syn), hyper, key)
+        loss = objective.set_loss(net, model, real, Synthetic(syn), key)
         return loss, alignment_terms(net, model, real, syn)
 
     loss, terms = loss_and_terms(real, syn)
@@ -193,30 +207,24 @@ class ScriptedNet:
 
 def test_loops_end_when_the_scripted_accuracies_say_so(golden: dict[str, np.ndarray]) -> None:
     labels = np.repeat(np.arange(10), 128)
-    data = RealData(
-        images=jnp.asarray(labels.reshape(-1, 1, 1, 1), jnp.uint8),
-        labels=jnp.asarray(labels, jnp.int32),
-        index=jnp.arange(1280, dtype=jnp.int32).reshape(10, 128),
-        counts=jnp.full(10, 128, jnp.int32),
-        mean=jnp.zeros(1),
-        std=jnp.full(1, 1 / 255),
-    )
+    data = RealData.from_arrays(labels.reshape(-1, 1, 1, 1), labels, [0.0], [1 / 255])
     syn = TrainSet(jnp.zeros((10, 1, 1, 1)), jnp.eye(10))
     update = DynamicTraining(max_epochs=30)
 
     @jax.jit
     @partial(jax.vmap, in_axes=(0, 0, None))
-    def updated(hits: Array, live: tuple[Any, ...], hyper: Hyper) -> Updated:
-        return update.update(ScriptedNet(hits), *live, data, syn, hyper, jax.random.key(1))  # type: ignore[arg-type]
+    def updated(hits: Array, live: tuple[Any, ...], update: DynamicTraining) -> tuple[Any, ...]:
+        return update.update(ScriptedNet(hits), *live, data, syn, jax.random.key(1))  # type: ignore[arg-type]
 
     def start() -> tuple[Any, ...]:
         model = ScriptedNet(()).init(jax.random.key(0))
-        return jax.tree.map(lambda a: jnp.stack([a] * 8), (model, *update.start(model, Hyper())))
+        return jax.tree.map(lambda a: jnp.stack([a] * 8), (model, update.init(model)))
 
     # No reading moves by less than nothing, so phases take ten epochs: the outer watcher reads every tenth figure.
     script, live, steps = jnp.repeat(golden["outer_hits"], 10, axis=1), start(), np.zeros(8, int)
     for step in range(1, 33):
-        *live, leave = updated(script, tuple(live), Hyper(watch_moved=-1.0))
+        live = updated(script, tuple(live), replace(update, moved=-1.0))
+        leave = jax.vmap(update.leave)(live[1])
         steps[np.asarray(leave) & (steps == 0)] = step
         trained = np.asarray(live[0].stats["steps"])
         np.testing.assert_array_equal(trained[steps == step], 10 * (step - 1), "no training after leaving")
@@ -224,17 +232,17 @@ def test_loops_end_when_the_scripted_accuracies_say_so(golden: dict[str, np.ndar
 
     # One phase, whose first reading follows its first epoch.
     script = jnp.pad(golden["inner_hits"], ((0, 0), (1, 600 - 61)))
-    trained = updated(script, start(), Hyper()).model.stats["steps"]
+    trained = updated(script, start(), update)[0].stats["steps"]
     np.testing.assert_array_equal(trained, np.minimum(golden["inner_steps"], 30), "as scripted, or bounded")
 
 
-@dataclass(frozen=True)
+@choice
 class FromPool(RandomInit):
     """The models of the pool, as they are."""
 
     size: ClassVar[int] = 1
 
-    def sample(self, net: Net, pool: Model, hyper: Any, key: Array) -> Model:
+    def sample(self, net: Net, pool: Model, live: int, key: Array) -> Model:
         return pool
 
 
@@ -248,22 +256,20 @@ def test_a_whole_outer_iteration(golden: dict[str, np.ndarray]) -> None:
         labels=jnp.repeat(jnp.arange(10, dtype=jnp.int32), 8),
         index=jnp.arange(80, dtype=jnp.int32).reshape(10, 8),
         counts=jnp.full(10, 8, jnp.int32),
-        mean=jnp.zeros(3),
-        std=jnp.ones(3),
+        normaliser=Normaliser(jnp.zeros(3), jnp.ones(3)),
     )
     flat, moved = golden["loop_lambda"].tolist()
-    hyper = Hyper(
-        syn_lr=0.1, model_lr=0.01, model_momentum=0.0, model_weight_decay=0.0, watch_flat=flat, watch_moved=moved
-    )
-    update = DynamicTraining(max_epochs=20, images=8)
+    update = DynamicTraining(flat=flat, moved=moved, max_epochs=20, images=8)
     spec = replace(
         CAFE, models=FromPool(), selector=RandomBatch(8), update=update, net=ConvNet(3, 16), ipc=2, inner_steps=20
     )
     spec = replace(spec, class_chunk=1, model_chunk=1)
-    problem = Problem(spec, net, hyper, data, jax.tree.map(lambda a: a[None], model), jax.random.key(0))
+    problem = Problem(spec, net, data, jax.tree.map(lambda a: a[None], model), jax.random.key(0))
     state = init_state(problem)
     state = state._replace(
-        synthetic=Synthetic(syn), optimisers=(jnp.zeros_like(syn), state.optimisers[1]), loss=jnp.zeros(())
+        synthetic=Synthetic(syn),
+        optimiser=Synthetic(spec.optimiser.init(syn), *state.optimiser[1:]),
+        loss=jnp.zeros(()),
     )
 
     # Optimised, unlike the suite's other programs: it trains for 131 epochs.
@@ -271,13 +277,13 @@ def test_a_whole_outer_iteration(golden: dict[str, np.ndarray]) -> None:
     step = jax.jit(lambda state, key: inner_step(problem, state, key), compiler_options=options)
     losses: list[Array] = []
     for i in range(14):
-        assert not state.left
+        assert not state.update.ended.all()
         state = step(state, jax.random.key(i))
         losses.append(state.loss * (i + 1) - sum(losses))
         np.testing.assert_allclose(statistics(state.synthetic.images), golden["loop_img_stats_f64"][i], rtol=1e-9)
-    assert state.left
+    assert state.update.ended.all()
     np.testing.assert_allclose(losses, golden["loop_loss_f64"][:, 0] - golden["loop_loss_f64"][:, 3], rtol=1e-9)
-    np.testing.assert_allclose(state.watch.readings[0], golden["loop_outer_watch_f64"][-10:], rtol=1e-12)
+    np.testing.assert_allclose(state.update.watcher.readings[0], golden["loop_outer_watch_f64"][-10:], rtol=1e-12)
     last = channels_first(state.synthetic.images)[[0, 13]]
     np.testing.assert_allclose(last, golden["loop_img_last"], atol=1e-6)
     shapes = [tuple(int(n) for n in shape if n) for shape in golden["shapes"]]
@@ -290,21 +296,19 @@ def test_a_whole_outer_iteration(golden: dict[str, np.ndarray]) -> None:
 
 
 def test_image_rate_is_halved_as_published(golden: dict[str, np.ndarray]) -> None:
-    spec = replace(CAFE, inner_steps=3)
-    ours = jax.vmap(lambda outer: spec.syn_rate(0.1, 3 * outer + 2))(jnp.arange(2001))
+    ours = 0.1 * jax.vmap(lambda outer: CAFE.optimiser.schedule(outer, 2000))(jnp.arange(2001))
     np.testing.assert_allclose(ours, golden["lr_img"], rtol=1e-6)
 
 
 def test_preset_has_the_published_numbers() -> None:
-    experiment = resolve("cafe", "cifar10", ipc=10)
-    hyper = experiment.hyper
-    assert (hyper.syn_lr, hyper.syn_momentum) == (0.1, 0.5)
-    assert (hyper.model_lr, hyper.model_momentum, hyper.model_weight_decay) == (0.01, 0.0, 0.0)
+    spec = resolve("cafe", "cifar10", ipc=10).spec
+    assert spec.optimiser == SGD(0.1, 0.5, (0.6, 0.8, 0.9))
+    assert isinstance(spec.update, DynamicTraining) and spec.update.optimiser == NetworkSGD(0.01, 0.0, 0.0)
 
 
 def test_bad_input() -> None:
     for field in ("max_epochs", "images", "batch"):
         with pytest.raises(RequestError, match=field):
-            replace(DynamicTraining(), **{field: 0})
+            replace(DynamicTraining(), **{field: 0}).validate()
     with pytest.raises(RequestError, match="halve_at"):
-        replace(CAFE, halve_at=(1.5,))
+        check(replace(CAFE, optimiser=SGD(halve_at=(1.5,))), SHAPE, [9, 9])

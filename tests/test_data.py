@@ -66,9 +66,9 @@ def test_moments_are_those_of_the_pixels(count: int) -> None:
     data = Dataset.from_arrays("toy", **arrays(x_train=images, y_train=np.resize(LABELS, count)))
     real = data.real_data()
     pixels = images.reshape(-1, 3) / 255
-    np.testing.assert_allclose(real.mean, pixels.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(real.std, [*pixels.std(0)[:2], 1], rtol=1e-6)
-    assert real.mean.dtype == real.std.dtype == np.float32
+    np.testing.assert_allclose(real.normaliser.mean, pixels.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(real.normaliser.std, [*pixels.std(0)[:2], 1], rtol=1e-6)
+    assert real.normaliser.mean.dtype == real.normaliser.std.dtype == np.float32
 
 
 def test_fingerprint_is_of_the_content() -> None:

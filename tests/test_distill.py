@@ -10,17 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs.methods import METHODS
 from distill_jax import distill
 from distill_jax.augment import NoAugment
+from distill_jax.axes.labels import LearnedLabels
+from distill_jax.axes.objective import GradientMatching
+from distill_jax.axes.optimiser import SGD, Adam, ClassByClassSGD
+from distill_jax.axes.parameterisation import MultiFormation
+from distill_jax.axes.update import Frozen
 from distill_jax.distill import Problem, State, init_state, matching, run_block
+from distill_jax.methods import METHODS
 from distill_jax.nets import ConvNet, from_torch
-from distill_jax.objectives import GradientMatching
-from distill_jax.spec import Hyper, Spec
-from distill_jax.synthetic import MultiFormation, class_turns
+from distill_jax.spec import Spec, check, traced
 from distill_jax.tree import stack
-from distill_jax.types import ClassObjective, RealData, Synthetic
-from distill_jax.update import Frozen
+from distill_jax.types import Array, ClassObjective, RealData, RequestError, Synthetic
 from tests import toy
 from tests.golden_weights import CIFAR_MEAN, CIFAR_STD, GOLDEN, deterministic
 
@@ -33,14 +35,7 @@ def test_image_update_golden(metric: str, rate: float) -> None:
     sweeps, classes, batch = golden["real_u8"].shape[:3]
     real = golden["real_u8"].transpose(1, 0, 2, 4, 5, 3).reshape(classes * sweeps * batch, 32, 32, 3)
     per_class = sweeps * batch
-    data = RealData(
-        images=jnp.asarray(real),
-        labels=jnp.repeat(jnp.arange(classes, dtype=jnp.int32), per_class),
-        index=jnp.arange(classes * per_class, dtype=jnp.int32).reshape(classes, per_class),
-        counts=jnp.full((classes,), per_class, jnp.int32),
-        mean=jnp.asarray(CIFAR_MEAN),
-        std=jnp.asarray(CIFAR_STD),
-    )
+    data = RealData.from_arrays(real, np.repeat(np.arange(classes), per_class), CIFAR_MEAN, CIFAR_STD)
     spec = Spec(
         augment=NoAugment(),
         objective=GradientMatching(metric),
@@ -51,14 +46,14 @@ def test_image_update_golden(metric: str, rate: float) -> None:
     )
     net = ConvNet(depth=3, width=16).build((32, 32, 3), classes)
     models = stack([from_torch(net, deterministic(golden["names"], golden["shapes"], golden["roles"]))])
-    problem = Problem(spec, net, Hyper(), data, None, jax.random.key(0))
-    turns = class_turns(rate, 0.5)
+    problem = Problem(traced(spec), net, data, None, jax.random.key(0))
+    turns = ClassByClassSGD(rate, 0.5)
 
     @jax.jit
     def sweep(images, state, selection):
-        images, state = turns.before(images, state)
+        images, state = turns.before(images, state, 1.0)
         loss, grads = matching(problem, models, Synthetic(images), selection, jax.random.key(0))
-        return *turns.after(grads.images, images, state), loss
+        return *turns.after(grads.images, images, state, 1.0), loss
 
     images = jnp.asarray(golden["init_u8"].transpose(0, 2, 3, 1).reshape(classes, 2, 32, 32, 3) / np.float32(255))
     state = turns.init(images)
@@ -74,6 +69,12 @@ def test_image_update_golden(metric: str, rate: float) -> None:
 
 
 MATCHING = jax.jit(matching)
+
+
+def first_images(problem: Problem) -> Array:
+    """int32 [C, B]: the first real images of each class."""
+    spec, data = problem.spec, problem.data
+    return jnp.tile(jnp.arange(spec.selector.batch, dtype=jnp.int32), (data.classes, 1))
 
 
 # Between them, these have every choice that any preset makes.
@@ -126,7 +127,7 @@ def test_chunking_does_not_change_the_gradient(method: str) -> None:
 
     def gradient(chunk: int):
         chunked = replace(problem, spec=replace(problem.spec, class_chunk=chunk, model_chunk=chunk))
-        return MATCHING(chunked, state.models, state.synthetic, state.selection, jax.random.key(3))
+        return MATCHING(chunked, state.models, state.synthetic, first_images(problem), jax.random.key(3))
 
     (loss, one), (same, two) = gradient(1), gradient(2)
     np.testing.assert_allclose(loss, same, rtol=1e-5)
@@ -139,8 +140,7 @@ def test_every_presets_loss_falls_on_the_toy(method: str) -> None:
     """On the models, real images and draws of the start, so that nothing but the synthetic part differs."""
     problem, state, _ = finished(method)
     start = init_state(problem)
-    classes, batch = start.selection.shape
-    selection = jnp.tile(jnp.arange(batch, dtype=jnp.int32), (classes, 1))
+    selection = first_images(problem)
 
     def loss(synthetic: Synthetic) -> float:
         return sum(float(MATCHING(problem, start.models, synthetic, selection, jax.random.key(k))[0]) for k in range(4))
@@ -153,7 +153,8 @@ def test_every_presets_loss_falls_on_the_toy(method: str) -> None:
 def test_the_loss_falls_on_the_toy() -> None:
     """With one frozen model and one batch, image steps can only lower the loss."""
     problem = toy.problem("idc", update=Frozen(), augment=NoAugment(), outer_steps=1, inner_steps=60)
-    problem = replace(problem, hyper=replace(problem.hyper, syn_lr=1e-3))
+    slow = replace(problem.spec.optimiser, lr=jnp.float32(1e-3))  # type: ignore[type-var]
+    problem = replace(problem, spec=replace(problem.spec, optimiser=slow))
     _, losses = run_block(problem, init_state(problem), 60)
     steps = np.diff(np.asarray(losses)[:60] * np.arange(1, 61), prepend=0)  # losses are running means
     assert steps[-10:].mean() < 0.8 * steps[:3].mean()
@@ -164,7 +165,7 @@ def test_the_loss_falls_on_the_toy() -> None:
 def test_jit_equals_eager(method: str) -> None:
     problem = toy.problem(method)
     state = init_state(problem)
-    arguments = (problem, state.models, state.synthetic, state.selection, jax.random.key(4))
+    arguments = (problem, state.models, state.synthetic, first_images(problem), jax.random.key(4))
     compiled = MATCHING(*arguments)
     with jax.disable_jit():
         eager = matching(*arguments)
@@ -173,6 +174,72 @@ def test_jit_equals_eager(method: str) -> None:
 
 def test_pixels_are_clamped_between_outer_iterations() -> None:
     problem, state, _ = finished("dream_acc_dd")
-    wild = state._replace(synthetic=Synthetic(state.synthetic.images * 100 - 50))
+    wild = state._replace(synthetic=state.synthetic._replace(images=state.synthetic.images * 100 - 50))
     begun = jax.jit(distill.begin_outer)(problem, wild, jax.random.key(0))
     assert float(begun.synthetic.images.min()) >= 0 and float(begun.synthetic.images.max()) <= 1
+
+
+# ------------------------------------------------------------------ what a method needs costs the others nothing
+
+
+def test_no_method_carries_what_another_needs() -> None:
+    state = jax.eval_shape(init_state, toy.problem("acc_dd"))
+    paths = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)}
+    assert not [path for path in paths if "labels" in path or "learnable" in path or ".selector" in path]
+    assert any("learnable" in jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(
+        jax.eval_shape(init_state, toy.problem("mtt"))))  # fmt: skip
+
+    def branches(method: str) -> int:
+        problem = toy.problem(method)
+        jaxpr = jax.make_jaxpr(lambda state: distill.block(problem, state, 1))(init_state(problem)).jaxpr
+        loop = next(eqn for eqn in jaxpr.eqns if eqn.primitive.name in ("while", "scan"))
+        body = loop.params["body_jaxpr" if loop.primitive.name == "while" else "jaxpr"].jaxpr
+        return sum(eqn.primitive.name == "cond" for eqn in body.eqns)
+
+    # Does an outer iteration begin; and, for CAFE alone, has this one ended early?
+    assert (branches("acc_dd"), branches("cafe")) == (1, 2)
+
+
+def test_specs_of_one_structure_share_a_program() -> None:
+    problem = finished("dream_acc_dd")[0]
+    before = run_block._cache_size()  # type: ignore[attr-defined]
+    other = jax.tree.map(lambda leaf: leaf * jnp.float32(0.5), problem.spec)
+    state, _ = run_block(replace(problem, spec=other), init_state(problem), 2)
+    assert run_block._cache_size() == before  # type: ignore[attr-defined]
+    assert not np.array_equal(state.synthetic.images, init_state(problem).synthetic.images)
+
+
+# ------------------------------------------------------------------ the optimiser and the labels axis
+
+
+def test_class_by_class_sgd_is_a_loop_over_classes() -> None:
+    rng = np.random.default_rng(0)
+    images, gradients = rng.normal(size=(2, 3, 1, 2, 2, 1)).astype(np.float32)
+    optimiser, state = ClassByClassSGD(0.1, 0.5), jnp.asarray(rng.normal(size=images.shape), jnp.float32)
+    expected, momentum = images.copy(), np.asarray(state).copy()
+    for c in range(3):
+        momentum *= 0.5
+        momentum[c] += gradients[c]
+        expected -= 0.1 * momentum
+    ours, moved = optimiser.before(jnp.asarray(images), state, 1.0)
+    ours, moved = optimiser.after(jnp.asarray(gradients), ours, moved, 1.0)
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
+    np.testing.assert_allclose(moved, momentum, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimiser", [SGD(1e-3), Adam(1e-3, weight_decay=0.1)])
+def test_any_optimiser_moves_the_images(optimiser: SGD | Adam) -> None:
+    problem = toy.problem("idc", optimiser=optimiser)
+    state, losses = run_block(problem, init_state(problem), 2)
+    assert np.isfinite(losses[:2]).all()
+    assert not np.array_equal(state.synthetic.images, init_state(problem).synthetic.images)
+
+
+def test_learned_labels_move() -> None:
+    problem = toy.problem("mtt", labels=LearnedLabels())
+    start = init_state(problem).synthetic.labels
+    assert start.shape == (2, 2, 2) and np.array_equal(np.argmax(start, axis=-1), [[0, 0], [1, 1]])
+    state, _ = run_block(problem, init_state(problem), 2)
+    assert np.isfinite(state.synthetic.labels).all() and not np.array_equal(state.synthetic.labels, start)
+    with pytest.raises(RequestError, match="does not look at labels"):
+        check(replace(METHODS["dc"], labels=LearnedLabels()), toy.SHAPE, list(toy.COUNTS))

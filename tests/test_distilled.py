@@ -2,7 +2,6 @@
 
 import json
 import pickle
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +10,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distill_jax.axes.parameterisation import MultiFormation, Pixels, decoded_set
 from distill_jax.distilled import DistilledSet, content_hash
-from distill_jax.synthetic import MultiFormation, Pixels, decoded_set
-from distill_jax.types import Array, RealData, RequestError
+from distill_jax.types import Array, Normaliser, Parameterisation, RealData, RequestError, Synthetic, choice
 
 C, IPC, SIDE = 3, 2, 8
 NAMES = ("cat", "dog", "crème brûlée")
 MEAN, STD = np.array([0.5, 0.25], np.float32), np.array([0.1, 0.3], np.float32)
 
+NORMALISER = Normaliser(jnp.asarray(MEAN), jnp.asarray(STD))
+
 
 PACKED = MultiFormation(2)
 
 
-@dataclass(frozen=True)
-class Halved:
+@choice
+class Halved(Parameterisation):
     """A parameterisation of the user's own."""
-
-    space: str = "pixel"
-    factor: int = 1
-
-    def check(self, shape: tuple[int, int, int]) -> None:
-        """Any image fits."""
 
     def decoded(self, ipc: int) -> int:
         return 2 * ipc
@@ -42,7 +37,7 @@ class Halved:
 
 def made(parameterisation: Any = PACKED, **about: object) -> DistilledSet:
     images = jax.random.uniform(jax.random.key(0), (C, IPC, SIDE, SIDE, 2))
-    return DistilledSet.of(parameterisation, images, NAMES, jnp.asarray(MEAN), jnp.asarray(STD), about)
+    return DistilledSet.of(parameterisation, images, NAMES, NORMALISER, about)
 
 
 @pytest.mark.parametrize(
@@ -77,9 +72,9 @@ def test_the_card_says_how_to_use_it() -> None:
 def test_arrays_are_what_distillation_trained_on(parameterisation: Any) -> None:
     distilled = made(parameterisation)
     counts = jnp.zeros(C, jnp.int32)
-    data = RealData(counts, counts, counts, counts, jnp.asarray(MEAN), jnp.asarray(STD))
+    data = RealData(counts, counts, counts, counts, NORMALISER)
     packed = jnp.asarray(distilled.images).reshape(C, IPC, SIDE, SIDE, 2)
-    expected = decoded_set(parameterisation, packed, data)
+    expected = decoded_set(parameterisation, Synthetic(packed), data)
     images, labels = distilled.arrays()
     np.testing.assert_allclose(images, expected.images, rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(labels, np.argmax(expected.targets, axis=1))

@@ -10,16 +10,18 @@ import numpy as np
 import optax
 import pytest
 
+from distill_jax import evaluation
 from distill_jax.augment import NoAugment, Siamese
-from distill_jax.evaluate import PROTOCOLS, Protocol, Sets, accuracies, training
+from distill_jax.evaluation import PROTOCOLS, Protocol, Sets, train_networks
 from distill_jax.nets import ConvNet
-from distill_jax.train import forgotten, sgd
-from distill_jax.types import Model, RequestError, TrainSet
+from distill_jax.run import Block
+from distill_jax.train import NetworkSGD, rate_drops, without_momentum
+from distill_jax.types import Array, Model, Normaliser, RequestError, TrainSet
 from tests.golden_weights import GOLDEN
 
 SHAPE, C = (4, 4, 1), 2
 NET = ConvNet(depth=1, width=2).build(SHAPE, C)
-MEAN, STD = jnp.zeros(1), jnp.ones(1)
+AS_THEY_ARE = Normaliser(jnp.zeros(1), jnp.ones(1))
 PLAIN = {name: replace(protocol, cutmix=0.0, augment=NoAugment()) for name, protocol in PROTOCOLS.items()}
 
 
@@ -28,9 +30,17 @@ def images(n: int, seed: int = 1) -> TrainSet:
 
 
 def trained(net, protocol: Protocol, sets: Sets, seed: int = 0, chunk: int = 0) -> Model:
-    *_, last = training(net, protocol, sets, jax.random.key(seed), MEAN, STD, chunk)
-    assert last.epoch == last.epochs == protocol.passes
-    return last.models
+    blocks: list[Block] = []
+    models = train_networks(net, protocol, sets, jax.random.key(seed), AS_THEY_ARE, [blocks.append], chunk)
+    assert [block.first for block in blocks] == [0, *(block.end for block in blocks[:-1])]
+    assert blocks[-1].end == protocol.passes
+    return models
+
+
+def learning_rates(protocol: Protocol, steps: int) -> Array:
+    """The learning rate of each of the protocol's steps, ``steps`` an epoch."""
+    drops = rate_drops(protocol.epochs, steps, protocol.schedule)
+    return protocol.rate * jax.vmap(drops)(jnp.arange(steps * protocol.passes))  # type: ignore[return-value]
 
 
 def close(ours, theirs, **tolerance) -> None:
@@ -46,8 +56,7 @@ def test_dc_rates_and_new_optimisers_golden(name: str, epochs: int) -> None:
         rates, new = golden[f"dc_lr_{epochs}"], golden[f"dc_newopt_{epochs}"]
     protocol = replace(PROTOCOLS[name], epochs=epochs)
     assert protocol.passes == len(rates) == epochs + 1
-    ours = jax.vmap(protocol.rates(3))(jnp.arange(3 * protocol.passes))
-    np.testing.assert_allclose(ours, np.repeat(rates, 3), rtol=1e-6)
+    np.testing.assert_allclose(learning_rates(protocol, 3), np.repeat(rates, 3), rtol=1e-6)
     assert list(protocol.restarts) == list(np.flatnonzero(new))
 
 
@@ -66,9 +75,9 @@ def test_the_named_protocols() -> None:
     assert [p.augment for p in PROTOCOLS.values()][1:] == [NoAugment(), one, one]
     ranking = PROTOCOLS["dd-ranking"]
     assert PROTOCOLS["idc"].restarts == ranking.restarts == ()
-    np.testing.assert_allclose(jax.vmap(ranking.rates(1))(jnp.arange(300)), np.repeat([0.01, 0.001], 150), rtol=1e-6)
+    np.testing.assert_allclose(learning_rates(ranking, 1), np.repeat([0.01, 0.001], 150), rtol=1e-6)
     with pytest.raises(RequestError, match="choose one of thirds half dc"):
-        Protocol(schedule="dcc")  # type: ignore[arg-type]
+        Protocol(schedule="dcc").validate()  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------ what the loop does
@@ -97,7 +106,7 @@ def test_dc_begins_with_a_new_optimiser_where_the_rate_drops() -> None:
 
     model = NET.init(jax.random.split(jax.random.key(0), 1)[0])
     params, rate = model.params, 0.3
-    optimiser = sgd(rate, 0.9, 5e-4)
+    optimiser = NetworkSGD(rate, 0.9, 5e-4).transform()
     state = optimiser.init(params)
 
     @jax.jit
@@ -112,7 +121,7 @@ def test_dc_begins_with_a_new_optimiser_where_the_rate_drops() -> None:
         updates, state = optimiser.update(gradient(params), state, params)
         params = optax.apply_updates(params, updates)
         if epoch == epochs // 2 + 1:
-            optimiser = sgd(rate * 0.1, 0.9, 5e-4)
+            optimiser = NetworkSGD(rate * 0.1, 0.9, 5e-4).transform()
             state = optimiser.init(params)
     close(jax.tree.map(lambda a: a[0], ours.params), params, rtol=1e-5, atol=1e-6)
 
@@ -122,9 +131,9 @@ def test_dc_begins_with_a_new_optimiser_where_the_rate_drops() -> None:
 
 def test_only_momentum_is_forgotten() -> None:
     params = {"kernel": jnp.ones((2, 2))}
-    optimiser = sgd(optax.constant_schedule(0.1))
+    optimiser = NetworkSGD(0.1).transform(optax.constant_schedule(1.0))
     _, state = optimiser.update({"kernel": jnp.ones((2, 2))}, optimiser.init(params), params)
-    new = forgotten(state)
+    new = without_momentum(state)
     assert int(optax.tree.get(new, "count")) == int(optax.tree.get(state, "count")) == 1
     assert float(jnp.abs(optax.tree.get(state, "trace")["kernel"]).max()) > 0
     np.testing.assert_array_equal(optax.tree.get(new, "trace")["kernel"], 0.0)
@@ -146,6 +155,7 @@ def test_the_same_seed_gives_the_same_accuracy() -> None:
     protocol = replace(PROTOCOLS["idc"], epochs=3, batch=4)
     test = jax.random.randint(jax.random.key(3), (50, *SHAPE), 0, 256).astype(jnp.uint8), jnp.arange(50) % C
     sets = Sets.same(images(6), 2)
-    one, again, other = (accuracies(NET, protocol, sets, test, jax.random.key(s), MEAN, STD) for s in (0, 0, 1))
+    models = [trained(NET, protocol, sets, seed) for seed in (0, 0, 1)]
+    one, again, other = (evaluation.test_accuracies(NET, of, test, AS_THEY_ARE) for of in models)
     assert one == again != other
     assert one[0] != one[1], "repeats differ by their seeds"

@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distill_jax.axes.parameterisation import Pixels
+from distill_jax.cli import evaluate
+from distill_jax.cli.score import interval, summary
 from distill_jax.data import load
 from distill_jax.distilled import DistilledSet
-from distill_jax.evaluate import Protocol
+from distill_jax.evaluation import Protocol, repeated
 from distill_jax.nets import ConvNet
 from distill_jax.spec import described
-from distill_jax.synthetic import Pixels
-from experiments import evaluate
-from experiments.score import distilled_sets, interval, summary
 
 SMALL = ConvNet(depth=1, width=4)
 
@@ -28,28 +28,29 @@ def digits(**card) -> DistilledSet:
     real = data.real_data()
     images = real.images[real.index[:, :1]].astype(jnp.float32) / 255
     about = {"method": "dsa", "dataset": "digits", "net": described(SMALL), **card}
-    return DistilledSet.of(Pixels(), images, data.class_names, real.mean, real.std, about)
+    return DistilledSet.of(Pixels(), images, data.class_names, real.normaliser, about)
 
 
 def softened(distilled: DistilledSet) -> DistilledSet:
     return distilled.with_soft(0.9 * distilled.targets() + 0.1 / distilled.classes)
 
 
-def evaluated(path: Path, *options: str) -> dict:
-    """What is written about the set in the folder ``path``."""
-    argv = [str(path / "mine.npz"), "--dataset", "digits", "--repeats", "2", *options]
+def evaluated(path: Path, *options: str, repeats: int = 2) -> dict:
+    """The last entry that is written about the set in the folder ``path``."""
+    argv = [str(path / "mine.npz"), "--dataset", "digits", "--repeats", str(repeats), *options]
     assert evaluate.main(argv) == 0
-    return json.loads((path / "evaluation.json").read_text())
+    written = json.loads((path / "evaluation.json").read_text())
+    assert list(written) == ["schema", "evaluations"] and written["schema"] == 2
+    return written["evaluations"][-1]
 
 
 def test_the_evaluation_says_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     distilled = digits(protocol=described(Protocol(epochs=2, cutmix=0.0)))
     distilled.save(tmp_path / "mine.npz")
-    found = evaluated(tmp_path, "--nets", "convnet", "mlp")
+    found = evaluated(tmp_path, "--nets", "convnet", "mlp", repeats=3)
     assert {path.name for path in tmp_path.iterdir()} == {"mine.npz", "evaluation.json"}
     assert list(found) == [
-        "schema", "set", "dataset", "protocol", "repeats", "seed", "nets", "seconds", "peak_bytes", "environment",
-        "test_data",
+        "set", "dataset", "protocol", "repeats", "seed", "nets", "seconds", "peak_bytes", "environment", "test_data",
     ]  # fmt: skip
     about = {"file": "mine.npz", "hash": distilled.card["hash"], "factor": 1, "labels": "hard", "images": 10, "ipc": 1}
     assert found["set"] == about | {"method": "dsa"}
@@ -63,7 +64,9 @@ def test_the_evaluation_says_everything(tmp_path: Path, capsys: pytest.CaptureFi
     shown = capsys.readouterr().out
     for name, of in found["nets"].items():
         accuracy, (low, high) = of["accuracy"], of["interval_95"]
-        assert len(accuracy["per_repeat"]) == 2 and accuracy["mean"] == pytest.approx(np.mean(accuracy["per_repeat"]))
+        assert len(accuracy["per_repeat"]) == found["repeats"] == 3 and accuracy["mean"] == pytest.approx(
+            np.mean(accuracy["per_repeat"])
+        )
         assert low <= accuracy["mean"] <= high
         assert f"{name}" in shown and f"{accuracy['mean']:.2f} ± {accuracy['std']:.2f}" in shown
         assert f"{low:.2f} to {high:.2f}" in shown
@@ -72,20 +75,28 @@ def test_the_evaluation_says_everything(tmp_path: Path, capsys: pytest.CaptureFi
         assert found["seconds"][phase] == pytest.approx(sum(each), abs=0.01)
     assert found["test_data"] in shown and str(tmp_path / "evaluation.json") in shown
 
-    again = evaluated(tmp_path, "--nets", "convnet", "mlp")
+    again = evaluated(tmp_path, "--nets", "convnet", "mlp", repeats=3)
     assert [of["accuracy"] for of in again["nets"].values()] == [of["accuracy"] for of in found["nets"].values()]
+
+    # The same once more replaces the entry; another number of repeats is an entry of its own, without an interval.
+    other = evaluated(tmp_path, "--nets", "mlp")
+    entries = json.loads((tmp_path / "evaluation.json").read_text())["evaluations"]
+    assert [entry["repeats"] for entry in entries] == [3, 2] and entries[0]["nets"] == again["nets"]
+    assert other["nets"]["mlp"]["interval_95"] is None
 
 
 def test_the_interval_is_students() -> None:
     # From a table: t(0.975) is 4.303 for 2 degrees of freedom; the sample of 1, 2, 3 has standard deviation 1.
     low, high = interval(summary([1.0, 2.0, 3.0])) or (0, 0)
     assert (low, high) == pytest.approx((2 - 4.3027 / math.sqrt(3), 2 + 4.3027 / math.sqrt(3)), abs=1e-4)
-    assert interval(summary([1.0])) is None
+    # One repeat has no spread, and that of two says next to nothing.
+    assert interval(summary([1.0])) is interval(summary([1.0, 2.0])) is None
+    assert summary([1.0])["std"] is None
 
 
 def test_soft_labels_are_trained_on() -> None:
     distilled = softened(digits())
-    sets = distilled_sets(distilled, 3)
+    sets = repeated(distilled, 3)
     np.testing.assert_array_equal(sets.store.targets, distilled.soft)
     assert sets.rows.shape == (3, 10)
 

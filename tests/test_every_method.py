@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from configs.methods import METHODS, PRESETS
-from distill_jax.store import check_pool
-from experiments import ablate, cli, distill
-from experiments.distill import Distill
-from experiments.job import resolve
+from distill_jax.checkpoint import check_pool
+from distill_jax.cli import ablate, arguments, distill
+from distill_jax.cli.distill import Distill
+from distill_jax.cli.setup import resolve
+from distill_jax.methods import METHODS, PRESETS
 from tests.tiny import NET
 
 SHORT = ["--inner-steps", "1", "--repeats", "1", "--protocol.epochs", "1"]
@@ -22,7 +22,7 @@ POOLS = {
 
 @pytest.mark.parametrize("method", PRESETS)
 def test_what_a_run_is_begun_with_can_be_written_down(method: str) -> None:
-    job = resolve(cli.request([method, "digits"], Distill))
+    job = resolve(arguments.request([method, "digits"], Distill))
     assert json.loads(json.dumps(job.describe()))["spec"]["models"]["choice"]
     check_pool(json.loads(json.dumps(job.describe_pool())), job.describe_pool())
 
@@ -45,6 +45,6 @@ def test_distill(method: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_ablate(method: str, tmp_path: Path) -> None:
     argv = [method, "digits", *NET, *SHORT[:2], "--repeats", "1", "--protocol.epochs", "1", *POOLS.get(method, [])]
-    argv += ["--outer-steps", "1", "--hyper.syn-lr", "0.01", "0.1", "--seeds", "1", "--workdir", str(tmp_path)]
+    argv += ["--outer-steps", "1", "--optimiser.lr", "0.01", "0.1", "--seeds", "1", "--workdir", str(tmp_path)]
     assert ablate.main(argv) == 0
     assert len((tmp_path / "ablation.csv").read_text().splitlines()) == 3

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs.methods import METHODS
+from distill_jax.cli import explain
+from distill_jax.cli.cost import Cost, cost
+from distill_jax.methods import METHODS
 from distill_jax.nets.conv import conv2d
-from experiments import explain
-from experiments.cost import Cost, cost
 
 
 def ones(*shape: int) -> jax.ShapeDtypeStruct:

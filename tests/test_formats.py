@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distill_jax.axes.parameterisation import MultiFormation, Pixels
 from distill_jax.data import load
 from distill_jax.formats import FORMATS, Contents, Format, encode, read, write
 from distill_jax.formats.png import folder_names
 from distill_jax.formats.torch_file import dumps
-from distill_jax.synthetic import MultiFormation, Pixels
 from distill_jax.types import RequestError
 from tests.sets import IPC, PACKED, SIDE, TOLD, C, equal, made, softened
 

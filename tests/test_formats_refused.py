@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distill_jax.axes.parameterisation import Pixels
 from distill_jax.formats import FORMATS, encode, read, write
 from distill_jax.formats.torch_file import dumps
-from distill_jax.synthetic import Pixels
 from distill_jax.types import RequestError
 from tests.sets import TOLD, equal, made
 

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distill_jax.checkpoint import load_pool
+from distill_jax.cli import export, import_set, pretrain
 from distill_jax.distilled import DistilledSet
 from distill_jax.formats import FORMATS, pool_from_torch
 from distill_jax.formats.torch_file import dumps
 from distill_jax.nets import ConvNet, from_torch
-from distill_jax.store import load_pool
 from distill_jax.types import RequestError
-from experiments import export, import_set, pretrain
 from tests.golden_weights import GOLDEN, cifar_normalised, deterministic
 from tests.sets import NAMES, made, softened
 
@@ -62,7 +62,8 @@ def test_files_without_the_weights_of_the_network_are_refused(
 def test_the_runners_answer_help(runner: Any, capsys: pytest.CaptureFixture) -> None:
     assert runner.main(["--help"]) == 0
     said = capsys.readouterr().out
-    assert f"python -m {runner.__name__}" in said and all(f"- {name}: " in said for name in FORMATS)
+    assert f"python -m experiments.{runner.__name__.rpartition('.')[2]}" in said
+    assert all(f"- {name}: " in said for name in FORMATS)
 
 
 def test_a_set_goes_out_and_comes_in_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

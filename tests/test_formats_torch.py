@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distill_jax.axes.parameterisation import MultiFormation, Pixels
 from distill_jax.formats import FORMATS, encode, read, write
-from distill_jax.synthetic import MultiFormation, Pixels
 from distill_jax.types import RequestError
 from tests.sets import NAMES, PACKED, SIDE, TOLD, C, made, softened
 

@@ -11,7 +11,7 @@ import pytest
 from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.datasets import make_blobs
 
-from distill_jax.select import kmeans, lloyd, medoids, plus_plus, squared_distances
+from distill_jax.axes.selector import kmeans, lloyd, medoids, plus_plus, squared_distances
 from tests.golden_weights import GOLDEN
 
 ONCE: dict[str, Any] = {"n_init": 1}

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill_jax.models import EarlyStagePool, RandomInit, direction, move, perturb
+from distill_jax.axes.models import EarlyStagePool, RandomInit
+from distill_jax.axes.perturb import Directions, direction, move
 from distill_jax.nets import ConvNet, from_torch
-from distill_jax.spec import Hyper
 from distill_jax.types import Array, Model, RequestError
 from tests.golden_weights import GOLDEN, pixels
 
@@ -52,14 +50,13 @@ def test_directions_and_weights_golden(norm: str) -> None:
 
 def test_no_perturbation_is_the_identity_to_the_bit() -> None:
     params = TINY.init(jax.random.key(0)).params
-    moved = jax.jit(perturb)(params, Hyper(perturb_min=0.01, perturb_max=0.0), jax.random.key(1))
+    moved = jax.jit(Directions(0.01, 0.0).perturbed)(params, jax.random.key(1))
     jax.tree.map(np.testing.assert_array_equal, moved, params)
 
 
 def test_perturbation_has_the_published_size_and_leaves_vectors_alone() -> None:
     params = NET.init(jax.random.key(0)).params
-    hyper = Hyper(perturb_min=0.05, perturb_max=0.05)
-    moved = jax.jit(perturb)(params, hyper, jax.random.key(1))
+    moved = jax.jit(Directions(0.05, 0.05).perturbed)(params, jax.random.key(1))
     for path, (a, b) in {
         jax.tree_util.keystr(path): pair
         for path, pair in jax.tree_util.tree_leaves_with_path(
@@ -75,26 +72,31 @@ def test_perturbation_has_the_published_size_and_leaves_vectors_alone() -> None:
 
 def test_pool_members_are_drawn_with_k_models_each_perturbed_on_its_own() -> None:
     pool = jax.vmap(TINY.init)(jax.random.split(jax.random.key(0), 2))
-    source = EarlyStagePool(size=2, live=8)
+    models = EarlyStagePool(size=2).sample(TINY, pool, 8, jax.random.key(1))
 
-    def sampled(source: EarlyStagePool) -> Array:
-        sample = jax.jit(source.sample, static_argnums=0)
-        return sample(TINY, pool, Hyper(), jax.random.key(1)).params["classifier"]["kernel"]
+    def kernels_of(models: Model) -> Array:
+        return models.params["classifier"]["kernel"]
 
-    kernels = sampled(source)
+    kernels = kernels_of(models)
     members = {np.asarray(kernel).tobytes() for kernel in pool.params["classifier"]["kernel"]}
     assert {np.asarray(kernel).tobytes() for kernel in kernels} == members
-    kernels = sampled(replace(source, perturb=True))
+    kernels = kernels_of(Directions().perturb(models, jax.random.key(2)))
     assert len({np.asarray(kernel).tobytes() for kernel in kernels}) == 8
 
 
 def test_random_models_differ() -> None:
-    models = RandomInit(live=3).sample(TINY, None, Hyper(), jax.random.key(0))
+    models = RandomInit().sample(TINY, None, 3, jax.random.key(0))
     kernels = models.params["classifier"]["kernel"]
     assert kernels.shape[0] == 3 and len({np.asarray(kernel).tobytes() for kernel in kernels}) == 3
 
 
-@pytest.mark.parametrize("bad", [{"live": 0}, {"norm": "filtre"}, {"directions": 0}, {"size": 0}, {"epochs": -1}])
+@pytest.mark.parametrize("bad", [{"size": 0}, {"epochs": -1}, {"batch": 0}])
 def test_bad_fields_are_named(bad: dict) -> None:
-    with pytest.raises(RequestError, match=f"models.{next(iter(bad))}"):
-        EarlyStagePool(**bad)
+    with pytest.raises(RequestError, match=next(iter(bad))):
+        EarlyStagePool(**bad).validate()
+
+
+@pytest.mark.parametrize("bad", [{"norm": "filtre"}, {"count": 0}, {"max": -0.1}, {"min": -0.1}])
+def test_bad_perturbations_are_named(bad: dict) -> None:
+    with pytest.raises(RequestError, match=f"perturb.{next(iter(bad))}"):
+        Directions(**bad).validate()

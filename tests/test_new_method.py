@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import ablate, benchmark, distill
+from benchmarks import benchmark
+from distill_jax.cli import ablate, distill
 from tests.tiny import NET, PLAIN, ROOT, SHORT
 from tests.toy import data, problem
 
@@ -69,9 +70,11 @@ def test_the_commands_of_the_page_run(command: str, outside: Path, monkeypatch: 
     # Options that come later win.
     assert RUNNERS[runner].main([*argv, *LESS[runner], *([] if "my_models" in command else FEW[runner])]) == 0
     if runner != "benchmark":
-        spec = json.loads(Path("run/config.json").read_text())["spec"]
-        spread = 0.5 if "spread" in command else 1.0
-        assert spec["objective"] == {"choice": "StatisticsMatching", "spread": spread}
+        config = json.loads(Path("run/config.json").read_text())
+        spec = config["spec"]
+        assert spec["objective"] == {"choice": "StatisticsMatching", "spread": 1.0}
+        if "spread" in command:
+            assert config["swept"]["objective.spread"] == [0.5, 2]
         others = ("SmallInit", "Doubtful") if "my_models" in command else ("EarlyStagePool", "RandomBatch")
         assert (spec["models"]["choice"], spec["selector"]["choice"]) == others
 
@@ -84,7 +87,7 @@ def test_the_objective_is_zero_on_equal_images_and_moves_others() -> None:
 
     @jax.jit
     def loss(syn: jax.Array) -> jax.Array:
-        return objective.class_loss(toy.net, model, images, syn, 0, toy.hyper, key)
+        return objective.class_loss(toy.net, model, images, syn, 0, key)
 
     assert float(loss(images)) < 1e-9  # XLA may add up the two sides in different orders
     value, gradient = jax.jit(jax.value_and_grad(loss))(images[:1])
@@ -95,9 +98,9 @@ def test_a_selector_takes_those_least_sure_of() -> None:
     toy = problem("acc_dd", selector=importlib.import_module("my_selector").Doubtful(2))
     model, real = toy.net.init(jax.random.key(0)), data()
     none = jnp.zeros((), jnp.int32)
-    rows = toy.spec.selector.select(toy.net, model, real, none, none, jax.random.key(1))
+    rows, _ = toy.spec.selector.select(toy.net, model, real, (), none, jax.random.key(1))
     assert rows.shape == (2, 2)
-    x = (real.images.astype("float32") / 255 - float(real.mean[0])) / float(real.std[0])
+    x = (real.images.astype("float32") / 255 - float(real.normaliser.mean[0])) / float(real.normaliser.std[0])
     sure = jax.nn.softmax(toy.net.apply(model, x, train=False)[0].logits)
     # Eight candidates of a class with nine images: the two least sure of are among the three.
     assert set(np.asarray(rows[0])) <= set(np.argsort(sure[:9, 0])[:3].tolist())

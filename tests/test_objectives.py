@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distill_jax.axes.objective import FeatureMatching, GradientMatching, class_gradient
 from distill_jax.nets import ConvNet, from_torch
-from distill_jax.objectives import FeatureMatching, GradientMatching, class_gradient
 from distill_jax.types import Model, Net, RequestError
 from tests.golden_weights import GOLDEN, cifar_normalised, deterministic
 
@@ -46,7 +46,7 @@ def _loss_and_gradient(objective, net: Net, model: Model, golden: dict[str, np.n
     real, syn = (jnp.asarray(cifar_normalised(golden[name]), dtype) for name in ("real_u8", "syn_u8"))
     c = jnp.asarray(golden["class"], jnp.int32)
     key = jax.random.key(0)
-    return jax.jit(jax.value_and_grad(lambda s: objective.class_loss(net, model, real, s, c, None, key)))(syn)
+    return jax.jit(jax.value_and_grad(lambda s: objective.class_loss(net, model, real, s, c, key)))(syn)
 
 
 @pytest.fixture(scope="module")
@@ -96,14 +96,14 @@ def test_equal_images_match(objective) -> None:
     net = ConvNet(depth=2, width=4).build((8, 8, 1), 3)
     x = jax.random.normal(jax.random.key(1), (5, 8, 8, 1))
     model = net.init(jax.random.key(0))
-    loss = jax.jit(lambda x: objective.class_loss(net, model, x, x, jnp.int32(1), None, jax.random.key(2)))(x)
+    loss = jax.jit(lambda x: objective.class_loss(net, model, x, x, jnp.int32(1), jax.random.key(2)))(x)
     # cos guards its division by adding 1e-6, so equal gradients are not exactly at distance zero.
     assert 0 <= float(loss) < (0.05 if getattr(objective, "metric", "") == "cos" else 1e-9)
 
 
 def test_bad_choices_name_the_field() -> None:
     with pytest.raises(RequestError, match="objective.metric 'l2'"):
-        GradientMatching("l2")
+        GradientMatching("l2").validate()
     net = ConvNet(depth=2, width=4).build((8, 8, 1), 3)
     with pytest.raises(RequestError, match="objective.first 2 to objective.last 2 names no block of this --net"):
         FeatureMatching(2, 2).check(net, (8, 8, 1))

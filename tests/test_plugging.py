@@ -6,19 +6,20 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs.methods import METHODS
+from distill_jax.axes.models import EarlyStagePool
+from distill_jax.axes.perturb import Directions
+from distill_jax.axes.selector import Representative
+from distill_jax.cli.arguments import Common, parse
 from distill_jax.distill import State, init_state, inner_step
-from distill_jax.models import EarlyStagePool
-from distill_jax.select import Representative
+from distill_jax.methods import METHODS
 from distill_jax.types import Array
-from experiments.cli import Common, parse
 from tests import toy
 
 AUGMENTED = {
-    "dc": "--models early-stage --models.perturb",
-    "dsa": "--models early-stage --models.perturb",
-    "idc": "--models early-stage --models.perturb",
-    "mtt": "--models.perturb",
+    "dc": "--models early-stage --perturb directions",
+    "dsa": "--models early-stage --perturb directions",
+    "idc": "--models early-stage --perturb directions",
+    "mtt": "--perturb directions",
 }
 
 
@@ -26,8 +27,9 @@ AUGMENTED = {
 def test_model_augmentation_is_one_field(method: str) -> None:
     spec = parse([method, "digits", *AUGMENTED[method].split()], Common)[2].spec
     plain = parse([method, "digits"], Common)[2].spec
-    assert spec.models.perturb and replace(spec, models=plain.models) == plain  # type: ignore[attr-defined]
-    _traces(method, models=toy.shrunk(spec).models)
+    assert isinstance(spec.perturb, Directions)
+    assert replace(spec, models=plain.models, perturb=plain.perturb) == plain
+    _traces(method, models=toy.shrunk(spec).models, perturb=spec.perturb)
 
 
 @pytest.mark.parametrize("method", ["dc", "dsa", "dm", "idc", "acc_dd"])
@@ -39,7 +41,7 @@ def test_representative_matching_is_one_field(method: str) -> None:
 
 
 def test_trajectories_may_start_from_an_early_stage_pool() -> None:
-    _traces("mtt", models=EarlyStagePool(size=2, epochs=1, ahead=1, perturb=True))
+    _traces("mtt", models=EarlyStagePool(size=2, epochs=1, ahead=1), perturb=Directions())
 
 
 def _traces(method: str, **changes) -> None:

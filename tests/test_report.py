@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from distill_jax.axes.parameterisation import Pixels
+from distill_jax.cli import report
 from distill_jax.distilled import DistilledSet
-from distill_jax.synthetic import Pixels
-from experiments import report
+from distill_jax.types import Normaliser
 
 VOID = {"meta", "img", "br"}
 
@@ -46,7 +47,7 @@ def workdir(tmp_path: Path) -> Path:
     images = jnp.asarray(np.random.default_rng(0).random((2, 1, 8, 8, 1), np.float32))
     flat = jnp.full(1, 0.5)
     about = {"method": "acc_dd", "dataset": "npz:<b>&.npz"}
-    made = DistilledSet.of(Pixels(), images, ("<script>", "b"), flat, flat, about)
+    made = DistilledSet.of(Pixels(), images, ("<script>", "b"), Normaliser(flat, flat), about)
     made.save(tmp_path / "distilled.npz")
     Image.new("L", (4, 4)).save(tmp_path / "grid.png")
     accuracy = {"mean": 91.25, "std": 1.5, "per_repeat": [89.75, 92.75]}

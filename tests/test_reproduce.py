@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.methods import BASELINES, METHODS, PRESETS
+from distill_jax.cli import distill, reproduce
+from distill_jax.cli.comparison import Budget
+from distill_jax.cli.workdir import DISTILLED, RESULT, read_json
+from distill_jax.methods import BASELINES, METHODS, PRESETS
 from distill_jax.types import RequestError
-from experiments import distill, reproduce
-from experiments.curves import Budget
-from experiments.workdir import DISTILLED, RESULT, read_json
 from tests.tiny import NET
 
 UNAUGMENTED = ["--protocol.augment.strategy", ""]
@@ -23,7 +23,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def test_methods_are_compared_under_equal_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = ["compare", "--dataset", "digits", "--methods", "random", "dm", "mine: dm --hyper.syn-lr 0.5"]
+    line = ["compare", "--dataset", "digits", "--methods", "random", "dm", "mine: dm --optimiser.lr 0.5"]
     budget = ["--steps", "4", "--points", "2", "--seeds", "2", "--repeats", "1", "--workdir", str(tmp_path)]
     assert reproduce.main([*line, *budget, *SHARED]) == 0
     found = rows(tmp_path / reproduce.CSV)
@@ -40,7 +40,7 @@ def test_methods_are_compared_under_equal_steps(tmp_path: Path, capsys: pytest.C
 
 def test_what_is_chosen_by_never_is_the_test_set() -> None:
     options = reproduce.Reproduce("compare", "digits", held_out=True)
-    job = reproduce._job("dm", 1, options, [])
+    job = reproduce._setup("dm", 1, options, [])
     assert len(job.data.x_train) + len(job.data.x_test) == len(job.source.x_train)
 
 

@@ -14,8 +14,9 @@ from typing import Any
 import jax.numpy as jnp
 import pytest
 
+from distill_jax import run as loop
+from distill_jax.cli import distill
 from distill_jax.distill import run_block
-from experiments import distill, optimise
 from tests.tiny import TINY, outcome, python
 
 LONGER = ["--outer-steps", "12"]
@@ -62,17 +63,17 @@ def dies(function: Callable, call: int, after: bool) -> Callable:
 @pytest.mark.parametrize(
     "owner, name, call, after",
     [
-        ("experiments.distill.Workdir", "write", 1, True),  # config.json
-        ("experiments.distill", "make_pool", 1, True),
-        ("experiments.optimise", "run_block", 3, True),
-        ("experiments.optimise.Checkpoints", "save", 1, True),
-        ("experiments.optimise.Checkpoints", "save", 3, False),
-        ("experiments.optimise.Checkpoints", "save", 3, True),
-        ("experiments.workdir.Workdir", "log", 2, False),
-        ("experiments.distill", "_save", 1, False),
-        ("experiments.score.Judge", "score", 4, False),
-        ("experiments.distill", "draw", 2, False),
-        ("experiments.distill.Workdir", "write", 2, False),  # result.json
+        ("distill_jax.cli.distill.Workdir", "write", 1, True),  # config.json
+        ("distill_jax.cli.setup", "make_pool", 1, True),
+        ("distill_jax.run", "run_block", 3, True),
+        ("distill_jax.cli.optimise.Checkpoints", "save", 1, True),
+        ("distill_jax.cli.optimise.Checkpoints", "save", 3, False),
+        ("distill_jax.cli.optimise.Checkpoints", "save", 3, True),
+        ("distill_jax.cli.workdir.Workdir", "log", 2, False),
+        ("distill_jax.cli.distill", "_save", 1, False),
+        ("distill_jax.cli.score.Scorer", "score", 4, False),
+        ("distill_jax.cli.distill", "draw", 2, False),
+        ("distill_jax.cli.distill.Workdir", "write", 2, False),  # result.json
     ],
 )
 def test_killed_anywhere(owner, name, call, after, uninterrupted, tmp_path: Path, monkeypatch) -> None:
@@ -101,7 +102,7 @@ def _resolve(name: str) -> Any:
 def test_killed_again_and_again(uninterrupted, tmp_path: Path, monkeypatch) -> None:
     for call in (2, 2, 3):
         with monkeypatch.context() as patched:
-            patched.setattr(optimise, "run_block", dies(run_block, call, True))
+            patched.setattr(loop, "run_block", dies(run_block, call, True))
             with pytest.raises(Killed):
                 run(tmp_path, *["--resume"][: (tmp_path / "config.json").exists()])
     assert run(tmp_path, "--resume") == 0
@@ -120,7 +121,7 @@ def test_a_signal_ends_after_the_block_and_saves(
         return result
 
     with monkeypatch.context() as patched:
-        patched.setattr(optimise, "run_block", run_and_signal)
+        patched.setattr(loop, "run_block", run_and_signal)
         assert distill.main([*TINY, "--workdir", str(tmp_path), "--save-every", "0"]) == code
     assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == ["0", "1"]
     command = re.search("to go on: (.*)", capsys.readouterr().err)
@@ -135,7 +136,7 @@ def test_a_signal_ends_after_the_block_and_saves(
 def test_a_signal_in_another_phase_leaves_it_to_be_done_again(
     phase, uninterrupted, tmp_path: Path, monkeypatch
 ) -> None:
-    from experiments import show
+    from distill_jax.cli import display as show
 
     class Signalled(show.Bar):
         def __init__(self, what: str, *args, **kwargs) -> None:
@@ -145,8 +146,8 @@ def test_a_signal_in_another_phase_leaves_it_to_be_done_again(
                 time.sleep(0.2)
 
     with monkeypatch.context() as patched:
-        for module in ("job", "score"):
-            patched.setattr(f"experiments.{module}.Bar", Signalled)
+        for module in ("setup", "score"):
+            patched.setattr(f"distill_jax.cli.{module}.Bar", Signalled)
         assert run(tmp_path) == 143
     assert run(tmp_path, "--resume") == 0
     assert outcome(tmp_path) == uninterrupted
@@ -155,7 +156,7 @@ def test_a_signal_in_another_phase_leaves_it_to_be_done_again(
 @pytest.mark.parametrize("hits", ["newest", "all"])
 def test_a_damaged_checkpoint(hits, uninterrupted, tmp_path: Path, monkeypatch, capsys) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(optimise, "run_block", dies(run_block, 4, True))
+        patched.setattr(loop, "run_block", dies(run_block, 4, True))
         with pytest.raises(Killed):
             run(tmp_path)
     steps = sorted((tmp_path / "checkpoints").iterdir(), key=lambda path: int(path.name))
@@ -185,7 +186,7 @@ def test_a_finished_run_can_be_scored_otherwise(uninterrupted, tmp_path: Path, m
     assert run(tmp_path) == 0
     never = dies(run_block, 1, False)
     with monkeypatch.context() as patched:
-        patched.setattr(optimise, "run_block", never)
+        patched.setattr(loop, "run_block", never)
         assert run(tmp_path, "--resume", "--repeats", "1") == 0
     result = json.loads((tmp_path / "result.json").read_text())
     assert len(result["accuracy"]["per_repeat"]) == 1
@@ -209,10 +210,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch, ca
         state, losses = run_block(problem, state, steps)
         return state, losses if next(calls) < 3 else losses * jnp.nan
 
-    monkeypatch.setattr(optimise, "run_block", explode)
+    monkeypatch.setattr(loop, "run_block", explode)
     assert run(tmp_path) == 1
     said = capsys.readouterr().err
-    assert "--hyper.syn-lr" in said and "no longer finite" in said and "Traceback" not in said
+    assert "--optimiser.lr" in said and "no longer finite" in said and "Traceback" not in said
     kept = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
     assert kept == {0, 3} and "of step 3" in said
     assert not (tmp_path / "distilled.npz").exists()
@@ -220,7 +221,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch, ca
 
 ENDLESS = """
 import time
-from experiments.entry import Interrupts
+from distill_jax.cli.process import Interrupts
 with Interrupts():
     print("ready", flush=True)
     while True:

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from distill_jax import distill as library
+from distill_jax.axes.parameterisation import MultiFormation, Pixels
+from distill_jax.cli import distill, evaluate, pretrain, report
+from distill_jax.cli.image_grid import draw
+from distill_jax.cli.measure import Clock
 from distill_jax.data import load
 from distill_jax.distilled import DistilledSet
-from distill_jax.synthetic import MultiFormation, Pixels
-from experiments import distill, evaluate, pretrain, report
-from experiments.grid import draw
-from experiments.measure import Clock
+from distill_jax.types import Normaliser
 from tests.tiny import NET, PLAIN, POOL, SHORT, TINY, outcome
 
 
@@ -34,7 +35,7 @@ def read(path: Path) -> dict:
 @pytest.mark.parametrize("runner", [distill, evaluate, pretrain, report])
 def test_every_runner_answers_help(runner, capsys) -> None:
     assert runner.main(["--help"]) == 0
-    assert f"python -m {runner.__name__}" in capsys.readouterr().out
+    assert f"python -m experiments.{runner.__name__.rpartition('.')[2]}" in capsys.readouterr().out
 
 
 def test_a_run_leaves_these_files_and_no_others(finished: Path) -> None:
@@ -73,8 +74,8 @@ def test_the_configuration_says_everything_needed_to_rerun(finished: Path) -> No
     assert config["spec"]["models"]["choice"] == "EarlyStagePool" and config["spec"]["models"]["size"] == 2
     # Resolved: what the backend was given, not "automatic".
     assert config["spec"]["class_chunk"] == 1 and config["spec"]["model_chunk"] == 1
-    assert config["hyper"]["perturb_max"] == 0.09 and config["protocol"]["epochs"] == 2
-    assert set(config["versions"]) == {"distill_jax", "jax", "python"}
+    assert config["spec"]["perturb"]["max"] == 0.09 and "hyper" not in config and config["protocol"]["epochs"] == 2
+    assert set(config["versions"]) == {"distill_jax", "jax", "python", "xla_flags"}
     assert (config["repeats"], config["baselines"], config["save_every"]) == (2, ["random"], 1)
 
 
@@ -207,8 +208,9 @@ def test_the_picture_shows_every_class_and_keeps_its_size(classes, ipc, side, ch
     images = np.linspace(0, 1, classes * ipc * side * side * channels, dtype=np.float32)
     images = images.reshape(classes, ipc, side, side, channels)
     names = tuple(f"a rather long name {c}" for c in range(classes))
-    statistics = np.full(channels, 0.5, np.float32)
-    distilled = DistilledSet.of(parameterisation, images, names, statistics, statistics, {"method": "idc"})  # type: ignore
+    half = np.full(channels, 0.5, np.float32)
+    normaliser = Normaliser(half, half)  # type: ignore[arg-type]
+    distilled = DistilledSet.of(parameterisation, images, names, normaliser, {"method": "idc"})  # type: ignore
     page = draw(distilled)
     assert page.mode == "RGB" and page.width <= 2000 and page.width * page.height < 20e6
     assert page.getpixel((0, 0)) == (255, 255, 255) and len(set(page.resize((50, 50)).get_flattened_data())) > 10

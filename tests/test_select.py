@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distill_jax.axes.init import KMeansInit, tile
+from distill_jax.axes.selector import NoReal, RandomBatch, Representative, choose, embed, kmeans, representatives
 from distill_jax.nets import ConvNet
-from distill_jax.select import KMeansInit, NoReal, RandomBatch, Representative, choose, embed, kmeans, representatives
-from distill_jax.synthetic import tile
 from distill_jax.types import Initialisation, Model, Out, RealData, RequestError, Selector
 
 COUNTS = (12, 20, 9)
@@ -47,21 +47,12 @@ def data() -> RealData:
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.repeat(np.arange(3), COUNTS)).astype(np.int32)
     images = rng.integers(0, 256, (len(labels), 4, 4, 1), np.uint8)
-    index = np.stack([np.resize(np.flatnonzero(labels == c), max(COUNTS)) for c in range(3)])
-    statistics = jnp.full(1, 0.5, jnp.float32)
-    return RealData(
-        jnp.asarray(images),
-        jnp.asarray(labels),
-        jnp.asarray(index, jnp.int32),
-        jnp.asarray(COUNTS, jnp.int32),
-        statistics,
-        statistics,
-    )
+    return RealData.from_arrays(images, labels, [0.5], [0.5])
 
 
 @partial(jax.jit, static_argnums=0)
-def select(selector, model, data, inner, last, key):
-    return selector.select(NET, model, data, inner, last, key)
+def select(selector, model, data, inner, memory, key):
+    return selector.select(NET, model, data, memory, inner, key)
 
 
 @partial(jax.jit, static_argnums=2)
@@ -91,7 +82,8 @@ def test_embeddings_do_not_depend_on_the_batch(data):
 
 
 def test_it_shows_the_images_nearest_to_the_centres(data):
-    selection = np.asarray(select(FEW, MODEL, data, jnp.asarray(0), NONE, KEY))
+    selection, memory = map(np.asarray, select(FEW, MODEL, data, jnp.asarray(0), NONE, KEY))
+    np.testing.assert_array_equal(memory, selection)
     assert selection.shape == (3, 4) and selection.dtype == np.int32
     embeddings = np.asarray(embed(NET, MODEL, data, False))
     for c, key in enumerate(jax.random.split(KEY, 3)):
@@ -108,14 +100,14 @@ def test_it_never_shows_the_padding_of_a_small_class(data):
 
 
 def test_it_clusters_anew_every_few_steps_with_the_model_of_that_moment(data):
-    shown = [np.asarray(select(FEW, MODEL, data, jnp.asarray(i), NONE, jax.random.key(i))) for i in range(7)]
+    shown = [np.asarray(select(FEW, MODEL, data, jnp.asarray(i), NONE, jax.random.key(i))[0]) for i in range(7)]
     for i in (1, 2, 4, 5):
         np.testing.assert_array_equal(shown[i], NONE)
     for i in (0, 3, 6):
         assert (shown[i] != NONE).any()
     # A model that makes all images alike has every centre share the first of them.
     blind = MODEL._replace(params={"scale": jnp.zeros(())})
-    np.testing.assert_array_equal(select(FEW, blind, data, jnp.asarray(3), NONE, KEY), 0)
+    np.testing.assert_array_equal(select(FEW, blind, data, jnp.asarray(3), NONE, KEY)[0], 0)
 
 
 def test_the_selection_does_not_depend_on_how_many_classes_are_visited_at_once(data):
@@ -128,7 +120,7 @@ def test_what_makes_no_sense_is_refused():
     assert isinstance(Representative(), Selector)
     for field, value in (("batch", 0), ("every", 0), ("iterations", 0), ("chunk", -1)):
         with pytest.raises(RequestError, match=f"selector.{field} is {value}"):
-            replace(Representative(), **{field: value})
+            replace(Representative(), **{field: value}).validate()
     Representative(batch=9).check(COUNTS, 1, 1)
     with pytest.raises(
         RequestError, match=r"selector.batch asks for 10 clusters, but class 2 has only 9 images"
@@ -162,14 +154,17 @@ def test_more_medoids_than_images_are_refused():
 
 
 def test_random_batches_are_of_the_class_and_distinct_while_they_last(data):
-    rows = np.asarray(select(RandomBatch(12), MODEL, data, 0, jnp.zeros((3, 12), jnp.int32), KEY))
+    selector = RandomBatch(12)
+    rows, memory = select(selector, MODEL, data, 0, selector.init(data), KEY)
+    rows = np.asarray(rows)
+    assert rows.dtype == np.int32 and memory == ()
     for c, count in enumerate(COUNTS):
         assert rows[c].max() < count
         assert len(set(rows[c].tolist())) == min(12, count)
     with pytest.raises(RequestError, match="selector.batch"):
-        RandomBatch(0)
+        RandomBatch(0).validate()
 
 
 def test_no_real_images_leaves_nothing_to_show(data):
-    last = jnp.zeros((3, 0), jnp.int32)
-    assert select(NoReal(), MODEL, data, 0, last, KEY).shape == (3, 0)
+    rows, _ = select(NoReal(), MODEL, data, 0, NoReal().init(data), KEY)
+    assert rows.shape == (3, 0)

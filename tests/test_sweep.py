@@ -9,20 +9,25 @@ import pytest
 
 from distill_jax import distill, sweep
 from distill_jax.augment import NoAugment
+from distill_jax.axes.init import Mix
+from distill_jax.axes.models import EarlyStagePool
+from distill_jax.axes.optimiser import ClassByClassSGD
+from distill_jax.axes.parameterisation import Pixels
+from distill_jax.axes.perturb import Directions, NoPerturbation
+from distill_jax.axes.selector import RandomBatch
+from distill_jax.axes.update import TrainOnReal
 from distill_jax.distill import Problem
-from distill_jax.models import EarlyStagePool
 from distill_jax.nets import ConvNet
-from distill_jax.select import RandomBatch
-from distill_jax.spec import Hyper, Spec
-from distill_jax.synthetic import Mix, Pixels
-from distill_jax.types import RealData, RequestError
-from distill_jax.update import TrainOnReal
+from distill_jax.run import Block
+from distill_jax.spec import Spec, traced
+from distill_jax.types import Array, ClassObjective, Model, Net, RealData, RequestError, choice
 
 SPEC = Spec(
-    models=EarlyStagePool(perturb=True, size=2),
+    models=EarlyStagePool(size=2),
     selector=RandomBatch(4),
     parameterisation=Pixels(),
     augment=NoAugment(),
+    optimiser=ClassByClassSGD(0.01),
     update=TrainOnReal(images=4, batch=4, cutmix=0.0, augment=NoAugment()),
     init=Mix(),
     net=ConvNet(depth=1, width=4),
@@ -31,58 +36,117 @@ SPEC = Spec(
     class_chunk=1,
     model_chunk=1,
 )
+ROOTS = [jax.random.key(0), jax.random.key(1)]
+
+
+@choice
+class WithSpread(ClassObjective):
+    """A plug-in: distance of the mean features, and ``spread`` times that of their mean squares."""
+
+    spread: float = 0.0
+
+    def class_loss(self, net: Net, model: Model, real: Array, syn: Array, c: Array, key: Array) -> Array:
+        ours, theirs = (net.apply(model, x, train=True)[0].embedding for x in (syn, real))
+        means = jnp.sum((jnp.mean(ours, axis=0) - jnp.mean(theirs, axis=0)) ** 2)
+        return means + self.spread * (jnp.mean(ours**2) - jnp.mean(theirs**2)) ** 2
 
 
 def problem(spec: Spec = SPEC) -> Problem:
     """Two classes of random 8x8 images, and a pool of random models."""
     images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1), np.uint8)
-    labels = jnp.arange(12, dtype=jnp.int32) % 2
-    index = jnp.arange(12, dtype=jnp.int32).reshape(6, 2).T
-    counts, half, quarter = jnp.full(2, 6, jnp.int32), jnp.full(1, 0.5), jnp.full(1, 0.25)
     net = spec.net.build((8, 8, 1), 2)
     pool = jax.vmap(net.init)(jax.random.split(jax.random.key(2), 2))
-    data = RealData(jnp.asarray(images), labels, index, counts, half, quarter)
-    return Problem(spec, net, Hyper(syn_lr=0.01), data, pool, jax.random.key(0))
+    data = RealData.from_arrays(images, np.arange(12) % 2, [0.5], [0.25])
+    return Problem(traced(spec), net, data, pool, jax.random.key(0))
 
 
-def test_grid_has_every_combination():
-    points = sweep.grid(Hyper(), {"perturb_max": [0, 0.1], "syn_lr": [1, 2, 3]})
-    assert [(p.perturb_max, p.syn_lr) for p in points] == [(a, b) for a in (0, 0.1) for b in (1, 2, 3)]
-    assert sweep.grid(Hyper(), {}) == [Hyper()]
-    with pytest.raises(RequestError, match="did you mean perturb_max"):
-        sweep.grid(Hyper(), {"perturb_mx": [0, 1]})
+def swept(base: Problem, specs: list[Spec], roots: list[Array], chunk: int) -> tuple[distill.State, np.ndarray]:
+    """The states at the end of all points, and their losses [S, steps]."""
+    points = sweep.stacked(base, specs, roots)
+    blocks: list[Block] = []
+    states = sweep.run(points, sweep.init_states(points, chunk), [blocks.append], chunk=chunk)
+    return states, np.concatenate([block.losses for block in blocks], axis=1)
+
+
+def alone(spec: Spec, root: Array) -> tuple[distill.State, np.ndarray]:
+    """The state at the end of a single run, and its losses [steps]."""
+    one = replace(problem(spec), root=root)
+    state, losses = distill.run_block(one, distill.init_state(one), 4)
+    return state, np.asarray(losses)[:4]
+
+
+def test_specs_of_every_combination():
+    specs = sweep.specs_of(SPEC, {"perturb.max": [0.0, 0.1], "optimiser.lr": [1.0, 2.0, 3.0]})
+    points = [(s.perturb.max, s.optimiser.lr) for s in specs]  # type: ignore[attr-defined]
+    assert points == [(a, b) for a in (0.0, 0.1) for b in (1.0, 2.0, 3.0)]
+    assert sweep.specs_of(SPEC, {}) == [SPEC]
+    for path, said in (
+        ("perturb.mx", "did you mean perturb.max"),
+        ("optimiser.momentun", "did you mean optimiser.momentum"),
+        ("update.optimiser.lrr", "did you mean update.optimiser.lr"),
+        ("outer_step", "did you mean outer_steps"),
+        ("objective.rate", "add --objective trajectory"),
+    ):
+        for look in (sweep.field_at, sweep.is_traced):
+            with pytest.raises(RequestError, match=f"{path} is unknown: {said}") as error:
+                look(SPEC, path)
+            assert "\n" not in str(error.value)
     with pytest.raises(RequestError, match="twice"):
-        sweep.grid(Hyper(), {"syn_lr": [1, 1]})
+        sweep.specs_of(SPEC, {"optimiser.lr": [1.0, 1.0]})
+
+
+def test_what_points_of_one_program_may_differ_in():
+    plugged = replace(SPEC, objective=WithSpread())
+    for path in ("perturb.max", "perturb.min", "optimiser.lr", "update.optimiser.weight_decay", "objective.spread"):
+        assert sweep.is_traced(plugged, path), path
+    # The shape of an array; what the pool, which is shared, is trained with; what is compiled in.
+    for path in ("ipc", "models.optimiser.lr", "update.cutmix", "update.images", "perturb.count", "perturb.norm"):
+        assert not sweep.is_traced(plugged, path), path
+    assert not sweep.is_traced(plugged, "objective")
 
 
 def test_points_compute_what_single_runs_compute(monkeypatch: pytest.MonkeyPatch):
     traces = []
     step = distill.inner_step
     monkeypatch.setattr(distill, "inner_step", lambda *args: traces.append(1) or step(*args))
-    base = problem()
-    roots = [jax.random.key(0), jax.random.key(1)]
-    points = sweep.points(base, sweep.grid(base.hyper, {"perturb_max": [0, 0.3]}), roots)
+    specs = sweep.specs_of(SPEC, {"perturb.max": [0.0, 0.3]})
 
-    *_, mapped = sweep.run(points, chunk=1)  # four blocks: of one step, one step and the rest
+    mapped, losses = swept(problem(), specs, ROOTS, chunk=1)  # three blocks: of one step, one step and the rest
     assert len(traces) == 1
-    *_, vmapped = sweep.run(points, chunk=4)
-    assert mapped.state.step.tolist() == [4] * 4
-    images = mapped.state.synthetic.images
-    np.testing.assert_allclose(vmapped.state.synthetic.images, images, atol=1e-6)
-    np.testing.assert_allclose(vmapped.losses, mapped.losses, rtol=1e-5)
+    vmapped, same = swept(problem(), specs, ROOTS, chunk=4)
+    assert mapped.step.tolist() == [4] * 4 and losses.shape == (4, 4)
+    images = mapped.synthetic.images
+    np.testing.assert_allclose(vmapped.synthetic.images, images, atol=1e-6)
+    np.testing.assert_allclose(same, losses, rtol=1e-5)
     assert np.abs(images[0] - images[2]).max() > 1e-6  # perturbation has an effect
 
-    plain = problem(replace(SPEC, models=EarlyStagePool(perturb=False, size=2)))
-    for i, root in enumerate(roots):
-        alone = replace(plain, root=root)
-        state, losses = distill.run_block(alone, distill.init_state(alone), 4)
+    for i, root in enumerate(ROOTS):
+        state, of_one = alone(replace(SPEC, perturb=NoPerturbation()), root)
         np.testing.assert_allclose(images[i], state.synthetic.images, atol=1e-7)
-        np.testing.assert_allclose(mapped.losses[i, -1], losses[3], rtol=1e-6)
+        np.testing.assert_allclose(losses[i, -1], of_one[3], rtol=1e-6)
+
+
+def test_numbers_of_a_plug_in_are_swept_in_one_program():
+    base = replace(SPEC, objective=WithSpread(), perturb=Directions(max=0.3))
+    specs = sweep.specs_of(base, {"perturb.max": [0.0, 0.3], "objective.spread": [0.0, 2.0]})
+    compiled = sweep.run_block._cache_size()  # type: ignore[attr-defined]
+    for chunk, programs in ((1, 1), (4, 2)):
+        states, losses = swept(problem(base), specs, [ROOTS[0]], chunk)
+        assert sweep.run_block._cache_size() - compiled == programs  # type: ignore[attr-defined]
+        for i, spec in enumerate(specs):
+            state, of_one = alone(spec, ROOTS[0])
+            np.testing.assert_allclose(states.synthetic.images[i], state.synthetic.images, atol=1e-6)
+            np.testing.assert_allclose(losses[i], of_one, rtol=1e-5)
+        first, *others = np.asarray(states.synthetic.images)
+        assert all(np.abs(first - other).max() > 1e-6 for other in others)  # both numbers have an effect
+    # Other numbers are the same program.
+    swept(problem(base), sweep.specs_of(base, {"objective.spread": [1.0, 3.0, 4.0, 5.0]}), [ROOTS[1]], 1)
+    assert sweep.run_block._cache_size() - compiled == 2  # type: ignore[attr-defined]
 
 
 def test_training_sets_are_point_by_point():
     base = problem()
-    points = sweep.points(base, sweep.grid(base.hyper, {"syn_lr": [0.1, 0.2]}), [base.root])
+    points = sweep.stacked(base, sweep.specs_of(SPEC, {"optimiser.lr": [0.1, 0.2]}), [base.root])
     states = sweep.init_states(points, 1)
     images = states.synthetic.images.at[1].set(0.0)
     sets = sweep.training_sets(points, states._replace(synthetic=states.synthetic._replace(images=images)), repeats=3)

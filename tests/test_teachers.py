@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distill_jax.axes.models import EarlyStagePool, ExpertTrajectories
+from distill_jax.checkpoint import load_pool
+from distill_jax.cli import distill, evaluate, export
 from distill_jax.distilled import DistilledSet
 from distill_jax.formats import FORMATS, read
-from distill_jax.models import EarlyStagePool, ExpertTrajectories
 from distill_jax.nets import ConvNet
-from distill_jax.store import load_pool
 from distill_jax.teachers import labelled
 from distill_jax.types import Model
-from experiments import distill, evaluate, export
 from tests.sets import C, made
 from tests.tiny import NET, PLAIN, POOL, SHORT
 
@@ -67,7 +67,10 @@ def test_a_run_labels_its_images_and_is_scored_by_them(tmp_path: Path, capsys: p
     np.testing.assert_array_equal(at_once.targets(), soft.targets())
 
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["config"]["labels"] == "soft" and soft.card["score"] == result["accuracy"] != hard.card["score"]
+    assert (
+        result["config"]["spec"]["labels"] == {"choice": "SoftLabels"}
+        and soft.card["score"] == result["accuracy"] != hard.card["score"]
+    )
     capsys.readouterr()
     assert evaluate.main([str(tmp_path / "run"), "--dataset", "digits", "--repeats", "2"]) == 0
     assert f"{result['accuracy']['mean']:.2f} ± {result['accuracy']['std']:.2f}" in capsys.readouterr().out

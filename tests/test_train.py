@@ -10,8 +10,8 @@ import pytest
 
 from distill_jax import train as training
 from distill_jax.nets import ConvNet, from_torch
-from distill_jax.train import Order, Regime, drops, epochs_order, images_order, sgd, train
-from distill_jax.types import TrainSet
+from distill_jax.train import NetworkSGD, Order, Pipeline, epochs_order, images_order, rate_drops, train
+from distill_jax.types import Normaliser, TrainSet
 from tests.golden_weights import GOLDEN, cifar_normalised, deterministic
 
 NET = ConvNet(depth=3, width=16).build((32, 32, 3), 10)
@@ -28,10 +28,10 @@ def test_model_update_golden(case: str, steps: int) -> None:
     data = TrainSet(jnp.asarray(images), jax.nn.one_hot(labels, 10))
     n = len(golden["y1"])
     order = Order(jnp.arange(2 * n, dtype=jnp.int32).reshape(2, n)[:steps], jnp.ones((steps, n)))
-    optimiser = sgd(0.01, 0.9, 5e-4)
-    regime = Regime(batch=n, cutmix=0.0)
+    optimiser = NetworkSGD(0.01, 0.9, 5e-4).transform()
+    pipeline = Pipeline(batch=n, cutmix=0.0)
     model, state, losses = train(
-        NET, model, optimiser, optimiser.init(model.params), data, order, regime, jax.random.key(0)
+        NET, model, optimiser, optimiser.init(model.params), data, order, pipeline, jax.random.key(0)
     )
     np.testing.assert_allclose(np.mean(losses), golden[f"{case}__mean_loss"], atol=3e-6)
 
@@ -53,7 +53,7 @@ def test_learning_rate_golden(epochs: int) -> None:
     with np.load(GOLDEN / "schedule.npz") as golden:
         expected = golden[f"idc_lr_{epochs}"]
     steps = 3
-    ours = jax.vmap(drops(0.01, epochs, steps))(jnp.arange(epochs * steps))
+    ours = 0.01 * jax.vmap(rate_drops(epochs, steps))(jnp.arange(epochs * steps))
     np.testing.assert_allclose(ours, np.repeat(expected, steps), rtol=1e-6)
 
 
@@ -63,7 +63,7 @@ def test_pretraining_rate_golden() -> None:
     assert cases
     for name, expected in cases.items():
         first, number = (int(part) for part in name.split("_")[-2:])
-        ours = jax.vmap(drops(0.01, first + number, 1))(jnp.arange(len(expected)))
+        ours = 0.01 * jax.vmap(rate_drops(first + number, 1))(jnp.arange(len(expected)))
         np.testing.assert_allclose(ours, expected, rtol=1e-6, err_msg=name)
 
 
@@ -93,11 +93,11 @@ def test_padding_rows_do_not_count() -> None:
     net = ConvNet(depth=1, width=4).build((4, 4, 1), 3)
     model = net.init(jax.random.key(0))
     data = TrainSet(jax.random.normal(jax.random.key(1), (5, 4, 4, 1)), jax.nn.one_hot(jnp.arange(5) % 3, 3))
-    optimiser = sgd(0.1, 0.0, 0.0)
-    regime = Regime(batch=5, cutmix=0.0)
+    optimiser = NetworkSGD(0.1, 0.0, 0.0).transform()
+    pipeline = Pipeline(batch=5, cutmix=0.0)
 
     def trained(order: Order):
-        return train(net, model, optimiser, optimiser.init(model.params), data, order, regime, jax.random.key(2))[
+        return train(net, model, optimiser, optimiser.init(model.params), data, order, pipeline, jax.random.key(2))[
             0
         ].params
 
@@ -110,6 +110,6 @@ def test_hits_are_counted_once_whatever_the_chunk() -> None:
     model = net.init(jax.random.key(0))
     images = jax.random.randint(jax.random.key(1), (11, 4, 4, 1), 0, 256).astype(jnp.uint8)
     labels = jnp.arange(11) % 3
-    mean, std = jnp.zeros(1), jnp.ones(1)
-    counts = {int(training.correct(net, model, images, labels, mean, std, chunk)) for chunk in (1, 4, 11, 100)}
+    plain = Normaliser(jnp.zeros(1), jnp.ones(1))
+    counts = {int(training.correct(net, model, images, labels, plain, chunk)) for chunk in (1, 4, 11, 100)}
     assert len(counts) == 1

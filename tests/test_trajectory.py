@@ -10,16 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import resolve
-from configs.methods import DSA, MTT
 from distill_jax import tree
 from distill_jax.augment import NoAugment
+from distill_jax.axes.models import EarlyStagePool, ExpertTrajectories, RandomInit, train_pool
+from distill_jax.axes.objective import TrajectoryMatching
+from distill_jax.axes.optimiser import SGD
+from distill_jax.axes.perturb import Directions
 from distill_jax.distill import Problem, init_state, run_block
-from distill_jax.models import EarlyStagePool, ExpertTrajectories, RandomInit, train_many
+from distill_jax.methods import DSA, MTT
 from distill_jax.nets import ConvNet, from_torch
-from distill_jax.objectives import TrajectoryMatching
-from distill_jax.spec import Hyper, check, with_chunks
-from distill_jax.train import Order, Regime
+from distill_jax.recipes import resolve
+from distill_jax.run import no_tick
+from distill_jax.spec import check, traced, with_chunks
+from distill_jax.train import NetworkSGD, Order, Pipeline
 from distill_jax.types import Array, Model, Net, PyTree, RequestError, Synthetic, TrainSet
 from tests import toy
 from tests.golden_weights import GOLDEN, cifar_normalised
@@ -96,7 +99,7 @@ def test_the_student_takes_as_many_steps_as_asked() -> None:
     @lambda loss: jax.value_and_grad(loss, argnums=(0, 1))
     def loss(images: Array, rate: Array) -> Array:
         objective = TrajectoryMatching(steps=5, batch=3, augment=NoAugment())
-        return objective.set_loss(net, model, images[:, :0], Synthetic(images, rate), Hyper(), jax.random.key(2))
+        return objective.set_loss(net, model, images[:, :0], Synthetic(images, learnable=rate), jax.random.key(2))
 
     unmoved, _ = loss(images, jnp.zeros(()))
     assert unmoved == 1
@@ -109,15 +112,16 @@ def test_the_student_takes_as_many_steps_as_asked() -> None:
 
 
 SMALL = ConvNet(1, 2)
-EXPERTS = ExpertTrajectories(size=2, start=2, ahead=3, batch=8, augment=NoAugment(), live=4)
-HYPER = Hyper(model_lr=0.05, model_momentum=0.0, model_weight_decay=0.0)
+RATES = NetworkSGD(0.05, 0.0, 0.0)
+EXPERTS = ExpertTrajectories(size=2, start=2, ahead=3, optimiser=RATES, batch=8, augment=NoAugment())
+LIVE = 4
 
 
 @pytest.fixture(scope="module")
 def trajectories() -> Model:
     """[E, T, ...]"""
     net = SMALL.build(toy.SHAPE, 2)
-    return EXPERTS.pretrain(net, toy.data(), HYPER, jax.random.key(0), lambda done, total: None)
+    return EXPERTS.pretrain(net, toy.data(), jax.random.key(0), no_tick)
 
 
 def after(models: Model, expert: int, epoch: int) -> PyTree:
@@ -135,10 +139,10 @@ def test_experts_are_recorded_after_every_epoch(trajectories: Model) -> None:
 def test_experts_learn_at_a_constant_rate(trajectories: Model) -> None:
     """An early-stage pool's rate falls in the last of four epochs; theirs does not."""
     net, data = SMALL.build(toy.SHAPE, 2), toy.data()
-    falling = train_many(net, data, 2, 4, Regime(8, 0.0), HYPER, jax.random.key(0), lambda done, total: None)
+    falling = train_pool(net, data, 2, 4, Pipeline(8, 0.0), RATES, jax.random.key(0), no_tick)
     apart = [
-        float(tree.squared_distance(models.params, jax.tree.map(lambda a, t=t: a[:, t], trajectories.params)))
-        for t, models in enumerate(falling)
+        float(tree.squared_distance(*(jax.tree.map(lambda a, t=t: a[:, t], m.params) for m in (falling, trajectories))))
+        for t in range(5)
     ]
     # Not exactly equal: two programs, and each rounds in its own way.
     assert max(apart[:4]) < 1e-12 < 1e-9 < apart[4]
@@ -146,9 +150,9 @@ def test_experts_learn_at_a_constant_rate(trajectories: Model) -> None:
 
 def test_draws_start_and_target_of_one_expert(trajectories: Model) -> None:
     net = SMALL.build(toy.SHAPE, 2)
-    models = EXPERTS.sample(net, trajectories, HYPER, jax.random.key(1))
+    models = EXPERTS.sample(net, trajectories, LIVE, jax.random.key(1))
     drawn = set()
-    for k in range(EXPERTS.live):
+    for k in range(LIVE):
         start, target = tree.take(models.params, k), tree.take(models.target, k)
         found = [
             (e, t)
@@ -161,46 +165,46 @@ def test_draws_start_and_target_of_one_expert(trajectories: Model) -> None:
         drawn.update(found)
     assert len(drawn) > 1
 
-    moved = replace(EXPERTS, perturb=True).sample(net, trajectories, HYPER, jax.random.key(1))
+    moved = Directions().perturb(models, jax.random.key(2))
     assert tree.squared_distance(moved.params, models.params) > 0
     assert tree.squared_distance(moved.target, models.target) == 0
 
 
 def test_early_stage_pool_with_targets() -> None:
     net, data = SMALL.build(toy.SHAPE, 2), toy.data()
-    pool = EarlyStagePool(size=1, epochs=1, ahead=2, cutmix=0.0)
-    models = pool.pretrain(net, data, HYPER, jax.random.key(0), lambda done, total: None)
+    pool = EarlyStagePool(size=1, epochs=1, optimiser=RATES, ahead=2, cutmix=0.0)
+    models = pool.pretrain(net, data, jax.random.key(0), no_tick)
     assert models.target is not None and tree.squared_distance(models.params, models.target) > 0
     without = replace(pool, ahead=0)
-    assert without.pretrain(net, data, HYPER, jax.random.key(0), lambda done, total: None).target is None
+    assert without.pretrain(net, data, jax.random.key(0), no_tick).target is None
     assert (pool.gives_target, without.gives_target) == (True, False)
 
 
 def test_images_and_rate_learn_to_follow_an_expert(trajectories: Model) -> None:
-    objective = replace(PLAIN, steps=3)
-    spec = replace(MTT, models=EXPERTS, objective=objective, net=SMALL, outer_steps=30, model_chunk=1, class_chunk=1)
-    hyper = replace(HYPER, syn_lr=30.0, rate=0.05, rate_lr=1e-3)
-    problem = Problem(spec, SMALL.build(toy.SHAPE, 2), hyper, toy.data(), trajectories, jax.random.key(0))
+    objective = replace(PLAIN, steps=3, rate=0.05, rate_lr=1e-3)
+    spec = replace(MTT, models=EXPERTS, live=LIVE, objective=objective, optimiser=SGD(30.0), net=SMALL, outer_steps=30)
+    spec = traced(replace(spec, model_chunk=1, class_chunk=1))
+    problem = Problem(spec, SMALL.build(toy.SHAPE, 2), toy.data(), trajectories, jax.random.key(0))
     state, losses = run_block(problem, init_state(problem), 30)
     assert np.mean(losses[20:30]) < 0.9 * np.mean(losses[:10])
-    assert state.synthetic.rate is not None and state.synthetic.rate != jnp.float32(0.05)
+    assert state.synthetic.learnable is not None and state.synthetic.learnable != jnp.float32(0.05)
 
 
 # ------------------------------------------------------------------ choices
 
 
 def test_targets_and_their_use_belong_together() -> None:
-    for models in (RandomInit(), EarlyStagePool(perturb=True)):
+    for models in (RandomInit(), EarlyStagePool()):
         with pytest.raises(RequestError, match="objective TrajectoryMatching .* models .* none"):
             check(replace(MTT, models=models), toy.SHAPE, [9, 9])
     for models in (ExpertTrajectories(), EarlyStagePool(ahead=1)):
         with pytest.raises(RequestError, match="models .* objective GradientMatching does not use"):
             check(replace(DSA, models=models), toy.SHAPE, [9, 9])
-    check(replace(MTT, models=EarlyStagePool(ahead=1, perturb=True), net=SMALL), toy.SHAPE, [9, 9])
+    check(replace(MTT, models=EarlyStagePool(ahead=1), perturb=Directions(), net=SMALL), toy.SHAPE, [9, 9])
 
 
 def test_recipe_gives_early_stage_start_points_a_target() -> None:
-    experiment = resolve("mtt", "digits", shape=toy.SHAPE, axes={"models": EarlyStagePool(perturb=True)})
+    experiment = resolve("mtt", "digits", shape=toy.SHAPE, axes={"models": EarlyStagePool()})
     check(with_chunks(experiment.spec, 10, "cpu"), toy.SHAPE, [9] * 10)
 
 
@@ -215,11 +219,12 @@ def test_recipe_gives_early_stage_start_points_a_target() -> None:
     ],
 )
 def test_recipes_have_the_published_numbers(recipe: str, ipc: int, numbers: tuple[float, ...]) -> None:
-    spec, hyper, _ = (getattr(resolve("mtt", recipe, ipc=ipc), f) for f in ("spec", "hyper", "protocol"))
-    student, experts = spec.objective, spec.models
-    ours = (student.steps, experts.ahead, experts.start, hyper.syn_lr, hyper.rate, hyper.rate_lr, student.batch)
+    spec = resolve("mtt", recipe, ipc=ipc).spec
+    student, experts, lr = spec.objective, spec.models, spec.optimiser.lr  # type: ignore[attr-defined]
+    assert isinstance(student, TrajectoryMatching) and isinstance(experts, ExpertTrajectories)
+    ours = (student.steps, experts.ahead, experts.start, lr, student.rate, student.rate_lr, student.batch)
     assert ours == numbers
-    assert (hyper.model_lr, hyper.model_momentum, hyper.model_weight_decay) == (0.01, 0.0, 0.0)
+    assert experts.optimiser == NetworkSGD(0.01, 0.0, 0.0)
     assert (experts.batch, spec.outer_steps, spec.inner_steps, spec.syn_batch) == (256, 5000, 1, 0)
 
 
@@ -236,4 +241,4 @@ def test_recipes_have_the_published_numbers(recipe: str, ipc: int, numbers: tupl
 )
 def test_bad_input(make, field: str) -> None:
     with pytest.raises(RequestError, match=field):
-        make()
+        make().validate()

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from distill_jax.types import RequestError
-from experiments.workdir import (
+from distill_jax.cli.workdir import (
     CONFIG,
     METRICS,
     POOL,
@@ -19,6 +18,7 @@ from experiments.workdir import (
     refuse_used,
     replaced,
 )
+from distill_jax.types import RequestError
 
 
 def test_only_one_process_holds_a_folder(tmp_path: Path) -> None:

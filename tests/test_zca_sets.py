@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distill_jax.axes.parameterisation import Pixels
+from distill_jax.cli import distill, evaluate
 from distill_jax.data import Dataset, digits, whiten, whitened
 from distill_jax.distilled import DistilledSet
 from distill_jax.formats import FORMATS, read, write
 from distill_jax.formats.torch_file import dumps
-from distill_jax.synthetic import Pixels
 from distill_jax.types import RequestError
-from experiments import distill, evaluate
 from tests.sets import equal
 from tests.tiny import NET, PLAIN, SHORT
 
@@ -31,8 +31,8 @@ def white(data: Dataset, space: str = "normalised") -> DistilledSet:
     assert data.whitening is not None
     first = np.stack([data.x_train[data.y_train == c][:1] for c in range(10)]) / np.float32(255)
     images = (first - data.mean) / data.std if space == "normalised" else first
-    mean, std = jnp.asarray(data.mean), jnp.asarray(data.std)
-    made = DistilledSet.of(Pixels(space), jnp.asarray(images), data.class_names, mean, std, {"method": "mtt"})
+    normaliser = data.real_data().normaliser
+    made = DistilledSet.of(Pixels(space), jnp.asarray(images), data.class_names, normaliser, {"method": "mtt"})
     return made.with_zca(data.whitening.matrix)
 
 

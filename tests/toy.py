@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from configs import resolve
+from distill_jax.axes.objective import TrajectoryMatching
 from distill_jax.distill import Problem
 from distill_jax.nets import ConvNet
-from distill_jax.spec import Spec, with_chunks
+from distill_jax.recipes import resolve
+from distill_jax.run import no_tick
+from distill_jax.spec import Spec, traced, with_chunks
 from distill_jax.types import RealData
 
 SHAPE = (8, 8, 1)
@@ -20,7 +21,7 @@ SMALL = {
     "spec.net": ConvNet(depth=1, width=4),
     "models.size": 2,
     "models.epochs": 1,
-    "models.live": 2,
+    "live": 2,
     "selector.batch": 4,
     "update.images": 8,
     "update.batch": 4,
@@ -37,28 +38,21 @@ def data() -> RealData:
     images = rng.integers(0, 100, (len(labels), *SHAPE))
     images[labels == 0, :, :4] += 120
     images[labels == 1, :, 4:] += 120
-    index = np.stack([np.resize(np.flatnonzero(labels == c), max(COUNTS)) for c in (0, 1)])
     pixels = images / 255
-    return RealData(
-        images=jnp.asarray(images, jnp.uint8),
-        labels=jnp.asarray(labels, jnp.int32),
-        index=jnp.asarray(index, jnp.int32),
-        counts=jnp.asarray(COUNTS, jnp.int32),
-        mean=jnp.asarray(pixels.mean(keepdims=True).reshape(1), jnp.float32),
-        std=jnp.asarray(pixels.std(keepdims=True).reshape(1), jnp.float32),
-    )
+    return RealData.from_arrays(images, labels, [pixels.mean()], [pixels.std()])
 
 
 def problem(method: str, seed: int = 0, **changes) -> Problem:
     """A preset, shrunk to the toy: ``changes`` replace fields of its spec."""
     experiment = resolve(method, "digits", ipc=2, shape=SHAPE)
-    # Experts of one short epoch are so near to their start that the published rates overshoot.
-    spec, hyper = shrunk(experiment.spec), replace(experiment.hyper, rate_lr=1e-7)
-    spec = with_chunks(replace(spec, **changes), len(COUNTS), "cpu")
+    spec = shrunk(experiment.spec)
+    if isinstance(spec.objective, TrajectoryMatching):
+        # Experts of one short epoch are so near to their start that the published rates overshoot.
+        spec = replace(spec, objective=replace(spec.objective, rate_lr=1e-7))
+    spec = traced(with_chunks(replace(spec, **changes), len(COUNTS), "cpu"))
     net, real = spec.net.build(SHAPE, len(COUNTS)), data()
     pool_key, root = jax.random.split(jax.random.key(seed))
-    pool = spec.models.pretrain(net, real, hyper, pool_key, lambda done, total: None)
-    return Problem(spec, net, hyper, real, pool, root)
+    return Problem(spec, net, real, spec.models.pretrain(net, real, pool_key, no_tick), root)
 
 
 def shrunk(spec: Spec) -> Spec:
@@ -67,6 +61,6 @@ def shrunk(spec: Spec) -> Spec:
         *axis, field = path.removeprefix("spec.").split(".")
         if not axis:
             spec = replace(spec, **{field: value})
-        elif hasattr(getattr(spec, axis[0]), field) and getattr(getattr(spec, axis[0]), field):
+        elif field in vars(getattr(spec, axis[0])):
             spec = replace(spec, **{axis[0]: replace(getattr(spec, axis[0]), **{field: value})})
     return spec

@@ -119,16 +119,7 @@ class Dataset:
 
     def real_data(self) -> RealData:
         """The training part on the device."""
-        most = int(self.counts.max())
-        index = np.stack([np.resize(np.flatnonzero(self.y_train == c), most) for c in range(self.classes)])
-        return RealData(
-            images=jnp.asarray(self.x_train),
-            labels=jnp.asarray(self.y_train),
-            index=jnp.asarray(index, jnp.int32),
-            counts=jnp.asarray(self.counts, jnp.int32),
-            mean=jnp.asarray(self.mean),
-            std=jnp.asarray(self.std),
-        )
+        return RealData.from_arrays(self.x_train, self.y_train, self.mean, self.std)
 
     def test_arrays(self) -> tuple[Array, Array]:
         """The test part on the device: uint8 [M, H, W, c], int32 [M]."""

@@ -8,11 +8,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from distill_jax.axes.parameterisation import MultiFormation, Pixels
 from distill_jax.data.dataset import Dataset, reason
 from distill_jax.distilled import DistilledSet
 from distill_jax.formats.format import Contents, Format
-from distill_jax.synthetic import MultiFormation, Pixels, to_pixel
-from distill_jax.types import RequestError
+from distill_jax.types import Normaliser, RequestError
 
 NEEDED = {
     "class_names": "the names of its classes",
@@ -34,7 +34,7 @@ def as_stored(distilled: DistilledSet, space: str, packed: bool) -> DistilledSet
     if any(side % card["factor"] for side in distilled.shape[:2]):
         raise RequestError("a side that the factor does not divide is padded, in pixels only: export decoded images")
     # Packed formats hold pixels.
-    images = to_pixel(jnp.asarray(distilled.images), jnp.asarray(distilled.mean), jnp.asarray(distilled.std))
+    images = distilled.normaliser.to_pixel(jnp.asarray(distilled.images))
     return _set(np.asarray(images), distilled.labels, None, {**card, "space": space}, distilled.zca)
 
 
@@ -120,7 +120,8 @@ def _set(
     parameterisation = how if factor > 1 else Pixels(space)
     parameterisation.check((images.shape[1], images.shape[2], images.shape[3]))
     by_class = images.reshape(classes, -1, *images.shape[1:])
-    names, (mean, std) = tuple(map(str, card["class_names"])), (jnp.asarray(card[key]) for key in ("mean", "std"))
-    made = DistilledSet.of(parameterisation, jnp.asarray(by_class), names, mean, std, {})
+    names = tuple(map(str, card["class_names"]))
+    normaliser = Normaliser(*(jnp.asarray(card[key]) for key in ("mean", "std")))
+    made = DistilledSet.of(parameterisation, jnp.asarray(by_class), names, normaliser, {})
     kept = {key: value for key, value in card.items() if key not in made.card or key == "library"}
     return made.with_card(**kept).with_soft(soft).with_zca(zca)

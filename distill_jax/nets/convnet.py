@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import get_args
 
 import flax.linen as nn
 
 from distill_jax.nets.layers import ACTIVATIONS, POOLINGS, ActivationName, Conv, Dense, Norm, NormName, PoolingName
 from distill_jax.nets.net import DTypeName, FlaxNet, require_choice, require_norm, require_positive
-from distill_jax.types import Array, Block, Out, RequestError
+from distill_jax.types import Architecture, Array, NetBlock, Out, RequestError, choice
 
 
-@dataclass(frozen=True)
-class ConvNet:
+@choice
+class ConvNet(Architecture):
     """``depth`` times (3x3 convolution, norm, activation, 2x2 pooling), then one linear layer.
 
     Raises RequestError for sizes below 1, unknown names, and a norm that does not divide the width.
@@ -26,7 +25,7 @@ class ConvNet:
     pooling: PoolingName = "avg"
     dtype: DTypeName = "float32"
 
-    def __post_init__(self) -> None:
+    def validate(self) -> None:
         require_positive(depth=self.depth, width=self.width)
         require_norm(self.norm, self.width)
         require_choice("activation", self.activation, ACTIVATIONS)
@@ -35,6 +34,7 @@ class ConvNet:
 
     def build(self, shape: tuple[int, int, int], classes: int) -> FlaxNet:
         """A net for images of ``shape`` (H, W, c); RequestError if pooling leaves nothing of them."""
+        self.validate()
         # 28x28 digits are padded to 32x32, so that they halve five times without a remainder.
         padding = 3 if shape == (28, 28, 1) else 1
         side = min(shape[:2]) + 2 * (padding - 1)
@@ -60,7 +60,7 @@ class _ConvNet(nn.Module):
             x = Conv(spec.width, padding=self.first_padding if d == 0 else 1, name=f"conv{d}")(x)
             x = ACTIVATIONS[spec.activation](Norm(spec.norm, name=f"norm{d}")(x, train))
             pooled = POOLINGS[spec.pooling](x)
-            blocks.append(Block(before=x, after=pooled))
+            blocks.append(NetBlock(before=x, after=pooled))
             x = pooled
         embedding = x.reshape(x.shape[0], -1)
         return Out(Dense(self.classes, name="classifier")(embedding), tuple(blocks), embedding)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import get_args
 
 import flax.linen as nn
@@ -12,11 +11,11 @@ import jax.numpy as jnp
 from distill_jax.nets.conv import average_pool
 from distill_jax.nets.layers import Conv, Dense, Norm, NormName
 from distill_jax.nets.net import DTypeName, FlaxNet, require_choice, require_norm, require_positive, require_side
-from distill_jax.types import Array, Block, Out
+from distill_jax.types import Architecture, Array, NetBlock, Out, choice
 
 
-@dataclass(frozen=True)
-class DenseNet:
+@choice
+class DenseNet(Architecture):
     """Pre-activation dense blocks; transitions halve channels, and the map while it is 4 or more wide.
 
     A dense layer puts its ``growth`` new channels *before* its input's. Raises RequestError as ResNet does.
@@ -27,13 +26,14 @@ class DenseNet:
     norm: NormName = "batch"
     dtype: DTypeName = "float32"
 
-    def __post_init__(self) -> None:
+    def validate(self) -> None:
         require_positive(growth=self.growth, **{f"layers[{i}]": n for i, n in enumerate(self.layers)})
         require_norm(self.norm, self.growth)
         require_choice("dtype", self.dtype, get_args(DTypeName))
 
     def build(self, shape: tuple[int, int, int], classes: int) -> FlaxNet:
         """A net for images of ``shape`` (H, W, c), of side 8 or more."""
+        self.validate()
         require_side(shape, 8)
         return FlaxNet(_DenseNet(self, classes), shape, classes, self.dtype)
 
@@ -55,7 +55,7 @@ class _DenseNet(nn.Module):
                 x = _Transition(spec.norm, name=f"trans{b}")(x, train)
             else:
                 x = jax.nn.relu(Norm(spec.norm, name="norm")(x, train))
-            blocks.append(Block(before=dense, after=x))
+            blocks.append(NetBlock(before=dense, after=x))
         embedding = x.mean((1, 2))
         return Out(Dense(self.classes, name="classifier")(embedding), tuple(blocks), embedding)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 
 from distill_jax.nets.conv import wide
 from distill_jax.nets.layers import GROUPS, NormName
-from distill_jax.types import Array, Model, Out, PyTree, RequestError
+from distill_jax.types import Array, Model, Out, PyTree, RequestError, near_miss
 
 DTypeName: TypeAlias = Literal["float32", "bfloat16", "float64"]
 
@@ -48,11 +47,8 @@ class FlaxNet:
 
 def require_choice(field: str, value: str, names: Iterable[str]) -> None:
     """Raise RequestError, with the nearest name, unless ``value`` is one of ``names``."""
-    names = list(names)
-    if value not in names:
-        near = difflib.get_close_matches(str(value), names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names)}"
-        raise RequestError(f"{field} {value!r} is unknown: {hint}")
+    if value not in (names := list(names)):
+        raise RequestError(f"{field} {value!r} is unknown: {near_miss(str(value), names)}")
 
 
 def require_norm(norm: str, width: int | None) -> None:

@@ -6,7 +6,6 @@ Images under 64 pixels a side take the CIFAR variant (widths 32 to 256, 3x3 stem
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import get_args
 
 import flax.linen as nn
@@ -16,39 +15,41 @@ import jax.numpy as jnp
 from distill_jax.nets.conv import average_pool, max_pool
 from distill_jax.nets.layers import GROUPS, Conv, Dense, Norm, NormName
 from distill_jax.nets.net import DTypeName, FlaxNet, require_choice
-from distill_jax.types import Array, Block, Out, RequestError
+from distill_jax.types import Architecture, Array, NetBlock, Out, RequestError, choice
 
 DEPTHS = {10: 1, 18: 2}
 """basic blocks in each of the four stages"""
 
 
-@dataclass(frozen=True)
-class ResNet:
+@choice
+class ResNet(Architecture):
     """ResNet-10 or -18 of basic blocks. Raises RequestError for another depth, or images under 8 pixels a side."""
 
     depth: int = 18
     norm: NormName = "instance"
     dtype: DTypeName = "float32"
 
-    def __post_init__(self) -> None:
+    def validate(self) -> None:
         _check(self.depth, self.norm, self.dtype)
 
     def build(self, shape: tuple[int, int, int], classes: int) -> FlaxNet:
+        self.validate()
         return _build(self, False, shape, classes)
 
 
-@dataclass(frozen=True)
-class ResNetAP:
+@choice
+class ResNetAP(Architecture):
     """ResNet with average pooling in place of strides, the network for ImageNet subsets."""
 
     depth: int = 10
     norm: NormName = "instance"
     dtype: DTypeName = "float32"
 
-    def __post_init__(self) -> None:
+    def validate(self) -> None:
         _check(self.depth, self.norm, self.dtype)
 
     def build(self, shape: tuple[int, int, int], classes: int) -> FlaxNet:
+        self.validate()
         return _build(self, True, shape, classes)
 
 
@@ -86,7 +87,7 @@ class _ResNet(nn.Module):
                 # An instance norm over a 1x1 map would erase it, so images of 8 pixels are halved twice only.
                 halves = s > 0 and b == 0 and min(x.shape[1:3]) >= 4
                 x = _BasicBlock(self.norm, self.pooled, width, halves, name=f"stage{s}_block{b}")(x, train)
-            blocks.append(Block(before=x, after=x))
+            blocks.append(NetBlock(before=x, after=x))
         embedding = jnp.mean(x, axis=(1, 2))
         return Out(Dense(self.classes, name="classifier")(embedding), tuple(blocks), embedding)
 

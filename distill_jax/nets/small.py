@@ -7,7 +7,6 @@ skipped, and 5x5 convolutions are padded to keep the size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple, get_args
 
 import flax.linen as nn
@@ -16,7 +15,7 @@ import jax
 from distill_jax.nets.conv import max_pool
 from distill_jax.nets.layers import Conv, Dense, Norm, NormName
 from distill_jax.nets.net import DTypeName, FlaxNet, require_choice, require_norm, require_positive, require_side
-from distill_jax.types import Array, Block, Out
+from distill_jax.types import Architecture, Array, NetBlock, Out, choice
 
 
 class _Layer(NamedTuple):
@@ -28,36 +27,38 @@ class _Layer(NamedTuple):
     pool: bool = False
 
 
-@dataclass(frozen=True)
-class MLP:
+@choice
+class MLP(Architecture):
     """``depth`` hidden layers of ``width`` ReLU units on the flattened image."""
 
     depth: int = 2
     width: int = 128
     dtype: DTypeName = "float32"
 
-    def __post_init__(self) -> None:
+    def validate(self) -> None:
         require_positive(depth=self.depth, width=self.width)
         require_choice("dtype", self.dtype, get_args(DTypeName))
 
     def build(self, shape: tuple[int, int, int], classes: int) -> FlaxNet:
         """A net for images of any ``shape`` (H, W, c)."""
+        self.validate()
         return FlaxNet(_MLP(self.depth, self.width, classes), shape, classes, self.dtype)
 
 
-@dataclass(frozen=True)
-class LeNet:
+@choice
+class LeNet(Architecture):
     """Convolutions 6 and 16 of 5x5, linear layers of 120 and 84; ReLU and max pools."""
 
     norm: NormName = "none"
     dtype: DTypeName = "float32"
 
-    def __post_init__(self) -> None:
+    def validate(self) -> None:
         require_norm(self.norm, 6)
         require_choice("dtype", self.dtype, get_args(DTypeName))
 
     def build(self, shape: tuple[int, int, int], classes: int) -> FlaxNet:
         """A net for images of ``shape`` (H, W, c), of side 8 or more."""
+        self.validate()
         require_side(shape, 8)
         side = min(shape[:2])
         # Unpadded from 32 pixels on; 28 are padded to 32 first, as published for MNIST.
@@ -65,19 +66,20 @@ class LeNet:
         return FlaxNet(_PlainNet(layers, (120, 84), self.norm, classes), shape, classes, self.dtype)
 
 
-@dataclass(frozen=True)
-class AlexNet:
+@choice
+class AlexNet(Architecture):
     """Five convolutions and one linear layer."""
 
     norm: NormName = "none"
     dtype: DTypeName = "float32"
 
-    def __post_init__(self) -> None:
+    def validate(self) -> None:
         require_norm(self.norm, 128)
         require_choice("dtype", self.dtype, get_args(DTypeName))
 
     def build(self, shape: tuple[int, int, int], classes: int) -> FlaxNet:
         """A net for images of ``shape`` (H, W, c), of side 8 or more."""
+        self.validate()
         require_side(shape, 8)
         layers = (
             _Layer(128, 5, 4 if shape == (28, 28, 1) else 2, pool=True),
@@ -89,19 +91,20 @@ class AlexNet:
         return FlaxNet(_PlainNet(layers, (), self.norm, classes), shape, classes, self.dtype)
 
 
-@dataclass(frozen=True)
-class VGG11:
+@choice
+class VGG11(Architecture):
     """Eight 3x3 convolutions in five stages and one linear layer."""
 
     norm: NormName = "instance"
     dtype: DTypeName = "float32"
 
-    def __post_init__(self) -> None:
+    def validate(self) -> None:
         require_norm(self.norm, 64)
         require_choice("dtype", self.dtype, get_args(DTypeName))
 
     def build(self, shape: tuple[int, int, int], classes: int) -> FlaxNet:
         """A net for images of ``shape`` (H, W, c), of side 8 or more."""
+        self.validate()
         require_side(shape, 8)
         first = _Layer(64, padding=3 if shape == (28, 28, 1) else 1, pool=True)
         stages = (_Layer(128, pool=True), *(_Layer(w, pool=pool) for w in (256, 512, 512) for pool in (False, True)))
@@ -123,7 +126,7 @@ class _PlainNet(nn.Module):
             # An instance norm over the 1x1 map that a further pool would leave erases everything.
             smallest = 2 if i == len(self.layers) - 1 else 4
             x = max_pool(before) if layer.pool and min(before.shape[1:3]) >= smallest else before
-            blocks.append(Block(before=before, after=x))
+            blocks.append(NetBlock(before=before, after=x))
         x = x.reshape(x.shape[0], -1)
         for i, width in enumerate(self.hidden):
             x = jax.nn.relu(Dense(width, name=f"dense{i}")(x))
@@ -141,5 +144,5 @@ class _MLP(nn.Module):
         x = x.reshape(x.shape[0], -1)
         for i in range(self.depth):
             x = jax.nn.relu(Dense(self.width, name=f"dense{i}")(x))
-            blocks.append(Block(before=x[:, None, None], after=x[:, None, None]))
+            blocks.append(NetBlock(before=x[:, None, None], after=x[:, None, None]))
         return Out(Dense(self.classes, name="classifier")(x), tuple(blocks), x)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import get_args
 
 import flax.linen as nn
@@ -13,11 +12,11 @@ from jax import lax
 from distill_jax.nets.conv import wide
 from distill_jax.nets.layers import Dense
 from distill_jax.nets.net import DTypeName, FlaxNet, require_choice, require_positive, require_side
-from distill_jax.types import Array, Block, Out, RequestError
+from distill_jax.types import Architecture, Array, NetBlock, Out, RequestError, choice
 
 
-@dataclass(frozen=True)
-class ViT:
+@choice
+class ViT(Architecture):
     """Patches, ``depth`` transformer blocks of ``width`` channels, linear. RequestError where sizes do not fit."""
 
     depth: int = 4
@@ -27,7 +26,7 @@ class ViT:
     """pixels a side; None: the largest divisor of the sides that leaves about 7 patches a side (2 for 8x8 images)"""
     dtype: DTypeName = "float32"
 
-    def __post_init__(self) -> None:
+    def validate(self) -> None:
         require_positive(depth=self.depth, width=self.width, heads=self.heads)
         require_positive(patch=1 if self.patch is None else self.patch)
         require_choice("dtype", self.dtype, get_args(DTypeName))
@@ -36,6 +35,7 @@ class ViT:
 
     def build(self, shape: tuple[int, int, int], classes: int) -> FlaxNet:
         """A net for images of ``shape`` (H, W, c), of side 8 or more."""
+        self.validate()
         require_side(shape, 8)
         height, width, _ = shape
         divisors = [p for p in range(1, min(height, width) + 1) if height % p == width % p == 0]
@@ -63,7 +63,7 @@ class _ViT(nn.Module):
         for i in range(self.spec.depth):
             x = _TransformerBlock(self.spec.heads, name=f"block{i}")(x)
             tokens = x.reshape(n, rows, columns, -1)
-            blocks.append(Block(before=tokens, after=tokens))
+            blocks.append(NetBlock(before=tokens, after=tokens))
         embedding = _TokenNorm(name="norm")(x).mean(1)
         return Out(Dense(self.classes, name="classifier")(embedding), tuple(blocks), embedding)
 

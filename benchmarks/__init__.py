@@ -1,0 +1,1 @@
+"""The step, k-means and their peers, timed. Run as ``python -m experiments.benchmark``; not installed."""

@@ -1,0 +1,155 @@
+"""The parts of an inner step, compiled and ready to be timed, on random images. For ``benchmark`` alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill_jax import tree
+from distill_jax.axes.parameterisation import decoded_set
+from distill_jax.axes.selector import RandomBatch
+from distill_jax.axes.update import Frozen, TrainOnReal
+from distill_jax.distill import Problem, State, init_state, run_block
+from distill_jax.evaluation import Sets, train_networks
+from distill_jax.nets import ConvNet
+from distill_jax.recipes import resolve
+from distill_jax.recipes.recipe import Experiment
+from distill_jax.spec import check, traced, with_chunks
+from distill_jax.types import Array, Objective, RealData
+
+
+@dataclass(frozen=True)
+class Size:
+    """Shapes of a step."""
+
+    shape: tuple[int, int, int]
+    """(H, W, c)"""
+    depth: int
+    width: int
+    ipc: int
+    factor: int
+    classes: int = 10
+    batch: int = 64
+    """real images per class in a sweep, and images per step of an update"""
+    update: int = 640
+    """real images per model update"""
+    epochs: int = 2
+    """of training from scratch on the decoded images, when evaluation is timed"""
+
+    def real(self) -> tuple[np.ndarray, np.ndarray]:
+        """Random images: uint8 [N, H, W, c], labels int32 [N] that go round the classes."""
+        n = max(2 * self.classes * self.batch, self.update)
+        images = np.random.default_rng(0).integers(0, 256, (n, *self.shape), np.uint8)
+        return images, np.arange(n, dtype=np.int32) % self.classes
+
+
+SIZES = {
+    "cifar10": Size((32, 32, 3), depth=3, width=128, ipc=10, factor=2),
+    "digits": Size((8, 8, 1), depth=2, width=32, ipc=1, factor=1, epochs=100),
+    "tiny": Size((8, 8, 1), depth=1, width=4, ipc=1, factor=1, classes=2, batch=4, update=8),
+}
+"""``tiny`` is for trying out the benchmark itself"""
+
+
+NETWORKS = 2
+"""trained from scratch when evaluation is timed"""
+
+
+class Step(NamedTuple):
+    """An implementation of the two parts. Each function does its work n times and returns the seconds that took."""
+
+    sweep: Callable[[int], float]
+    """match all classes and step their images"""
+    update: Callable[[int], float]
+    """train the model on ``size.update`` real images"""
+    compile_s: float
+
+
+def step(size: Size, objective: Objective | None = None) -> Step:
+    """Ours: the sweep is the very block of steps that ``distill`` runs, with the model update left out.
+
+    ``objective``: another one than acc_dd's. Raises RequestError where it does not fit the rest.
+    """
+    whole, state = _problem(size, objective)
+    frozen = replace(whole, spec=replace(whole.spec, update=Frozen()))
+    state = state._replace(update=(), step=jnp.ones((), jnp.int32))
+    live = tree.take(state.models, 0)
+    carry = live, whole.spec.update.init(live)
+    syn = decoded_set(whole.spec.parameterisation, state.synthetic, whole.data)
+
+    @jax.jit
+    def updates(problem: Problem, carry: tuple, n: Array) -> tuple:
+        def update(i: Array, carry: tuple) -> tuple:
+            key = jax.random.fold_in(problem.root, i)
+            model, memory = carry
+            return problem.spec.update.update(problem.net, model, memory, problem.data, syn, key)
+
+        return jax.lax.fori_loop(0, n, update, carry)
+
+    began = time.perf_counter()
+    run_sweeps = run_block.lower(frozen, state, jnp.int32(1)).compile()
+    run_updates = updates.lower(whole, carry, jnp.int32(1)).compile()
+    compile_s = time.perf_counter() - began
+
+    def sweep(n: int) -> float:
+        nonlocal state
+        began = time.perf_counter()
+        state, _ = jax.block_until_ready(run_sweeps(frozen, state, jnp.int32(n)))
+        return time.perf_counter() - began
+
+    def update(n: int) -> float:
+        nonlocal carry
+        began = time.perf_counter()
+        carry = jax.block_until_ready(run_updates(whole, carry, jnp.int32(n)))
+        return time.perf_counter() - began
+
+    return Step(sweep, update, compile_s)
+
+
+def evaluation(size: Size) -> Callable[[], float]:
+    """Train NETWORKS networks for ``size.epochs`` on the decoded images; returns seconds. The first call compiles."""
+    problem, state = _problem(size)
+    store = decoded_set(problem.spec.parameterisation, state.synthetic, problem.data)
+    protocol = replace(_experiment(size).protocol, epochs=size.epochs)
+
+    def train() -> float:
+        began = time.perf_counter()
+        sets = Sets.same(store, NETWORKS)
+        jax.block_until_ready(train_networks(problem.net, protocol, sets, problem.root, problem.data.normaliser))
+        return time.perf_counter() - began
+
+    return train
+
+
+def _experiment(size: Size) -> Experiment:
+    return resolve("acc_dd", "cifar10", ipc=size.ipc, shape=size.shape, factor=size.factor)
+
+
+def _problem(size: Size, objective: Objective | None = None) -> tuple[Problem, State]:
+    """acc_dd at ``size`` on random images and random models, and its first state."""
+    experiment = _experiment(size)
+    update = experiment.spec.update
+    assert isinstance(update, TrainOnReal)
+    spec = replace(
+        experiment.spec,
+        net=ConvNet(depth=size.depth, width=size.width),
+        selector=RandomBatch(size.batch),
+        objective=objective or experiment.spec.objective,
+        update=replace(update, images=size.update, batch=size.batch),
+        inner_steps=10**6,  # no step that is timed begins an outer iteration
+    )
+    spec = with_chunks(spec, size.classes, jax.default_backend())
+    net = spec.net.build(size.shape, size.classes)
+    images, labels = size.real()
+    grey = np.full(size.shape[2], 0.5), np.full(size.shape[2], 0.25)
+    data = RealData.from_arrays(images, labels, *grey)
+    check(spec, size.shape, data.counts.tolist())
+    pool = jax.vmap(net.init)(jax.random.split(jax.random.key(1), 2))
+    problem = Problem(traced(spec), net, data, pool, jax.random.key(0))
+    return problem, init_state(problem)

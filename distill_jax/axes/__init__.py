@@ -1,0 +1,1 @@
+"""One file or folder per axis of a method (``types.py`` has their contracts)."""

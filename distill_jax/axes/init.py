@@ -1,0 +1,135 @@
+"""The initialisation axis: where synthetic images start. Coresets left as they are serve as baselines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill_jax.axes.selector.draw import draw_distinct
+from distill_jax.axes.selector.rules import Rule, choose, herding, k_center, representatives
+from distill_jax.types import Array, Initialisation, Model, Net, RealData, RequestError, as_pixels, choice
+
+
+@choice
+class RandomReal(Initialisation):
+    """Random real images of the class, distinct while they last."""
+
+    def images(self, net: Net, model: Model, data: RealData, ipc: int, factor: int, key: Array) -> Array:
+        """float32 [C, I, H, W, c] in [0, 1]."""
+        return as_pixels(data.images[_rows(data, draw_distinct(key, data, ipc))])
+
+
+@choice
+class Mix(Initialisation):
+    """factor**2 real images of the class, shrunk into the cells of each stored image (IDC)."""
+
+    order: str = "random"
+    """'random': distinct while they last; 'first': the first ones of the class, as the released codes do"""
+
+    def validate(self) -> None:
+        if self.order not in ("random", "first"):
+            raise RequestError(f"order is {self.order!r}: it must be 'random' or 'first'")
+
+    def images(self, net: Net, model: Model, data: RealData, ipc: int, factor: int, key: Array) -> Array:
+        """float32 [C, I, H, W, c] in [0, 1]."""
+        n = ipc * factor**2
+        if self.order == "random":
+            positions = draw_distinct(key, data, n)
+        else:
+            positions = jnp.arange(n, dtype=jnp.int32)[None, :] % data.counts[:, None]
+        # One class at a time: the images before they are shrunk take factor**2 times the memory of the result.
+        return as_pixels(jax.lax.map(lambda rows: tile(data.images[rows], ipc, factor), _rows(data, positions)))
+
+
+@choice
+class Noise(Initialisation):
+    """Standard normal in network space (DC, CAFE)."""
+
+    def images(self, net: Net, model: Model, data: RealData, ipc: int, factor: int, key: Array) -> Array:
+        """float32 [C, I, H, W, c] in pixel space, that is mean + std * normal, not clipped to [0, 1]."""
+        shape = (data.classes, ipc, *data.images.shape[1:])
+        # Drawn flat, which gives the same numbers: XLA:CPU takes ten times as long to compile a draw of five axes.
+        noise = jax.random.normal(key, (math.prod(shape),), jnp.float32).reshape(shape)
+        return data.normaliser.to_pixel(noise)
+
+
+@choice
+class Coreset(Initialisation):
+    """What they share: ipc * factor**2 images of each class, tiled into the cells of stored images as ``Mix`` does."""
+
+    normalise: bool = True
+    """embed normalised images"""
+
+    rule: ClassVar[Rule]
+
+    def check(self, counts: Sequence[int], ipc: int, factor: int) -> None:
+        """Raises RequestError where a class, of ``counts`` real images each, has fewer than are to be chosen."""
+        least, wanted = min(counts), ipc * factor**2
+        if wanted > least:
+            raise RequestError(
+                f"ipc {ipc} and factor {factor} ask --init for {wanted} different images, but class "
+                f"{counts.index(least)} has only {least}: use a smaller --ipc or --factor, or --init mix"
+            )
+
+    def rows(self, net: Net, model: Model, data: RealData, k: int, key: Array) -> Array:
+        """int32 [C, k] rows of ``data.images``."""
+        positions = choose(self.rule, net, model, data, k, key, self.normalise)
+        return jnp.take_along_axis(data.index, positions, axis=1)
+
+    def images(self, net: Net, model: Model, data: RealData, ipc: int, factor: int, key: Array) -> Array:
+        """float32 [C, I, H, W, c] in [0, 1]."""
+        rows = self.rows(net, model, data, ipc * factor**2, key)
+        tiled = jax.lax.map(lambda rows: tile(data.images[rows], ipc, factor), rows)
+        return as_pixels(tiled)
+
+
+@choice
+class KMeansInit(Coreset):
+    """The medoids of k-means (DREAM section 3.3), which embeds images in [0, 1] as they are."""
+
+    normalise: bool = False
+    rule = staticmethod(representatives)
+
+
+@choice
+class Herding(Coreset):
+    """The images whose mean embedding follows that of the class."""
+
+    rule = staticmethod(herding)
+
+
+@choice
+class KCenter(Coreset):
+    """Images that leave no other image of the class far from all of them."""
+
+    rule = staticmethod(k_center)
+
+
+# ------------------------------------------------------------------ shared by the above
+
+
+def tile(images: Array, ipc: int, factor: int) -> Array:
+    """Shrink ``images`` [ipc * factor**2, H, W, c] into the cells of [ipc, H, W, c], any dtype.
+
+    Cell k, counted row by row, of stored image i shows image k * ipc + i, resized to the nearest pixel up or left.
+    """
+    (down, row), (right, column) = (_grid(side, factor) for side in images.shape[1:3])
+    cells = images.reshape(factor, factor, ipc, *images.shape[1:])
+    canvas = cells[down[:, None], right[None, :], :, row[:, None], column[None, :]]
+    return jnp.moveaxis(canvas, 2, 0)
+
+
+def _grid(side: int, factor: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each of ``side`` canvas pixels: its cell, and the source pixel it shows. The first cells are the larger."""
+    sizes = [side // factor + (cell < side % factor) for cell in range(factor)]
+    return np.repeat(np.arange(factor), sizes), np.concatenate([np.arange(size) * side // size for size in sizes])
+
+
+def _rows(data: RealData, positions: Array) -> Array:
+    """Positions within each class [C, n] -> rows of ``data.images``."""
+    return jnp.take_along_axis(data.index, positions, axis=1)

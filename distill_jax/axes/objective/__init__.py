@@ -1,0 +1,17 @@
+"""Matching objectives, one a file: how far what the synthetic images teach is from what the real images teach."""
+
+from distill_jax.axes.objective.alignment import LayerwiseAlignment, Terms, alignment_terms
+from distill_jax.axes.objective.feature import FeatureMatching
+from distill_jax.axes.objective.gradient import METRICS, GradientMatching, class_gradient
+from distill_jax.axes.objective.trajectory import TrajectoryMatching
+
+__all__ = [
+    "METRICS",
+    "FeatureMatching",
+    "GradientMatching",
+    "LayerwiseAlignment",
+    "Terms",
+    "TrajectoryMatching",
+    "alignment_terms",
+    "class_gradient",
+]

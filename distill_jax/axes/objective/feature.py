@@ -1,0 +1,46 @@
+"""Feature matching: the distance between the mean features of real and synthetic images (DM; IDC's own kind)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from distill_jax.types import Array, ClassObjective, Model, Net, RequestError, Shape, choice
+
+
+@choice
+class FeatureMatching(ClassObjective):
+    """Squared distance between the mean features of real and synthetic images (IDC's feature matching, DM eq. 4).
+
+    Matches the pooled outputs of blocks ``first`` to ``last`` (negative: from the end). The last block alone, which is
+    the default, is DM: its flattened output is the embedding.
+    """
+
+    first: int = -1
+    last: int = -1
+
+    def check(self, net: Net, shape: Shape) -> None:
+        """Raises RequestError where the network has no such blocks."""
+        one = jnp.zeros((1, *shape))
+        out, _ = jax.eval_shape(lambda key: net.apply(net.init(key), one, True), jax.random.key(0))
+        n = len(out.blocks)
+        if not (-n <= self.first < n and -n <= self.last < n) or self.first % n > self.last % n:
+            raise RequestError(
+                f"objective.first {self.first} to objective.last {self.last} names no block of this --net, "
+                f"which has {n}: use numbers from 0 to {n - 1}, or another --net"
+            )
+
+    def class_loss(self, net: Net, model: Model, real: Array, syn: Array, c: Array, key: Array) -> Array:
+        """Scalar >= 0: sum over blocks and elements of squared differences of batch means."""
+        n = len(self._means(net, model, syn))
+        chosen = slice(self.first % n, self.last % n + 1)
+        target = jax.lax.stop_gradient(self._means(net, model, real)[chosen])
+        return sum(
+            (jnp.sum((a - b) ** 2) for a, b in zip(target, self._means(net, model, syn)[chosen], strict=True)),
+            jnp.zeros(()),
+        )
+
+    @staticmethod
+    def _means(net: Net, model: Model, x: Array) -> list[Array]:
+        out, _ = net.apply(model, x, train=True)
+        return [jnp.mean(block.after, axis=0) for block in out.blocks]

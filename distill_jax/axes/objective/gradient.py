@@ -1,0 +1,108 @@
+"""Gradient matching: the distance between what real and synthetic images teach (DC, DSA, IDC, Acc-DD, DREAM).
+
+Every distance is a *sum* over parameter tensors, never a mean over layers, as in the released codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from distill_jax import tree
+from distill_jax.types import Array, ClassObjective, Model, Net, PyTree, RequestError, Shape, choice
+
+
+def class_gradient(net: Net, model: Model, x: Array, c: Array) -> PyTree:
+    """d/d params of the cross-entropy on ``x`` [N, H, W, c], all of class ``c``; the network is in training mode."""
+
+    def loss(params: PyTree) -> Array:
+        out, _ = net.apply(model._replace(params=params), x, train=True)
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(out.logits, jnp.full(x.shape[:1], c)))
+
+    return jax.grad(loss)(model.params)
+
+
+# ------------------------------------------------------------------ distances of two gradient tensors [..., filters]
+
+
+def mse(a: Array, b: Array) -> Array:
+    """Sum of squared differences."""
+    return jnp.sum((a - b) ** 2)
+
+
+def l1(a: Array, b: Array) -> Array:
+    """Sum of absolute differences."""
+    return jnp.sum(jnp.abs(a - b))
+
+
+def l1_mean(a: Array, b: Array) -> Array:
+    """Mean absolute difference within each filter, summed over filters."""
+    return jnp.sum(jnp.mean(jnp.abs(tree.filters(a - b)), axis=0)) if a.ndim > 1 else l1(a, b)
+
+
+def cos(a: Array, b: Array) -> Array:
+    """One minus the cosine of each filter's two gradients, summed over filters (DC's layerwise distance)."""
+    # A vector is a row of one number per filter, whose "cosine" is a sign: as in the released code.
+    a, b = tree.filters(a), tree.filters(b)
+    return jnp.sum(1 - jnp.sum(a * b, axis=0) / (_norm(a) * _norm(b) + 1e-6))
+
+
+def _norm(rows: Array) -> Array:
+    """Norm over axis 0 with a zero, not NaN, derivative at zero (dead filters and biases in front of a norm)."""
+    square = jnp.sum(rows**2, axis=0)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+
+
+METRICS: dict[str, Callable[[Array, Array], Array]] = {"mse": mse, "l1": l1, "l1_mean": l1_mean, "cos": cos}
+
+
+@choice
+class GradientMatching(ClassObjective):
+    """Distance between the parameter gradients of real and synthetic images (DC eq. 9; IDC eq. 3; Acc-DD eq. 2).
+
+    IDC and Acc-DD match convolution kernels only, with ``mse`` or ``l1``. DC and DSA match convolution and classifier
+    kernels with ``cos`` (``head=True``).
+    """
+
+    metric: str = "mse"
+    """mse, l1, l1_mean or cos"""
+    bias: bool = False
+    """match biases and norm parameters too; with cos a bias in front of a norm adds a constant"""
+    head: bool = False
+    """match the classifier's kernel too"""
+    layerwise: bool = True
+    """False: concatenate all matched tensors into one vector first"""
+
+    def validate(self) -> None:
+        if self.metric not in METRICS:
+            raise RequestError(f"objective.metric {self.metric!r} is unknown: choose one of {', '.join(METRICS)}")
+
+    def check(self, net: Net, shape: Shape) -> None:
+        """Raises RequestError where the network has none of the parameters that are to be matched."""
+        params = jax.eval_shape(net.init, jax.random.key(0)).params
+        if not tree.select_leaves(params, self._matched):
+            raise RequestError(
+                "objective GradientMatching matches convolution kernels, and --net has none: add --objective.head"
+            )
+
+    def class_loss(self, net: Net, model: Model, real: Array, syn: Array, c: Array, key: Array) -> Array:
+        """Scalar >= 0; zero where ``syn`` equals ``real``. The real gradient is a constant."""
+        target = jax.lax.stop_gradient(class_gradient(net, model, real, c))
+        return self.distance(target, class_gradient(net, model, syn, c))
+
+    def distance(self, a: PyTree, b: PyTree) -> Array:
+        """Distance of two gradients of the shape of the network's parameters."""
+        ours, theirs = tree.select_leaves(a, self._matched), tree.select_leaves(b, self._matched)
+        if not self.layerwise:
+            ours, theirs = ([jnp.concatenate([g.reshape(-1) for g in gs])[:, None]] for gs in (ours, theirs))
+        pairs = zip(ours, theirs, strict=True)
+        return sum((METRICS[self.metric](x, y) for x, y in pairs), jnp.zeros(()))
+
+    def _matched(self, path: tuple[Any, ...], leaf: Array) -> bool:
+        if tree.is_conv(path, leaf):
+            return True
+        return self.head if tree.is_linear(path, leaf) else self.bias

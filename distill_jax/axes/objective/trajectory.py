@@ -1,0 +1,88 @@
+"""Trajectory matching: train on the synthetic images and arrive where an expert arrived on the real ones.
+
+MTT, "Dataset Distillation by Matching Training Trajectories" (Cazenavette et al. 2022).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from distill_jax import tree
+from distill_jax.augment import Siamese
+from distill_jax.axes.parameterisation import targets
+from distill_jax.train import Order, Pipeline, epochs_order, train
+from distill_jax.types import (
+    Array,
+    Augmentation,
+    Model,
+    Net,
+    RequestError,
+    SetObjective,
+    Synthetic,
+    TrainSet,
+    choice,
+)
+
+
+@choice
+class TrajectoryMatching(SetObjective):
+    """Distance between a student, after a few steps on the synthetic set, and its expert (MTT eq. 2).
+
+    The student starts where the model was drawn, ``model.target`` is where the expert was some epochs later. Its steps
+    are plain SGD with a learning rate that is learned along with the images, and the derivative goes through all of
+    them.
+    """
+
+    needs_target = True
+    uses_labels = True
+
+    steps: int = 30
+    """N: steps of the student"""
+    batch: int = 0
+    """synthetic images of all classes in a step; 0: all of them"""
+    augment: Augmentation = Siamese("color_crop_cutout_flip_scale_rotate", "one")
+    """of each of the student's batches"""
+    rate: float = 0.01
+    """the student's learning rate at the start"""
+    rate_lr: float = 1e-5
+    """learning rate of that learning rate"""
+    rate_momentum: float = 0.5
+
+    def validate(self) -> None:
+        if self.steps < 1:
+            raise RequestError(f"objective.steps is {self.steps}: the student needs at least one step")
+        if self.batch < 0:
+            raise RequestError(f"objective.batch is {self.batch}: it must be 0 (all images) or more")
+        for name, value in (("rate", self.rate), ("rate_lr", self.rate_lr)):
+            if value <= 0:
+                raise RequestError(f"objective.{name} is {value:g}: a learning rate must be above 0")
+        if not 0 <= self.rate_momentum < 1:
+            raise RequestError(f"objective.rate_momentum is {self.rate_momentum:g}: it must be from 0 to below 1")
+
+    def learnable(self) -> Array:
+        """float32 []: the student's learning rate."""
+        return jnp.asarray(self.rate, jnp.float32)
+
+    def learnable_optimiser(self) -> optax.GradientTransformation:
+        return optax.sgd(self.rate_lr, self.rate_momentum)
+
+    def set_loss(self, net: Net, model: Model, real: Array, syn: Synthetic, key: Array) -> Array:
+        """Scalar >= 0; 1 where the student did not move. Differentiable in images, labels and learning rate."""
+        classes, decoded = syn.images.shape[:2]
+        shown = TrainSet(syn.images.reshape(-1, *syn.images.shape[2:]), targets(classes, decoded, syn.labels))
+        n = classes * decoded
+        batch = min(self.batch or n, n)
+        order_key, train_key = jax.random.split(key)
+        order = epochs_order(order_key, n, batch, -(-self.steps // -(-n // batch)))
+        order = Order(*(a[: self.steps] for a in order))
+        return self.distance(net, model, shown, syn.learnable, order, train_key)
+
+    def distance(self, net: Net, model: Model, syn: TrainSet, rate: Array, order: Order, key: Array) -> Array:
+        """|student - target|^2 / |model - target|^2 for a student that saw ``syn`` in ``order``."""
+        sgd = optax.sgd(rate)
+        pipeline = Pipeline(order.rows.shape[1], 0.0, self.augment)
+        student, _, _ = train(net, model, sgd, sgd.init(model.params), syn, order, pipeline, key, remat=True)
+        travelled = tree.squared_distance(model.params, model.target)
+        return tree.squared_distance(student.params, model.target) / travelled

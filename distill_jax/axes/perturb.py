@@ -1,0 +1,98 @@
+"""The perturbation axis: the half of model augmentation that plugs into every model source (Acc-DD section 3.3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill_jax import tree
+from distill_jax.types import Array, Model, Perturbation, PyTree, RequestError, choice
+
+NORMS = ("filter", "layer", "weight")
+
+
+@choice
+class NoPerturbation(Perturbation):
+    """Models stay as they were drawn."""
+
+    def perturb(self, models: Model, key: Array) -> Model:
+        return models
+
+
+@choice
+class Directions(Perturbation):
+    """Each model is moved along random directions of the size of its weights (Acc-DD section 3.3).
+
+    params + sum of a_i d_i with |a_i| ~ U[min(min, max), max] and independent random signs, so ``max = 0`` is exactly
+    the identity. The released code uses two directions, the paper one.
+    """
+
+    min: float = 0.01
+    """smallest step along a direction; the bound used is min(min, max)"""
+    max: float = 0.09
+    """largest step along a direction, relative to the filters' norms; 0 turns perturbation off"""
+    norm: str = "filter"
+    """what a direction is scaled to: filter, layer or weight"""
+    count: int = 2
+    """random directions per model"""
+
+    def validate(self) -> None:
+        for name, value in (("min", self.min), ("max", self.max)):
+            if value < 0:
+                raise RequestError(f"perturb.{name} is {value:g}: it must be 0 or more")
+        if self.norm not in NORMS:
+            raise RequestError(f"perturb.norm {self.norm!r} is unknown: choose one of {', '.join(NORMS)}")
+        if self.count < 1:
+            raise RequestError(f"perturb.count is {self.count}: it must be 1 or more")
+
+    def perturb(self, models: Model, key: Array) -> Model:
+        """Model[K], each member moved on its own."""
+        keys = jax.random.split(key, jax.tree.leaves(models.params)[0].shape[0])
+        return models._replace(params=jax.vmap(self.perturbed)(models.params, keys))
+
+    def perturbed(self, params: PyTree, key: Array) -> PyTree:
+        """The parameters of one model, moved."""
+        # Not uniform(minval, maxval): with maxval below minval that returns minval, and 0 would not be the identity.
+        low = jnp.minimum(self.min, self.max)
+        for along in jax.random.split(key, self.count):
+            raw_key, size_key, sign_key = jax.random.split(along, 3)
+            size = low + (self.max - low) * jax.random.uniform(size_key)
+            step = size * jax.random.rademacher(sign_key, (), jnp.float32)
+            params = move(params, direction(params, normal_like(raw_key, params), self.norm), step)
+        return params
+
+
+def direction(params: PyTree, raw: PyTree, norm: str = "filter") -> PyTree:
+    """``raw`` (standard normal, shaped as ``params``) rescaled to the size of the weights.
+
+    ``filter``: each filter to the norm of the same filter of the weights; ``layer``: each tensor to the tensor's norm;
+    ``weight``: elementwise product. Biases and norm parameters get direction zero; the linear classifier does not.
+    """
+
+    def rescale(path: tuple[Any, ...], w: Array, d: Array) -> Array:
+        if not tree.is_matrix(path, w):
+            return jnp.zeros_like(w)
+        if norm == "filter":
+            return d * tree.filter_norms(w) / (tree.filter_norms(d) + 1e-10)
+        if norm == "layer":
+            return d * jnp.linalg.norm(w.reshape(-1)) / jnp.linalg.norm(d.reshape(-1))
+        return d * w
+
+    return jax.tree_util.tree_map_with_path(rescale, params, raw)
+
+
+def normal_like(key: Array, params: PyTree) -> PyTree:
+    """Standard normal, shaped as ``params``."""
+    # One draw for all leaves: a draw each would be most of what there is to compile in an outer iteration.
+    leaves, treedef = jax.tree.flatten(params)
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    pieces = jnp.split(jax.random.normal(key, (int(ends[-1]),), leaves[0].dtype), ends[:-1])
+    return treedef.unflatten([piece.reshape(leaf.shape) for piece, leaf in zip(pieces, leaves, strict=True)])
+
+
+def move(params: PyTree, along: PyTree, step: float | Array) -> PyTree:
+    """params + step * along."""
+    return jax.tree.map(lambda w, d: w + step * d, params, along)

@@ -1,0 +1,26 @@
+"""The selector axis: which real images each class shows in an inner step."""
+
+from distill_jax.axes.selector.draw import draw_distinct
+from distill_jax.axes.selector.kmeans import Clusters, kmeans, lloyd, medoids, plus_plus, squared_distances
+from distill_jax.axes.selector.random import NoReal, RandomBatch
+from distill_jax.axes.selector.representative import Representative
+from distill_jax.axes.selector.rules import Rule, choose, embed, herding, k_center, representatives
+
+__all__ = [
+    "Clusters",
+    "NoReal",
+    "RandomBatch",
+    "Representative",
+    "Rule",
+    "choose",
+    "draw_distinct",
+    "embed",
+    "herding",
+    "k_center",
+    "kmeans",
+    "lloyd",
+    "medoids",
+    "plus_plus",
+    "representatives",
+    "squared_distances",
+]

@@ -1,0 +1,154 @@
+"""k-means on the device: greedy k-means++ start, Lloyd's iterations with an early stop, medoids.
+
+Everything here sees one set of points [N, E] of any floating dtype, of which the first ``count`` (a traced number is
+fine) are real and the others finite padding that is never chosen and has no influence. Map it over classes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from distill_jax.types import Array
+
+
+class Clusters(NamedTuple):
+    """A clustering of N points into k clusters."""
+
+    centres: Array  # [k, E]
+    labels: Array  # int32 [N]: the nearest centre, ties to the lowest; k where the point is padding
+    inertia: Array  # []: sum of the squared distances of the points to their centres
+    rounds: Array  # int32 []: Lloyd's iterations taken
+
+
+def kmeans(
+    points: Array, count: Array | int, k: int, key: Array, iterations: int = 100, tolerance: float = 1e-4
+) -> Clusters:
+    """Cluster ``points`` from a greedy k-means++ start; ``count`` >= ``k``."""
+    # Distances come from inner products, whose rounding grows with the distance from the origin.
+    mean = centroid(points, count)[None, :]
+    points = points - mean
+    clusters = lloyd(points, count, points[plus_plus(points, count, k, key)], iterations, tolerance)
+    return clusters._replace(centres=clusters.centres + mean)
+
+
+def plus_plus(points: Array, count: Array | int, k: int, key: Array) -> Array:
+    """int32 [k]: points to start from (Arthur and Vassilvitskii 2007).
+
+    Each is drawn with a probability proportional to the squared distance from those before it. The greedy form: of
+    2 + log k such draws, the one that lowers the inertia most.
+    """
+    squares = jnp.sum(points**2, axis=1)
+    real = jnp.arange(points.shape[0]) < count
+    last = jnp.asarray(count, jnp.int32) - 1
+    first_key, draws_key = jax.random.split(key)
+    first = jax.random.randint(first_key, (1,), 0, count)
+    draws = jax.random.uniform(draws_key, (k, 2 + int(math.log(k))), points.dtype)
+
+    def away(rows: Array) -> Array:
+        return jnp.where(real, squared_distances(points[rows], points, squares), 0)
+
+    def add(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        rows, nearest = carry
+        mass = jnp.cumsum(nearest)
+        tries = jnp.searchsorted(mass, draws[i] * mass[-1], side="right").astype(jnp.int32)
+        # Padding has no mass, yet lies at the end, where rounding, or points that are all equal, may lead.
+        tries = jnp.minimum(tries, last)
+        left = jnp.minimum(nearest[None, :], away(tries))
+        best = jnp.argmin(jnp.sum(left, axis=1))
+        return rows.at[i].set(tries[best]), left[best]
+
+    rows = jnp.broadcast_to(first.astype(jnp.int32), (k,))
+    return jax.lax.fori_loop(1, k, add, (rows, away(first)[0]))[0]
+
+
+def lloyd(
+    points: Array, count: Array | int, centres: Array, iterations: int = 100, tolerance: float = 1e-4
+) -> Clusters:
+    """Assign points to the nearest centre, move centres to the mean of their points, until they rest.
+
+    They rest when the squared movement of all centres is at most ``tolerance`` times the mean squared distance of a
+    point to its centre (0: when no point changes sides), or after ``iterations``. As in scikit-learn, a cluster that
+    has lost all its points takes over the point that is farthest from its own centre.
+    """
+    k = centres.shape[0]
+    squares = jnp.sum(points**2, axis=1)
+    real = jnp.arange(points.shape[0]) < count
+
+    def assign(centres: Array) -> tuple[Array, Array]:
+        distances = squared_distances(centres, points, squares)
+        labels = jnp.argmin(distances, axis=0).astype(jnp.int32)
+        return jnp.where(real, labels, k), jnp.where(real, jnp.min(distances, axis=0), 0)
+
+    def move(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        centres, _, rounds = carry
+        labels, away = assign(centres)
+        moved = _means(points, _filled(labels, away, k), centres)
+        limit = tolerance * jnp.sum(away) / jnp.asarray(count, away.dtype)
+        return moved, jnp.sum((moved - centres) ** 2) <= limit, rounds + 1
+
+    def goes_on(carry: tuple[Array, Array, Array]) -> Array:
+        _, rest, rounds = carry
+        return ~rest & (rounds < iterations)
+
+    start = (centres, jnp.zeros((), bool), jnp.zeros((), jnp.int32))
+    centres, _, rounds = jax.lax.while_loop(goes_on, move, start)
+    labels, away = assign(centres)
+    return Clusters(centres, labels, jnp.sum(away), rounds)
+
+
+def medoids(points: Array, count: Array | int, centres: Array) -> Array:
+    """int32 [k]: the point nearest to each centre, ties to the lowest. Centres may share one."""
+    squares = jnp.sum(points**2, axis=1)
+    real = (jnp.arange(points.shape[0]) < count)[None, :]
+    distances = jnp.where(real, squared_distances(centres, points, squares), jnp.inf)
+    # The two points of a cluster of two are equally near to its mean: rounding must not decide between them.
+    rounding = 64 * jnp.finfo(points.dtype).eps * (jnp.sum(centres**2, axis=1)[:, None] + squares[None, :])
+    nearest = distances <= jnp.min(distances, axis=1, keepdims=True) + rounding
+    return jnp.argmax(nearest, axis=1).astype(jnp.int32)
+
+
+def centroid(points: Array, count: Array | int) -> Array:
+    """[E]: the mean of all points."""
+    real = (jnp.arange(points.shape[0]) < count)[:, None]
+    return jnp.sum(jnp.where(real, points, 0), axis=0) / jnp.asarray(count, points.dtype)
+
+
+def squared_distances(centres: Array, points: Array, squares: Array) -> Array:
+    """[k, N] from ``centres`` [k, E] and ``points`` [N, E] with squared norms ``squares`` [N]: one matrix product."""
+    # Never in TensorFloat-32: two large numbers are subtracted from each other.
+    products = jnp.einsum("ke,ne->kn", centres, points, precision="highest")
+    return jnp.maximum(jnp.sum(centres**2, axis=1)[:, None] + squares[None, :] - 2 * products, 0)
+
+
+def _filled(labels: Array, away: Array, k: int) -> Array:
+    """``labels`` where each empty cluster has taken over one of the points farthest ``away`` from their centres."""
+    empty = _sizes(labels, k) == 0
+    turn = jnp.cumsum(empty) - 1
+    farthest, rows = jax.lax.top_k(away, k)
+    taken = jnp.where(empty & (farthest[turn] > 0), rows[turn], labels.shape[0])
+    return labels.at[taken].set(jnp.arange(k, dtype=labels.dtype), mode="drop")
+
+
+def _means(points: Array, labels: Array, centres: Array) -> Array:
+    """[k, E]: the mean of each cluster, or its old centre where it has no points."""
+    k = centres.shape[0]
+    # Adding up rows takes a tenth of the time of the product on a CPU; elsewhere its result depends on threads.
+    sums = jax.lax.platform_dependent(
+        points,
+        labels,
+        cpu=lambda points, labels: jax.ops.segment_sum(points, labels, k),
+        default=lambda points, labels: jnp.einsum(
+            "nk,ne->ke", jax.nn.one_hot(labels, k, dtype=points.dtype), points, precision="highest"
+        ),
+    )
+    sizes = _sizes(labels, k)[:, None]
+    return jnp.where(sizes > 0, sums / jnp.maximum(sizes, 1).astype(points.dtype), centres)
+
+
+def _sizes(labels: Array, k: int) -> Array:
+    """int32 [k]: points in each cluster."""
+    return jax.ops.segment_sum(jnp.ones_like(labels), labels, k)

@@ -1,0 +1,1 @@
+"""The command line: arguments, process, workdir, display, and one file per command."""

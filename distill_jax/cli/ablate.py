@@ -1,0 +1,293 @@
+"""How the result depends on one or two settings: all points and seeds as one compiled program where that is possible.
+
+    python -m experiments.ablate acc_dd digits --perturb.max 0 0.03 0.09 0.27 --seeds 3
+
+Writes ``ablation.csv`` (one line per point and seed) and ``ablation.png`` (mean and standard deviation over seeds).
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tyro.conf import FlagCreatePairsOff
+
+from distill_jax import sweep
+from distill_jax.checkpoint import Checkpoints
+from distill_jax.cli import arguments, display
+from distill_jax.cli.display import Bar
+from distill_jax.cli.plot import draw
+from distill_jax.cli.process import Interrupts, enter, resumable
+from distill_jax.cli.score import Scorer, summary
+from distill_jax.cli.setup import Setup, pool_for, pool_path, read_pool, resolve
+from distill_jax.cli.workdir import CHECKPOINTS, CONFIG, Workdir, check_same, held, new_folder, refuse_used, replaced
+from distill_jax.distill import Problem, State
+from distill_jax.run import Block, Keys
+from distill_jax.spec import Spec, check, traced
+from distill_jax.types import PyTree, RequestError
+
+CSV, PNG, POINTS = "ablation.csv", "ablation.png", "points"
+SAVE_BLOCKS = 30
+"""blocks (of about two seconds) between two checkpoints of a sweep"""
+
+
+@dataclass(frozen=True)
+class Ablate(arguments.Common):
+    """Sweep one or two settings: give an option two numbers or more, as in --perturb.max 0 0.03 0.09 0.27.
+
+    Numbers of a choice, your own included, are swept as one compiled program that shares one pool of models. Settings
+    that change shapes or the pool (--models.epochs, --live, --factor, --ipc, ...) are visited one after the other.
+    """
+
+    seeds: int = 3
+    """runs per point, with the seeds SEED, SEED + 1, ..."""
+    repeats: int = 3
+    """networks trained from scratch on the images of each run; a run's accuracy is their mean"""
+    workdir: Path | None = None
+    """where everything goes; default: a new folder under runs/"""
+    resume: FlagCreatePairsOff[bool] = False
+    """go on with the ablation in WORKDIR"""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """replace the ablation in WORKDIR"""
+    pool: Path | None = None
+    """models that experiments.pretrain trained; default: they are pretrained"""
+    held_out: FlagCreatePairsOff[bool] = False
+    """score on a tenth of the training data, withheld from all else, and not on the test set: to choose a value by"""
+
+    @property
+    def scored_on(self) -> str:
+        return "held-out" if self.held_out else "test"
+
+
+class Row(NamedTuple):
+    """What one run gave."""
+
+    point: dict[str, float]
+    seed: int
+    accuracy: float
+    """percent: mean over the repeats"""
+    loss: float
+    """mean matching loss of the last outer iteration"""
+
+
+def run(argv: list[str]) -> None:
+    swept, rest = take_swept(argv)
+    options, _, default = arguments.parse(rest, Ablate)
+    _check(options, swept)
+    numbers = {name: values for name, values in swept.items() if _is_number(default.spec, name)}
+    structural = {name: values for name, values in swept.items() if name not in numbers}
+    groups = sweep.combinations(structural)
+    setups = [_setup(rest, group) for group in groups]
+    if default.spec.steps == 0:
+        raise RequestError(f"{options.method} takes no steps, so there is nothing to sweep: choose another METHOD")
+    for setup in setups:
+        for spec in sweep.specs_of(setup.spec, numbers):
+            check(spec, setup.data.shape, setup.data.counts.tolist())
+    first = setups[0]
+    given = None
+    if options.pool:
+        if any(name.startswith("models.") for name in structural):
+            raise RequestError("--pool is one pool, and what is swept changes it: leave out --pool")
+        given = read_pool(first, pool_path(options.pool)) if first.spec.models.size else None
+    path = options.workdir or new_folder(f"ablate-{first.folder}")
+    _refuse_used(path, options)
+    with held(path) as workdir, Interrupts() as interrupts, resumable("ablate", argv, path):
+        _refuse_used(path, options)
+        config = {**first.describe(), "swept": swept, "seeds": options.seeds, "repeats": options.repeats}
+        config |= {"held_out": options.held_out}
+        if options.resume and workdir.has(CONFIG):
+            check_same(workdir.read(CONFIG), config)
+        else:
+            workdir.clear()
+            for name in (CSV, PNG):
+                (path / name).unlink(missing_ok=True)
+            workdir.write(CONFIG, config)
+        print(display.configuration(first.title, first.experiment))
+        print(*_announced(numbers, structural, options), sep="\n", flush=True)
+        rows: list[Row] = []
+        for number, (group, setup) in enumerate(zip(groups, setups, strict=True)):
+            with workdir.within(f"{POINTS}/{number}") as part:
+                rows += _measured(setup, options, group, numbers, part, given, interrupts)
+        _write(workdir, first, options, swept, rows)
+    print("\n".join(_table(options, swept, rows)))
+    print(f"figures {path / CSV}, picture {path / PNG}")
+
+
+def take_swept(argv: Sequence[str]) -> tuple[dict[str, list[float]], list[str]]:
+    """The options that ``argv`` gives two numbers or more, by the path of their field, and ``argv`` without them."""
+    swept: dict[str, list[float]] = {}
+    rest: list[str] = []
+    i = 0
+    while i < len(argv):
+        end = i + 1
+        while end < len(argv) and _number(argv[end]) is not None:
+            end += 1
+        name = argv[i].removeprefix("--").replace("-", "_")
+        if argv[i].startswith("--") and end > i + 2 and name != "optimiser.halve_at":
+            swept[name] = [number for word in argv[i + 1 : end] if (number := _number(word)) is not None]
+        else:
+            rest += argv[i:end]
+        i = end
+    return swept, rest
+
+
+def _number(word: str) -> float | None:
+    try:
+        return int(word)
+    except ValueError:
+        pass
+    try:
+        return float(word)
+    except ValueError:
+        return None
+
+
+def _is_number(spec: Spec, name: str) -> bool:
+    return name != "factor" and sweep.is_traced(spec, name)
+
+
+def _setup(rest: list[str], group: Mapping[str, float]) -> Setup:
+    words = [word for name, value in group.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    request = arguments.request([*rest, *words], Ablate)
+    return resolve(request, eval_every=int(request.options.held_out))
+
+
+# ------------------------------------------------------------------ one compiled program
+
+
+def _measured(
+    setup: Setup,
+    options: Ablate,
+    group: Mapping[str, float],
+    numbers: Mapping[str, Sequence[float]],
+    workdir: Workdir,
+    given: PyTree,
+    interrupts: Interrupts,
+) -> list[Row]:
+    """Distil at every point of ``numbers`` with every seed, then score all the sets; or what was found before."""
+    found = workdir.read("rows.json")
+    if found is None:
+        found = _measure(setup, options, numbers, workdir, given, interrupts)
+        workdir.write("rows.json", found)
+    points = [{**group, **point} for point in sweep.combinations(numbers)]
+    seeds = range(options.seed, options.seed + options.seeds)
+    each = [(point, seed) for point in points for seed in seeds]
+    return [Row(point, seed, *figures) for (point, seed), figures in zip(each, found, strict=True)]
+
+
+def _measure(
+    setup: Setup,
+    options: Ablate,
+    numbers: Mapping[str, Sequence[float]],
+    workdir: Workdir,
+    given: PyTree,
+    interrupts: Interrupts,
+) -> list[tuple[float, float]]:
+    """(accuracy, loss) of each point and seed, the seeds changing fastest."""
+    data = setup.data.real_data()
+    pool = pool_for(setup, workdir, data, given, interrupts)
+    roots = [Keys.of(options.seed + i).run for i in range(options.seeds)]
+    problem = Problem(traced(setup.spec), setup.net, data, pool, setup.keys.run)
+    problems = sweep.stacked(problem, sweep.specs_of(setup.spec, numbers), roots)
+    states = _distilled(problems, workdir, interrupts)
+    sets = sweep.training_sets(problems, states, options.repeats)
+    test = setup.data.test_arrays()
+    scorer = Scorer(setup.net, setup.experiment.protocol, test, data.normaliser, setup.keys.score, interrupts)
+    accuracies = np.asarray(scorer.score("scoring", sets)["per_repeat"]).reshape(-1, options.repeats).mean(axis=1)
+    finite = np.asarray(jnp.isfinite(states.synthetic.images).all(axis=(1, 2, 3, 4, 5)))
+    if not finite.all():
+        print(f"{np.sum(~finite)} of {finite.size} runs diverged: their images are not finite", file=sys.stderr)
+    losses = np.asarray(states.loss, np.float64)
+    return list(zip(accuracies.tolist(), losses.tolist(), strict=True))
+
+
+def _distilled(problems: Problem, workdir: Workdir, interrupts: Interrupts) -> State:
+    """The states [S, ...] after the last step, from the last checkpoint if there is one."""
+    checkpoints = Checkpoints(workdir.path / CHECKPOINTS)
+    chunk = sweep.automatic_chunk(problems)
+    restored = checkpoints.restore(jax.eval_shape(sweep.init_states, problems))
+    states = sweep.init_states(problems, chunk) if restored is None else restored.state
+    steps, runs, seen = problems.spec.steps, problems.root.shape[0], 0
+    with Bar("distilling", steps, unit=f"steps of {runs} runs") as bar:
+
+        def show(block: Block) -> None:
+            bar.update(block.end, {"loss": f"{block.losses[:, -1].mean():.4g}"})
+
+        def save(block: Block) -> None:
+            nonlocal seen
+            seen += 1
+            if seen % SAVE_BLOCKS == 0 or block.end == steps or interrupts.signum is not None:
+                checkpoints.save(block.end, block.state)
+
+        return sweep.run(problems, states, [show, save, lambda block: interrupts.check()], chunk=chunk)
+
+
+# ------------------------------------------------------------------ what is asked, said and written
+
+
+def _check(options: Ablate, swept: Mapping[str, Sequence[float]]) -> None:
+    """Refuse what makes no sense, before anything is written."""
+    if not 1 <= len(swept) <= 2:
+        raise RequestError(
+            f"{len(swept)} settings are swept: give one or two of them several values, as in --perturb.max 0 0.09"
+        )
+    for name in ("seeds", "repeats"):
+        if getattr(options, name) < 1:
+            raise RequestError(f"{name} is {getattr(options, name)}: it must be at least 1")
+    arguments.check_resume(options)
+
+
+def _refuse_used(path: Path, options: Ablate) -> None:
+    if not options.overwrite and not options.resume:
+        refuse_used(path)
+
+
+def _announced(numbers: Mapping[str, Any], structural: Mapping[str, Any], options: Ablate) -> list[str]:
+    lines = []
+    for swept, how in ((numbers, "one compiled program"), (structural, "one after the other")):
+        for name, values in swept.items():
+            lines.append(f"  swept             {name}: {' '.join(f'{value:g}' for value in values)} ({how})")
+    return lines
+
+
+def _write(
+    workdir: Workdir, setup: Setup, options: Ablate, swept: Mapping[str, list[float]], rows: Sequence[Row]
+) -> None:
+    rows = _ordered(swept, rows)
+    with replaced(workdir.path / CSV) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*swept, "seed", "accuracy", "loss"])
+        for row in rows:
+            writer.writerow([*(row.point[name] for name in swept), row.seed, round(row.accuracy, 4), row.loss])
+    accuracies = np.asarray([row.accuracy for row in rows]).reshape(-1, options.seeds)
+    title = f"{setup.method} on {setup.dataset}, {setup.spec.ipc} per class"
+    with replaced(workdir.path / PNG) as temporary:
+        draw(title, f"{options.scored_on} accuracy, %", swept, accuracies).savefig(temporary, format="png", dpi=150)
+
+
+def _ordered(swept: Mapping[str, list[float]], rows: Sequence[Row]) -> list[Row]:
+    """Rows in the order of the values given, those of the last setting changing fastest, then by seed."""
+    return sorted(rows, key=lambda row: (*(swept[name].index(row.point[name]) for name in swept), row.seed))
+
+
+def _table(options: Ablate, swept: Mapping[str, list[float]], rows: Sequence[Row]) -> list[str]:
+    lines = [[*swept, f"{options.scored_on} accuracy %", "seeds", "loss"]]
+    rows = _ordered(swept, rows)
+    for first in range(0, len(rows), options.seeds):
+        of_point = rows[first : first + options.seeds]
+        values = [f"{of_point[0].point[name]:g}" for name in swept]
+        accuracy = display.plus_minus(summary([row.accuracy for row in of_point]))
+        loss = np.mean([row.loss for row in of_point])
+        lines.append([*values, accuracy, str(len(of_point)), f"{loss:.4g}"])
+    return display.table(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return enter(run, argv)

@@ -1,0 +1,253 @@
+"""From a command line to a resolved experiment: ``METHOD DATASET [options]``.
+
+Parsed in two stages. First METHOD, DATASET, the recipe, ipc, factor and the choice on each axis are picked out from
+anywhere on the line, and give a default experiment. Then tyro parses the whole line over the fields of that default:
+``--net.width 32``, ``--optimiser.lr 0.01``. The second stage runs twice, before the data set is read (so that a wrong
+option is refused at once) and after it (because recipes depend on the shape of the images).
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, make_dataclass
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar, get_type_hints
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
+
+from distill_jax.cli import process
+from distill_jax.cli.workdir import refuse_empty
+from distill_jax.data import Dataset, load
+from distill_jax.evaluation import Protocol
+from distill_jax.methods import PRESETS
+from distill_jax.recipes import RECIPE_OF, RECIPES, named, resolve
+from distill_jax.recipes.recipe import Experiment
+from distill_jax.spec import CHOICES, Spec, validate
+from distill_jax.types import RequestError
+
+SHAPES: dict[str, tuple[tuple[int, int, int], int]] = {
+    "digits": ((8, 8, 1), 10),
+    "mnist": ((28, 28, 1), 10),
+    "fashion_mnist": ((28, 28, 1), 10),
+    "svhn_cropped": ((32, 32, 3), 10),
+    "cifar10": ((32, 32, 3), 10),
+    "cifar100": ((32, 32, 3), 100),
+    "imagenette": ((224, 224, 3), 10),
+    "imagenet2012": ((224, 224, 3), 1000),
+}
+"""(H, W, c) and number of classes of named data sets, for what is said before any data is read"""
+
+
+@dataclass(frozen=True)
+class Common:
+    """The options of every runner that takes METHOD and DATASET; a runner adds its own in a subclass."""
+
+    method: Positional[Annotated[str, arg(metavar="METHOD", help=" ".join(PRESETS))]]
+    dataset: Positional[
+        Annotated[str, arg(metavar="DATASET", help="digits, npz:PATH, folder:PATH, or a name of TensorFlow Datasets")]
+    ]
+    recipe: Annotated[
+        str | None,
+        arg(metavar="NAME", help=f"data set defaults, one of {' '.join(RECIPES)}; named data sets imply theirs"),
+    ] = None
+    factor: Annotated[int | None, arg(metavar="INT")] = None
+    """the same as --parameterisation.factor"""
+    seed: int = 0
+    """everything random follows from it"""
+    deterministic: FlagCreatePairsOff[bool] = False
+    """ask a GPU for the same bits in every run"""
+
+
+Options = TypeVar("Options", bound=Common)
+
+
+class Request(NamedTuple, Generic[Options]):
+    """What a command line asks for."""
+
+    options: Options
+    recipe: str
+    experiment: Experiment
+    data: Dataset
+
+
+def request(argv: Sequence[str], options: type[Options], side: int = 224) -> Request[Options]:
+    """Parse ``METHOD DATASET [options]`` and read the data set.
+
+    Raises RequestError for what makes no sense, and SystemExit after ``--help`` (code 0) or an unknown option (code 2).
+    """
+    parsed, recipe, experiment = parse(argv, options)
+    validate(experiment.spec)
+    validate(experiment.protocol, "protocol.")
+    if not 0 <= parsed.seed < 2**32:
+        raise RequestError(f"seed is {parsed.seed}: give a number from 0 to {2**32 - 1}")
+    if parsed.deterministic:
+        process.deterministic_operations()
+    data = load(parsed.dataset, side)
+    if data.shape != _assumed(parsed.dataset):
+        parsed, recipe, experiment = parse(argv, options, data.shape)
+    return Request(parsed, recipe, experiment, data)
+
+
+def parse(
+    argv: Sequence[str], options: type[Options], shape: tuple[int, int, int] | None = None
+) -> tuple[Options, str, Experiment]:
+    """The options, the recipe's name and the experiment, reading no data.
+
+    ``shape`` (H, W, c) is that of the images; None: the known shape of a named data set, or 32x32x3.
+    """
+    chosen, words = _pick(argv, options)
+    method, dataset = (words + ["acc_dd", "digits"][len(words) :])[:2]
+    preset: Spec = named("method", method, PRESETS)
+    recipe = chosen.get("recipe", RECIPE_OF.get(dataset, "generic"))
+    factor = chosen.get("factor", chosen.get("parameterisation.factor"))
+    default = resolve(
+        method,
+        recipe,
+        ipc=_integer("ipc", chosen.get("ipc", str(preset.ipc))),
+        shape=shape or _assumed(dataset),
+        factor=None if factor is None else _integer("factor", factor),
+        axes={axis: choose(axis, chosen[axis], getattr(preset, axis)) for axis in CHOICES if axis in chosen},
+    )
+    if factor is not None and default.spec.parameterisation.factor != int(factor):
+        raise RequestError(
+            f"{method} stores plain images: add --parameterisation multi-formation for --factor {factor}"
+        )
+
+    parsed = tyro.cli(
+        _options_over(default, options),
+        args=list(argv),
+        prog=f"python -m experiments.{options.__name__.lower()}",
+        description=inspect.getdoc(options),
+        registry=_registry,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    if words[:2] != [parsed.method, parsed.dataset]:
+        raise RequestError("cannot tell METHOD and DATASET from the values of options: put them first")
+    spec = Spec(**{f.name: getattr(parsed, f.name) for f in fields(Spec)})
+    return parsed, recipe, Experiment(spec, parsed.protocol)
+
+
+def check_resume(options: Any) -> None:
+    """Refuse --workdir, --resume and --overwrite that do not go together."""
+    refuse_empty(options.workdir)
+    if options.resume and options.overwrite:
+        raise RequestError("--resume goes on with a run and --overwrite deletes it: give one of them")
+    if options.resume and options.workdir is None:
+        raise RequestError("--resume needs the --workdir of the run to go on with")
+
+
+def choose(axis: str, name: str, preset: Any = None) -> Any:
+    """The choice ``name`` on ``axis``: one of ``spec.CHOICES``, or ``module:Class``, made with its own defaults.
+
+    ``preset`` is returned as it is where it already is of that class. Raises RequestError for an unknown name.
+    """
+    if ":" in name:
+        module, _, attribute = name.partition(":")
+        if not module or not attribute:
+            raise RequestError(f"--{axis} {name} names no class: write MODULE:CLASS, as in my_module:MyClass")
+        try:
+            make = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise RequestError(f"--{axis} {name} cannot be imported: {error}") from error
+    else:
+        make = named(axis, name, CHOICES[axis])
+    if isinstance(make, type) and type(preset) is make:
+        return preset
+    try:
+        choice = make()
+    except TypeError as error:
+        raise RequestError(f"--{axis} {name} cannot be made without arguments: {error}") from error
+    contract = get_type_hints(Spec)[axis]
+    if not is_dataclass(choice) or not isinstance(choice, contract):
+        asked = "ClassObjective or SetObjective" if axis == "objective" else contract.__name__
+        raise RequestError(f"--{axis} {name} does not fit: make it a @choice that inherits distill_jax.types.{asked}")
+    return choice
+
+
+def choice_name(axis: str, choice: Any) -> str:
+    """What ``choice`` is called on the command line."""
+    made = {name: make() for name, make in CHOICES[axis].items()}
+    equal = [name for name, other in made.items() if other == choice]
+    same_class = [name for name, other in made.items() if type(other) is type(choice)]
+    return next(iter(equal + same_class), f"{type(choice).__module__}:{type(choice).__name__}")
+
+
+# ------------------------------------------------------------------ stage 1
+
+
+def _pick(argv: Sequence[str], runner: type[Any]) -> tuple[Mapping[str, str], list[str]]:
+    """The options by name with the first value of each, and the words that belong to no option."""
+    flags = _flags(runner)
+    options: dict[str, str] = {}
+    words: list[str] = []
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word[2:].replace("_", "-").partition("=")
+        if not word.startswith("-"):
+            words.append(word)
+        elif equals:
+            options[name] = word.partition("=")[2]
+        # A choice from outside may have flags that are not known here: what follows them is no value.
+        elif name not in flags and word != "-h" and rest and not rest[0].startswith("--"):
+            options[name] = rest.pop(0)
+    return options, words
+
+
+def _flags(options: type[Any]) -> set[str]:
+    """Options that take no value: those of the runner, and the switches of every choice."""
+    hints = get_type_hints(options)
+    flags = {"help"} | {f.name.replace("_", "-") for f in fields(options) if hints[f.name] is bool}
+    for axis, choices in CHOICES.items():
+        for make in choices.values():
+            switches = [f.name.replace("_", "-") for f in fields(make()) if f.type in (bool, "bool")]
+            flags |= {f"{axis}.{prefix}{name}" for name in switches for prefix in ("", "no-")}
+    return flags
+
+
+def _assumed(dataset: str) -> tuple[int, int, int]:
+    """The shape of images not read yet."""
+    return SHAPES[dataset][0] if dataset in SHAPES else (32, 32, 3)
+
+
+def _integer(name: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise RequestError(f"--{name} takes a whole number, not {text!r}") from None
+
+
+# ------------------------------------------------------------------ stage 2
+
+_registry = ConstructorRegistry()
+
+CONTRACTS = {get_type_hints(Spec)[axis] for axis in CHOICES}
+
+
+@_registry.struct_rule
+def _by_value(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """A field annotated with an axis' contract has the fields of the choice that is its default."""
+    if is_dataclass(info.default) and info.type in CONTRACTS:
+        spec = ConstructorRegistry.get_struct_spec(StructTypeInfo.make(type(info.default), info.default, False))
+        return spec if isinstance(spec, StructConstructorSpec) else None
+    return None
+
+
+def _options_over(default: Experiment, options: type[Any]) -> type[Any]:
+    """A dataclass with the runner's options and all fields of Spec on top, ``protocol.`` below.
+
+    It inherits, rather than copies, so that tyro finds the docstrings of the fields for its help.
+    """
+    on_top: list[tuple[str, Any, Any]] = []
+    for name, annotation in get_type_hints(Spec).items():
+        value = getattr(default.spec, name)
+        on_top.append((name, type(value) if name in CHOICES else annotation, value))
+        if name in CHOICES:
+            names = "|".join(CHOICES[name])
+            which = arg(name=name, metavar=f"{names}|MODULE:CLASS", help=f"choice on the axis {name}")
+            on_top.append((f"choice_of_{name}", Annotated[str, which], choice_name(name, value)))
+    below = [("protocol", Protocol, default.protocol)]
+    return make_dataclass("Options", [*on_top, *below], bases=(Spec, options), frozen=True)

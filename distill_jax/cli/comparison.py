@@ -1,0 +1,141 @@
+"""Accuracy against seconds: a run is stopped by a budget, and the sets along its way are scored together."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill_jax.axes.parameterisation import decoded_set, stored
+from distill_jax.cli.display import Bar
+from distill_jax.cli.measure import Clock
+from distill_jax.cli.process import Interrupts
+from distill_jax.cli.score import BASELINES, Scorer
+from distill_jax.cli.setup import Setup
+from distill_jax.distill import Problem, State, init_state
+from distill_jax.evaluation import Sets
+from distill_jax.run import Block, Pace, prepare, run
+from distill_jax.spec import Spec
+from distill_jax.types import RealData, RequestError, TrainSet
+
+DRAWS = 20
+"""of random real images, at least: one draw says little, and they cost little"""
+ENDLESS = 10**6
+"""inner steps that no budget of seconds reaches"""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a run ends: after ``seconds`` of pretraining and distillation, after ``steps``, or (both 0) by itself."""
+
+    seconds: float = 0.0
+    steps: int = 0
+    points: int = 1
+    """sets that are scored along the way, the last one included; from 2 on the first images are, too"""
+
+    def __post_init__(self) -> None:
+        if self.seconds < 0 or self.steps < 0 or (self.seconds and self.steps):
+            raise RequestError("give --seconds or --steps, a number above 0, or neither for each method's own budget")
+        if self.points < 1:
+            raise RequestError(f"points is {self.points}: it must be at least 1")
+
+    def fitted(self, spec: Spec) -> Spec:
+        """``spec`` with as many outer steps as the budget may need. A method without steps is left alone."""
+        steps = ENDLESS if self.seconds else self.steps
+        return replace(spec, outer_steps=-(-steps // spec.inner_steps)) if steps and spec.outer_steps else spec
+
+    def share(self, seconds: float, step: int, steps: int) -> float:
+        """How much of the budget is spent, from 0 to 1, after ``step`` of the spec's ``steps``."""
+        if self.seconds:
+            return min(1.0, seconds / self.seconds)
+        return min(1.0, step / max(1, min(steps, self.steps or steps)))
+
+
+class Point(NamedTuple):
+    """A set on the way."""
+
+    step: int
+    seconds: float
+    """of pretraining and distillation so far, without compiling"""
+    accuracies: list[float]
+    """percent, one for each network trained on it"""
+
+
+def curve(setup: Setup, data: RealData, budget: Budget, repeats: int, interrupts: Interrupts) -> list[Point]:
+    """Run ``setup`` until its budget is spent and score the sets on its way on the test data."""
+    test = setup.data.test_arrays()
+    scorer = Scorer(setup.net, setup.experiment.protocol, test, data.normaliser, setup.keys.score, interrupts)
+    if setup.method in BASELINES:
+        images = setup.data.classes * setup.spec.ipc
+        repeats = max(repeats, DRAWS) if setup.method == "random" else repeats
+        scored = BASELINES[setup.method](scorer, data, setup.spec.ipc, images, repeats, setup.keys.draw)
+        return [Point(0, 0.0, scored["per_repeat"])]
+    marks = _run(setup, budget, interrupts)
+    images = jnp.concatenate([mark.set.images for mark in marks])
+    targets = jnp.concatenate([mark.set.targets for mark in marks])
+    each = np.arange(len(images), dtype=np.int32).reshape(len(marks), -1)
+    sets = Sets(TrainSet(images, targets), jnp.asarray(np.repeat(each, repeats, axis=0)))
+    scored = np.asarray(scorer.score("scoring", sets)["per_repeat"]).reshape(len(marks), repeats)
+    points: dict[int, Point] = {}
+    for mark, row in zip(marks, scored.tolist(), strict=True):
+        # A block that took more than a share of the budget left the same set at several marks.
+        before = points.get(mark.step, Point(mark.step, mark.seconds, []))
+        points[mark.step] = before._replace(accuracies=before.accuracies + row)
+    return list(points.values())
+
+
+class _Mark(NamedTuple):
+    step: int
+    seconds: float
+    set: TrainSet
+
+
+def _run(setup: Setup, budget: Budget, interrupts: Interrupts) -> list[_Mark]:
+    """The sets at equal shares of the budget."""
+    clock, spec = Clock(), budget.fitted(setup.spec)
+
+    def tick(done: int, total: int) -> None:
+        interrupts.check()
+
+    problem = jax.block_until_ready(prepare(spec, setup.data, setup.seed, tick))
+    clock.spent("pretrain")
+    state = jax.block_until_ready(init_state(problem))
+    clock.spent("distill")
+
+    def mark(step: int, state: State) -> _Mark:
+        return _Mark(step, clock.seconds["pretrain"] + clock.seconds["distill"], training_set(problem, state))
+
+    marks = [] if spec.steps and budget.points == 1 else [mark(0, state)]
+    begun = len(marks)
+    with Bar(f"{setup.method} {setup.seed}", 100, unit="%") as bar:
+
+        def stop(block: Block) -> bool:
+            """Keep the sets that are due, and end the run where its budget is spent."""
+            clock.spent("distill")
+            spent = budget.share(clock.seconds["pretrain"] + clock.seconds["distill"], block.end, spec.steps)
+            due = begun + int(spent * budget.points + 1e-9) - len(marks)
+            marks.extend([mark(block.end, block.state)] * due if due else [])
+            bar.update(int(100 * spent), {"loss": f"{block.losses[-1]:.4g}"})
+            interrupts.check()
+            clock.spent(None)
+            return spent >= 1
+
+        seconds = min(1.0, budget.seconds / budget.points / 4) if budget.seconds else 1.0
+        # A point at an equal share of steps is where a block ends.
+        steps = min(spec.steps, budget.steps or spec.steps)
+        every = max(1, steps // budget.points) if budget.points > 1 and not budget.seconds else 0
+        if budget.steps:
+            every = math.gcd(every, budget.steps) if every else budget.steps
+        run(problem, state, [stop], Pace(seconds, every=every))
+    return marks
+
+
+def training_set(problem: Problem, state: State) -> TrainSet:
+    """What a network would be trained on, network space."""
+    parameterisation = problem.spec.parameterisation
+    synthetic = state.synthetic._replace(images=stored(parameterisation, state.synthetic.images))
+    return decoded_set(parameterisation, synthetic, problem.data)

@@ -1,0 +1,107 @@
+"""What the user sees on the terminal: the resolved configuration, progress, and the result."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from distill_jax.recipes.recipe import Experiment
+from distill_jax.types import Choice
+
+EVERY = 10.0
+"""seconds between two lines of progress where standard error is not a terminal"""
+
+
+class Bar:
+    """Progress on standard error: a bar on a terminal, otherwise a plain line now and then."""
+
+    def __init__(self, what: str, total: int, start: int = 0, unit: str = "") -> None:
+        self._what, self._total, self._unit = what, total, unit
+        self._said = time.monotonic()
+        self._pace: tuple[float, int] | None = None
+        self._tqdm = None
+        if sys.stderr.isatty():
+            self._tqdm = tqdm(total=total, initial=start, desc=what, unit=unit or "it", dynamic_ncols=True, leave=False)
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._tqdm is not None:
+            self._tqdm.close()
+
+    def update(self, done: int, facts: Mapping[str, str] | None = None, total: int | None = None) -> None:
+        """``done`` of the total are done; ``facts`` are shown beside it. ``total``: where it was not known before."""
+        self._total = total or self._total
+        now = time.monotonic()
+        first, self._pace = self._pace is None, self._pace or (now, done)
+        if self._tqdm is not None:
+            if first:
+                # What comes before the first report is mostly compilation, and tells nothing about the time left.
+                self._tqdm.unpause()
+            self._tqdm.total = self._total
+            self._tqdm.set_postfix(facts or {}, refresh=False)
+            self._tqdm.update(done - self._tqdm.n)
+            return
+        if now - self._said < EVERY and done < self._total:
+            return
+        self._said = now
+        began, start = self._pace
+        left = (now - began) / (done - start) * (self._total - done) if done > start else None
+        parts = [f"{self._what}: {done}/{self._total} {self._unit}".rstrip()]
+        parts += [f"{name} {fact}" for name, fact in (facts or {}).items()]
+        parts += [f"{duration(left)} left"] if left else []
+        print(", ".join(parts), file=sys.stderr, flush=True)
+
+
+def configuration(title: str, experiment: Experiment) -> str:
+    """Every resolved choice, one axis a line."""
+    spec = vars(experiment.spec)
+    lines = {name: repr(value) for name, value in spec.items() if isinstance(value, Choice)}
+    lines["sizes"] = _pairs({name: value for name, value in spec.items() if name not in lines})
+    lines["protocol"] = repr(experiment.protocol)
+    return "\n".join([title, *table([[f"  {name}", line] for name, line in lines.items()])])
+
+
+def result(result: Mapping[str, Any]) -> str:
+    """The accuracies and what they cost, as a small table."""
+    rows = [["", "accuracy %", "repeats"]]
+    scored = {"distilled": result["accuracy"], **result["baselines"]}
+    for name, accuracy in scored.items():
+        if accuracy is not None:
+            rows.append([name, plus_minus(accuracy), str(len(accuracy["per_repeat"]))])
+    seconds = ", ".join(f"{phase} {duration(s)}" for phase, s in result["seconds"].items() if s >= 0.05)
+    return "\n".join([*table(rows), f"time: {seconds}; peak memory {result['peak_bytes'] / 2**30:.2f} GiB"])
+
+
+def plus_minus(accuracy: Mapping[str, Any]) -> str:
+    """Mean and standard deviation over the repeats; the mean alone where there is one repeat."""
+    return f"{accuracy['mean']:.2f}" + ("" if accuracy["std"] is None else f" ± {accuracy['std']:.2f}")
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with the columns aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def duration(seconds: float) -> str:
+    """Short: 0.4 s, 12 s, 3 min 20 s, 2 h 5 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items()
+    )

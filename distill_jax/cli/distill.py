@@ -1,0 +1,222 @@
+"""Distil a data set, score the result, and leave everything about it in one folder.
+
+python -m experiments.distill acc_dd digits --ipc 1 --workdir runs/demo
+python -m experiments.distill acc_dd digits --ipc 1 --workdir runs/demo --resume
+python -m experiments.distill acc_dd digits --ipc 1 --workdir runs/demo --resume --labels soft
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import FlagCreatePairsOff
+
+from distill_jax.checkpoint import Checkpoints
+from distill_jax.cli import arguments, display, report
+from distill_jax.cli.image_grid import draw
+from distill_jax.cli.measure import Clock, environment, peak_bytes
+from distill_jax.cli.optimise import Session, optimise
+from distill_jax.cli.process import Interrupts, enter, resumable
+from distill_jax.cli.score import BASELINES, Scorer
+from distill_jax.cli.setup import Setup, pool_for, pool_path, read_pool, resolve
+from distill_jax.cli.workdir import (
+    CHECKPOINTS,
+    CONFIG,
+    DISTILLED,
+    GRID,
+    REPORT,
+    RESULT,
+    Workdir,
+    check_same,
+    held,
+    new_folder,
+    read_json,
+    refuse_used,
+    replaced,
+)
+from distill_jax.data import Dataset
+from distill_jax.distilled import DistilledSet
+from distill_jax.evaluation import repeated
+from distill_jax.recipes import named
+from distill_jax.types import PyTree, RequestError
+
+
+@dataclass(frozen=True)
+class Distill(arguments.Common):
+    """Learn a tiny synthetic training set from a data set, score it, and compare it with real images.
+
+    METHOD and DATASET set the default of every option below. An axis is chosen by name, --models early-stage, or by
+    import path, --objective my_module:MyObjective; its fields follow as --models.size 3.
+    """
+
+    workdir: Path | None = None
+    """where everything goes; default: a new folder under runs/"""
+    resume: FlagCreatePairsOff[bool] = False
+    """go on with the run in WORKDIR"""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """delete the run in WORKDIR and begin again"""
+    pool: Path | None = None
+    """models that experiments.pretrain trained; default: those in WORKDIR, else they are pretrained"""
+    save_every: int = 0
+    """outer steps between checkpoints; 0: about a minute"""
+    eval_every: int = 0
+    """outer steps between reports on a tenth of the training data, which is withheld for that; 0: use all of it"""
+    repeats: int = 5
+    """R: networks trained from scratch for each accuracy"""
+    baselines: tuple[str, ...] | None = None
+    """what to compare with, of: random full; default: random, on digits also full"""
+
+    @property
+    def compared_with(self) -> tuple[str, ...]:
+        default = ("random", "full") if self.dataset == "digits" else ("random",)
+        return default if self.baselines is None else self.baselines
+
+
+def run(argv: list[str]) -> None:
+    request = arguments.request(argv, Distill)
+    options = request.options
+    _check(options)
+    path = options.workdir
+    before = read_json(path / CONFIG) if path and options.resume else None
+    setup = resolve(request, options.eval_every, before.get("spec") if isinstance(before, Mapping) else None)
+    given = None
+    if options.pool is not None:
+        if setup.spec.models.size == 0:
+            raise RequestError(f"{setup.method} takes no pool: leave out --pool, or choose --models early-stage")
+        given = read_pool(setup, pool_path(options.pool))
+    path = path or new_folder(setup.folder)
+    if not options.resume and not options.overwrite:
+        refuse_used(path)
+    with held(path) as workdir, Interrupts() as interrupts:
+        result = _begin(workdir, setup, options)
+        if result is None:
+            print(display.configuration(setup.title, setup.experiment), flush=True)
+            session = Session(setup, setup.data.real_data(), workdir, Clock(), interrupts)
+            with resumable("distill", argv, path):
+                result = _work(session, options, given)
+            report.write(path)
+    print(display.result(result))
+    print(f"images {path / DISTILLED}, picture {path / GRID}, report {path / REPORT}, all figures {path / RESULT}")
+
+
+def _check(options: Distill) -> None:
+    """Refuse options that make no sense."""
+    arguments.check_resume(options)
+    if options.repeats < 1:
+        raise RequestError(f"repeats is {options.repeats}: it must be at least 1")
+    for name in ("save_every", "eval_every"):
+        if getattr(options, name) < 0:
+            raise RequestError(f"{name} is {getattr(options, name)}: it must be 0 or more")
+    for name in options.compared_with:
+        named("baseline", name, BASELINES)
+
+
+def _begin(workdir: Workdir, setup: Setup, options: Distill) -> Mapping[str, Any] | None:
+    """Make the workdir ready for the run, and write ``config.json``; or the result, where the run is finished."""
+    config = _config(setup, options)
+    if not options.resume:
+        if not options.overwrite:
+            refuse_used(workdir.path)
+        workdir.clear()
+    before = workdir.read(CONFIG)
+    if before is not None:
+        check_same(before, config)
+        for name, value in config["versions"].items():
+            if before.get("versions", {}).get(name, value) != value:
+                was = before["versions"][name]
+                print(
+                    f"this run was begun with {name} {was!r}, now it is {value!r}: its bits may differ", file=sys.stderr
+                )
+        steps = Checkpoints(workdir.path / CHECKPOINTS).steps()
+        if steps and steps[0] > setup.spec.steps:
+            raise RequestError(
+                f"{workdir.path} has taken {steps[0]} steps already: give at least "
+                f"--outer-steps {-(-steps[0] // setup.spec.inner_steps)}, or another --workdir"
+            )
+        result = workdir.read(RESULT)
+        if result is not None and _asked(result["config"]) == _asked(config):
+            return result
+    elif options.resume:
+        print(f"there is no run in {workdir.path} yet: beginning one", file=sys.stderr)
+    workdir.write(CONFIG, config)
+    return None
+
+
+def _config(setup: Setup, options: Distill) -> dict[str, Any]:
+    return {
+        **setup.describe(),
+        "pool": None if options.pool is None else str(options.pool),
+        "save_every": options.save_every,
+        "eval_every": options.eval_every,
+        "repeats": options.repeats,
+        "baselines": options.compared_with,
+        "deterministic": options.deterministic,
+    }
+
+
+def _asked(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a result depends on."""
+    config = json.loads(json.dumps(config))
+    return {name: value for name, value in config.items() if name not in ("versions", "save_every")}
+
+
+def _work(session: Session, options: Distill, given: PyTree) -> dict[str, Any]:
+    """All phases, each from where an earlier process left it."""
+    setup, data, workdir, clock, interrupts = session
+    clock.spent(None)
+    pool = pool_for(setup, workdir, data, given, interrupts)
+    clock.spent("pretrain")
+
+    def judge_on(part: Dataset) -> Scorer:
+        test = part.test_arrays()
+        return Scorer(setup.net, setup.experiment.protocol, test, data.normaliser, setup.keys.score, interrupts)
+
+    watch = judge_on(setup.data) if options.eval_every else None
+    distilled = optimise(session, pool, options.save_every, options.eval_every, watch)
+    _save(workdir, distilled)
+
+    scorer = judge_on(setup.source)
+    sets = repeated(distilled, options.repeats)
+
+    def baseline(name: str) -> dict[str, Any]:
+        return BASELINES[name](scorer, data, setup.spec.ipc, len(sets.store.images), options.repeats, setup.keys.draw)
+
+    accuracy = baseline("full") if setup.method == "full" else scorer.score("scoring", sets)
+    clock.spent("evaluate")
+    baselines = {name: baseline(name) if name in options.compared_with else None for name in BASELINES}
+    clock.spent("baselines")
+    # Only now is the card complete. A run that is interrupted before has saved the same images with no score yet.
+    _save(workdir, distilled.with_card(score=None if setup.method == "full" else accuracy))
+    result = {
+        "method": setup.method,
+        "dataset": setup.dataset,
+        "ipc": setup.spec.ipc,
+        "factor": setup.spec.parameterisation.factor,
+        "net": arguments.choice_name("net", setup.spec.net),
+        "seed": setup.seed,
+        "accuracy": accuracy,
+        "baselines": baselines,
+        "seconds": clock.rounded(),
+        "steps": {"outer": setup.spec.outer_steps, "inner": setup.spec.inner_steps},
+        "peak_bytes": peak_bytes(),
+        "environment": environment(),
+        "config": _config(setup, options),
+    }
+    workdir.write(RESULT, result)
+    return result
+
+
+def _save(workdir: Workdir, distilled: DistilledSet) -> None:
+    with replaced(workdir.path / DISTILLED) as temporary:
+        distilled.save(temporary)
+    with replaced(workdir.path / GRID) as temporary:
+        draw(distilled).save(temporary)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return enter(run, argv)

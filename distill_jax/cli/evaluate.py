@@ -1,0 +1,286 @@
+"""Score a distilled set: train networks on it from scratch, and test each of them once.
+
+python -m experiments.evaluate runs/demo --dataset digits
+python -m experiments.evaluate distilled.npz --dataset cifar10 --nets convnet resnet18 densenet121 --protocol dc-bench
+python -m experiments.evaluate runs/demo --dataset digits --protocol dd-ranking      # HLR, IOR, LRS and ARS as well
+
+Shows, and adds to ``evaluation.json`` beside the set, the accuracy of R networks of each kind: mean, standard
+deviation, and the 95 % interval of the mean. Soft labels in the set are trained on as they are.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from distill_jax.augment import Siamese
+from distill_jax.cli import arguments, display
+from distill_jax.cli.dd_ranking import rank
+from distill_jax.cli.measure import Clock, environment, peak_bytes
+from distill_jax.cli.process import Interrupts, enter
+from distill_jax.cli.score import Scorer, interval
+from distill_jax.cli.workdir import DISTILLED, EVALUATION, read_json, refuse_read_only, write_json
+from distill_jax.data import Dataset, load
+from distill_jax.distilled import DistilledSet
+from distill_jax.evaluation import DD_RANKING, DSA, PROTOCOLS, Protocol, repeated
+from distill_jax.methods import METHODS
+from distill_jax.nets import ARCHITECTURES
+from distill_jax.recipes import RECIPE_OF, named, resolve
+from distill_jax.recipes.recipe import Experiment
+from distill_jax.run import Keys
+from distill_jax.spec import described, rebuilt, validate
+from distill_jax.types import Architecture, RequestError
+
+TEST_DATA = (
+    "Each network was tested once, after its last epoch. Nothing was selected on the test data: no learning rate, "
+    "number of epochs, network or image."
+)
+
+NETS = (
+    f"networks to train, of: {' '.join(ARCHITECTURES)}. The kind that the set was distilled with is as it was then, "
+    "others have their own defaults; default: that one"
+)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Train networks from scratch on a distilled set, and test them on the real test images."""
+
+    path: Positional[Annotated[Path, arg(metavar="PATH", help="a distilled.npz, or the workdir that it is in")]]
+    dataset: Annotated[str, arg(metavar="DATASET")]
+    """digits, npz:PATH, folder:PATH, or a name of TensorFlow Datasets"""
+    nets: Annotated[tuple[str, ...] | None, arg(metavar="NET [NET ...]", help=NETS)] = None
+    repeats: int = 5
+    """R: networks of each kind, from different seeds"""
+    epochs: int | None = None
+    """default: as the protocol says"""
+    full_epochs: int | None = None
+    """with --protocol dd-ranking, epochs on all training data; default: as the protocol says"""
+    factor: int | None = None
+    """decode with this factor, instead of the one in the card"""
+    protocol: Annotated[str | None, arg(metavar="|".join(PROTOCOLS))] = None
+    """how networks are trained and tested; default: as for the score in the set's card"""
+    recipe: Annotated[str | None, arg(metavar="NAME")] = None
+    """what --protocol idc takes its numbers from, and all of them whether images may be mirrored; default: the data
+    set's, or the one the set was distilled with"""
+    out: Annotated[Path | None, arg(metavar="FILE")] = None
+    """default: evaluation.json beside the set"""
+    seed: int = 0
+    resume: FlagCreatePairsOff[bool] = False
+    """keep the networks that an interrupted evaluation of the same kind has finished"""
+
+
+def run(argv: list[str]) -> None:
+    options = tyro.cli(Evaluate, args=argv, prog="python -m experiments.evaluate", description=inspect.getdoc(Evaluate))
+    _check(options)
+    distilled = _read(options)
+    out = options.out or _file(options).with_name(EVALUATION)
+    refuse_read_only(out.parent, "--out")
+    for name in options.nets or ():
+        arguments.choose("net", name)
+    data = load(options.dataset)
+    _check_same_data(distilled, data, options)
+    experiment = _experiment(distilled, options)
+    validate(experiment.protocol, "protocol.")
+    preset = experiment.spec.net
+    architectures = {name: arguments.choose("net", name, preset) for name in options.nets or ()}
+    architectures = architectures or {arguments.choice_name("net", preset): preset}
+    for architecture in architectures.values():
+        architecture.build(data.shape, data.classes)  # refuses what does not fit before anything is trained
+
+    print(f"{options.path}: {distilled.decoded_count} images, {experiment.protocol}", flush=True)
+    found = _evaluated(distilled, data, architectures, experiment.protocol, options, out)
+    print(report(found))
+    print(f"{TEST_DATA}\nall figures {out}")
+
+
+def _evaluated(
+    distilled: DistilledSet,
+    data: Dataset,
+    architectures: Mapping[str, Architecture],
+    protocol: Protocol,
+    options: Evaluate,
+    out: Path,
+) -> dict[str, Any]:
+    """One entry of ``evaluation.json``, which is written anew after every kind of network."""
+    test, keys, clock = data.test_arrays(), Keys.of(options.seed), Clock()
+    earlier = _earlier(out)
+    found = _entry(distilled, data, protocol, options)
+    same = [entry for entry in earlier if all(entry.get(name) == found[name] for name in IDENTITY)]
+    others = [entry for entry in earlier if entry not in same]
+    known = {name: of for entry in same for name, of in entry["nets"].items()}
+    clock.spent(None)
+    with Interrupts() as interrupts:
+        for name, architecture in architectures.items():
+            about = json.loads(json.dumps(described(architecture)))
+            if options.resume and known.get(name, {}).get("net") == about:
+                found["nets"][name] = known[name]
+                continue
+            before = clock.rounded()
+            net = architecture.build(data.shape, data.classes)
+            scorer = Scorer(net, protocol, test, distilled.normaliser, keys.score, interrupts)
+            ranking = None
+            if protocol.name == DD_RANKING.name:
+                ranking = rank(scorer, distilled, data.real_data(), options.repeats, keys.draw, options.full_epochs)
+            accuracy = (
+                ranking["accuracies"]["distilled"]
+                if ranking
+                else scorer.score(name, repeated(distilled, options.repeats))
+            )
+            clock.spent("evaluate")
+            spent = {phase: round(clock.seconds[phase] - before[phase], 3) for phase in ("compile", "evaluate")}
+            found["nets"][name] = {
+                "net": about,
+                "accuracy": accuracy,
+                "interval_95": interval(accuracy),
+                "seconds": spent,
+                **({"ranking": ranking} if ranking else {}),
+            }
+            found["seconds"] = {phase: round(clock.seconds[phase], 3) for phase in ("compile", "evaluate")}
+            found["peak_bytes"] = peak_bytes()
+            kept = {**found, "nets": {**known, **found["nets"]}}
+            write_json(out, {"schema": 2, "evaluations": [*others, kept]})
+    return found
+
+
+IDENTITY = ("set", "dataset", "protocol", "repeats", "seed")
+"""evaluations that agree in these are one entry, to which further networks are added"""
+
+
+def _entry(distilled: DistilledSet, data: Dataset, protocol: Protocol, options: Evaluate) -> dict[str, Any]:
+    """An entry without its networks, as it reads in the file."""
+    about = {name: distilled.card[name] for name in ("method", "ipc", "seed") if name in distilled.card}
+    entry = {
+        "set": {
+            "file": _file(options).name,
+            "hash": distilled.card["hash"],
+            "factor": distilled.card["factor"],
+            "labels": distilled.card.get("labels", "hard"),
+            "images": distilled.decoded_count,
+            **about,
+        },
+        "dataset": {"name": options.dataset, "fingerprint": data.fingerprint, "test_images": len(data.y_test)},
+        "protocol": described(protocol),
+        "repeats": options.repeats,
+        "seed": options.seed,
+        "nets": {},
+        "seconds": {"compile": 0.0, "evaluate": 0.0},
+        "peak_bytes": 0,
+        "environment": environment(),
+        "test_data": TEST_DATA,
+    }
+    return json.loads(json.dumps(entry))
+
+
+def _earlier(out: Path) -> list[dict[str, Any]]:
+    """The entries that earlier evaluations left in ``out``."""
+    content = read_json(out)
+    if content is None:
+        return []
+    if content.get("schema") == 2:
+        return content["evaluations"]
+    return [{name: value for name, value in content.items() if name != "schema"}]
+
+
+def report(found: Mapping[str, Any]) -> str:
+    """The accuracies, and the scores of DD-Ranking where there are some, as small tables."""
+    rows = [["net", "accuracy %", "95 % interval", "repeats", "train and test", "compile"]]
+    scores = [["net", "HLR", "IOR", "LRS", "ARS", "all data %", "random %"]]
+    for name, of in found["nets"].items():
+        limits = "-" if of["interval_95"] is None else "{:.2f} to {:.2f}".format(*of["interval_95"])
+        took = [display.duration(of["seconds"][phase]) for phase in ("evaluate", "compile")]
+        rows.append([name, display.plus_minus(of["accuracy"]), limits, str(found["repeats"]), *took])
+        if "ranking" in of:
+            accuracies, score = of["ranking"]["accuracies"], of["ranking"]["scores"]
+            cells = [f"{score[key]['mean']:.3f} ± {score[key]['std']:.3f}" for key in ("hlr", "ior", "lrs", "ars")]
+            scores.append([name, *cells, *(display.plus_minus(accuracies[key]) for key in ("full", "random"))])
+    seconds = found["seconds"]
+    lines = display.table(rows) + (display.table(scores) if len(scores) > 1 else [])
+    total = display.duration(sum(seconds.values()))
+    return "\n".join([*lines, f"total {total}, of which {display.duration(seconds['compile'])} compiling"])
+
+
+def _check(options: Evaluate) -> None:
+    """Refuse options that make no sense."""
+    if options.protocol is not None:
+        named("protocol", options.protocol, PROTOCOLS)
+    if options.full_epochs is not None and options.full_epochs < 1:
+        raise RequestError(f"full_epochs is {options.full_epochs}: it must be at least 1")
+    if options.full_epochs is not None and options.protocol != DD_RANKING.name:
+        raise RequestError(f"only --protocol {DD_RANKING.name} trains on all data: leave out --full-epochs")
+    if options.repeats < 1:
+        raise RequestError(f"repeats is {options.repeats}: it must be at least 1")
+    if options.nets is not None and len(set(options.nets)) < len(options.nets):
+        raise RequestError(f"--nets {' '.join(options.nets)} names a network twice: name each once")
+
+
+def _file(options: Evaluate) -> Path:
+    return options.path / DISTILLED if options.path.is_dir() else options.path
+
+
+def _read(options: Evaluate) -> DistilledSet:
+    distilled = DistilledSet.load(_file(options))
+    if options.factor is None:
+        return distilled
+    distilled = distilled.with_factor(options.factor)
+    distilled.parameterisation.check(distilled.shape)
+    return distilled
+
+
+def _check_same_data(distilled: DistilledSet, data: Dataset, options: Evaluate) -> None:
+    """Refuse test images that the set cannot be meant for."""
+    if data.shape != distilled.shape:
+        sizes = ["x".join(map(str, shape)) for shape in (data.shape, distilled.shape)]
+        raise RequestError(
+            f"{options.dataset} has images {sizes[0]}, {options.path} has {sizes[1]}: give its own --dataset"
+        )
+    if distilled.zca is not None and data.whitening is None:
+        raise RequestError(
+            f"{options.path} stands for whitened images, {options.dataset} is not: give --dataset zca:{options.dataset}"
+        )
+    if list(data.class_names) != list(distilled.card["class_names"]):
+        raise RequestError(
+            f"{options.dataset} has other classes ({', '.join(data.class_names[:3])}, ...) than {options.path} "
+            f"({', '.join(map(str, distilled.card['class_names'][:3]))}, ...): give its own --dataset"
+        )
+
+
+def _experiment(distilled: DistilledSet, options: Evaluate) -> Experiment:
+    """The network and the protocol that the set's own score is from; where it has none, those of the recipe."""
+    card = distilled.card
+    recipe = options.recipe or RECIPE_OF.get(options.dataset) or card.get("recipe", "generic")
+    method = card["method"] if card.get("method") in METHODS else "acc_dd"
+    ipc = len(distilled.images) // distilled.classes
+    experiment = resolve(method, recipe, ipc=ipc, shape=distilled.shape, factor=card["factor"])
+    net, protocol = rebuilt(card.get("net")), rebuilt(card.get("protocol"), Protocol())
+    if options.protocol == experiment.protocol.name:
+        protocol = experiment.protocol  # this one leaves its numbers to the data set
+    elif options.protocol is not None:
+        protocol = _fitted(PROTOCOLS[options.protocol], experiment.protocol, card)
+    protocol = protocol or experiment.protocol
+    if options.epochs is not None:
+        protocol = replace(protocol, epochs=options.epochs)
+    if net is not None:
+        experiment = replace(experiment, spec=replace(experiment.spec, net=net))
+    return replace(experiment, protocol=protocol)
+
+
+def _fitted(protocol: Protocol, recipes: Protocol, card: Mapping[str, Any]) -> Protocol:
+    """``protocol`` without mirror images where the data set's recipe has none, and with the rate that came with the
+    images (MTT) where they are scored as it was."""
+    if isinstance(protocol.augment, Siamese) and "flip" not in getattr(recipes.augment, "members", ()):
+        protocol = replace(protocol, augment=protocol.augment.without("flip"))
+    if protocol.name == DSA.name and card.get("rate"):
+        protocol = replace(protocol, rate=card["rate"])
+    return protocol
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return enter(run, argv)

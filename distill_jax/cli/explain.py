@@ -1,0 +1,235 @@
+"""What a method does with a data set: shapes, parameter counts, arithmetic and bytes. Computes nothing.
+
+    python -m experiments.explain acc_dd cifar10 --ipc 10
+
+Named data sets are not read: their shapes are known. Those of ``npz:`` and ``folder:`` are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from distill_jax import tree
+from distill_jax.augment import NoAugment
+from distill_jax.axes.parameterisation import decoded_set
+from distill_jax.axes.perturb import NoPerturbation
+from distill_jax.cli.arguments import SHAPES, Common, parse
+from distill_jax.cli.cost import Cost, cost, cost_and_shapes, nbytes
+from distill_jax.cli.process import enter
+from distill_jax.data import load
+from distill_jax.distill import Problem, State, init_state, matching
+from distill_jax.recipes.recipe import Experiment
+from distill_jax.run import no_tick
+from distill_jax.spec import CHOICES, Spec, check, traced, with_chunks
+from distill_jax.types import Net, Normaliser, PyTree, RealData
+
+TRAINING_IMAGES = {
+    "digits": 1347,
+    "mnist": 60_000,
+    "fashion_mnist": 60_000,
+    "svhn_cropped": 73_257,
+    "cifar10": 50_000,
+    "cifar100": 50_000,
+    "imagenette": 9_469,
+    "imagenet2012": 1_281_167,
+}
+"""of named data sets; their classes are counted as equally large"""
+
+
+@dataclass(frozen=True)
+class Explain(Common):
+    """Print what a method does with a data set: shapes, parameter counts, arithmetic and bytes. Computes nothing."""
+
+
+def run(argv: list[str]) -> None:
+    options, recipe, experiment = parse(argv, Explain)
+    if options.dataset in TRAINING_IMAGES:
+        shape, classes = SHAPES[options.dataset]
+        images = TRAINING_IMAGES[options.dataset]
+        counts = [images // classes] * classes
+    else:
+        data = load(options.dataset)
+        options, recipe, experiment = parse(argv, Explain, data.shape)
+        shape, images, counts = data.shape, len(data.x_train), data.counts.tolist()
+    check(experiment.spec, shape, counts)
+    print(f"{options.method} on {options.dataset} (recipe {recipe}), {experiment.spec.ipc} images per class\n")
+    print(explained(experiment, real_shapes(images, shape, counts)))
+
+
+def explained(experiment: Experiment, data: RealData) -> str:
+    """The walk of one inner step as text; ``data`` may be made of ``jax.ShapeDtypeStruct``."""
+    spec = traced(with_chunks(experiment.spec, data.classes, jax.default_backend()))
+    _, height, width, channels = data.images.shape
+    net = spec.net.build((height, width, channels), data.classes)
+    key = jax.eval_shape(jax.random.key, 0)
+    pool, pretraining = _pretraining(spec, net, data, key)
+    problem = Problem(spec, net, data, pool, key)
+    state = jax.eval_shape(init_state, problem)
+    return "\n".join(
+        [
+            *_walk(problem, state),
+            "",
+            *_choices(experiment.spec),
+            "",
+            *_table(["on the device", "bytes", ""], _residents(problem, state)),
+            "",
+            *_costs(problem, state, pretraining),
+        ]
+    )
+
+
+def real_shapes(images: int, shape: tuple[int, int, int], counts: list[int]) -> RealData:
+    """Shapes of a real training set of ``images`` images of ``shape`` (H, W, c)."""
+
+    def of(dtype: type, *dims: int) -> jax.Array:
+        return jax.ShapeDtypeStruct(dims, jnp.dtype(dtype))  # type: ignore[return-value]
+
+    return RealData(
+        images=of(jnp.uint8, images, *shape),
+        labels=of(jnp.int32, images),
+        index=of(jnp.int32, len(counts), max(counts)),
+        counts=of(jnp.int32, len(counts)),
+        normaliser=Normaliser(of(jnp.float32, shape[2]), of(jnp.float32, shape[2])),
+    )
+
+
+def _walk(problem: Problem, state: State) -> list[str]:
+    """The data flow of one inner step, drawn as in the design."""
+    spec, data = problem.spec, problem.data
+    stored, real = state.synthetic.images, (data.classes, spec.selector.batch) + data.images.shape[1:]
+    decoded = jax.eval_shape(jax.vmap(spec.parameterisation.decode), stored)
+    drawn = f" -> draw {spec.syn_batch} each" if 0 < spec.syn_batch < decoded.shape[1] else ""
+    augment = "" if isinstance(spec.augment, NoAugment) else " --augment"
+    source = f"pool [{spec.models.size}, ...] -> sample" if spec.models.size else "random init"
+    moved = "" if isinstance(spec.perturb, NoPerturbation) else ", perturb"
+    objective, optimiser = type(spec.objective).__name__, type(spec.optimiser).__name__
+    clip = " -> clip" if spec.parameterisation.space == "pixel" else ""
+    left = [
+        f"{data.images.dtype} {_dims(data.images.shape)} -> select {_dims(real)}{augment}",
+        f"images {_dims(stored.shape)} -> decode {_dims(decoded.shape)}{drawn}{augment}",
+        f"{source}{moved} -> params [{spec.live}, ...]",
+    ]
+    right = [
+        "\\",
+        f"> {objective}(model k) -> mean over {spec.live} -> d/d images -> {optimiser}{clip}",
+        f"/   params --{type(spec.update).__name__}--> next inner step",
+    ]
+    width = max(map(len, left)) + 3
+    left = [text + (" " if not text.endswith("augment") else "") for text in left]
+    return [a.ljust(width, "-") + b for a, b in zip(left, right, strict=True)]
+
+
+def _choices(spec: Spec) -> list[str]:
+    return [f"{axis:17} {getattr(spec, axis)!r}" for axis in CHOICES]
+
+
+def _pretraining(spec: Spec, net: Net, data: RealData, key: jax.Array) -> tuple[PyTree, Cost]:
+    """The shapes of the pool, and what it costs to make."""
+    size = spec.models.size
+    # One network is traced and counted as often as there are: a hundred experts would take half a minute to trace.
+    models: Any = replace(spec.models, size=1) if size else spec.models  # type: ignore[type-var]
+
+    def pretrain(models: Any, data: RealData, key: jax.Array) -> PyTree:
+        return models.pretrain(net, data, key, no_tick)
+
+    one, each = cost_and_shapes(pretrain, models, data, key)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), one), each.times(size)
+
+
+def _residents(problem: Problem, state: State) -> list[tuple[str, str, str]]:
+    live, size = problem.spec.live, problem.spec.models.size
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.models.params)) // live
+    pool = [("pool", _binary(nbytes(problem.pool)), f"{size} x {parameters:,} parameters")] if size else []
+    return [
+        ("real data", _binary(nbytes(problem.data)), f"{problem.data.images.shape[0]:,} images"),
+        *pool,
+        ("state", _binary(nbytes(state)), f"images, {live} x {parameters:,} parameters, momenta"),
+    ]
+
+
+def _costs(problem: Problem, state: State, pretraining: Cost) -> list[str]:
+    spec, data = problem.spec, problem.data
+    picked, sweep, update = (cost(part, problem, state, problem.root) for part in (_select, _sweep, _update))
+    update = update.times(spec.live)
+    every = spec.selector.every  # a selector that refreshes now and then is counted evenly
+    picked = Cost(picked.flops // every, picked.bytes // every, picked.open_loops)
+    step = picked + sweep + update
+    rows = [
+        (
+            "selection",
+            *_amounts(picked),
+            type(spec.selector).__name__ + (f", every {every} steps" if every > 1 else ""),
+        ),
+        ("matching sweep", *_amounts(sweep), f"{data.classes} classes x {spec.live} models"),
+        ("model update", *_amounts(update), type(spec.update).__name__),
+        ("inner step", *_amounts(step), ""),
+        ("the run", *_amounts(step.times(spec.steps)), f"{spec.outer_steps} outer x {spec.inner_steps} inner steps"),
+        ("pool, before it", *_amounts(pretraining), ""),
+    ]
+    lines = _table(["", "arithmetic", "bytes moved", ""], [row for row in rows if not row[1].startswith("0 ")])
+    said = [
+        "",
+        "Arithmetic and bytes are those of convolutions and matrix products; what is between them can be fused.",
+    ]
+    if step.open_loops or pretraining.open_loops:
+        said.append("A loop whose length depends on the data is counted as one round.")
+    return lines + said
+
+
+def _select(problem: Problem, state: State, key: jax.Array) -> jax.Array:
+    model = tree.take(state.models, 0)
+    return problem.spec.selector.select(problem.net, model, problem.data, state.selector, state.step, key)[0]
+
+
+def _sweep(problem: Problem, state: State, key: jax.Array) -> PyTree:
+    selection = jnp.zeros((problem.data.classes, problem.spec.selector.batch), jnp.int32)
+    return matching(problem, state.models, state.synthetic, selection, key)
+
+
+def _update(problem: Problem, state: State, key: jax.Array) -> PyTree:
+    """Of one live model."""
+    syn = decoded_set(problem.spec.parameterisation, state.synthetic, problem.data)
+    model, memory = tree.take((state.models, state.update), 0)
+    return problem.spec.update.update(problem.net, model, memory, problem.data, syn, key)
+
+
+def _table(head: list[str], rows: list[tuple[str, ...]]) -> list[str]:
+    cells = [tuple(head), *rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    last = len(head) - 1
+
+    def line(row: tuple[str, ...]) -> str:
+        aligned = (c.rjust(w) if 0 < i < last else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        return "  ".join(aligned).rstrip()
+
+    return [line(row) for row in cells]
+
+
+def _amounts(amount: Cost) -> tuple[str, str]:
+    return _scaled(amount.flops, 1000, ["FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"]), _binary(
+        amount.bytes
+    )
+
+
+def _binary(amount: int) -> str:
+    return _scaled(amount, 1024, ["B", "KiB", "MiB", "GiB", "TiB", "PiB"])
+
+
+def _scaled(amount: float, step: int, units: list[str]) -> str:
+    place = 0
+    while amount >= step and place < len(units) - 1:
+        amount, place = amount / step, place + 1
+    return f"{amount:.0f} {units[place]}" if place == 0 or amount >= 100 else f"{amount:.1f} {units[place]}"
+
+
+def _dims(shape: tuple[int, ...]) -> str:
+    return "[" + ", ".join(map(str, shape)) + "]"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return enter(run, argv)

@@ -1,0 +1,63 @@
+"""Write a distilled set in the format of another codebase, with a PyTorch script that trains on it.
+
+python -m experiments.export runs/demo idc exports/idc                     # data.pt, packed
+python -m experiments.export runs/demo png exports/png --images decoded
+python exports/png/use_in_pytorch.py                                       # or import it from your own training
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from distill_jax.cli.process import enter
+from distill_jax.cli.workdir import DISTILLED
+from distill_jax.distilled import DistilledSet
+from distill_jax.formats import FORMATS, Format, write
+from distill_jax.recipes import named
+
+FORMATS_TABLE = "\n".join(f"- {name}: {form.about}" for name, form in FORMATS.items())
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a distilled set into a new folder, in the format of another codebase."""
+
+    path: Positional[Annotated[Path, arg(metavar="PATH", help="a distilled.npz, or the workdir that it is in")]]
+    format: Positional[Annotated[str, arg(metavar="FORMAT", help="one of those above")]]
+    out: Positional[Annotated[Path, arg(metavar="OUT", help="the folder to make")]]
+    images: Literal["packed", "decoded"] | None = None
+    """as stored, several images in one, or as networks see them; default: as is the custom of the format"""
+    hard: FlagCreatePairsOff[bool] = False
+    """write classes, where the set has soft labels"""
+
+
+def run(argv: list[str]) -> None:
+    description = f"{inspect.getdoc(Export)}\n\n{FORMATS_TABLE}"
+    options = tyro.cli(Export, args=argv, prog="python -m experiments.export", description=description)
+    form = named("format", options.format, FORMATS)
+    distilled = DistilledSet.load(options.path / DISTILLED if options.path.is_dir() else options.path)
+    if options.hard:
+        distilled = distilled.with_soft(None)
+    packed = None if options.images is None else options.images == "packed"
+    print(f"{options.out}: {summary(write(distilled, form, options.out, packed), form)}")
+
+
+def summary(distilled: DistilledSet, form: Format) -> str:
+    """What a set holds, and how."""
+    card = distilled.card
+    size = "x".join(map(str, distilled.shape))
+    parts = [f"{len(distilled.images)} images {size} of {distilled.classes} classes"]
+    parts += [f"packed, {distilled.decoded_count} when decoded" if card["packed"] else "decoded"]
+    parts += ["pixels in [0, 1]" if card["space"] == "pixel" else "normalised", f"{card['labels']} labels"]
+    return ", ".join(parts + ([] if form.lossless else ["rounded to 8 bits per channel"]))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return enter(run, argv)

@@ -1,0 +1,74 @@
+"""Read a set that another codebase distilled, so that ``evaluate`` and ``export`` take it.
+
+python -m experiments.import_set idc data_best.pt --dataset cifar10 --factor 2 --out idc.npz
+python -m experiments.import_set mtt images_best.pt labels_best.pt --dataset cifar10 --out mtt.npz \\
+    --mean 0.4914 0.4822 0.4465 --std 0.2023 0.1994 0.2010
+
+Normalised images must come with the mean and std that their codebase normalises with. Many use the ones above for
+CIFAR-10 (and some for CIFAR-100 too), which are not those of the pixels.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional, arg
+
+from distill_jax.cli.export import FORMATS_TABLE, summary
+from distill_jax.cli.process import enter
+from distill_jax.cli.workdir import replaced
+from distill_jax.data import load
+from distill_jax.formats import FORMATS, read
+from distill_jax.recipes import named
+from distill_jax.types import RequestError
+
+
+@dataclass(frozen=True)
+class ImportSet:
+    """Read a distilled set in the format of another codebase. What its files do not say is asked for."""
+
+    format: Positional[Annotated[str, arg(metavar="FORMAT", help="one of those above")]]
+    paths: Positional[Annotated[tuple[Path, ...], arg(metavar="PATH", help="a folder, or the files in their order")]]
+    out: Annotated[Path, arg(metavar="OUT.npz")]
+    """the file to write"""
+    dataset: Annotated[str | None, arg(metavar="DATASET")] = None
+    """the real data that the set stands for: it tells the names of the classes and, for pixels, mean and std"""
+    class_names: tuple[str, ...] | None = None
+    """in the order of the labels"""
+    mean: tuple[float, ...] | None = None
+    """of pixels in [0, 1], each channel, as the codebase normalises them"""
+    std: tuple[float, ...] | None = None
+    factor: int | None = None
+    """stored images are grids of factor x factor; 1: they are not packed"""
+    space: Literal["pixel", "normalised"] | None = None
+    """default: as is the custom of the format"""
+
+
+def run(argv: list[str]) -> None:
+    description = f"{inspect.getdoc(ImportSet)}\n\n{FORMATS_TABLE}"
+    options = tyro.cli(ImportSet, args=argv, prog="python -m experiments.import_set", description=description)
+    form = named("format", options.format, FORMATS)
+    if options.out.exists():
+        raise RequestError(f"{options.out} exists: give another --out")
+    if not options.paths:
+        raise RequestError(f"no file is given: name {' '.join(form.files)}, or the folder that they are in")
+    told = {key: getattr(options, key) for key in ("class_names", "mean", "std", "factor", "space")}
+    distilled = read(form, *options.paths, **told, dataset=load(options.dataset) if options.dataset else None)
+    about = {"imported": options.format} | ({"dataset": options.dataset} if options.dataset else {})
+    distilled = distilled.with_card(**{**about, **distilled.card})
+    try:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        with replaced(options.out) as temporary:
+            distilled.save(temporary)
+    except OSError as error:
+        raise RequestError(f"cannot write {options.out} ({error.strerror}): give another --out") from error
+    print(f"{options.out}: {summary(distilled, form)}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return enter(run, argv)

@@ -1,0 +1,46 @@
+"""``distill-jax COMMAND ...``, the one console command; a command's module is imported only when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "distill": "learn a synthetic training set, score it and report on it",
+    "pretrain": "train a pool of early-stage models to share between runs",
+    "evaluate": "score a distilled set with networks trained from scratch",
+    "explain": "shapes, arithmetic and bytes of a method, computing nothing",
+    "ablate": "one or two settings swept over seeds",
+    "reproduce": "methods side by side under one budget",
+    "report": "write report.html about a run anew",
+    "export": "write a set in the format of another codebase",
+    "import_set": "read a set that another codebase distilled",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that ``argv`` begins with; returns the exit code of the process."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["--version"]:
+        from distill_jax import __version__
+
+        print(f"distill_jax {__version__}")
+        return 0
+    if words[:1] in ([], ["-h"], ["--help"]):
+        width = max(map(len, COMMANDS))
+        print("usage: distill-jax COMMAND ...   (each command answers --help)\n")
+        print("\n".join(f"  {name.ljust(width)}  {about}" for name, about in COMMANDS.items()))
+        return 0
+    name = words[0].replace("-", "_")
+    if name not in COMMANDS:
+        from distill_jax.types import near_miss
+
+        print(f"error: unknown command {words[0]!r}: {near_miss(name, COMMANDS)}", file=sys.stderr)
+        return 2
+    return importlib.import_module(f"distill_jax.cli.{name}").main(words[1:])
+
+
+def command(name: str) -> None:
+    """Run one command with the arguments of this process, and end the process: ``python -m experiments.NAME``."""
+    sys.exit(main([name, *sys.argv[1:]]))

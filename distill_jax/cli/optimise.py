@@ -1,0 +1,146 @@
+"""The long part of ``distill``: the run's blocks, with callbacks that log, show, save and check between them."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill_jax.checkpoint import Checkpoints
+from distill_jax.cli.display import Bar
+from distill_jax.cli.measure import Clock
+from distill_jax.cli.process import Broken, Interrupts
+from distill_jax.cli.score import Scorer
+from distill_jax.cli.setup import Setup
+from distill_jax.cli.workdir import CHECKPOINTS, Workdir
+from distill_jax.distill import Problem, State, init_state
+from distill_jax.distilled import DistilledSet
+from distill_jax.evaluation import repeated
+from distill_jax.run import Block, Pace, distilled_set, run
+from distill_jax.spec import described, traced
+from distill_jax.types import PyTree, RealData
+
+SAVE_SECONDS = 60.0
+"""between two checkpoints, where ``--save-every`` is 0"""
+
+
+class Session(NamedTuple):
+    """What the phases of one run share."""
+
+    setup: Setup
+    data: RealData
+    workdir: Workdir
+    clock: Clock
+    interrupts: Interrupts
+
+
+def optimise(session: Session, pool: PyTree, save_every: int, eval_every: int, scorer: Scorer | None) -> DistilledSet:
+    """Distil, from the last checkpoint in the workdir if there is one; ``scorer`` reports on the set along the way.
+
+    ``save_every`` and ``eval_every`` are outer steps; 0: about every SAVE_SECONDS, and never. What is saved does not
+    depend on where the run was interrupted. Raises Interrupted, with everything saved, after a signal, and Broken where
+    the loss is no longer finite.
+    """
+    setup, workdir, clock = session.setup, session.workdir, session.clock
+    spec = setup.spec
+    problem = Problem(traced(spec), setup.net, session.data, pool, setup.keys.run)
+    checkpoints = Checkpoints(workdir.path / CHECKPOINTS)
+
+    def write(step: int, state: State) -> None:
+        clock.spent("distill")
+        checkpoints.save(step, state, {"seconds": clock.seconds})
+
+    restored = checkpoints.restore(jax.eval_shape(init_state, problem))
+    if restored is None:
+        step, state = 0, init_state(problem)
+        write(step, state)
+    else:
+        step, state = restored.step, restored.state
+        clock.add(restored.about["seconds"])
+        for damaged in restored.skipped:
+            print(f"the checkpoint of step {damaged} is damaged: going on from step {step}", file=sys.stderr)
+    workdir.cut_log(step)
+    saved, saved_at = step, time.monotonic()
+    shown = _images_per_step(setup)
+
+    def check(block: Block) -> None:
+        if not (np.isfinite(block.losses).all() and jnp.isfinite(block.state.synthetic.images).all()):
+            raise Broken(_not_finite(setup, block, saved, workdir))
+
+    def log(block: Block) -> None:
+        """A line for each outer iteration that ended: the loss is the mean over its steps."""
+        clock.spent("distill")
+        for step, loss in enumerate(block.losses, block.first + 1):
+            outer, rest = divmod(step, spec.inner_steps)
+            if rest:
+                continue
+            line: dict[str, Any] = {"outer": outer, "step": step, "loss": float(loss)}
+            if scorer is not None and eval_every and outer % eval_every == 0:
+                sets = repeated(as_set(session, problem, block.state), 1)
+                line["held_out_accuracy"] = scorer.score("held-out accuracy", sets)["mean"]
+                clock.spent("evaluate")
+            workdir.log({**line, "seconds": round(clock.seconds["distill"], 3)})
+
+    def save(block: Block) -> None:
+        nonlocal saved, saved_at
+        period = save_every * spec.inner_steps
+        due = block.end // period > saved // period if period else time.monotonic() - saved_at > SAVE_SECONDS
+        if due or block.end == spec.steps or session.interrupts.signum is not None:
+            write(block.end, block.state)
+            saved, saved_at = block.end, time.monotonic()
+
+    with Bar("distilling", spec.steps, start=step, unit="steps") as bar:
+
+        def show(block: Block) -> None:
+            rate = shown * len(block.losses) / block.seconds
+            outer = f"{block.end // spec.inner_steps}/{spec.outer_steps}"
+            bar.update(block.end, {"outer": outer, "loss": f"{block.losses[-1]:.4g}", "images/s": f"{rate:.0f}"})
+
+        pace = Pace(every=math.gcd(save_every, eval_every) * spec.inner_steps)
+        callbacks = [check, log, save, show, lambda block: session.interrupts.check()]
+        state = run(problem, state, callbacks, pace, step)
+    clock.spent("distill")
+    return as_set(session, problem, state)
+
+
+def as_set(session: Session, problem: Problem, state: State) -> DistilledSet:
+    """The set as it stands, not scored yet."""
+    setup, rate = session.setup, state.synthetic.learnable
+    about = {
+        "method": setup.method,
+        "dataset": setup.dataset,
+        "data": setup.source.fingerprint,
+        "recipe": setup.recipe,
+        "seed": setup.seed,
+        "steps": int(state.step),
+        "rate": float(rate) if isinstance(rate, jax.Array) and rate.ndim == 0 else None,
+        "protocol": described(setup.experiment.protocol),
+        "net": described(setup.spec.net),
+        "score": None,
+    }
+    return distilled_set(problem, setup.data, state, about)
+
+
+def _not_finite(setup: Setup, block: Block, saved: int, workdir: Workdir) -> str:
+    bad = np.flatnonzero(~np.isfinite(block.losses))
+    step = block.first + (int(bad[0]) if len(bad) else len(block.losses) - 1) + 1
+    rate = described(setup.spec.optimiser).get("lr")
+    return (
+        f"the images or their matching loss are no longer finite at step {step}: "
+        f"try a smaller --optimiser.lr (now {rate:g}) in another workdir; "
+        f"the last good checkpoint, of step {saved}, is kept in {workdir.path / CHECKPOINTS}"
+    )
+
+
+def _images_per_step(setup: Setup) -> int:
+    """Real and decoded images that one inner step matches."""
+    spec = setup.spec
+    decoded = spec.parameterisation.decoded(spec.ipc)
+    if spec.syn_batch:
+        decoded = min(decoded, spec.syn_batch)
+    return setup.data.classes * (spec.selector.batch + decoded) * spec.live

@@ -1,0 +1,138 @@
+"""The pictures of an ablation (a curve for one swept number, a map for two) and of a comparison (curves)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from distill_jax.cli.comparison import Point
+
+INK, ACCENT, FAINT = "#333333", "#1f5fa8", "#9db8d6"
+
+
+def draw(title: str, scored: str, swept: Mapping[str, Sequence[float]], accuracies: np.ndarray) -> Figure:
+    """``accuracies`` [points, seeds], the points in the order of ``sweep.grid(..., swept)``; ``scored`` labels them.
+
+    One swept number: mean with the standard deviation over seeds as bars, and each seed as a dot. Two: a map with both
+    written into its cells.
+    """
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", color=INK)
+    if len(swept) == 1:
+        ((name, values),) = swept.items()
+        _curve(axes, name, values, accuracies)
+        axes.set_ylabel(scored)
+    else:
+        figure.colorbar(_map(axes, swept, accuracies), ax=axes, label=scored)
+    return figure
+
+
+def _curve(axes: Axes, name: str, values: Sequence[float], accuracies: np.ndarray) -> None:
+    order = np.argsort(values)
+    x, accuracies = np.asarray(values, float)[order], accuracies[order]
+    seeds = accuracies.shape[1]
+    axes.plot(np.repeat(x, seeds), accuracies.ravel(), "o", color=FAINT, markersize=4, zorder=1, label="one seed")
+    label = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
+    axes.errorbar(
+        x, accuracies.mean(axis=1), _std(accuracies), fmt="o-", color=ACCENT, capsize=4, linewidth=1.5, label=label
+    )
+    _spread(axes, x)
+    axes.set_xlabel(_label(name))
+    axes.grid(axis="y", color="#e5e5e5")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if seeds > 1:
+        axes.legend(frameon=False, fontsize="small", loc="best")
+
+
+def _spread(axes: Axes, values: np.ndarray) -> None:
+    """A tick at each value. Values over a decade or so go on a logarithmic axis, where 0 takes the place one step below
+    the smallest."""
+    positive = values[values > 0]
+    if values.min() >= 0 and len(positive) > 1 and positive[-1] >= 5 * positive[0]:
+        if values.min() == 0:
+            step = np.log10(positive[1] / positive[0])
+            axes.set_xscale("symlog", linthresh=positive[0], linscale=step)
+            axes.set_xlim(-positive[0] * 0.3, positive[-1] * (positive[1] / positive[0]) ** 0.3)
+        else:
+            axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(values.tolist()))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _map(axes: Axes, swept: Mapping[str, Sequence[float]], accuracies: np.ndarray) -> AxesImage:
+    (down, rows), (across, columns) = swept.items()
+    mean, std = (a.reshape(len(rows), len(columns)) for a in (accuracies.mean(axis=1), _std(accuracies)))
+    image = axes.imshow(mean, cmap="viridis", aspect="auto", origin="lower")
+    middle = (mean.min() + mean.max()) / 2
+    for (i, j), value in np.ndenumerate(mean):
+        text = f"{value:.1f}\n± {std[i, j]:.1f}" if accuracies.shape[1] > 1 else f"{value:.1f}"
+        axes.text(j, i, text, ha="center", va="center", color="black" if value > middle else "white", fontsize="small")
+    axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
+    axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
+    axes.set_xlabel(_label(across))
+    axes.set_ylabel(_label(down))
+    return image
+
+
+def _std(accuracies: np.ndarray) -> np.ndarray:
+    """Of the sample of seeds, for each point; 0 for one seed."""
+    return accuracies.std(axis=1, ddof=1) if accuracies.shape[1] > 1 else np.zeros(len(accuracies))
+
+
+def _label(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def draw_curves(title: str, curves: Mapping[str, Sequence[Sequence[Point]]]) -> Figure:
+    """Accuracy against seconds: for each label, each run's points, and their mean with the standard deviation."""
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", color=INK)
+    for label, runs in curves.items():
+        seconds = [[point.seconds for point in points] for points in runs]
+        accuracies = [[float(np.mean(point.accuracies)) for point in points] for points in runs]
+        (line,) = axes.plot(np.concatenate(seconds), np.concatenate(accuracies), "o", markersize=3, alpha=0.5)
+        # The runs were not looked at in the very same seconds: their mean is of what lies between two looks.
+        first, last = max(s[0] for s in seconds), min(s[-1] for s in seconds)
+        grid = np.linspace(min(first, last), last, 100)
+        curve = np.asarray([np.interp(grid, s, a) for s, a in zip(seconds, accuracies, strict=True)])
+        mean, std = curve.mean(axis=0), _std(curve.T)
+        axes.plot(grid, mean, linewidth=1.8, color=line.get_color(), label=label)
+        axes.fill_between(grid, mean - std, mean + std, color=line.get_color(), alpha=0.12, linewidth=0)
+    axes.set_xlabel("seconds of pretraining and distillation, without compiling")
+    axes.set_ylabel("test accuracy, %")
+    axes.grid(color="#e5e5e5")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(frameon=False, fontsize="small", loc="outside lower center", ncols=3)
+    return figure
+
+
+def draw_progress(lines: Sequence[Mapping[str, float]]) -> Figure:
+    """The lines of ``metrics.jsonl``: matching loss by inner steps and, where there is one, held-out accuracy."""
+    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([line["step"] for line in lines], [line["loss"] for line in lines], color=ACCENT, linewidth=1.5)
+    axes.set_xlabel("inner steps")
+    axes.set_ylabel("matching loss, mean of an outer step", color=ACCENT)
+    axes.grid(axis="y", color="#e5e5e5")
+    axes.set_axisbelow(True)
+    axes.spines["top"].set_visible(False)
+    scored = [line for line in lines if "held_out_accuracy" in line]
+    if scored:
+        right = axes.twinx()
+        steps, accuracies = [line["step"] for line in scored], [line["held_out_accuracy"] for line in scored]
+        right.plot(steps, accuracies, "o-", color=INK, markersize=4)
+        right.set_ylabel("accuracy on held-out images, %")
+        right.spines["top"].set_visible(False)
+    else:
+        axes.spines["right"].set_visible(False)
+    return figure

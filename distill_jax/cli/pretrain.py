@@ -1,0 +1,91 @@
+"""Pretrain the pool of early-stage models that ``distill`` draws from.
+
+python -m experiments.pretrain acc_dd digits --models.size 5 --models.epochs 2 --workdir runs/pool
+python -m experiments.distill  acc_dd digits --models.size 5 --models.epochs 2 --pool runs/pool
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import FlagCreatePairsOff, arg
+
+from distill_jax.checkpoint import save_pool
+from distill_jax.cli import arguments, display
+from distill_jax.cli.measure import Clock
+from distill_jax.cli.process import Interrupts, enter, resumable
+from distill_jax.cli.setup import Setup, make_pool, read_pool, resolve
+from distill_jax.cli.workdir import CONFIG, MEMBERS, POOL, held, new_folder
+from distill_jax.formats import pool_from_torch
+from distill_jax.types import Model, RequestError
+
+
+@dataclass(frozen=True)
+class Pretrain(arguments.Common):
+    """Pretrain the pool of models that a method starts from, into WORKDIR/pool."""
+
+    workdir: Path | None = None
+    """default: a new folder under runs/"""
+    resume: FlagCreatePairsOff[bool] = False
+    """go on with the pool in WORKDIR: members that are finished are kept"""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """replace the pool in WORKDIR"""
+    eval_every: int = 0
+    """above 0: for a run with --eval-every, which withholds a tenth of the training data"""
+    from_torch: Annotated[tuple[Path, ...], arg(metavar="FILE [FILE ...]")] = ()
+    """train nothing: take these state dicts of PyTorch, of the same network and trained on the same data"""
+
+
+def run(argv: list[str]) -> None:
+    request = arguments.request(argv, Pretrain)
+    options = request.options
+    arguments.check_resume(options)
+    setup = resolve(request, options.eval_every)
+    if setup.spec.models.size == 0:
+        raise RequestError(f"{setup.method} has no pool to pretrain: choose another method, or --models early-stage")
+    given = _given(setup, options.from_torch) if options.from_torch else None
+    path = options.workdir or new_folder(f"pool-{setup.folder}")
+    _refuse_used(path, options)
+    print(display.configuration(setup.title, setup.experiment))
+    with held(path) as workdir, Interrupts() as interrupts, resumable("pretrain", argv, path):
+        _refuse_used(path, options)
+        if options.resume and workdir.has(POOL):
+            read_pool(setup, path / POOL)
+            print(f"finished already: {path / POOL}")
+            return
+        for name in (POOL, MEMBERS) if not options.resume else ():
+            shutil.rmtree(path / name, ignore_errors=True)
+        clock = Clock()
+        if given is not None:
+            save_pool(path / POOL, given, {**setup.describe_pool(), "from_torch": [p.name for p in options.from_torch]})
+        else:
+            make_pool(setup, workdir, setup.data.real_data(), interrupts)
+        clock.spent("pretrain")
+    took = sum(clock.seconds.values())
+    print(f"{setup.spec.models.size} models in {display.duration(took)}: {path / POOL}")
+
+
+def _given(setup: Setup, files: Sequence[Path]) -> Model:
+    """The pool that networks in files of PyTorch make. Raises RequestError where the method takes another."""
+    models = setup.spec.models
+    if models.gives_target:
+        raise RequestError("files of single networks have no targets for them: --from-torch takes --models early-stage")
+    if models.size != len(files):
+        raise RequestError(f"models.size is {models.size} but files are {len(files)}: add --models.size {len(files)}")
+    return pool_from_torch(setup.net, files)
+
+
+def _refuse_used(path: Path, options: Pretrain) -> None:
+    if (path / CONFIG).exists():
+        raise RequestError(f"{path} holds a run, whose pool must not change: give another --workdir")
+    for name in (POOL, MEMBERS):
+        if (path / name).exists() and not options.overwrite and not options.resume:
+            raise RequestError(f"{path} holds a pool ({name}): --resume goes on with it, --overwrite replaces it")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return enter(run, argv)

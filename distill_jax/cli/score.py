@@ -1,0 +1,97 @@
+"""Accuracies: of a distilled set, and of what it is compared with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.special import stdtrit
+
+from distill_jax.axes.selector import draw_distinct
+from distill_jax.cli.display import Bar
+from distill_jax.cli.process import Interrupts
+from distill_jax.evaluation import Protocol, Sets, matched_epochs, test_accuracies, train_networks
+from distill_jax.run import Block
+from distill_jax.train import real_set
+from distill_jax.types import Array, Model, Net, Normaliser, RealData
+
+
+class Scorer(NamedTuple):
+    """How sets are scored: what is trained on them, and what it is tested on."""
+
+    net: Net
+    protocol: Protocol
+    test: tuple[Array, Array]
+    """uint8 [N, H, W, c], int32 [N]"""
+    normaliser: Normaliser
+    key: Array
+    interrupts: Interrupts
+
+    def train(self, what: str, sets: Sets, protocol: Protocol | None = None) -> Model:
+        """One network on each of the R ``sets``: Model[R]. ``what`` they are is shown while it lasts."""
+        protocol = protocol or self.protocol
+        with Bar(what, protocol.passes, unit="epochs") as bar:
+
+            def watch(block: Block) -> None:
+                bar.update(block.end)
+                self.interrupts.check()
+
+            return train_networks(self.net, protocol, sets, self.key, self.normaliser, [watch])
+
+    def tested(self, models: Model) -> dict[str, Any]:
+        """The accuracies of ``models`` [R, ...] on the test images."""
+        return summary(test_accuracies(self.net, models, self.test, self.normaliser))
+
+    def score(self, what: str, sets: Sets, protocol: Protocol | None = None) -> dict[str, Any]:
+        """Train one network on each of the R ``sets`` and test them."""
+        return self.tested(self.train(what, sets, protocol))
+
+
+def summary(per_repeat: list[float]) -> dict[str, Any]:
+    """Percent. ``std`` is the standard deviation of the sample (divisor R - 1), None for a single repeat."""
+    std = float(np.std(per_repeat, ddof=1)) if len(per_repeat) > 1 else None
+    return {"mean": float(np.mean(per_repeat)), "std": std, "per_repeat": per_repeat}
+
+
+def interval(accuracy: Mapping[str, Any], confidence: float = 0.95) -> tuple[float, float] | None:
+    """Where the mean over ever more repeats lies with this ``confidence`` (Student's t); None for fewer than three
+    repeats."""
+    repeats = len(accuracy["per_repeat"])
+    if repeats < 3:
+        return None
+    half = float(stdtrit(repeats - 1, (1 + confidence) / 2)) * accuracy["std"] / math.sqrt(repeats)
+    return accuracy["mean"] - half, accuracy["mean"] + half
+
+
+# ------------------------------------------------------------------ what it is compared with
+
+
+def random_rows(data: RealData, ipc: int, repeats: int, key: Array) -> Array:
+    """int32 [R, C*I]: ``ipc`` real images of each class, drawn afresh for each repeat."""
+
+    def draw(key: Array) -> Array:
+        return jnp.take_along_axis(data.index, draw_distinct(key, data, ipc), axis=1).reshape(-1)
+
+    return jax.vmap(draw)(jax.random.split(key, repeats))
+
+
+def random_images(scorer: Scorer, data: RealData, ipc: int, decoded: int, repeats: int, key: Array) -> dict[str, Any]:
+    """As many real images as are stored, whole ones."""
+    return scorer.score("random images", Sets(real_set(data), random_rows(data, ipc, repeats, key)))
+
+
+def all_images(scorer: Scorer, data: RealData, ipc: int, decoded: int, repeats: int, key: Array) -> dict[str, Any]:
+    """All training data, for as many steps as the distilled set was trained on."""
+    protocol = matched_epochs(scorer.protocol, decoded, len(data.labels))
+    return scorer.score("all images", Sets.same(real_set(data), repeats), protocol)
+
+
+BASELINES: dict[str, Callable[[Scorer, RealData, int, int, int, Array], dict[str, Any]]] = {
+    "random": random_images,
+    "full": all_images,
+}
+"""(scorer, data, ipc, number of decoded images of the distilled set, repeats, key) -> summary"""

@@ -1,0 +1,188 @@
+"""A request, resolved: everything that ``pretrain`` and ``distill`` need to know before they write anything."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from distill_jax.checkpoint import check_pool, load_pool, save_pool
+from distill_jax.cli.arguments import Request
+from distill_jax.cli.display import Bar
+from distill_jax.cli.process import Interrupts
+from distill_jax.cli.workdir import MEMBERS, POOL, Workdir
+from distill_jax.data import Dataset
+from distill_jax.distilled import library_version
+from distill_jax.recipes.recipe import Experiment
+from distill_jax.run import Keys
+from distill_jax.spec import Spec, check, described, traced, with_chunks
+from distill_jax.types import Net, PyTree, RealData, RequestError
+
+WITHHELD = 0.1
+"""share of the training data that ``--eval-every`` reports on"""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is to be done, with which data: everything that is known before anything is written."""
+
+    method: str
+    dataset: str
+    recipe: str
+    seed: int
+    experiment: Experiment
+    source: Dataset
+    """as it was read"""
+    data: Dataset
+    """what is distilled: ``source``, or the part of it that is not withheld"""
+    net: Net
+
+    @property
+    def spec(self) -> Spec:
+        return self.experiment.spec
+
+    @property
+    def keys(self) -> Keys:
+        return Keys.of(self.seed)
+
+    @property
+    def title(self) -> str:
+        shape = "x".join(map(str, self.data.shape))
+        return (
+            f"{self.method} on {self.dataset} (recipe {self.recipe}): {len(self.data.x_train)} images {shape}, "
+            f"{self.data.classes} classes, {self.spec.ipc} stored per class"
+        )
+
+    @property
+    def folder(self) -> str:
+        """A name for a folder of its own."""
+        data = self.dataset if ":" not in self.dataset else Path(self.dataset.partition(":")[2]).stem
+        return re.sub(r"[^\w.-]+", "_", f"{self.method}-{data}-ipc{self.spec.ipc}-seed{self.seed}")
+
+    def describe(self) -> dict[str, Any]:
+        """Everything needed to do it again, ready for JSON."""
+        return {
+            "schema": 1,
+            "method": self.method,
+            "dataset": self.dataset,
+            "recipe": self.recipe,
+            "seed": self.seed,
+            "spec": described(self.spec),
+            "protocol": described(self.experiment.protocol),
+            "data": {
+                "fingerprint": self.source.fingerprint,
+                "shape": self.data.shape,
+                "classes": self.data.classes,
+                "withheld": self.data is not self.source and WITHHELD,
+            },
+            "versions": versions(),
+        }
+
+    def describe_pool(self) -> dict[str, Any]:
+        """What a pool must have been made with to be of use here."""
+        return {
+            "net": described(self.spec.net),
+            "shape": self.data.shape,
+            "classes": self.data.classes,
+            "data": self.data.fingerprint,
+            "models": described(self.spec.models),
+        }
+
+
+def resolve(request: Request[Any], eval_every: int = 0, chunks: Mapping[str, Any] | None = None) -> Setup:
+    """What ``request`` asks for, checked against the data. ``chunks``: the sizes that the run to resume was begun with.
+
+    Raises RequestError where the spec does not fit the data.
+    """
+    options, recipe, experiment, source = request
+    data = source.withhold(WITHHELD, options.seed) if eval_every else source
+    spec = experiment.spec
+    check(spec, data.shape, data.counts.tolist())
+    if chunks:
+        sizes = {name: getattr(spec, name) or chunks.get(name, 0) for name in ("class_chunk", "model_chunk")}
+        spec = replace(spec, **sizes)
+    spec = with_chunks(spec, data.classes, jax.default_backend())
+    net = spec.net.build(data.shape, data.classes)
+    experiment = replace(experiment, spec=spec)
+    return Setup(options.method, options.dataset, recipe, options.seed, experiment, source, data, net)
+
+
+def versions() -> dict[str, str]:
+    """What the bits of a run depend on besides its configuration and the processor."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    numbers = {"distill_jax": library_version(), "jax": jax.__version__, "python": platform.python_version()}
+    return {**numbers, "xla_flags": flags}
+
+
+# ------------------------------------------------------------------ the pool
+
+
+def pool_path(path: Path) -> Path:
+    """The pool in ``path``, which may also be the workdir that it is in."""
+    return path / POOL if (path / POOL).is_dir() else path
+
+
+def read_pool(setup: Setup, path: Path) -> PyTree:
+    """The pool in ``path``. Raises RequestError, naming the field, where it was made for something else."""
+    pool, about = load_pool(path)
+    check_pool(about, setup.describe_pool())
+    return pool
+
+
+class KeptMembers(NamedTuple):
+    """Members of a pool on disk, each in a folder of its own, until the pool is complete."""
+
+    folder: Path
+    about: dict[str, Any]
+
+    def get(self, first: int, like: PyTree) -> PyTree | None:
+        path = self.folder / str(first)
+        if not path.is_dir():
+            return None
+        try:
+            member, about = load_pool(path, like)
+            check_pool(about, self.about)
+        except RequestError:
+            return None  # half written, or of another run: it is trained again
+        return member
+
+    def put(self, first: int, member: PyTree) -> None:
+        save_pool(self.folder / str(first), member, self.about)
+
+
+def pool_for(setup: Setup, workdir: Workdir, data: RealData, given: PyTree, interrupts: Interrupts) -> PyTree:
+    """The models to start from: those in the workdir, which are the ones ``given`` or pretrained now."""
+    if setup.spec.models.size == 0:
+        return None
+    path = workdir.path / POOL
+    if not workdir.has(POOL):
+        if given is not None:
+            save_pool(path, given, setup.describe_pool())
+        else:
+            make_pool(setup, workdir, data, interrupts)
+    # Read back, so that a run computes with the same arrays whether it made them or found them.
+    return read_pool(setup, path)
+
+
+def make_pool(setup: Setup, workdir: Workdir, data: RealData, interrupts: Interrupts) -> None:
+    """Pretrain the pool and save it in ``workdir``. Members that an interrupted process finished are not trained
+    again."""
+    about = {**setup.describe_pool(), "seed": setup.seed}
+    kept = KeptMembers(workdir.path / MEMBERS, about)
+    with Bar("pretraining", 1, unit="epochs") as bar:
+
+        def tick(done: int, total: int) -> None:
+            bar.update(done, total=total)
+            interrupts.check()
+
+        spec = traced(setup.spec)
+        pool = spec.models.pretrain(setup.net, data, setup.keys.pool, tick, kept)
+    save_pool(workdir.path / POOL, pool, about)
+    shutil.rmtree(kept.folder, ignore_errors=True)

@@ -1,0 +1,184 @@
+"""A run's folder: who may write into it, what it was begun with, and files that are never half written."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill_jax.types import RequestError
+
+CONFIG, METRICS, RESULT, EVALUATION = "config.json", "metrics.jsonl", "result.json", "evaluation.json"
+DISTILLED, GRID, REPORT, CHECKPOINTS, POOL = "distilled.npz", "grid.png", "report.html", "checkpoints", "pool"
+MEMBERS = "pool-members"
+RUN = (CONFIG, METRICS, RESULT, EVALUATION, DISTILLED, GRID, REPORT, CHECKPOINTS)
+"""what a run and its evaluation write, besides the pool, which ``pretrain`` may have written before"""
+
+MAY_DIFFER = (
+    "spec.outer_steps", "spec.labels", "protocol", "repeats", "baselines", "save_every", "eval_every", "versions",
+)  # fmt: skip
+"""fields of ``config.json`` that a resumed run may have changed"""
+
+
+@dataclass(frozen=True)
+class Workdir:
+    """The folder of one run, held by this process."""
+
+    path: Path
+
+    def read(self, name: str) -> Any:
+        """The JSON file ``name``, or None where there is none. Raises RequestError where it is not JSON."""
+        return read_json(self.path / name)
+
+    def write(self, name: str, value: Any) -> None:
+        """Replace the JSON file ``name``."""
+        write_json(self.path / name, value)
+
+    @contextmanager
+    def within(self, name: str) -> Iterator[Workdir]:
+        """The folder ``name`` in this one, made if need be."""
+        (self.path / name).mkdir(parents=True, exist_ok=True)
+        yield Workdir(self.path / name)
+
+    def has(self, name: str) -> bool:
+        return (self.path / name).exists()
+
+    def clear(self) -> None:
+        """Delete what an earlier run wrote, and nothing else. A pool goes with the run that it belongs to."""
+        with_pool = (POOL,) if self.has(CONFIG) else ()
+        for name in (*RUN, *with_pool):
+            path = self.path / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Append one line to ``metrics.jsonl``. It outlives this process from now on."""
+        with (self.path / METRICS).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def cut_log(self, step: int) -> None:
+        """Drop the lines of ``metrics.jsonl`` written after ``step``, and one that a kill left half written."""
+        path = self.path / METRICS
+        kept = []
+        for text in path.read_text().splitlines(keepends=True) if path.exists() else ():
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:
+                break
+            if line["step"] > step or not text.endswith("\n"):
+                break
+            kept.append(text)
+        with replaced(path) as temporary:
+            temporary.write_text("".join(kept))
+
+
+@contextmanager
+def held(path: Path) -> Iterator[Workdir]:
+    """The folder ``path``, made if need be, and locked until the end of the block or of this process.
+
+    Raises RequestError where it cannot be written to, or where another process holds it.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise RequestError(f"cannot make {path} ({error.strerror}): give another --workdir") from error
+    try:
+        _lock(lock, path)
+        refuse_read_only(path, "--workdir")
+        yield Workdir(path)
+    finally:
+        os.close(lock)
+
+
+def refuse_read_only(path: Path, option: str) -> None:
+    """Raise RequestError, naming the ``option`` that mends it, where the folder ``path`` cannot be written into."""
+    try:
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise RequestError(f"cannot write to {path} ({error.strerror}): give another {option}") from error
+
+
+def refuse_empty(path: Path | None) -> None:
+    """Raise RequestError for the empty path, which an unset variable gives."""
+    if path is not None and path == Path():
+        raise RequestError("--workdir is empty: give a folder, as in --workdir runs/mine")
+
+
+def refuse_used(path: Path) -> None:
+    """Raise RequestError where ``path`` holds a run."""
+    used = [name for name in RUN if (path / name).exists()]
+    if used:
+        raise RequestError(
+            f"{path} holds a run ({used[0]}): --resume goes on with it, --overwrite deletes it and begins again"
+        )
+
+
+def new_folder(name: str, under: Path = Path("runs")) -> Path:
+    """``under/name``, or the first of ``name-2``, ``name-3``, ... that does not exist."""
+    paths = (under / (name if n == 1 else f"{name}-{n}") for n in range(1, 10**6))
+    return next(path for path in paths if not path.exists())
+
+
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise RequestError, naming the field, where a run would be resumed with another configuration."""
+    old, new = _flat(before), _flat(json.loads(json.dumps(now)))
+    for name in old | new:
+        if old.get(name) != new.get(name) and not any(f"{name}.".startswith(f"{free}.") for free in MAY_DIFFER):
+            raise RequestError(
+                f"cannot resume with another configuration: {name} was {json.dumps(old.get(name))}, now it is "
+                f"{json.dumps(new.get(name))}; give the options that the run was begun with, or another --workdir"
+            )
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in ``path``, or None where there is none. Raises RequestError where it is not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path} cannot be read ({error}): --overwrite begins again") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace the JSON file ``path``."""
+    with replaced(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A temporary path that takes the place of ``path`` when the block ends well: ``path`` is never half written."""
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise RequestError(
+                f"another process is at work in {path}: wait for it, or give another --workdir"
+            ) from None
+        # Anything else: a network file system without locks, where nobody can hold one.
+
+
+def _flat(tree: Any, name: str = "") -> dict[str, Any]:
+    """Nested dicts as one, with dotted names."""
+    if not isinstance(tree, Mapping):
+        return {name: tree}
+    return {k: v for key in tree for k, v in _flat(tree[key], f"{name}.{key}" if name else key).items()}

@@ -1,0 +1,239 @@
+"""Train networks from scratch on a small set and test them: R repeats in one compiled program.
+
+A protocol says how networks are trained. Every one of them tests once, after the last epoch: no learning rate, epoch or
+network is chosen by its test accuracy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill_jax import tree
+from distill_jax.augment import NoAugment, Siamese
+from distill_jax.data import Dataset
+from distill_jax.distilled import DistilledSet
+from distill_jax.nets import ConvNet
+from distill_jax.run import Callback, Keys, Pace, host_loop
+from distill_jax.spec import validate
+from distill_jax.train import (
+    SCHEDULES,
+    NetworkSGD,
+    Pipeline,
+    correct,
+    epochs_order,
+    fresh,
+    rate_drops,
+    train,
+    without_momentum,
+)
+from distill_jax.types import (
+    Architecture,
+    Array,
+    Augmentation,
+    Choice,
+    Model,
+    Net,
+    Normaliser,
+    PyTree,
+    RequestError,
+    TrainSet,
+    choice,
+)
+
+
+@choice
+class Protocol(Choice):
+    """How a set is scored: train networks on it from scratch, test them once after the last epoch."""
+
+    name: str = "idc"
+    epochs: int = 1000
+    """E; schedule 'dc' adds one"""
+    batch: int = 64
+    rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Literal["thirds", "half", "dc"] = "thirds"
+    """how the rate falls: see ``train.SCHEDULES``"""
+    cutmix: float = 0.5
+    augment: Augmentation = Siamese("color_crop_flip_scale_rotate")
+
+    def validate(self) -> None:
+        if self.epochs < 1:
+            raise RequestError(f"epochs is {self.epochs}: it must be at least 1")
+        if self.schedule not in SCHEDULES:
+            raise RequestError(f"schedule {self.schedule!r} is unknown: choose one of {' '.join(SCHEDULES)}")
+        if self.rate <= 0:
+            raise RequestError(f"rate is {self.rate:g}: a learning rate must be above 0")
+        if not 0 <= self.momentum < 1 or self.weight_decay < 0:
+            raise RequestError(
+                f"momentum {self.momentum:g} and weight_decay {self.weight_decay:g} make no optimiser: "
+                "give a momentum from 0 to below 1 and a decay of 0 or more"
+            )
+        Pipeline(self.batch, self.cutmix).validate()
+
+    @property
+    def passes(self) -> int:
+        """Epochs that are trained: E, and those that the schedule adds."""
+        return self.epochs + SCHEDULES[self.schedule].extra
+
+    @property
+    def restarts(self) -> tuple[int, ...]:
+        """Epochs, counted from 0, that begin with a new optimiser: zero momentum."""
+        schedule = SCHEDULES[self.schedule]
+        return schedule.drops(self.epochs) if schedule.restarts else ()
+
+
+IDC = Protocol()
+"""IDC and Acc-DD: 1000 epochs, x0.2 at 2/3 and 5/6, cutmix; cutout gives way to cutmix."""
+
+DC_BENCH = Protocol(name="dc-bench", epochs=300, batch=256, schedule="dc", cutmix=0.0, augment=NoAugment())
+"""DC-Bench (Cui et al. 2022) without augmentation, and DC's own evaluation. With augmentation it is ``DSA``."""
+
+DSA = replace(
+    DC_BENCH, name="dsa", epochs=1000, augment=Siamese("color_crop_cutout_flip_scale_rotate", choose="one")
+)  # fmt: skip
+"""DSA, DM and MTT: 1001 epochs, x0.1 with a new optimiser from the 503rd, one operation a batch. MTT starts from the
+rate that it learned."""
+
+DD_RANKING = replace(DSA, name="dd-ranking", epochs=300, schedule="half")
+"""How networks are trained for the scores of DD-Ranking (``ranking.py``): its defaults for SGD with DSA's augmentation,
+with soft cross-entropy where labels are soft. Its code takes the best of several test accuracies, and searches the
+learning rate of random images on the test set. Neither happens here: one rate, the last epoch."""
+
+PROTOCOLS = {protocol.name: protocol for protocol in (IDC, DC_BENCH, DSA, DD_RANKING)}
+
+
+class Sets(NamedTuple):
+    """R training sets drawn from one store of images."""
+
+    store: TrainSet
+    rows: Array
+    """int32 [R, M]: the images of each repeat's set"""
+
+    @staticmethod
+    def same(store: TrainSet, repeats: int) -> Sets:
+        """Every repeat trains on all of ``store``."""
+        rows = jnp.arange(store.images.shape[0], dtype=jnp.int32)
+        return Sets(store, jnp.tile(rows, (repeats, 1)))
+
+
+def train_networks(
+    net: Net,
+    protocol: Protocol,
+    sets: Sets,
+    key: Array,
+    normaliser: Normaliser,
+    callbacks: Sequence[Callback] = (),
+    chunk: int = 0,
+) -> Model:
+    """Train one network from scratch on each of R sets: Model[R]. ``callbacks`` see blocks of epochs.
+
+    ``chunk`` networks are trained at once (0: one on CPU, all elsewhere); the result does not depend on it, nor on how
+    the epochs are cut into blocks.
+    """
+    repeats = sets.rows.shape[0]
+    chunk = chunk or (1 if jax.default_backend() == "cpu" else repeats)
+    keys = jax.random.split(key, repeats)
+    models = fresh(net, keys)
+    none = np.zeros(0, np.float32)
+
+    def advance(carry: tuple[Model, PyTree], first: int, count: int) -> tuple[tuple[Model, PyTree], np.ndarray]:
+        arrays = (*carry, sets, keys, normaliser, first, count)
+        return jax.block_until_ready(_epochs(net, protocol, chunk, *arrays)), none
+
+    passes = protocol.passes
+    carry = models, _init(protocol, models.params)
+    return host_loop(advance, carry, 0, passes, callbacks, Pace(longest=passes))[0]
+
+
+def evaluate(
+    distilled: DistilledSet,
+    data: Dataset,
+    protocol: Protocol | None = None,
+    net: Architecture | None = None,
+    repeats: int = 5,
+    seed: int = 0,
+) -> list[float]:
+    """Accuracy in percent on the test images of each of ``repeats`` networks that were trained on ``distilled``.
+
+    ``protocol`` is IDC's by default, ``net`` a ConvNet-3. Raises RequestError where they do not fit the images.
+    """  # fmt: skip
+    protocol, network = protocol or IDC, (net or ConvNet()).build(data.shape, data.classes)
+    validate(protocol, "protocol.")
+    models = train_networks(network, protocol, repeated(distilled, repeats), Keys.of(seed).score, distilled.normaliser)
+    return test_accuracies(network, models, data.test_arrays(), distilled.normaliser)
+
+
+def repeated(distilled: DistilledSet, repeats: int) -> Sets:
+    """R times the distilled set, exactly as a user gets it from its file."""
+    images, _ = distilled.arrays()
+    return Sets.same(TrainSet(jnp.asarray(images), jnp.asarray(distilled.targets())), repeats)
+
+
+def test_accuracies(net: Net, models: Model, test: tuple[Array, Array], normaliser: Normaliser) -> list[float]:
+    """Accuracy in percent of each of the models [R, ...] on ``test`` (uint8 images [N, H, W, c], int labels [N])."""
+    hits = _hits(net, models, jnp.asarray(test[0]), jnp.asarray(test[1]), normaliser)
+    return [100.0 * float(h) / len(test[1]) for h in np.asarray(hits)]
+
+
+def matched_epochs(protocol: Protocol, images: int, other: int) -> Protocol:
+    """``protocol`` for a set of ``other`` images, with about as many steps as it takes on one of ``images``."""
+    steps = protocol.epochs * -(-images // protocol.batch)
+    return replace(protocol, epochs=max(1, round(steps / -(-other // protocol.batch))))
+
+
+@partial(jax.jit, static_argnums=0)
+def _init(protocol: Protocol, params: PyTree) -> PyTree:
+    return jax.vmap(_transform(protocol, 1).init)(params)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _epochs(
+    net: Net,
+    protocol: Protocol,
+    chunk: int,
+    models: Model,
+    state: PyTree,
+    sets: Sets,
+    keys: Array,
+    normaliser: Normaliser,
+    first: Array | int,
+    count: Array | int,
+) -> tuple[Model, PyTree]:
+    size = sets.rows.shape[1]
+    pipeline = Pipeline(protocol.batch, protocol.cutmix, protocol.augment)
+    transform = _transform(protocol, -(-size // min(protocol.batch, size)))
+
+    def repeat(each: tuple[Model, PyTree, Array, Array]) -> tuple[Model, PyTree]:
+        model, state, rows, key = each
+
+        def epoch(e: Array, carry: tuple[Model, PyTree]) -> tuple[Model, PyTree]:
+            model, state = carry
+            if protocol.restarts:
+                begins = jnp.any(e == jnp.asarray(protocol.restarts))
+                state = jax.tree.map(partial(jnp.where, begins), without_momentum(state), state)
+            order_key, train_key = jax.random.split(jax.random.fold_in(key, e))
+            order = epochs_order(order_key, size, protocol.batch, 1)
+            order = order._replace(rows=rows[order.rows])
+            return train(net, model, transform, state, sets.store, order, pipeline, train_key, normaliser)[:2]
+
+        return jax.lax.fori_loop(first, first + count, epoch, (model, state))
+
+    return tree.map_chunks(repeat, (models, state, sets.rows, keys), chunk)
+
+
+@partial(jax.jit, static_argnums=0)
+def _hits(net: Net, models: Model, images: Array, labels: Array, normaliser: Normaliser) -> Array:
+    return jax.lax.map(lambda model: correct(net, model, images, labels, normaliser), models)
+
+
+def _transform(protocol: Protocol, steps: int):
+    sgd = NetworkSGD(protocol.rate, protocol.momentum, protocol.weight_decay)
+    return sgd.transform(rate_drops(protocol.epochs, steps, protocol.schedule))

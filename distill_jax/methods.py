@@ -1,0 +1,88 @@
+"""The presets: a method is one choice on each axis. What distinguishes two methods is what differs below.
+
+Numbers that depend on the data set (rates, networks, budgets) are in ``recipes/``.
+"""
+
+from dataclasses import replace
+
+from distill_jax.augment import NoAugment, Siamese
+from distill_jax.axes.init import Herding, KCenter, KMeansInit, Mix, Noise, RandomReal
+from distill_jax.axes.models import EarlyStagePool, ExpertTrajectories, RandomInit
+from distill_jax.axes.objective import FeatureMatching, GradientMatching, LayerwiseAlignment, TrajectoryMatching
+from distill_jax.axes.optimiser import SGD, ClassByClassSGD
+from distill_jax.axes.parameterisation import MultiFormation, Pixels
+from distill_jax.axes.perturb import Directions, NoPerturbation
+from distill_jax.axes.selector import NoReal, RandomBatch, Representative
+from distill_jax.axes.update import DynamicTraining, Frozen, TrainOnReal, TrainOnSynthetic
+from distill_jax.spec import Spec
+
+DSA_STRATEGY = "color_crop_cutout_flip_scale_rotate"
+
+# Dataset Condensation (Zhao et al. 2021): layerwise cosine of gradients; the model learns from the synthetic images.
+DC = Spec(
+    models=RandomInit(), perturb=NoPerturbation(), selector=RandomBatch(256), parameterisation=Pixels("normalised"),
+    augment=NoAugment(), objective=GradientMatching("cos", head=True), optimiser=SGD(0.1), update=TrainOnSynthetic(),
+    init=RandomReal(), outer_steps=1000, inner_steps=1, syn_batch=0,
+)  # fmt: skip
+
+# Differentiable Siamese Augmentation (Zhao & Bilen 2021): DC, augmented.
+DSA = replace(DC, augment=Siamese(DSA_STRATEGY, "one"), update=TrainOnSynthetic(augment=Siamese(DSA_STRATEGY, "one")))
+
+# Distribution Matching (Zhao & Bilen 2023): mean features in ever new random networks, which are never trained.
+DM = replace(DSA, objective=FeatureMatching(), optimiser=SGD(1.0), update=Frozen(), outer_steps=20_000, inner_steps=1)
+
+# Aligning Features (CAFE, Wang et al. 2022): layerwise features; the accuracy on real images decides when loops end.
+CAFE = replace(
+    DC, objective=LayerwiseAlignment(), optimiser=SGD(0.1, halve_at=(0.6, 0.8, 0.9)), update=DynamicTraining(),
+    init=Noise(), outer_steps=2000, inner_steps=50,
+)  # fmt: skip
+
+# Matching Training Trajectories (MTT, Cazenavette et al. 2022): a student's steps lead where experts' epochs led.
+MTT = replace(
+    DC, models=ExpertTrajectories(), selector=NoReal(), objective=TrajectoryMatching(20), optimiser=SGD(1000.0),
+    update=Frozen(), outer_steps=5000, inner_steps=1,
+)  # fmt: skip
+
+# IDC (Kim et al. 2022): several images stored in one (multi-formation), and a model that learns from real images.
+IDC = Spec(
+    models=RandomInit(), perturb=NoPerturbation(), selector=RandomBatch(64), parameterisation=MultiFormation(2),
+    augment=Siamese("color_crop_cutout"), objective=GradientMatching("mse"), optimiser=ClassByClassSGD(),
+    update=TrainOnReal(), init=Mix(), outer_steps=2000, inner_steps=100,
+)  # fmt: skip
+
+# Acc-DD (Zhang et al. 2023): IDC on a few perturbed early-stage models, for a fifth of the iterations ("Ours5").
+ACC_DD = replace(IDC, models=EarlyStagePool(), perturb=Directions(), outer_steps=400)
+
+# DREAM (Liu et al. 2023): IDC on representative real images, the medoids of k-means, both to match and to start from.
+DREAM = replace(IDC, selector=Representative(128), init=KMeansInit())
+
+# Both at once, which nobody has published.
+DREAM_ACC_DD = replace(ACC_DD, selector=DREAM.selector, init=DREAM.init)
+
+METHODS = {
+    "dc": DC,
+    "dsa": DSA,
+    "dm": DM,
+    "cafe": CAFE,
+    "mtt": MTT,
+    "idc": IDC,
+    "acc_dd": ACC_DD,
+    "dream": DREAM,
+    "dream_acc_dd": DREAM_ACC_DD,
+}
+
+# What a method has to beat: as many real images, chosen and left as they are.
+RANDOM = Spec(
+    models=RandomInit(), perturb=NoPerturbation(), selector=RandomBatch(1), parameterisation=Pixels(),
+    augment=NoAugment(), objective=FeatureMatching(), update=Frozen(), init=RandomReal(), outer_steps=0, inner_steps=1,
+)  # fmt: skip
+
+# Coresets of images embedded by a network trained for twenty epochs.
+HERDING = replace(RANDOM, models=EarlyStagePool(size=1, epochs=20, cutmix=0.0), init=Herding())
+KCENTER = replace(HERDING, init=KCenter())
+KMEANS = replace(HERDING, init=KMeansInit(normalise=True))
+
+BASELINES = {"random": RANDOM, "herding": HERDING, "kcenter": KCENTER, "kmeans": KMEANS, "full": RANDOM}
+"""``full`` keeps no images at all: the runner trains on all real ones, for as many steps"""
+
+PRESETS = METHODS | BASELINES

@@ -1,0 +1,22 @@
+"""Any data set that no other recipe is meant for: CIFAR's settings, scaled to the image side."""
+
+from distill_jax.nets import ConvNet
+from distill_jax.recipes.recipe import IDC_FAMILY, Overrides, dc_loops, idc_rate, merged, without_flip
+
+
+def common(shape: tuple[int, int, int]) -> Overrides:
+    """What every recipe starts from: a ConvNet deep enough to leave 4 pixels a side, as in all the papers."""
+    side = min(shape[:2])
+    depth = max(1, min(6, (side // 4).bit_length() - 1))
+    return {"*": {"net": ConvNet(depth=depth)}}
+
+
+def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
+    mine = {
+        IDC_FAMILY: {"optimiser.lr": 5e-3 * idc_rate(ipc, shape[0]), "update.images": 500},
+        "acc_dd dream_acc_dd": {"optimiser.lr": 1e-2 * idc_rate(ipc, shape[0])},
+        "dc dsa": dc_loops(ipc),
+        "mtt": {"models.size": 10, "outer_steps": 2000},
+    }
+    # A mirrored image may be another class; only a recipe that knows the data turns flipping on.
+    return merged(without_flip(), mine)

@@ -1,0 +1,160 @@
+"""The host's side of everything that takes long: compiled blocks of steps, with callbacks between them.
+
+``host_loop`` is the one loop; distillation, sweeps and evaluation run on it. A callback sees each block and may end
+the loop.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import numpy as np
+
+from distill_jax.axes.parameterisation import stored
+from distill_jax.data import Dataset
+from distill_jax.distill import LONGEST_BLOCK, Problem, State, init_state, run_block
+from distill_jax.distilled import DistilledSet
+from distill_jax.spec import Spec, check, traced, with_chunks
+from distill_jax.teachers import labelled
+from distill_jax.types import Array, Members, Tick
+
+GROWTH = 8
+"""a block has at most so many times the steps of the one before: steps of a dynamic loop (CAFE) differ much"""
+
+
+class Block(NamedTuple):
+    """A stretch of a loop, as callbacks see it."""
+
+    state: Any
+    """after the block; the next block consumes it, so copy what must outlive it"""
+    first: int
+    """the step the block started at"""
+    end: int
+    """the step after its last one"""
+    losses: np.ndarray
+    """float32 [..., steps]: after each step, the mean matching loss of its outer iteration so far; empty elsewhere"""
+    seconds: float
+    """that the block took, compilation included where it compiled"""
+
+
+Callback: TypeAlias = Callable[[Block], object]
+"""Called after each block, in order; one that returns True ends the loop after this block."""
+
+Advance: TypeAlias = Callable[[Any, int, int], tuple[Any, np.ndarray]]
+"""(state, first step, steps) -> (state, losses [..., steps]): one call of a compiled program"""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How a loop is cut into blocks. It must not change what the loop computes."""
+
+    seconds: float = 2.0
+    """what a block should take"""
+    longest: int = LONGEST_BLOCK
+    """steps in a block at most"""
+    every: int = 0
+    """above 0: no block crosses a multiple of so many steps"""
+
+
+EVEN = Pace()
+
+
+def host_loop(
+    advance: Advance, state: Any, start: int, stop: int, callbacks: Sequence[Callback] = (), pace: Pace = EVEN
+) -> Any:
+    """Take ``state`` from step ``start`` to ``stop`` in blocks, each sized by how long the one before it took.
+
+    Returns the last state. The first two blocks have length 1: the very first also compiles, and tells nothing about
+    speed.
+    """
+    first, wanted, compiled = start, 1, False
+    while first < stop:
+        count = min(wanted, pace.longest, stop - first)
+        if pace.every:
+            count = min(count, pace.every - first % pace.every)
+        began = time.perf_counter()
+        state, losses = advance(state, first, count)
+        took = time.perf_counter() - began
+        block = Block(state, first, first + count, losses, took)
+        first += count
+        if any([callback(block) is True for callback in callbacks]):  # every callback sees every block
+            break
+        if compiled:
+            wanted = max(1, min(int(pace.seconds * count / max(took, 1e-6)), GROWTH * count))
+        compiled = True
+    return state
+
+
+# ------------------------------------------------------------------ distillation
+
+
+class Keys(NamedTuple):
+    """The random keys of a run, all from one seed."""
+
+    pool: Array
+    """pretraining"""
+    run: Array
+    """distillation"""
+    score: Array
+    """evaluation"""
+    draw: Array
+    """the real images of the random baseline"""
+
+    @staticmethod
+    def of(seed: int) -> Keys:
+        return Keys(*jax.random.split(jax.random.key(seed), 4))
+
+
+def no_tick(done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+def prepare(spec: Spec, data: Dataset, seed: int = 0, tick: Tick = no_tick, members: Members | None = None) -> Problem:
+    """Everything that a run needs: the spec checked, its chunks chosen, its network built, its pool pretrained.
+
+    ``tick(done, total)`` is called between epochs of pretraining. Raises RequestError where the spec makes no sense or
+    does not fit the data.
+    """
+    check(spec, data.shape, data.counts.tolist())
+    spec = with_chunks(spec, data.classes, jax.default_backend())
+    net, real, keys = spec.net.build(data.shape, data.classes), data.real_data(), Keys.of(seed)
+    spec = traced(spec)
+    return Problem(spec, net, real, spec.models.pretrain(net, real, keys.pool, tick, members), keys.run)
+
+
+def run(
+    problem: Problem, state: State, callbacks: Sequence[Callback] = (), pace: Pace = EVEN, start: int | None = None
+) -> State:
+    """Take ``state`` to the end of the run, or until a callback ends it. ``start``: its step, where it is known."""
+
+    def advance(state: State, first: int, count: int) -> tuple[State, np.ndarray]:
+        state, losses = run_block(problem, state, count)
+        return state, np.asarray(losses)[:count]
+
+    start = int(state.step) if start is None else start
+    return host_loop(advance, state, start, problem.spec.steps, callbacks, pace)
+
+
+def distil(spec: Spec, data: Dataset, seed: int = 0, callbacks: Sequence[Callback] = ()) -> DistilledSet:
+    """The distilled set of ``data``: what ``experiments.distill --seed SEED`` makes of the same spec."""
+    problem = prepare(spec, data, seed)
+    state = run(problem, init_state(problem), callbacks)
+    return distilled_set(problem, data, state, {"seed": seed})
+
+
+def distilled_set(problem: Problem, data: Dataset, state: State, about: dict[str, Any]) -> DistilledSet:
+    """The set as it stands in ``state``, its card saying ``about``, with the labels that the spec asks for."""
+    spec, synthetic = problem.spec, state.synthetic
+    images = stored(spec.parameterisation, synthetic.images)
+    made = DistilledSet.of(spec.parameterisation, images, data.class_names, problem.data.normaliser, about)
+    if data.whitening is not None:
+        made = made.with_zca(data.whitening.matrix)
+    if spec.labels.learned:
+        logits = np.asarray(synthetic.labels, np.float32).reshape(made.decoded_count, made.classes)
+        return made.with_soft(np.asarray(jax.nn.softmax(logits)))
+    teachers = spec.models.teachers(problem.pool) if spec.labels.from_teachers else None
+    return made if teachers is None else labelled(made, problem.net, teachers)

@@ -1,6 +1,0 @@
-"""Model updates, what happens to a live model between two inner steps."""
-
-from distill_jax.update.between import Frozen, TrainOnReal, TrainOnSynthetic
-from distill_jax.update.dynamic import DynamicTraining, Watcher, accuracy
-
-__all__ = ["DynamicTraining", "Frozen", "TrainOnReal", "TrainOnSynthetic", "Watcher", "accuracy"]

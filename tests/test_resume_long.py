@@ -1,0 +1,130 @@
+"""Pretraining, ablations and comparisons go on after a kill, and end with the same pool and figures, bit for bit."""
+
+import csv
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distill_jax.checkpoint import load_pool
+from distill_jax.cli import ablate, pretrain, reproduce
+from tests.test_ablate import SMALL
+from tests.tiny import NET, python
+
+PRETRAIN = ["acc_dd", "digits", *NET, "--models.size", "4", "--models.epochs", "2"]
+ABLATE = [*SMALL.split(), "--outer-steps", "6", "--perturb.max", "0", "0.09", "--models.epochs", "0", "1"]
+COMPARE = [
+    "compare", "--dataset", "digits", "--methods", "random", "dm", "idc", "--steps", "4", "--points", "2",
+    "--seeds", "2", "--repeats", "1",
+]  # fmt: skip
+SHARED = [
+    "--", "--selector.batch", "4", "--protocol.epochs", "2", "--augment", "none", "--protocol.augment.strategy", "",
+    *NET,
+]  # fmt: skip
+
+
+def killed(*argv: str, after: float) -> None:
+    """Start a command, and SIGKILL it ``after`` seconds, wherever it is."""
+    process = python("-m", *argv)
+    deadline = time.monotonic() + after
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+
+
+def pool(path: Path) -> list[bytes]:
+    import jax
+
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(load_pool(path / "pool")[0])]
+
+
+def rows(path: Path, *clocks: str) -> list[dict[str, str]]:
+    """A CSV without its wall-clock columns."""
+    with path.open() as file:
+        return [{name: value for name, value in row.items() if name not in clocks} for row in csv.DictReader(file)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moments", [(4.0, 5.0, 6.0)])
+def test_pretraining(moments: tuple[float, ...], tmp_path: Path) -> None:
+    assert pretrain.main([*PRETRAIN, "--workdir", str(tmp_path / "whole")]) == 0
+    part = ["--workdir", str(tmp_path / "part"), "--resume"]
+    for moment in moments:
+        killed("experiments.pretrain", *PRETRAIN, *part, after=moment + random.random())
+    assert pretrain.main([*PRETRAIN, *part]) == 0
+    assert pool(tmp_path / "part") == pool(tmp_path / "whole")
+    assert sorted(path.name for path in (tmp_path / "part").iterdir()) == ["pool"]
+
+
+def test_members_that_are_finished_are_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from distill_jax.axes.models import pool as training
+
+    assert pretrain.main([*PRETRAIN, "--workdir", str(tmp_path / "whole")]) == 0
+    calls, epoch = [], training._epoch
+
+    class Killed(BaseException):
+        pass
+
+    def counted(*args):
+        calls.append(1)
+        if len(calls) == 6:  # the fourth of four members would end with the eighth
+            raise Killed
+        return epoch(*args)
+
+    monkeypatch.setattr(training, "_epoch", counted)
+    with pytest.raises(Killed):
+        pretrain.main([*PRETRAIN, "--workdir", str(tmp_path / "part")])
+    assert pretrain.main([*PRETRAIN, "--workdir", str(tmp_path / "part")]) == 2, "--resume or --overwrite is needed"
+    assert pretrain.main([*PRETRAIN, "--workdir", str(tmp_path / "part"), "--resume"]) == 0
+    assert len(calls) == 6 + 4, "two members were kept"
+    assert pool(tmp_path / "part") == pool(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_an_ablation(tmp_path: Path) -> None:
+    assert ablate.main([*ABLATE, "--workdir", str(tmp_path / "whole")]) == 0
+    part = ["--workdir", str(tmp_path / "part"), "--resume"]
+    for moment in (6.0, 9.0, 12.0):
+        killed("experiments.ablate", *ABLATE, *part, after=moment + random.random())
+    assert ablate.main([*ABLATE, *part]) == 0
+    assert rows(tmp_path / "part" / ablate.CSV) == rows(tmp_path / "whole" / ablate.CSV)
+
+
+@pytest.mark.slow
+def test_a_comparison(tmp_path: Path) -> None:
+    assert reproduce.main([*COMPARE, "--workdir", str(tmp_path / "whole"), *SHARED]) == 0
+    part = [*COMPARE, "--workdir", str(tmp_path / "part"), "--resume", *SHARED]
+    for moment in (6.0, 9.0, 12.0):
+        killed("experiments.reproduce", *part, after=moment + random.random())
+    assert reproduce.main(part) == 0
+    whole, resumed = (rows(tmp_path / name / reproduce.CSV, "seconds") for name in ("whole", "part"))
+    assert resumed == whole
+
+
+@pytest.mark.parametrize("runner", ["ablate", "reproduce"])
+def test_a_killed_run_goes_on_where_it_was(runner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from distill_jax.cli.score import Scorer
+
+    argv, shared, module = (ABLATE, [], ablate) if runner == "ablate" else (COMPARE, SHARED, reproduce)
+    assert module.main([*argv, "--workdir", str(tmp_path / "whole"), *shared]) == 0
+    scored = []
+
+    class Killed(BaseException):
+        pass
+
+    def dies(self, *args, _score=Scorer.score):
+        scored.append(1)
+        if len(scored) == 2:
+            raise Killed
+        return _score(self, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Scorer, "score", dies)
+        with pytest.raises(Killed):
+            module.main([*argv, "--workdir", str(tmp_path / "part"), *shared])
+    assert module.main([*argv, "--workdir", str(tmp_path / "part"), "--resume", *shared]) == 0
+    whole, resumed = (rows(tmp_path / name / module.CSV, "seconds") for name in ("whole", "part"))
+    assert resumed == whole
