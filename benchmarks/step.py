@@ -15,13 +15,14 @@ from distill_jax import tree
 from distill_jax.axes.parameterisation import decoded_set
 from distill_jax.axes.selector import RandomBatch
 from distill_jax.axes.update import Frozen, TrainOnReal
+from distill_jax.contracts import Objective
 from distill_jax.distill import Problem, State, init_state, run_block
 from distill_jax.evaluation import Sets, train_networks
 from distill_jax.nets import ConvNet
 from distill_jax.recipes import resolve
 from distill_jax.recipes.recipe import Experiment
 from distill_jax.spec import check, traced, with_chunks
-from distill_jax.types import Array, Objective, RealData
+from distill_jax.types import Array, RealData
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill_jax.types import Array, Augmentation, RequestError, choice
+from distill_jax.contracts import Augmentation
+from distill_jax.types import Array, RequestError, choice
 
 # ------------------------------------------------------------------ operations: (x [N, H, W, c], u [2]) -> like x
 

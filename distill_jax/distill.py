@@ -21,8 +21,9 @@ import optax
 
 from distill_jax import tree
 from distill_jax.axes.parameterisation import as_network, decoded_set, stored
+from distill_jax.contracts import ClassObjective, SetObjective
 from distill_jax.spec import Spec
-from distill_jax.types import Array, ClassObjective, Model, Net, PyTree, RealData, SetObjective, Synthetic
+from distill_jax.types import Array, Model, Net, PyTree, RealData, Synthetic
 
 BEFORE_FIRST = 2**32 - 1  # no step has this number
 LONGEST_BLOCK = 1024  # inner steps in one call at most

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill_jax.axes.parameterisation import MultiFormation, Pixels
+from distill_jax.contracts import Parameterisation
 from distill_jax.data import whiten
-from distill_jax.types import Array, Normaliser, Parameterisation, RequestError
+from distill_jax.types import Array, Normaliser, RequestError
 
 SCHEMA = 1
 """version of the card; a reader keeps fields it does not know"""

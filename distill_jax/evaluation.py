@@ -17,10 +17,11 @@ import numpy as np
 
 from distill_jax import tree
 from distill_jax.augment import NoAugment, Siamese
+from distill_jax.contracts import Architecture, Augmentation
 from distill_jax.data import Dataset
 from distill_jax.distilled import DistilledSet
 from distill_jax.nets import ConvNet
-from distill_jax.run import Callback, Keys, Pace, host_loop
+from distill_jax.run import BlockSize, Callback, Keys, host_loop
 from distill_jax.spec import validate
 from distill_jax.train import (
     SCHEDULES,
@@ -33,19 +34,7 @@ from distill_jax.train import (
     train,
     without_momentum,
 )
-from distill_jax.types import (
-    Architecture,
-    Array,
-    Augmentation,
-    Choice,
-    Model,
-    Net,
-    Normaliser,
-    PyTree,
-    RequestError,
-    TrainSet,
-    choice,
-)
+from distill_jax.types import Array, Choice, Model, Net, Normaliser, PyTree, RequestError, TrainSet, choice
 
 
 @choice
@@ -90,24 +79,24 @@ class Protocol(Choice):
         return schedule.drops(self.epochs) if schedule.restarts else ()
 
 
-IDC = Protocol()
+IDC_PROTOCOL = Protocol()
 """IDC and Acc-DD: 1000 epochs, x0.2 at 2/3 and 5/6, cutmix; cutout gives way to cutmix."""
 
 DC_BENCH = Protocol(name="dc-bench", epochs=300, batch=256, schedule="dc", cutmix=0.0, augment=NoAugment())
-"""DC-Bench (Cui et al. 2022) without augmentation, and DC's own evaluation. With augmentation it is ``DSA``."""
+"""DC-Bench (Cui et al. 2022) without augmentation, and DC's own evaluation. ``DSA_PROTOCOL`` augments."""
 
-DSA = replace(
+DSA_PROTOCOL = replace(
     DC_BENCH, name="dsa", epochs=1000, augment=Siamese("color_crop_cutout_flip_scale_rotate", choose="one")
 )  # fmt: skip
 """DSA, DM and MTT: 1001 epochs, x0.1 with a new optimiser from the 503rd, one operation a batch. MTT starts from the
 rate that it learned."""
 
-DD_RANKING = replace(DSA, name="dd-ranking", epochs=300, schedule="half")
+DD_RANKING = replace(DSA_PROTOCOL, name="dd-ranking", epochs=300, schedule="half")
 """How networks are trained for the scores of DD-Ranking (``ranking.py``): its defaults for SGD with DSA's augmentation,
 with soft cross-entropy where labels are soft. Its code takes the best of several test accuracies, and searches the
 learning rate of random images on the test set. Neither happens here: one rate, the last epoch."""
 
-PROTOCOLS = {protocol.name: protocol for protocol in (IDC, DC_BENCH, DSA, DD_RANKING)}
+PROTOCOLS = {protocol.name: protocol for protocol in (IDC_PROTOCOL, DC_BENCH, DSA_PROTOCOL, DD_RANKING)}
 
 
 class Sets(NamedTuple):
@@ -150,7 +139,7 @@ def train_networks(
 
     passes = protocol.passes
     carry = models, _init(protocol, models.params)
-    return host_loop(advance, carry, 0, passes, callbacks, Pace(longest=passes))[0]
+    return host_loop(advance, carry, 0, passes, callbacks, BlockSize(longest=passes))[0]
 
 
 def evaluate(
@@ -165,7 +154,7 @@ def evaluate(
 
     ``protocol`` is IDC's by default, ``net`` a ConvNet-3. Raises RequestError where they do not fit the images.
     """  # fmt: skip
-    protocol, network = protocol or IDC, (net or ConvNet()).build(data.shape, data.classes)
+    protocol, network = protocol or IDC_PROTOCOL, (net or ConvNet()).build(data.shape, data.classes)
     validate(protocol, "protocol.")
     models = train_networks(network, protocol, repeated(distilled, repeats), Keys.of(seed).score, distilled.normaliser)
     return test_accuracies(network, models, data.test_arrays(), distilled.normaliser)

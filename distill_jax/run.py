@@ -49,7 +49,7 @@ Advance: TypeAlias = Callable[[Any, int, int], tuple[Any, np.ndarray]]
 
 
 @dataclass(frozen=True)
-class Pace:
+class BlockSize:
     """How a loop is cut into blocks. It must not change what the loop computes."""
 
     seconds: float = 2.0
@@ -60,11 +60,16 @@ class Pace:
     """above 0: no block crosses a multiple of so many steps"""
 
 
-EVEN = Pace()
+DEFAULT_SIZE = BlockSize()
 
 
 def host_loop(
-    advance: Advance, state: Any, start: int, stop: int, callbacks: Sequence[Callback] = (), pace: Pace = EVEN
+    advance: Advance,
+    state: Any,
+    start: int,
+    stop: int,
+    callbacks: Sequence[Callback] = (),
+    size: BlockSize = DEFAULT_SIZE,
 ) -> Any:
     """Take ``state`` from step ``start`` to ``stop`` in blocks, each sized by how long the one before it took.
 
@@ -73,9 +78,9 @@ def host_loop(
     """
     first, wanted, compiled = start, 1, False
     while first < stop:
-        count = min(wanted, pace.longest, stop - first)
-        if pace.every:
-            count = min(count, pace.every - first % pace.every)
+        count = min(wanted, size.longest, stop - first)
+        if size.every:
+            count = min(count, size.every - first % size.every)
         began = time.perf_counter()
         state, losses = advance(state, first, count)
         took = time.perf_counter() - began
@@ -84,7 +89,7 @@ def host_loop(
         if any([callback(block) is True for callback in callbacks]):  # every callback sees every block
             break
         if compiled:
-            wanted = max(1, min(int(pace.seconds * count / max(took, 1e-6)), GROWTH * count))
+            wanted = max(1, min(int(size.seconds * count / max(took, 1e-6)), GROWTH * count))
         compiled = True
     return state
 
@@ -127,7 +132,11 @@ def prepare(spec: Spec, data: Dataset, seed: int = 0, tick: Tick = no_tick, memb
 
 
 def run(
-    problem: Problem, state: State, callbacks: Sequence[Callback] = (), pace: Pace = EVEN, start: int | None = None
+    problem: Problem,
+    state: State,
+    callbacks: Sequence[Callback] = (),
+    size: BlockSize = DEFAULT_SIZE,
+    start: int | None = None,
 ) -> State:
     """Take ``state`` to the end of the run, or until a callback ends it. ``start``: its step, where it is known."""
 
@@ -136,7 +145,7 @@ def run(
         return state, np.asarray(losses)[:count]
 
     start = int(state.step) if start is None else start
-    return host_loop(advance, state, start, problem.spec.steps, callbacks, pace)
+    return host_loop(advance, state, start, problem.spec.steps, callbacks, size)
 
 
 def distil(spec: Spec, data: Dataset, seed: int = 0, callbacks: Sequence[Callback] = ()) -> DistilledSet:

@@ -20,11 +20,9 @@ from distill_jax.axes.parameterisation import MultiFormation, Pixels
 from distill_jax.axes.perturb import Directions, NoPerturbation
 from distill_jax.axes.selector import NoReal, RandomBatch, Representative
 from distill_jax.axes.update import DynamicTraining, Frozen, TrainOnReal, TrainOnSynthetic
-from distill_jax.nets import ARCHITECTURES, ConvNet
-from distill_jax.types import (
+from distill_jax.contracts import (
     Architecture,
     Augmentation,
-    Choice,
     Initialisation,
     Labels,
     ModelSource,
@@ -33,11 +31,10 @@ from distill_jax.types import (
     Optimiser,
     Parameterisation,
     Perturbation,
-    RequestError,
     Selector,
-    Shape,
-    choice,
 )
+from distill_jax.nets import ARCHITECTURES, ConvNet
+from distill_jax.types import Choice, RequestError, Shape, choice
 
 CHOICES: dict[str, Mapping[str, Callable[[], Any]]] = {
     "models": {"random": RandomInit, "early-stage": EarlyStagePool, "trajectories": ExpertTrajectories},

@@ -19,7 +19,7 @@ from distill_jax import distill, tree
 from distill_jax.axes.parameterisation import decoded_set, stored
 from distill_jax.distill import Problem, State
 from distill_jax.evaluation import Sets
-from distill_jax.run import EVEN, Callback, Pace, host_loop
+from distill_jax.run import DEFAULT_SIZE, BlockSize, Callback, host_loop
 from distill_jax.spec import CHOICES, Spec
 from distill_jax.types import Array, Choice, RequestError, TrainSet, near_miss
 
@@ -103,7 +103,7 @@ def run(
     problems: Problem,
     states: State,
     callbacks: Sequence[Callback] = (),
-    pace: Pace = EVEN,
+    size: BlockSize = DEFAULT_SIZE,
     chunk: int = 0,
 ) -> State:
     """All points to the end of the run: states [S, ...]; callbacks see losses [S, steps].
@@ -116,7 +116,7 @@ def run(
         states, losses = run_block(problems, states, count, chunk)
         return states, np.asarray(losses)[:, :count]
 
-    return host_loop(advance, states, int(states.step[0]), problems.spec.steps, callbacks, pace)
+    return host_loop(advance, states, int(states.step[0]), problems.spec.steps, callbacks, size)
 
 
 def automatic_chunk(problems: Problem) -> int:

@@ -12,19 +12,8 @@ import optax
 from jax.core import Tracer
 
 from distill_jax.augment import NoAugment, cutmix
-from distill_jax.types import (
-    Array,
-    Augmentation,
-    Choice,
-    Model,
-    Net,
-    Normaliser,
-    PyTree,
-    RealData,
-    RequestError,
-    TrainSet,
-    choice,
-)
+from distill_jax.contracts import Augmentation
+from distill_jax.types import Array, Choice, Model, Net, Normaliser, PyTree, RealData, RequestError, TrainSet, choice
 
 
 class Pipeline(NamedTuple):

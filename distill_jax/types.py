@@ -1,4 +1,4 @@
-"""The vocabulary of the library: the structs that travel through it and one contract per axis. Read this first.
+"""The vocabulary of the library: what a choice is, and the structs that travel through it. Read this first.
 
 Letters in shapes, everywhere:
     C classes               I stored images per class (ipc)     D decoded images per class
@@ -11,9 +11,9 @@ A *method* is a **Spec** (``spec.py``): one choice on each axis below. A choice 
 which also makes it a pytree: its numbers (fields annotated ``float``) are leaves, which ``jit`` traces and sweeps
 stack; everything else is structure, which is compiled in. A **State** holds the arrays that change (``distill.py``).
 
-Every axis has a contract: a class with the functions that a choice on it must have, and with a default for everything
-that
-it may have besides. A choice inherits its contract and nothing else, so a class of your own plugs in from any module.
+Every axis has a contract (``contracts.py``): a class with the functions that a choice on it must have, and with a
+default for everything that it may have besides. A choice inherits its contract and nothing else, so a class of your own
+plugs in from any module.
 
 Two spaces for images: *pixel* space is [0, 1]; *network* space is ``(pixel - mean) / std``, what networks see.
 """
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import (
     Any,
     ClassVar,
@@ -38,7 +38,6 @@ from typing import (
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 Array: TypeAlias = jax.Array
 PyTree: TypeAlias = Any
@@ -237,233 +236,3 @@ class Members(Protocol):
         ...
 
     def put(self, first: int, member: PyTree) -> None: ...
-
-
-# ------------------------------------------------------------------ the axes
-
-
-class Architecture(Choice):
-    """The network axis: a family member before the data is known, e.g. ``ConvNet(depth=3, width=128)``."""
-
-    axis = "net"
-
-    def build(self, shape: Shape, classes: int) -> Net:
-        """A net for images of ``shape`` (H, W, c). Raises RequestError where the shape does not fit."""
-        raise NotImplementedError
-
-
-class ModelSource(Choice):
-    """Where the models of an outer iteration come from."""
-
-    axis = "models"
-
-    size: int = 0
-    """P; 0 for sources without a pool"""
-
-    @property
-    def gives_target(self) -> bool:
-        """Whether each model comes with parameters that it should be led to."""
-        return False
-
-    def pretrain(self, net: Net, data: RealData, key: Array, tick: Tick, members: Members | None = None) -> PyTree:
-        """The pool [P, ...], trained on the host's schedule (``tick`` reports progress); None where size is 0.
-
-        ``members``: where each is kept as soon as it is finished.
-        """
-        return None
-
-    def sample(self, net: Net, pool: PyTree, live: int, key: Array) -> Model:
-        """Model[K], K = ``live``, drawn at the start of each outer iteration from what ``pretrain`` returned."""
-        raise NotImplementedError
-
-    def teachers(self, pool: PyTree) -> Model | None:
-        """Model[P]: the trained networks in the pool, which can give soft labels; None where there are none."""
-        return None
-
-
-class Perturbation(Choice):
-    """What is done to the models drawn, whatever source they come from."""
-
-    axis = "perturb"
-
-    def perturb(self, models: Model, key: Array) -> Model:
-        """Model[K] -> Model[K]; targets stay as they are."""
-        raise NotImplementedError
-
-
-class Selector(Choice):
-    """Which real images each class shows in an inner step."""
-
-    axis = "selector"
-
-    batch: int = 0
-    """B"""
-    every: int = 1
-    """inner steps that share one selection, which is what the selection costs"""
-
-    def init(self, data: RealData) -> PyTree:
-        """What the selector remembers from step to step; nothing by default."""
-        return ()
-
-    def select(
-        self, net: Net, model: Model, data: RealData, memory: PyTree, inner: Array, key: Array
-    ) -> tuple[Array, PyTree]:
-        """(int32 [C, B] rows of ``data.index``, memory). ``inner``: number of the inner step in its outer iteration."""
-        raise NotImplementedError
-
-    def check(self, counts: Sequence[int], ipc: int, factor: int) -> None:
-        """Raise RequestError, naming two fields, where classes of ``counts`` real images are too small."""
-
-
-class Parameterisation(Choice):
-    """How stored images become the images a network is shown."""
-
-    axis = "parameterisation"
-
-    space: str = "pixel"
-    """'pixel' (clamped to [0, 1] at each outer iteration and when saved) or 'normalised'"""
-    factor: int = 1
-    """cells per side of a stored image"""
-
-    def decoded(self, ipc: int) -> int:
-        """D for I = ``ipc``."""
-        return ipc
-
-    def decode(self, images: Array) -> Array:
-        """[I, H, W, c] -> [D, H, W, c], one class."""
-        return images
-
-    def check(self, shape: Shape) -> None:
-        """Raise RequestError where images of ``shape`` (H, W, c) do not fit."""
-
-
-class Labels(Choice):
-    """The targets of the synthetic set."""
-
-    axis = "labels"
-
-    from_teachers: ClassVar[bool] = False
-    """whether the finished images are labelled by the models of the pool"""
-    learned: ClassVar[bool] = False
-    """whether ``init`` returns a leaf, which the objective must then give a gradient"""
-
-    def init(self, classes: int, decoded: int) -> PyTree:
-        """float32 [C, D, C] logits that are learned, or None."""
-        return None
-
-    def optimiser(self) -> optax.GradientTransformation:
-        """What moves the leaf."""
-        return optax.identity()
-
-
-class Augmentation(Choice):
-    """A differentiable augmentation in network space."""
-
-    axis = "augment"
-
-    def __call__(self, key: Array, x: Array) -> Array:
-        """[N, H, W, c] -> same shape, one draw shared by all N (siamese)."""
-        raise NotImplementedError
-
-    def each(self, key: Array, x: Array) -> Array:
-        """[N, H, W, c] -> same shape, one draw per image (training)."""
-        raise NotImplementedError
-
-
-class Objective(Choice):
-    """How far what the synthetic images teach is from what the real ones teach. Inherit one of the two kinds below."""
-
-    axis = "objective"
-
-    needs_target: ClassVar[bool] = False
-    """whether models must come with parameters to lead them to"""
-    uses_labels: ClassVar[bool] = False
-    """whether the loss has a gradient with respect to ``Synthetic.labels``"""
-
-    def learnable(self) -> PyTree:
-        """First values of what is learned along with the images; None: nothing."""
-        return None
-
-    def learnable_optimiser(self) -> optax.GradientTransformation:
-        """What moves ``Synthetic.learnable``."""
-        return optax.identity()
-
-    def check(self, net: Net, shape: Shape) -> None:
-        """Raise RequestError, naming two fields, where ``net`` for images of ``shape`` (H, W, c) lacks something."""
-
-
-class ClassObjective(Objective):
-    """A matching objective that sees one class at a time, so classes can be visited in chunks of any size."""
-
-    def class_loss(self, net: Net, model: Model, real: Array, syn: Array, c: Array, key: Array) -> Array:
-        """Scalar. ``real`` [B, H, W, c], ``syn`` [D, H, W, c] (network space, augmented), ``c`` the class."""
-        raise NotImplementedError
-
-
-class SetObjective(Objective):
-    """A matching objective that needs all classes at once."""
-
-    def set_loss(self, net: Net, model: Model, real: Array, syn: Synthetic, key: Array) -> Array:
-        """Scalar. ``real`` [C, B, H, W, c]; ``syn.images`` [C, D, H, W, c] decoded, network space, augmented."""
-        raise NotImplementedError
-
-
-class Optimiser(Choice):
-    """How the synthetic images [C, I, H, W, c] move; ``TrainingOptimiser`` in ``train.py`` moves networks.
-
-    ``scale`` multiplies the learning rate, as the choice's own ``schedule`` says.
-    """
-
-    axis = "optimiser"
-
-    def schedule(self, outer: Array, outer_steps: int) -> Array | float:
-        """What the learning rate is multiplied by in outer iteration ``outer`` (counted from 0) of ``outer_steps``."""
-        return 1.0
-
-    def init(self, images: Array) -> PyTree:
-        """The optimiser's state."""
-        raise NotImplementedError
-
-    def before(self, images: Array, state: PyTree, scale: Array | float) -> tuple[Array, PyTree]:
-        """(the images at which each class takes its gradient, state); by default the images as they are."""
-        return images, state
-
-    def after(self, gradients: Array, images: Array, state: PyTree, scale: Array | float) -> tuple[Array, PyTree]:
-        """(images, state) at the end of the step."""
-        raise NotImplementedError
-
-
-class ModelUpdate(Choice):
-    """What happens to a live model between two inner steps. Its state is its own, and begins anew with each model."""
-
-    axis = "update"
-
-    leaves_early: ClassVar[bool] = False
-    """whether ``leave`` can end an outer iteration before its last inner step"""
-
-    def init(self, model: Model) -> PyTree:
-        """The state at the beginning of an outer iteration."""
-        return ()
-
-    def update(
-        self, net: Net, model: Model, state: PyTree, data: RealData, syn: TrainSet, key: Array
-    ) -> tuple[Model, PyTree]:
-        """The model and the state after one inner step; ``syn`` is the synthetic set as it stands."""
-        raise NotImplementedError
-
-    def leave(self, state: PyTree) -> Array:
-        """bool []: this model has had enough; the outer iteration ends when all K have."""
-        return jnp.zeros((), bool)
-
-
-class Initialisation(Choice):
-    """Where synthetic images start."""
-
-    axis = "init"
-
-    def images(self, net: Net, model: Model, data: RealData, ipc: int, factor: int, key: Array) -> Array:
-        """float32 [C, I, H, W, c], pixel space. ``model`` is one fresh or pretrained model (used by k-means)."""
-        raise NotImplementedError
-
-    def check(self, counts: Sequence[int], ipc: int, factor: int) -> None:
-        """Raise RequestError, naming two fields, where classes of ``counts`` real images are too small."""

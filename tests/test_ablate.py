@@ -92,7 +92,8 @@ def test_flags_of_the_runner_take_no_value():
 
 PLUG_IN = """
 from distill_jax.axes.objective import class_gradient
-from distill_jax.types import ClassObjective, choice
+from distill_jax.contracts import ClassObjective
+from distill_jax.types import choice
 import jax
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from distill_jax.augment import MEMBERS, Draws, NoAugment, Patch, Siamese, crop, cutmix, cutout, mix
-from distill_jax.types import Augmentation, RequestError
+from distill_jax.contracts import Augmentation
+from distill_jax.types import RequestError
 from tests.golden_weights import GOLDEN, cifar_normalised
 
 ALL = "color_crop_cutout_flip_scale_rotate"

@@ -9,7 +9,8 @@ import pytest
 
 from distill_jax.axes.init import Herding, KCenter, KMeansInit
 from distill_jax.axes.selector import herding, k_center
-from distill_jax.types import Initialisation, RequestError
+from distill_jax.contracts import Initialisation
+from distill_jax.types import RequestError
 from tests.test_select import COUNTS, KEY, MODEL, NET, data  # noqa: F401  (a fixture)
 
 POINTS = np.random.default_rng(2).normal(size=(30, 5)).astype(np.float32)

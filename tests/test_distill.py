@@ -17,12 +17,13 @@ from distill_jax.axes.objective import GradientMatching
 from distill_jax.axes.optimiser import SGD, Adam, ClassByClassSGD
 from distill_jax.axes.parameterisation import MultiFormation
 from distill_jax.axes.update import Frozen
+from distill_jax.contracts import ClassObjective
 from distill_jax.distill import Problem, State, init_state, matching, run_block
 from distill_jax.methods import METHODS
 from distill_jax.nets import ConvNet, from_torch
 from distill_jax.spec import Spec, check, traced
 from distill_jax.tree import stack
-from distill_jax.types import Array, ClassObjective, RealData, RequestError, Synthetic
+from distill_jax.types import Array, RealData, RequestError, Synthetic
 from tests import toy
 from tests.golden_weights import CIFAR_MEAN, CIFAR_STD, GOLDEN, deterministic
 

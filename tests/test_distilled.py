@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from distill_jax.axes.parameterisation import MultiFormation, Pixels, decoded_set
+from distill_jax.contracts import Parameterisation
 from distill_jax.distilled import DistilledSet, content_hash
-from distill_jax.types import Array, Normaliser, Parameterisation, RealData, RequestError, Synthetic, choice
+from distill_jax.types import Array, Normaliser, RealData, RequestError, Synthetic, choice
 
 C, IPC, SIDE = 3, 2, 8
 NAMES = ("cat", "dog", "crème brûlée")

@@ -8,7 +8,7 @@ import pytest
 from distill_jax.checkpoint import check_pool
 from distill_jax.cli import ablate, arguments, distill
 from distill_jax.cli.distill import Distill
-from distill_jax.cli.setup import resolve
+from distill_jax.cli.setup import set_up
 from distill_jax.methods import METHODS, PRESETS
 from tests.tiny import NET
 
@@ -22,7 +22,7 @@ POOLS = {
 
 @pytest.mark.parametrize("method", PRESETS)
 def test_what_a_run_is_begun_with_can_be_written_down(method: str) -> None:
-    job = resolve(arguments.request([method, "digits"], Distill))
+    job = set_up(arguments.request([method, "digits"], Distill))
     assert json.loads(json.dumps(job.describe()))["spec"]["models"]["choice"]
     check_pool(json.loads(json.dumps(job.describe_pool())), job.describe_pool())
 

@@ -9,7 +9,8 @@ import pytest
 
 from distill_jax.axes.init import Mix, Noise, RandomReal, _grid
 from distill_jax.axes.selector import draw_distinct
-from distill_jax.types import Initialisation, RealData, RequestError
+from distill_jax.contracts import Initialisation
+from distill_jax.types import RealData, RequestError
 from tests.golden_weights import GOLDEN
 
 FIGURES = np.load(GOLDEN / "decode.npz")

@@ -8,8 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = [
-    "types", "tree", "data", "nets", "augment", "train", "axes", "spec", "distill", "distilled", "teachers", "run",
-    "evaluation", "sweep", "ranking", "formats", "checkpoint", "methods", "recipes", "cli",
+    "types", "contracts", "tree", "data", "nets", "augment", "train", "axes", "spec", "distill", "distilled",
+    "teachers", "run", "evaluation", "sweep", "ranking", "formats", "checkpoint", "methods", "recipes", "cli",
 ]  # fmt: skip
 """The modules and packages of ``distill_jax``; each imports only from itself and from those before it."""
 

@@ -10,8 +10,9 @@ import numpy as np
 import optax
 import pytest
 
+from distill_jax.contracts import Architecture
 from distill_jax.nets import ARCHITECTURES, VGG11, ConvNet, DenseNet, LeNet, ResNet, ResNetAP, ViT, from_torch
-from distill_jax.types import Architecture, Net, RequestError
+from distill_jax.types import Net, RequestError
 from tests.golden_weights import GOLDEN, cifar_normalised, deterministic, pixels, waves
 
 

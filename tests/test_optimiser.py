@@ -7,7 +7,8 @@ import optax
 import pytest
 
 from distill_jax.axes.optimiser import SGD, Adam, ClassByClassSGD
-from distill_jax.types import Optimiser, RequestError
+from distill_jax.contracts import Optimiser
+from distill_jax.types import RequestError
 from tests.test_init import close
 
 

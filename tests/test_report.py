@@ -93,6 +93,12 @@ def test_the_report_shows_an_evaluation_of_this_very_set(workdir: Path) -> None:
     assert {"resnet10", "66.50 ± 0.25 %", "1 min 1 s"} <= set(written(workdir).text)
     (workdir / "evaluation.json").write_text(json.dumps({**found, "set": {"hash": "another"}}))
     assert "resnet10" not in written(workdir).text
+    # Evaluations accumulate; DD-Ranking's scores are shown where there are some.
+    scores = {name: {"mean": mean, "std": 0.0} for name, mean in (("lrs", 0.271), ("ars", 0.314))}
+    ranked = {**found["nets"]["resnet10"], "ranking": {"scores": scores}}
+    other = {**found, "protocol": {"name": "dd-ranking"}, "nets": {"vit": ranked}}
+    (workdir / "evaluation.json").write_text(json.dumps({"schema": 2, "evaluations": [found, other]}))
+    assert {"resnet10", "vit", "LRS", "0.271", "0.314"} <= set(written(workdir).text)
 
 
 def test_a_report_needs_a_finished_run(tmp_path: Path, capsys) -> None:

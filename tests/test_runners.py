@@ -123,6 +123,7 @@ def test_a_finished_run_is_shown_again_and_not_repeated(finished: Path, capsys) 
 def test_overwriting_begins_again(finished: Path, tmp_path: Path) -> None:
     argv = [*TINY, "--workdir", str(tmp_path), "--overwrite"]
     (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "config.json").write_text('{"schema": 1}')
     (tmp_path / "metrics.jsonl").write_text("something old\n")
     assert distill.main(argv) == 0
     assert outcome(tmp_path) == outcome(finished)

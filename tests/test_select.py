@@ -12,8 +12,9 @@ import pytest
 
 from distill_jax.axes.init import KMeansInit, tile
 from distill_jax.axes.selector import NoReal, RandomBatch, Representative, choose, embed, kmeans, representatives
+from distill_jax.contracts import Initialisation, Selector
 from distill_jax.nets import ConvNet
-from distill_jax.types import Initialisation, Model, Out, RealData, RequestError, Selector
+from distill_jax.types import Model, Out, RealData, RequestError
 
 COUNTS = (12, 20, 9)
 

@@ -16,11 +16,12 @@ from distill_jax.axes.parameterisation import Pixels
 from distill_jax.axes.perturb import Directions, NoPerturbation
 from distill_jax.axes.selector import RandomBatch
 from distill_jax.axes.update import TrainOnReal
+from distill_jax.contracts import ClassObjective
 from distill_jax.distill import Problem
 from distill_jax.nets import ConvNet
 from distill_jax.run import Block
 from distill_jax.spec import Spec, traced
-from distill_jax.types import Array, ClassObjective, Model, Net, RealData, RequestError, choice
+from distill_jax.types import Array, Model, Net, RealData, RequestError, choice
 
 SPEC = Spec(
     models=EarlyStagePool(size=2),

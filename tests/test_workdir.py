@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from distill_jax.cli.workdir import (
+    CHECKPOINTS,
     CONFIG,
     METRICS,
     POOL,
@@ -95,16 +96,60 @@ def test_a_folder_with_a_run_is_refused(tmp_path: Path, name: str) -> None:
         refuse_used(tmp_path)
 
 
-@pytest.mark.parametrize("with_run", [True, False])
-def test_clearing_leaves_what_is_not_the_runs(tmp_path: Path, with_run: bool) -> None:
-    for name in RUN if with_run else ():
-        (tmp_path / name).touch()
-    for name in (POOL, "mine"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").touch()
+def a_run_in(path: Path) -> None:
+    """The files of a run, its checkpoints and its pool."""
+    for name in RUN:
+        (path / name).touch()
+    (path / CONFIG).write_text('{"schema": 1}')
+    (path / CHECKPOINTS).unlink()
+    for name in (CHECKPOINTS, POOL):
+        (path / name / "0").mkdir(parents=True)
+        (path / name / "0" / "file").touch()
+
+
+def test_clearing_leaves_what_is_not_the_runs(tmp_path: Path) -> None:
+    a_run_in(tmp_path)
+    (tmp_path / "mine").mkdir()
     Workdir(tmp_path).clear()
-    # A pool that was pretrained on its own is of use to the next run.
-    assert {path.name for path in tmp_path.iterdir()} == ({"mine"} if with_run else {"mine", POOL})
+    assert {path.name for path in tmp_path.iterdir()} == {"mine"}
+
+
+def test_a_pool_on_its_own_is_kept(tmp_path: Path) -> None:
+    """It was pretrained, and is of use to the next run."""
+    (tmp_path / POOL / "0").mkdir(parents=True)
+    Workdir(tmp_path).clear()
+    assert (tmp_path / POOL / "0").exists()
+
+
+@pytest.mark.parametrize("name", [name for name in RUN if name != CONFIG])
+def test_files_that_no_run_made_are_never_deleted(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(RequestError, match="was not made by a run"):
+        Workdir(tmp_path).clear()
+    assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("folder", [CHECKPOINTS, POOL])
+def test_foreign_files_among_checkpoints_are_never_deleted(folder: str, tmp_path: Path) -> None:
+    a_run_in(tmp_path)
+    (tmp_path / folder / "thesis.pdf").touch()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(RequestError, match=folder):
+        Workdir(tmp_path).clear()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_empty_path_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RequestError, match="--workdir is empty"), held(Path("")):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    for use in (refuse_used, lambda path: held(path).__enter__()):
+        with pytest.raises(RequestError, match="give another --workdir"):
+            use(tmp_path / ("x" * 300))
 
 
 def test_a_new_folder_is_new(tmp_path: Path) -> None:

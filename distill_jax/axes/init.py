@@ -12,7 +12,8 @@ import numpy as np
 
 from distill_jax.axes.selector.draw import draw_distinct
 from distill_jax.axes.selector.rules import Rule, choose, herding, k_center, representatives
-from distill_jax.types import Array, Initialisation, Model, Net, RealData, RequestError, as_pixels, choice
+from distill_jax.contracts import Initialisation
+from distill_jax.types import Array, Model, Net, RealData, RequestError, as_pixels, choice
 
 
 @choice

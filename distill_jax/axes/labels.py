@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from distill_jax.types import Array, Labels, RequestError, choice
+from distill_jax.contracts import Labels
+from distill_jax.types import Array, RequestError, choice
 
 
 @choice

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from distill_jax.contracts import Optimiser
 from distill_jax.train import piecewise_constant
-from distill_jax.types import Array, Optimiser, PyTree, RequestError, choice
+from distill_jax.types import Array, PyTree, RequestError, choice
 
 
 @choice

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill_jax.types import Array, Parameterisation, RealData, RequestError, Shape, Synthetic, TrainSet, choice
+from distill_jax.contracts import Parameterisation
+from distill_jax.types import Array, RealData, RequestError, Shape, Synthetic, TrainSet, choice
 
 
 @choice

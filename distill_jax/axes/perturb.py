@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill_jax import tree
-from distill_jax.types import Array, Model, Perturbation, PyTree, RequestError, choice
+from distill_jax.contracts import Perturbation
+from distill_jax.types import Array, Model, PyTree, RequestError, choice
 
 NORMS = ("filter", "layer", "weight")
 

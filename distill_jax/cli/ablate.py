@@ -23,10 +23,9 @@ from distill_jax import sweep
 from distill_jax.checkpoint import Checkpoints
 from distill_jax.cli import arguments, display
 from distill_jax.cli.display import Bar
-from distill_jax.cli.plot import draw
 from distill_jax.cli.process import Interrupts, enter, resumable
 from distill_jax.cli.score import Scorer, summary
-from distill_jax.cli.setup import Setup, pool_for, pool_path, read_pool, resolve
+from distill_jax.cli.setup import Setup, pool_for, pool_path, read_pool, set_up
 from distill_jax.cli.workdir import CHECKPOINTS, CONFIG, Workdir, check_same, held, new_folder, refuse_used, replaced
 from distill_jax.distill import Problem, State
 from distill_jax.run import Block, Keys
@@ -156,7 +155,7 @@ def _is_number(spec: Spec, name: str) -> bool:
 def _setup(rest: list[str], group: Mapping[str, float]) -> Setup:
     words = [word for name, value in group.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     request = arguments.request([*rest, *words], Ablate)
-    return resolve(request, eval_every=int(request.options.held_out))
+    return set_up(request, eval_every=int(request.options.held_out))
 
 
 # ------------------------------------------------------------------ one compiled program
@@ -268,6 +267,8 @@ def _write(
             writer.writerow([*(row.point[name] for name in swept), row.seed, round(row.accuracy, 4), row.loss])
     accuracies = np.asarray([row.accuracy for row in rows]).reshape(-1, options.seeds)
     title = f"{setup.method} on {setup.dataset}, {setup.spec.ipc} per class"
+    from distill_jax.cli.plot import draw  # matplotlib takes half a second to import
+
     with replaced(workdir.path / PNG) as temporary:
         draw(title, f"{options.scored_on} accuracy, %", swept, accuracies).savefig(temporary, format="png", dpi=150)
 

@@ -163,7 +163,9 @@ def choose(axis: str, name: str, preset: Any = None) -> Any:
     contract = get_type_hints(Spec)[axis]
     if not is_dataclass(choice) or not isinstance(choice, contract):
         asked = "ClassObjective or SetObjective" if axis == "objective" else contract.__name__
-        raise RequestError(f"--{axis} {name} does not fit: make it a @choice that inherits distill_jax.types.{asked}")
+        raise RequestError(
+            f"--{axis} {name} does not fit: make it a @choice that inherits distill_jax.contracts.{asked}"
+        )
     return choice
 
 

@@ -18,7 +18,7 @@ from distill_jax.cli.score import BASELINES, Scorer
 from distill_jax.cli.setup import Setup
 from distill_jax.distill import Problem, State, init_state
 from distill_jax.evaluation import Sets
-from distill_jax.run import Block, Pace, prepare, run
+from distill_jax.run import Block, BlockSize, prepare, run
 from distill_jax.spec import Spec
 from distill_jax.types import RealData, RequestError, TrainSet
 
@@ -130,7 +130,7 @@ def _run(setup: Setup, budget: Budget, interrupts: Interrupts) -> list[_Mark]:
         every = max(1, steps // budget.points) if budget.points > 1 and not budget.seconds else 0
         if budget.steps:
             every = math.gcd(every, budget.steps) if every else budget.steps
-        run(problem, state, [stop], Pace(seconds, every=every))
+        run(problem, state, [stop], BlockSize(seconds, every=every))
     return marks
 
 

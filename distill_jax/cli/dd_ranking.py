@@ -24,7 +24,7 @@ from distill_jax.train import real_set
 from distill_jax.types import Array, RealData, TrainSet
 
 
-def rank(
+def dd_ranking_scores(
     scorer: Scorer, distilled: DistilledSet, data: RealData, repeats: int, key: Array, full_epochs: int | None = None
 ) -> dict[str, Any]:
     """{full_epochs; accuracies: of every training, percent; scores: hlr, ior, lrs, ars, each a summary of R fractions}.

@@ -23,7 +23,7 @@ from distill_jax.cli.measure import Clock, environment, peak_bytes
 from distill_jax.cli.optimise import Session, optimise
 from distill_jax.cli.process import Interrupts, enter, resumable
 from distill_jax.cli.score import BASELINES, Scorer
-from distill_jax.cli.setup import Setup, pool_for, pool_path, read_pool, resolve
+from distill_jax.cli.setup import Setup, pool_for, pool_path, read_pool, set_up
 from distill_jax.cli.workdir import (
     CHECKPOINTS,
     CONFIG,
@@ -83,7 +83,7 @@ def run(argv: list[str]) -> None:
     _check(options)
     path = options.workdir
     before = read_json(path / CONFIG) if path and options.resume else None
-    setup = resolve(request, options.eval_every, before.get("spec") if isinstance(before, Mapping) else None)
+    setup = set_up(request, options.eval_every, before.get("spec") if isinstance(before, Mapping) else None)
     given = None
     if options.pool is not None:
         if setup.spec.models.size == 0:

@@ -22,21 +22,22 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from distill_jax.augment import Siamese
 from distill_jax.cli import arguments, display
-from distill_jax.cli.dd_ranking import rank
+from distill_jax.cli.dd_ranking import dd_ranking_scores
 from distill_jax.cli.measure import Clock, environment, peak_bytes
 from distill_jax.cli.process import Interrupts, enter
 from distill_jax.cli.score import Scorer, interval
 from distill_jax.cli.workdir import DISTILLED, EVALUATION, read_json, refuse_read_only, write_json
+from distill_jax.contracts import Architecture
 from distill_jax.data import Dataset, load
 from distill_jax.distilled import DistilledSet
-from distill_jax.evaluation import DD_RANKING, DSA, PROTOCOLS, Protocol, repeated
+from distill_jax.evaluation import DD_RANKING, DSA_PROTOCOL, PROTOCOLS, Protocol, repeated
 from distill_jax.methods import METHODS
 from distill_jax.nets import ARCHITECTURES
 from distill_jax.recipes import RECIPE_OF, named, resolve
 from distill_jax.recipes.recipe import Experiment
 from distill_jax.run import Keys
 from distill_jax.spec import described, rebuilt, validate
-from distill_jax.types import Architecture, RequestError
+from distill_jax.types import RequestError
 
 TEST_DATA = (
     "Each network was tested once, after its last epoch. Nothing was selected on the test data: no learning rate, "
@@ -128,7 +129,9 @@ def _evaluated(
             scorer = Scorer(net, protocol, test, distilled.normaliser, keys.score, interrupts)
             ranking = None
             if protocol.name == DD_RANKING.name:
-                ranking = rank(scorer, distilled, data.real_data(), options.repeats, keys.draw, options.full_epochs)
+                ranking = dd_ranking_scores(
+                    scorer, distilled, data.real_data(), options.repeats, keys.draw, options.full_epochs
+                )
             accuracy = (
                 ranking["accuracies"]["distilled"]
                 if ranking
@@ -277,7 +280,7 @@ def _fitted(protocol: Protocol, recipes: Protocol, card: Mapping[str, Any]) -> P
     images (MTT) where they are scored as it was."""
     if isinstance(protocol.augment, Siamese) and "flip" not in getattr(recipes.augment, "members", ()):
         protocol = replace(protocol, augment=protocol.augment.without("flip"))
-    if protocol.name == DSA.name and card.get("rate"):
+    if protocol.name == DSA_PROTOCOL.name and card.get("rate"):
         protocol = replace(protocol, rate=card["rate"])
     return protocol
 

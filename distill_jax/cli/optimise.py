@@ -21,7 +21,7 @@ from distill_jax.cli.workdir import CHECKPOINTS, Workdir
 from distill_jax.distill import Problem, State, init_state
 from distill_jax.distilled import DistilledSet
 from distill_jax.evaluation import repeated
-from distill_jax.run import Block, Pace, distilled_set, run
+from distill_jax.run import Block, BlockSize, distilled_set, run
 from distill_jax.spec import described, traced
 from distill_jax.types import PyTree, RealData
 
@@ -101,9 +101,9 @@ def optimise(session: Session, pool: PyTree, save_every: int, eval_every: int, s
             outer = f"{block.end // spec.inner_steps}/{spec.outer_steps}"
             bar.update(block.end, {"outer": outer, "loss": f"{block.losses[-1]:.4g}", "images/s": f"{rate:.0f}"})
 
-        pace = Pace(every=math.gcd(save_every, eval_every) * spec.inner_steps)
+        size = BlockSize(every=math.gcd(save_every, eval_every) * spec.inner_steps)
         callbacks = [check, log, save, show, lambda block: session.interrupts.check()]
-        state = run(problem, state, callbacks, pace, step)
+        state = run(problem, state, callbacks, size, step)
     clock.spent("distill")
     return as_set(session, problem, state)
 

@@ -18,7 +18,7 @@ from distill_jax.checkpoint import save_pool
 from distill_jax.cli import arguments, display
 from distill_jax.cli.measure import Clock
 from distill_jax.cli.process import Interrupts, enter, resumable
-from distill_jax.cli.setup import Setup, make_pool, read_pool, resolve
+from distill_jax.cli.setup import Setup, make_pool, read_pool, set_up
 from distill_jax.cli.workdir import CONFIG, MEMBERS, POOL, held, new_folder
 from distill_jax.formats import pool_from_torch
 from distill_jax.types import Model, RequestError
@@ -44,7 +44,7 @@ def run(argv: list[str]) -> None:
     request = arguments.request(argv, Pretrain)
     options = request.options
     arguments.check_resume(options)
-    setup = resolve(request, options.eval_every)
+    setup = set_up(request, options.eval_every)
     if setup.spec.models.size == 0:
         raise RequestError(f"{setup.method} has no pool to pretrain: choose another method, or --models early-stage")
     given = _given(setup, options.from_torch) if options.from_torch else None

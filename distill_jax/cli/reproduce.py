@@ -24,10 +24,9 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from distill_jax.cli import arguments, display
 from distill_jax.cli.comparison import Budget, Point, curve
 from distill_jax.cli.measure import environment
-from distill_jax.cli.plot import draw_curves
 from distill_jax.cli.process import Interrupts, enter, resumable
 from distill_jax.cli.score import summary
-from distill_jax.cli.setup import Setup, resolve
+from distill_jax.cli.setup import Setup, set_up
 from distill_jax.cli.workdir import CONFIG, Workdir, check_same, held, new_folder, refuse_used, replaced
 from distill_jax.methods import PRESETS
 from distill_jax.types import RequestError
@@ -155,7 +154,7 @@ def _setup(line: str, ipc: int, options: Reproduce, shared: list[str]) -> Setup:
             f"--methods {line!r} cannot be read ({error}): close its quotes, and name a method"
         ) from error
     words = [method, options.dataset, "--ipc", str(ipc), *shared, *own]
-    return resolve(arguments.request(words, Entrant), eval_every=int(options.held_out))
+    return set_up(arguments.request(words, Entrant), eval_every=int(options.held_out))
 
 
 # ------------------------------------------------------------------ what is written
@@ -179,6 +178,8 @@ def _write(workdir: Workdir, options: Reproduce, curves: Curves, command: str) -
     with replaced(workdir.path / TABLE) as temporary:
         temporary.write_text(_report(options, curves, command))
     if options.points > 1:
+        from distill_jax.cli.plot import draw_curves  # matplotlib takes half a second to import
+
         with replaced(workdir.path / PNG) as temporary:
             title = f"{options.dataset.rpartition('/')[2]}, {options.seeds} seed{'s' * (options.seeds > 1)}"
             draw_curves(title, {_label(*key, options): runs for key, runs in curves.items()}).savefig(

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import stdtrit
 
 from distill_jax.axes.selector import draw_distinct
 from distill_jax.cli.display import Bar
@@ -63,6 +62,8 @@ def interval(accuracy: Mapping[str, Any], confidence: float = 0.95) -> tuple[flo
     repeats = len(accuracy["per_repeat"])
     if repeats < 3:
         return None
+    from scipy.special import stdtrit  # takes a while to import, and few runs need it
+
     half = float(stdtrit(repeats - 1, (1 + confidence) / 2)) * accuracy["std"] / math.sqrt(repeats)
     return accuracy["mean"] - half, accuracy["mean"] + half
 

@@ -96,7 +96,7 @@ class Setup:
         }
 
 
-def resolve(request: Request[Any], eval_every: int = 0, chunks: Mapping[str, Any] | None = None) -> Setup:
+def set_up(request: Request[Any], eval_every: int = 0, chunks: Mapping[str, Any] | None = None) -> Setup:
     """What ``request`` asks for, checked against the data. ``chunks``: the sizes that the run to resume was begun with.
 
     Raises RequestError where the spec does not fit the data.

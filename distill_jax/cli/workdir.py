@@ -52,11 +52,18 @@ class Workdir:
         return (self.path / name).exists()
 
     def clear(self) -> None:
-        """Delete what an earlier run wrote, and nothing else. A pool goes with the run that it belongs to."""
-        with_pool = (POOL,) if self.has(CONFIG) else ()
-        for name in (*RUN, *with_pool):
+        """Delete what an earlier run of ours wrote, and nothing else. A pool goes with the run that it belongs to.
+
+        Raises RequestError, before anything is deleted, where a name that a run uses is taken by something else.
+        """
+        ours = _is_ours(self.path / CONFIG)
+        found = [name for name in (*RUN, POOL) if self.has(name) and (ours or name != POOL)]
+        for name in found:
+            if not ours or (name in (CHECKPOINTS, POOL) and not _only_checkpoints(self.path / name)):
+                raise RequestError(f"{self.path / name} was not made by a run: remove it, or give another --workdir")
+        for name in sorted(found, key=CONFIG.__eq__):  # what tells that the folder is ours goes last
             path = self.path / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``. It outlives this process from now on."""
@@ -85,6 +92,7 @@ def held(path: Path) -> Iterator[Workdir]:
 
     Raises RequestError where it cannot be written to, or where another process holds it.
     """
+    refuse_empty(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -107,6 +115,21 @@ def refuse_read_only(path: Path, option: str) -> None:
         raise RequestError(f"cannot write to {path} ({error.strerror}): give another {option}") from error
 
 
+def _is_ours(config: Path) -> bool:
+    """Whether a run of ours wrote ``config``."""
+    try:
+        content = json.loads(config.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and "schema" in content
+
+
+def _only_checkpoints(folder: Path) -> bool:
+    """Whether ``folder`` holds steps that orbax saved, or left half saved, and nothing else."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return all(name.isdecimal() or "orbax-checkpoint-tmp" in name for name in names)
+
+
 def refuse_empty(path: Path | None) -> None:
     """Raise RequestError for the empty path, which an unset variable gives."""
     if path is not None and path == Path():
@@ -115,7 +138,10 @@ def refuse_empty(path: Path | None) -> None:
 
 def refuse_used(path: Path) -> None:
     """Raise RequestError where ``path`` holds a run."""
-    used = [name for name in RUN if (path / name).exists()]
+    try:
+        used = [name for name in RUN if (path / name).exists()]
+    except OSError as error:  # a name that is too long
+        raise RequestError(f"cannot use {path} ({error.strerror}): give another --workdir") from error
     if used:
         raise RequestError(
             f"{path} holds a run ({used[0]}): --resume goes on with it, --overwrite deletes it and begins again"

@@ -1,4 +1,4 @@
-"""Sets that travel: the file formats of other codebases, one ``Format`` each.
+"""The file formats of other codebases, one ``Format`` each.
 
     write(distilled, FORMATS["idc"], "out")                      # its files, card.json and use_in_pytorch.py
     distilled = read(FORMATS["mtt"], "images_best.pt", "labels_best.pt", class_names=..., mean=..., std=...)
@@ -6,13 +6,13 @@
 A format of your own is one more ``Format``; an entry here gives it a name on the command line.
 """
 
+from distill_jax.formats.files import encode, read, write
 from distill_jax.formats.format import Contents, Format
 from distill_jax.formats.huggingface import HUGGINGFACE
 from distill_jax.formats.kip import KIP
 from distill_jax.formats.png import PNG
 from distill_jax.formats.pool import pool_from_torch
 from distill_jax.formats.tensors import DC, DD_RANKING, IDC, MTT
-from distill_jax.formats.travel import encode, read, write
 
 FORMATS: dict[str, Format] = {
     "idc": IDC,

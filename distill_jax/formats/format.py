@@ -13,7 +13,7 @@ from distill_jax.types import RequestError
 
 
 class Contents(NamedTuple):
-    """What travels. As written: class-major, in the format's space. As read: in any order, not checked yet."""
+    """What a set holds. As written: class-major, in the format's space. As read: in any order, not checked yet."""
 
     images: np.ndarray
     """float32 [N, H, W, c]; read: any floating type"""
@@ -27,7 +27,7 @@ class Contents(NamedTuple):
 
 @dataclass(frozen=True)
 class Format:
-    """One way to store a set. Pure functions between ``Contents`` and the bytes of files; ``travel`` does the rest."""
+    """One way to store a set. Pure functions between ``Contents`` and the bytes of files; ``files`` does the rest."""
 
     about: str
     """who reads it, in a few words"""

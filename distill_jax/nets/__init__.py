@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
+from distill_jax.contracts import Architecture
 from distill_jax.nets.convnet import ConvNet
 from distill_jax.nets.densenet import DenseNet
 from distill_jax.nets.net import FlaxNet
@@ -10,7 +11,6 @@ from distill_jax.nets.resnet import ResNet, ResNetAP
 from distill_jax.nets.small import MLP, VGG11, AlexNet, LeNet
 from distill_jax.nets.torch_weights import from_torch
 from distill_jax.nets.vit import ViT
-from distill_jax.types import Architecture
 
 ARCHITECTURES: dict[str, Callable[[], Architecture]] = {
     "convnet": ConvNet,

@@ -6,9 +6,10 @@ from typing import get_args
 
 import flax.linen as nn
 
+from distill_jax.contracts import Architecture
 from distill_jax.nets.layers import ACTIVATIONS, POOLINGS, ActivationName, Conv, Dense, Norm, NormName, PoolingName
 from distill_jax.nets.net import DTypeName, FlaxNet, require_choice, require_norm, require_positive
-from distill_jax.types import Architecture, Array, NetBlock, Out, RequestError, choice
+from distill_jax.types import Array, NetBlock, Out, RequestError, choice
 
 
 @choice

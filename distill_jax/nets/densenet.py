@@ -8,10 +8,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from distill_jax.contracts import Architecture
 from distill_jax.nets.conv import average_pool
 from distill_jax.nets.layers import Conv, Dense, Norm, NormName
 from distill_jax.nets.net import DTypeName, FlaxNet, require_choice, require_norm, require_positive, require_side
-from distill_jax.types import Architecture, Array, NetBlock, Out, choice
+from distill_jax.types import Array, NetBlock, Out, choice
 
 
 @choice

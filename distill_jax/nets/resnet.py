@@ -12,10 +12,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from distill_jax.contracts import Architecture
 from distill_jax.nets.conv import average_pool, max_pool
 from distill_jax.nets.layers import GROUPS, Conv, Dense, Norm, NormName
 from distill_jax.nets.net import DTypeName, FlaxNet, require_choice
-from distill_jax.types import Architecture, Array, NetBlock, Out, RequestError, choice
+from distill_jax.types import Array, NetBlock, Out, RequestError, choice
 
 DEPTHS = {10: 1, 18: 2}
 """basic blocks in each of the four stages"""

@@ -12,10 +12,11 @@ from typing import NamedTuple, get_args
 import flax.linen as nn
 import jax
 
+from distill_jax.contracts import Architecture
 from distill_jax.nets.conv import max_pool
 from distill_jax.nets.layers import Conv, Dense, Norm, NormName
 from distill_jax.nets.net import DTypeName, FlaxNet, require_choice, require_norm, require_positive, require_side
-from distill_jax.types import Architecture, Array, NetBlock, Out, choice
+from distill_jax.types import Array, NetBlock, Out, choice
 
 
 class _Layer(NamedTuple):

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from distill_jax.augment import Siamese
-from distill_jax.evaluation import IDC, Protocol
+from distill_jax.evaluation import IDC_PROTOCOL, Protocol
 from distill_jax.methods import PRESETS
 from distill_jax.spec import CHOICES, Spec
 from distill_jax.types import Choice
@@ -30,7 +30,7 @@ class Experiment:
     """All that is chosen before data is read: what to run, and how the result is scored."""
 
     spec: Spec
-    protocol: Protocol = IDC
+    protocol: Protocol = IDC_PROTOCOL
 
 
 def idc_rate(ipc: int, side: int, reference: int = 32) -> float:

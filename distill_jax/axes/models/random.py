@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import jax
 
-from distill_jax.types import Array, Model, ModelSource, Net, choice
+from distill_jax.contracts import ModelSource
+from distill_jax.types import Array, Model, Net, choice
 
 
 @choice

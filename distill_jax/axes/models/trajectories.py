@@ -6,19 +6,9 @@ import jax
 
 from distill_jax.augment import Siamese
 from distill_jax.axes.models.pool import train_pool
+from distill_jax.contracts import Augmentation, ModelSource
 from distill_jax.train import NetworkSGD, Pipeline
-from distill_jax.types import (
-    Array,
-    Augmentation,
-    Members,
-    Model,
-    ModelSource,
-    Net,
-    RealData,
-    RequestError,
-    Tick,
-    choice,
-)
+from distill_jax.types import Array, Members, Model, Net, RealData, RequestError, Tick, choice
 
 
 @choice

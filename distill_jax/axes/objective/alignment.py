@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from distill_jax.types import Array, Model, Net, SetObjective, Synthetic, choice
+from distill_jax.contracts import SetObjective
+from distill_jax.types import Array, Model, Net, Synthetic, choice
 
 
 class Terms(NamedTuple):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from distill_jax.types import Array, ClassObjective, Model, Net, RequestError, Shape, choice
+from distill_jax.contracts import ClassObjective
+from distill_jax.types import Array, Model, Net, RequestError, Shape, choice
 
 
 @choice

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import optax
 
 from distill_jax import tree
-from distill_jax.types import Array, ClassObjective, Model, Net, PyTree, RequestError, Shape, choice
+from distill_jax.contracts import ClassObjective
+from distill_jax.types import Array, Model, Net, PyTree, RequestError, Shape, choice
 
 
 def class_gradient(net: Net, model: Model, x: Array, c: Array) -> PyTree:

@@ -12,18 +12,9 @@ import optax
 from distill_jax import tree
 from distill_jax.augment import Siamese
 from distill_jax.axes.parameterisation import targets
+from distill_jax.contracts import Augmentation, SetObjective
 from distill_jax.train import Order, Pipeline, epochs_order, train
-from distill_jax.types import (
-    Array,
-    Augmentation,
-    Model,
-    Net,
-    RequestError,
-    SetObjective,
-    Synthetic,
-    TrainSet,
-    choice,
-)
+from distill_jax.types import Array, Model, Net, RequestError, Synthetic, TrainSet, choice
 
 
 @choice

@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from distill_jax.axes.selector.draw import draw_distinct
-from distill_jax.types import Array, Model, Net, PyTree, RealData, RequestError, Selector, choice
+from distill_jax.contracts import Selector
+from distill_jax.types import Array, Model, Net, PyTree, RealData, RequestError, choice
 
 
 @choice

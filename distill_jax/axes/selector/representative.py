@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax.axes.selector.rules import choose, representatives
-from distill_jax.types import Array, Model, Net, RealData, RequestError, Selector, choice
+from distill_jax.contracts import Selector
+from distill_jax.types import Array, Model, Net, RealData, RequestError, choice
 
 
 @choice

@@ -5,20 +5,9 @@ from __future__ import annotations
 import jax
 
 from distill_jax.augment import NoAugment, Siamese
+from distill_jax.contracts import Augmentation, ModelUpdate
 from distill_jax.train import NetworkSGD, Pipeline, epochs_order, images_order, real_set, train
-from distill_jax.types import (
-    Array,
-    Augmentation,
-    Model,
-    ModelUpdate,
-    Net,
-    PyTree,
-    RealData,
-    RequestError,
-    TrainSet,
-    choice,
-    static,
-)
+from distill_jax.types import Array, Model, Net, PyTree, RealData, RequestError, TrainSet, choice, static
 
 
 @choice

@@ -9,19 +9,9 @@ import jax.numpy as jnp
 
 from distill_jax.augment import NoAugment
 from distill_jax.axes.selector import draw_distinct
+from distill_jax.contracts import Augmentation, ModelUpdate
 from distill_jax.train import NetworkSGD, Pipeline, epochs_order, train
-from distill_jax.types import (
-    Array,
-    Augmentation,
-    Model,
-    ModelUpdate,
-    Net,
-    PyTree,
-    RealData,
-    RequestError,
-    TrainSet,
-    choice,
-)
+from distill_jax.types import Array, Model, Net, PyTree, RealData, RequestError, TrainSet, choice
 
 WINDOW = 10
 """readings that a watcher looks back on"""
