@@ -3,7 +3,7 @@
 An operation is a pure function of images [N, H, W, c], of any floating dtype, and of ``u`` [2], random numbers in
 [0, 1) that say how far it goes; those that need one number use the first. All are affine in the images and have static
 shapes, so they can be jitted, vmapped and differentiated any number of times. Zero fill means the mean colour, because
-images come normalised. The ranges are those of the released codes (golden section 6).
+images come normalised. The ranges are those of the released codes.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class Draws(NamedTuple):
 
 @choice
 class Siamese(Augmentation):
-    """Differentiable siamese augmentation (DSA section 3.2; golden section 6).
+    """Differentiable siamese augmentation (DSA section 3.2).
 
     Draws depend on the key alone: one key transforms real and synthetic images alike, whether they come concatenated
     or in two calls.
@@ -258,7 +258,7 @@ def mix(x: Array, targets: Array, patch: Patch) -> tuple[Array, Array]:
     """Paste the partner's pixels into one box, the same for all of ``x`` [N, H, W, c], and mix ``targets`` [N, C].
 
     Targets are weighted by the box as clipped to the image, not by ``lam``. Cross-entropy is linear in them, so the
-    loss is that of the two labels weighted likewise (golden section 8).
+    loss is that of the two labels weighted likewise.
     """
     sides = jnp.asarray(x.shape[1:3], jnp.int32)
     half = jnp.floor(sides.astype(patch.lam.dtype) * jnp.sqrt(1 - patch.lam)).astype(jnp.int32) // 2

@@ -1,4 +1,4 @@
-"""DD-Ranking's scores of a distilled set (Li et al. 2025, arXiv 2505.13300; golden section 12).
+"""DD-Ranking's scores of a distilled set (Li et al. 2025, arXiv 2505.13300).
 
 Accuracy alone rewards what comes with a set (soft labels, augmentation) as much as its images. These scores compare it
 with random real images that were given the same. All arguments are accuracies as FRACTIONS, floats or arrays [R] of one

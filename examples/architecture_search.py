@@ -23,7 +23,7 @@ from distill_jax.augment import Siamese
 from distill_jax.cli.process import compile_faster
 from distill_jax.data import Dataset, load
 from distill_jax.distilled import DistilledSet
-from distill_jax.evaluation import Protocol, Sets, accuracies
+from distill_jax.evaluation import Protocol, Sets, test_accuracies, train_networks
 from distill_jax.nets import ConvNet
 from distill_jax.types import TrainSet
 
@@ -67,12 +67,13 @@ def main(options: Options) -> None:
     distilled, data = DistilledSet.load(options.path), load(options.dataset)
     sets = training_sets(distilled, data, options.repeats)
     protocol = Protocol("search", options.epochs, rate=0.03, cutmix=0.0, augment=Siamese("crop"))
-    mean, std = jnp.asarray(distilled.mean), jnp.asarray(distilled.std)
+    normaliser = distilled.normaliser
     found = []
     print("| depth | width | norm | pooling | distilled | random | real |\n|---|---|---|---|---|---|---|")
     for candidate in Random(0).sample(CANDIDATES, options.networks):
         net = candidate.build(data.shape, data.classes)
-        percent = accuracies(net, protocol, sets, data.test_arrays(), jax.random.key(0), mean, std)
+        models = train_networks(net, protocol, sets, jax.random.key(0), normaliser)
+        percent = test_accuracies(net, models, data.test_arrays(), normaliser)
         found.append(np.reshape(percent, (3, options.repeats)))
         row = [candidate.depth, candidate.width, candidate.norm, candidate.pooling, *found[-1].mean(axis=1).round(1)]
         print("|", " | ".join(map(str, row)), "|", flush=True)

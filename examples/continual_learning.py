@@ -16,15 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from distill_jax.synthetic import RandomReal, to_network
 
-from distill_jax.data import Dataset, load
-from distill_jax.distill import init_state
+from distill_jax import distil, load, resolve
+from distill_jax.axes.init import RandomReal
+from distill_jax.axes.optimiser import ClassByClassSGD
+from distill_jax.data import Dataset
 from distill_jax.nets import ConvNet
-from distill_jax.recipes import resolve
 from distill_jax.recipes.recipe import Experiment
-from distill_jax.run import prepare, run
-from distill_jax.train import Order, Regime, sgd, train
+from distill_jax.train import NetworkSGD, Order, Pipeline, train
 from distill_jax.types import Array, Model, Net, TrainSet
 
 
@@ -55,9 +54,8 @@ def pairs(data: Dataset) -> list[Dataset]:
 
 def distilled(experiment: Experiment, part: Dataset, seed: int) -> Array:
     """float32 [2, I, H, W, c] in [0, 1]"""
-    problem = prepare(experiment.spec, experiment.hyper, part, seed)
-    *_, last = run(problem, init_state(problem))
-    return jnp.clip(last.state.synthetic.images, 0, 1)
+    images = distil(experiment.spec, part, seed).images
+    return jnp.asarray(images).reshape(part.classes, -1, *part.shape)
 
 
 def random_real(experiment: Experiment, part: Dataset, seed: int) -> Array:
@@ -69,9 +67,9 @@ def random_real(experiment: Experiment, part: Dataset, seed: int) -> Array:
 @partial(jax.jit, static_argnums=(0, 1))
 def learn(net: Net, experiment: Experiment, model: Model, store: TrainSet, rows: Array, test: Array, key: Array):
     """Train on the batches ``rows`` [steps, batch] of ``store``: the model, and what it takes ``test`` images for."""
-    protocol, optimiser = experiment.protocol, sgd(experiment.protocol.rate)
-    regime, order = Regime(rows.shape[1], protocol.cutmix, protocol.augment), Order(rows, jnp.ones(rows.shape))
-    model = train(net, model, optimiser, optimiser.init(model.params), store, order, regime, key)[0]
+    protocol, optimiser = experiment.protocol, NetworkSGD(experiment.protocol.rate).transform()
+    pipeline, order = Pipeline(rows.shape[1], protocol.cutmix, protocol.augment), Order(rows, jnp.ones(rows.shape))
+    model = train(net, model, optimiser, optimiser.init(model.params), store, order, pipeline, key)[0]
     return model, jnp.argmax(net.apply(model, test, train=False)[0].logits, axis=1)
 
 
@@ -79,8 +77,8 @@ def learned(data: Dataset, experiment: Experiment, make: Callable | None, steps:
     """Accuracy in percent on all classes so far, after each pair. ``make`` makes the memory; None: there is none."""
     net, ipc = experiment.spec.net.build(data.shape, data.classes), experiment.spec.ipc
     key, rng, parts = jax.random.key(seed), np.random.default_rng(seed), pairs(data)
-    mean, std = jnp.asarray(parts[0].mean), jnp.asarray(parts[0].std)  # all that is known when learning begins
-    test, model, percent = to_network(jnp.asarray(data.x_test), mean, std), net.init(key), []
+    normaliser = parts[0].real_data().normaliser  # all that is known when learning begins
+    test, model, percent = normaliser.to_network(jnp.asarray(data.x_test)), net.init(key), []
     memory = jnp.zeros((data.classes, ipc, *data.shape))
     for t, part in enumerate(parts):
         key, new = jax.random.fold_in(key, t), len(part.x_train)
@@ -89,7 +87,7 @@ def learned(data: Dataset, experiment: Experiment, make: Callable | None, steps:
         rows = rng.integers(0, new, (steps, 64))
         if make and t:
             rows[:, 32:] = new + rng.integers(0, 2 * t * ipc, (steps, 32))
-        store = TrainSet(to_network(images, mean, std), jax.nn.one_hot(labels, data.classes))
+        store = TrainSet(normaliser.to_network(images), jax.nn.one_hot(labels, data.classes))
         model, seen_as = learn(net, experiment, model, store, jnp.asarray(rows), test, key)
         percent.append(100 * float(np.mean((seen_as == data.y_test)[data.y_test < 2 * t + 2])))
         if make:
@@ -100,9 +98,9 @@ def learned(data: Dataset, experiment: Experiment, make: Callable | None, steps:
 def main(options: Options) -> None:
     data = load(options.dataset)
     experiment = resolve("acc_dd", options.recipe, ipc=options.ipc, shape=data.shape, factor=1)
-    net, hyper = ConvNet(options.depth, options.width), replace(experiment.hyper, syn_lr=options.syn_lr)
-    spec = replace(experiment.spec, net=net, outer_steps=options.outer_steps, inner_steps=50)
-    experiment = replace(experiment, spec=spec, hyper=hyper)
+    net, optimiser = ConvNet(options.depth, options.width), ClassByClassSGD(options.syn_lr)
+    spec = replace(experiment.spec, net=net, optimiser=optimiser, outer_steps=options.outer_steps, inner_steps=50)
+    experiment = replace(experiment, spec=spec)
     print(f"| memory, {options.ipc} per class |", *(f"{c} classes |" for c in range(2, data.classes + 1, 2)))
     print("|---" * (data.classes // 2 + 1) + "|")
     for name, make in {"distilled": distilled, "random real": random_real, "none": None}.items():

@@ -1,4 +1,4 @@
-"""ConvNet-D, the network of dataset distillation (Gidaris and Komodakis 2018; golden README, section 1)."""
+"""ConvNet-D, the network of dataset distillation (Gidaris and Komodakis 2018)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DenseNet-121 for small images (Huang et al. 2017, as dataset distillation evaluates it; golden README, section 2)."""
+"""DenseNet-121 for small images (Huang et al. 2017, as dataset distillation evaluates it)."""
 
 from __future__ import annotations
 

@@ -84,10 +84,10 @@ class Norm(nn.Module):
 
     The kinds differ in what shares a mean and a variance: instance, one image's channel; batch, a channel of the whole
     batch; group, a quarter of one image's channels; layer, one image (scale and bias per element, [H, W, c]). Running
-    statistics of 'batch' are ``0.9 old + 0.1 new`` with the unbiased variance, as PyTorch's (golden README, section 0).
+    statistics of 'batch' are ``0.9 old + 0.1 new`` with the unbiased variance, as PyTorch's.
 
     Written as ``x * r + (b - m * r)`` with one-pass moments: 2.4 times faster on CPU with its derivatives than
-    subtracting the mean first (facts, section 7).
+    subtracting the mean first.
     """
 
     kind: NormName = "instance"

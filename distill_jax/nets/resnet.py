@@ -1,4 +1,4 @@
-"""ResNet and ResNetAP as this field uses them (golden README, section 2): narrower than usual on CIFAR-sized images.
+"""ResNet and ResNetAP as this field uses them: narrower than usual on CIFAR-sized images.
 
 Images under 64 pixels a side take the CIFAR variant (widths 32 to 256, 3x3 stem), larger ones the ImageNet variant
 (64 to 512; a 7x7 stem above 128 pixels). ResNetAP never strides: it averages over 2x2 squares instead.

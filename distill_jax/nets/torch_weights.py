@@ -21,7 +21,7 @@ def from_torch(net: FlaxNet, weights: Mapping[str, Any] | Sequence[Any]) -> Mode
     ``weights``: a state dict (name -> array, buffers included), or the parameters alone in state-dict order.
     Convolutions, norms and linear layers are each taken in order, whatever their names and however the three kinds are
     interleaved; so the ConvNets of IDC and Acc-DD (all convolutions first) and of DC, DSA, DM and MTT (block by block)
-    both load (golden README, section 1). OIHW kernels become HWIO, (out, in) matrices (in, out), and rows that a
+    both load. OIHW kernels become HWIO, (out, in) matrices (in, out), and rows that a
     linear layer takes from flattened (C, H, W) maps are reordered to our (H, W, C).
 
     Raises RequestError where a layer is missing, left over or of another shape.
