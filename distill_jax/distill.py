@@ -70,8 +70,7 @@ def init_state(problem: Problem) -> State:
         spec.labels.optimiser().init(labels),
         spec.objective.learnable_optimiser().init(synthetic.learnable),
     )
-    step = jnp.zeros((), jnp.int32)
-    return State(step=step, synthetic=synthetic, optimiser=optimiser, selector=spec.selector.init(data), **fresh)
+    return State(jnp.zeros((), jnp.int32), synthetic, optimiser, selector=spec.selector.init(data), **fresh)
 
 
 def begin_outer(problem: Problem, state: State, key: Array) -> State:
@@ -84,8 +83,7 @@ def _fresh(problem: Problem, key: Array) -> dict[str, Any]:
     """What an outer iteration starts anew."""
     spec = problem.spec
     sample_key, perturb_key = jax.random.split(key)
-    models = spec.models.sample(problem.net, problem.pool, spec.live, sample_key)
-    models = spec.perturb.perturb(models, perturb_key)
+    models = spec.perturb.perturb(spec.models.sample(problem.net, problem.pool, spec.live, sample_key), perturb_key)
     return {"models": models, "update": jax.vmap(spec.update.init)(models), "loss": jnp.zeros(())}
 
 
@@ -94,8 +92,8 @@ def inner_step(problem: Problem, state: State, key: Array) -> State:
     spec, net, data = problem.spec, problem.net, problem.data
     select_key, match_key, update_key = jax.random.split(key, 3)
     outer, inner = state.step // spec.inner_steps, state.step % spec.inner_steps
-    model = tree.take(state.models, 0)
-    selection, selector = spec.selector.select(net, model, data, state.selector, inner, select_key)
+    one = tree.take(state.models, 0)
+    selection, selector = spec.selector.select(net, one, data, state.selector, inner, select_key)
 
     scale = spec.optimiser.schedule(outer, spec.outer_steps)
     images, moving = spec.optimiser.before(state.synthetic.images, state.optimiser.images, scale)
@@ -132,16 +130,13 @@ def _stepped(optimiser: optax.GradientTransformation, grads: PyTree, state: PyTr
     return optax.apply_updates(leaves, steps), state
 
 
-def matching(
-    problem: Problem, models: Model, synthetic: Synthetic, selection: Array, key: Array
-) -> tuple[Array, Synthetic]:
-    """The matching loss (sum over classes, mean over models) and its gradient with respect to the synthetic part.
+def matching(problem: Problem, models: Model, synthetic: Synthetic, selection: Array, key: Array):
+    """(loss, gradient): summed over classes, mean over models; the gradient is a Synthetic, by each of its parts.
 
     An objective on one class is differentiated inside its chunk of classes and models: that is what keeps memory flat.
     """
     spec, net, data = problem.spec, problem.net, problem.data
-    objective = spec.objective
-    classes = jnp.arange(data.classes)
+    objective, classes = spec.objective, jnp.arange(data.classes)
     keys = jax.random.split(key, data.classes)
 
     def shown(images: Array, rows: Array, c: Array, key: Array) -> tuple[Array, Array]:
@@ -185,15 +180,14 @@ def block(problem: Problem, state: State, steps: Array | int) -> tuple[State, Ar
 
     Returns the state and [LONGEST_BLOCK] mean losses of the outer iteration so far, one after each step taken.
     """
-    spec = problem.spec
 
     def step(i: Array, carry: tuple[State, Array]) -> tuple[State, Array]:
         state, losses = carry
         outer_key, inner_key = jax.random.split(jax.random.fold_in(problem.root, state.step))
-        begins = state.step % spec.inner_steps == 0
+        begins = state.step % problem.spec.inner_steps == 0
         state = jax.lax.cond(begins, lambda s: begin_outer(problem, s, outer_key), lambda s: s, state)
-        if spec.update.leaves_early:
-            left = jnp.all(jax.vmap(spec.update.leave)(state.update))
+        if problem.spec.update.leaves_early:
+            left = jnp.all(jax.vmap(problem.spec.update.leave)(state.update))
             state = jax.lax.cond(left, lambda s: s, lambda s: inner_step(problem, s, inner_key), state)
         else:
             state = inner_step(problem, state, inner_key)

@@ -99,7 +99,7 @@ def piecewise_constant(drops: Sequence[int], factor: float) -> optax.Schedule:
         scales[count] = scales.get(count, 1.0) * factor
     schedule = optax.piecewise_constant_schedule(1.0, scales)
     # optax mixes the count, an integer, with floats, which strict promotion forbids.
-    return lambda count: schedule(jnp.asarray(count, jnp.float32))
+    return lambda count: schedule(jnp.asarray(count, float))
 
 
 def without_momentum(state: PyTree) -> PyTree:

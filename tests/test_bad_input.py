@@ -90,6 +90,7 @@ def test_a_request_that_makes_no_sense(runner, line: str, said: str, empty: Path
     "options, said",
     [
         ("--resume", "--workdir"),
+        ("--workdir=", "--workdir is empty"),
         ("--workdir w --resume --overwrite", "one of them"),
         ("--repeats 0", "repeats is 0"),
         ("--save-every -1", "save_every is -1"),

@@ -59,6 +59,8 @@ def test_a_budget_of_seconds_ends_a_run() -> None:
     [
         (["--dataset", "digits", "--methods", "dmm"], "did you mean dm?"),
         (["--dataset", "digits", "--points", "0"], "points is 0"),
+        (["--dataset", "digits", "--seconds", "nan"], "--seconds or --steps"),
+        (["--dataset", "digits", "--methods", "dm '"], "cannot be read"),
         (["--dataset", "digits", "--seeds", "0"], "seeds is 0"),
         (["--dataset", "digits", "--methods", "dm --net.width 0"], "width is 0"),
     ],

@@ -38,7 +38,7 @@ class Budget:
     """sets that are scored along the way, the last one included; from 2 on the first images are, too"""
 
     def __post_init__(self) -> None:
-        if self.seconds < 0 or self.steps < 0 or (self.seconds and self.steps):
+        if not 0 <= self.seconds < math.inf or self.steps < 0 or (self.seconds and self.steps):
             raise RequestError("give --seconds or --steps, a number above 0, or neither for each method's own budget")
         if self.points < 1:
             raise RequestError(f"points is {self.points}: it must be at least 1")
