@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+import chex
 import jax
-import jax.numpy as jnp
 import pytest
 
 from distill_jax.axes.models import EarlyStagePool
@@ -53,5 +53,4 @@ def _traces(method: str, **changes) -> None:
         return state, inner_step(problem, state, key)
 
     state, after = jax.eval_shape(step, jax.random.key(0))
-    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
-    assert jax.tree.map(lambda a: a.dtype, after) == jax.tree.map(lambda a: a.dtype, state)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
