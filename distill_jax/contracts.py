@@ -5,6 +5,7 @@ A choice, ours or yours, inherits its contract and is made with ``@choice``. Sha
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -19,9 +20,9 @@ class Architecture(Choice):
 
     axis = "net"
 
+    @abstractmethod
     def build(self, shape: Shape, classes: int) -> Net:
         """A net for images of ``shape`` (H, W, c). Raises RequestError where the shape does not fit."""
-        raise NotImplementedError
 
 
 class ModelSource(Choice):
@@ -44,9 +45,9 @@ class ModelSource(Choice):
         """
         return None
 
+    @abstractmethod
     def sample(self, net: Net, pool: PyTree, live: int, key: Array) -> Model:
         """Model[K], K = ``live``, drawn at the start of each outer iteration from what ``pretrain`` returned."""
-        raise NotImplementedError
 
     def teachers(self, pool: PyTree) -> Model | None:
         """Model[P]: the trained networks in the pool, which can give soft labels; None where there are none."""
@@ -58,9 +59,9 @@ class Perturbation(Choice):
 
     axis = "perturb"
 
+    @abstractmethod
     def perturb(self, models: Model, key: Array) -> Model:
         """Model[K] -> Model[K]; targets stay as they are."""
-        raise NotImplementedError
 
 
 class Selector(Choice):
@@ -77,11 +78,11 @@ class Selector(Choice):
         """What the selector remembers from step to step; nothing by default."""
         return ()
 
+    @abstractmethod
     def select(
         self, net: Net, model: Model, data: RealData, memory: PyTree, inner: Array, key: Array
     ) -> tuple[Array, PyTree]:
         """(int32 [C, B] rows of ``data.index``, memory). ``inner``: number of the inner step in its outer iteration."""
-        raise NotImplementedError
 
     def check(self, counts: Sequence[int], ipc: int, factor: int) -> None:
         """Raise RequestError, naming two fields, where classes of ``counts`` real images are too small."""
@@ -133,13 +134,13 @@ class Augmentation(Choice):
 
     axis = "augment"
 
+    @abstractmethod
     def __call__(self, key: Array, x: Array) -> Array:
         """[N, H, W, c] -> same shape, one draw shared by all N (siamese)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def each(self, key: Array, x: Array) -> Array:
         """[N, H, W, c] -> same shape, one draw per image (training)."""
-        raise NotImplementedError
 
 
 class Objective(Choice):
@@ -167,17 +168,17 @@ class Objective(Choice):
 class ClassObjective(Objective):
     """A matching objective that sees one class at a time, so classes can be visited in chunks of any size."""
 
+    @abstractmethod
     def class_loss(self, net: Net, model: Model, real: Array, syn: Array, c: Array, key: Array) -> Array:
         """Scalar. ``real`` [B, H, W, c], ``syn`` [D, H, W, c] (network space, augmented), ``c`` the class."""
-        raise NotImplementedError
 
 
 class SetObjective(Objective):
     """A matching objective that needs all classes at once."""
 
+    @abstractmethod
     def set_loss(self, net: Net, model: Model, real: Array, syn: Synthetic, key: Array) -> Array:
         """Scalar. ``real`` [C, B, H, W, c]; ``syn.images`` [C, D, H, W, c] decoded, network space, augmented."""
-        raise NotImplementedError
 
 
 class Optimiser(Choice):
@@ -192,17 +193,17 @@ class Optimiser(Choice):
         """What the learning rate is multiplied by in outer iteration ``outer`` (counted from 0) of ``outer_steps``."""
         return 1.0
 
+    @abstractmethod
     def init(self, images: Array) -> PyTree:
         """The optimiser's state."""
-        raise NotImplementedError
 
     def before(self, images: Array, state: PyTree, scale: Array | float) -> tuple[Array, PyTree]:
         """(the images at which each class takes its gradient, state); by default the images as they are."""
         return images, state
 
+    @abstractmethod
     def after(self, gradients: Array, images: Array, state: PyTree, scale: Array | float) -> tuple[Array, PyTree]:
         """(images, state) at the end of the step."""
-        raise NotImplementedError
 
 
 class ModelUpdate(Choice):
@@ -217,11 +218,11 @@ class ModelUpdate(Choice):
         """The state at the beginning of an outer iteration."""
         return ()
 
+    @abstractmethod
     def update(
         self, net: Net, model: Model, state: PyTree, data: RealData, syn: TrainSet, key: Array
     ) -> tuple[Model, PyTree]:
         """The model and the state after one inner step; ``syn`` is the synthetic set as it stands."""
-        raise NotImplementedError
 
     def leave(self, state: PyTree) -> Array:
         """bool []: this model has had enough; the outer iteration ends when all K have."""
@@ -233,9 +234,9 @@ class Initialisation(Choice):
 
     axis = "init"
 
+    @abstractmethod
     def images(self, net: Net, model: Model, data: RealData, ipc: int, factor: int, key: Array) -> Array:
         """float32 [C, I, H, W, c], pixel space. ``model`` is one fresh or pretrained model (used by k-means)."""
-        raise NotImplementedError
 
     def check(self, counts: Sequence[int], ipc: int, factor: int) -> None:
         """Raise RequestError, naming two fields, where classes of ``counts`` real images are too small."""

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from abc import ABC
 from collections.abc import Callable, Iterable
 from typing import (
     Any,
@@ -61,7 +62,7 @@ def near_miss(name: str, known: Iterable[str]) -> str:
 # ------------------------------------------------------------------ choices
 
 
-class Choice:
+class Choice(ABC):
     """One choice on one axis."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]

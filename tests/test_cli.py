@@ -12,6 +12,7 @@ from distill_jax.axes.objective import GradientMatching
 from distill_jax.axes.perturb import Directions
 from distill_jax.cli import arguments
 from distill_jax.cli.process import Broken, Interrupted, Interrupts, enter
+from distill_jax.contracts import ClassObjective
 from distill_jax.methods import ACC_DD
 from distill_jax.nets import ConvNet
 from distill_jax.recipes import resolve
@@ -34,6 +35,11 @@ class Doubled(GradientMatching):
 
     def class_loss(self, *args):
         return self.weight * super().class_loss(*args)
+
+
+@choice
+class Unfinished(ClassObjective):
+    """An objective without a loss."""
 
 
 def parse(line: str, **kwargs):
@@ -116,6 +122,7 @@ def test_recipes_know_the_shape() -> None:
         ("acc_dd digits --objective math:nothing", "cannot be imported"),
         ("acc_dd digits --objective json:JSONDecoder", "@choice that inherits"),
         (f"acc_dd digits --models {__name__}:Doubled", "ModelSource"),
+        (f"acc_dd digits --objective {__name__}:Unfinished", "class_loss"),
         ("acc_dd digits --ipc many", "whole number"),
         ("dc digits --factor 2", "multi-formation"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import jax
@@ -50,8 +51,8 @@ class ClassByClassSGD(Optimiser):
 class _Optax(Optimiser):
     """An optax transformation of all images at once."""
 
-    def transform(self, scale: Array | float) -> optax.GradientTransformation:
-        raise NotImplementedError
+    @abstractmethod
+    def transform(self, scale: Array | float) -> optax.GradientTransformation: ...
 
     def init(self, images: Array) -> PyTree:
         return self.transform(1.0).init(images)

@@ -159,7 +159,7 @@ def choose(axis: str, name: str, preset: Any = None) -> Any:
     try:
         choice = make()
     except TypeError as error:
-        raise RequestError(f"--{axis} {name} cannot be made without arguments: {error}") from error
+        raise RequestError(f"--{axis} {name} cannot be made: {error}") from error
     contract = get_type_hints(Spec)[axis]
     if not is_dataclass(choice) or not isinstance(choice, contract):
         asked = "ClassObjective or SetObjective" if axis == "objective" else contract.__name__
