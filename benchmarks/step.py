@@ -19,8 +19,7 @@ from distill_jax.contracts import Objective
 from distill_jax.distill import Problem, State, init_state, run_block
 from distill_jax.evaluation import Sets, train_networks
 from distill_jax.nets import ConvNet
-from distill_jax.recipes import resolve
-from distill_jax.recipes.recipe import Experiment
+from distill_jax.recipes import Experiment, resolve
 from distill_jax.spec import check, traced, with_chunks
 from distill_jax.types import Array, RealData
 

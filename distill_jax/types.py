@@ -23,7 +23,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from abc import ABC
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import (
     Any,
     ClassVar,
@@ -57,6 +57,13 @@ def near_miss(name: str, known: Iterable[str]) -> str:
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     return f"did you mean {near[0]}?" if near else f"choose one of {' '.join(known)}"
+
+
+def named(what: str, name: str, known: Mapping[str, T]) -> T:
+    """``known[name]``, or a RequestError that names the nearest known one."""
+    if name in known:
+        return known[name]
+    raise RequestError(f"unknown {what} {name!r}: {near_miss(name, known)}")
 
 
 # ------------------------------------------------------------------ choices

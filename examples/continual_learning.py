@@ -22,7 +22,7 @@ from distill_jax.axes.init import RandomReal
 from distill_jax.axes.optimiser import ClassByClassSGD
 from distill_jax.data import Dataset
 from distill_jax.nets import ConvNet
-from distill_jax.recipes.recipe import Experiment
+from distill_jax.recipes import Experiment
 from distill_jax.train import NetworkSGD, Order, Pipeline, train
 from distill_jax.types import Array, Model, Net, TrainSet
 

@@ -53,6 +53,10 @@ def test_one_program_for_all_points(
     assert "perturb.max: 0 0.09 0.3 (one compiled program)" in capsys.readouterr().out
     assert ablate.main(argv) == 2
     assert "--overwrite" in capsys.readouterr().err
+    before = (workdir / "ablation.csv").read_text()
+    (workdir / "points/0/rows.json").write_text("[]")
+    assert ablate.main([*argv, "--overwrite"]) == 0
+    assert (workdir / "ablation.csv").read_text() == before, "an ablation that is overwritten begins anew"
 
 
 @pytest.mark.parametrize(

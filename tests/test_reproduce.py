@@ -8,7 +8,7 @@ import pytest
 
 from distill_jax.cli import distill, reproduce
 from distill_jax.cli.comparison import Budget
-from distill_jax.cli.workdir import DISTILLED, RESULT, read_json
+from distill_jax.cli.workdir import COMPARED, COMPARED_PLOT, COMPARED_TABLE, DISTILLED, RESULT, read_json
 from distill_jax.methods import BASELINES, METHODS, PRESETS
 from distill_jax.types import RequestError
 from tests.tiny import NET
@@ -26,15 +26,15 @@ def test_methods_are_compared_under_equal_steps(tmp_path: Path, capsys: pytest.C
     line = ["compare", "--dataset", "digits", "--methods", "random", "dm", "mine: dm --optimiser.lr 0.5"]
     budget = ["--steps", "4", "--points", "2", "--seeds", "2", "--repeats", "1", "--workdir", str(tmp_path)]
     assert reproduce.main([*line, *budget, *SHARED]) == 0
-    found = rows(tmp_path / reproduce.CSV)
+    found = rows(tmp_path / COMPARED)
     steps = [(row["method"], int(row["seed"]), int(row["step"])) for row in found]
     methods = ("dm", "mine")
     expected = [(m, s, step) for m in methods for s in (0, 1) for step in (0, 2, 4)]
     assert steps == [("random", 0, 0), ("random", 1, 0), *expected]
     assert all(0 <= float(row["accuracy"]) <= 100 and float(row["seconds"]) >= 0 for row in found)
-    table = (tmp_path / reproduce.TABLE).read_text()
+    table = (tmp_path / COMPARED_TABLE).read_text()
     assert "| mine |" in table and "experiments.reproduce compare" in table
-    assert (tmp_path / reproduce.PNG).read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / COMPARED_PLOT).read_bytes().startswith(b"\x89PNG")
     assert table in capsys.readouterr().out
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from distill_jax.checkpoint import load_pool
-from distill_jax.cli import ablate, pretrain, reproduce
+from distill_jax.cli import ablate, pretrain, reproduce, workdir
 from tests.test_ablate import SMALL
 from tests.tiny import NET, python
 
@@ -60,7 +60,7 @@ def test_pretraining(moments: tuple[float, ...], tmp_path: Path) -> None:
 
 
 def test_members_that_are_finished_are_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from distill_jax.axes.models import pool as training
+    from distill_jax.axes import models as training
 
     assert pretrain.main([*PRETRAIN, "--workdir", str(tmp_path / "whole")]) == 0
     calls, epoch = [], training._epoch
@@ -90,7 +90,7 @@ def test_an_ablation(tmp_path: Path) -> None:
     for moment in (6.0, 9.0, 12.0):
         killed("experiments.ablate", *ABLATE, *part, after=moment + random.random())
     assert ablate.main([*ABLATE, *part]) == 0
-    assert rows(tmp_path / "part" / ablate.CSV) == rows(tmp_path / "whole" / ablate.CSV)
+    assert rows(tmp_path / "part" / workdir.SWEPT) == rows(tmp_path / "whole" / workdir.SWEPT)
 
 
 @pytest.mark.slow
@@ -100,7 +100,7 @@ def test_a_comparison(tmp_path: Path) -> None:
     for moment in (6.0, 9.0, 12.0):
         killed("experiments.reproduce", *part, after=moment + random.random())
     assert reproduce.main(part) == 0
-    whole, resumed = (rows(tmp_path / name / reproduce.CSV, "seconds") for name in ("whole", "part"))
+    whole, resumed = (rows(tmp_path / name / workdir.COMPARED, "seconds") for name in ("whole", "part"))
     assert resumed == whole
 
 
@@ -109,6 +109,7 @@ def test_a_killed_run_goes_on_where_it_was(runner: str, tmp_path: Path, monkeypa
     from distill_jax.cli.score import Scorer
 
     argv, shared, module = (ABLATE, [], ablate) if runner == "ablate" else (COMPARE, SHARED, reproduce)
+    figures = workdir.SWEPT if runner == "ablate" else workdir.COMPARED
     assert module.main([*argv, "--workdir", str(tmp_path / "whole"), *shared]) == 0
     scored = []
 
@@ -126,5 +127,5 @@ def test_a_killed_run_goes_on_where_it_was(runner: str, tmp_path: Path, monkeypa
         with pytest.raises(Killed):
             module.main([*argv, "--workdir", str(tmp_path / "part"), *shared])
     assert module.main([*argv, "--workdir", str(tmp_path / "part"), "--resume", *shared]) == 0
-    whole, resumed = (rows(tmp_path / name / module.CSV, "seconds") for name in ("whole", "part"))
+    whole, resumed = (rows(tmp_path / name / figures, "seconds") for name in ("whole", "part"))
     assert resumed == whole

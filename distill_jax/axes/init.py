@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill_jax.axes.selector.draw import draw_distinct
+from distill_jax.axes.selector.random import draw_distinct
 from distill_jax.axes.selector.rules import Rule, choose, herding, k_center, representatives
 from distill_jax.contracts import Initialisation
 from distill_jax.types import Array, Model, Net, RealData, RequestError, as_pixels, choice

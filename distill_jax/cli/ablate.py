@@ -11,6 +11,7 @@ import csv
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,13 +27,22 @@ from distill_jax.cli.display import Bar
 from distill_jax.cli.process import Interrupts, enter, resumable
 from distill_jax.cli.score import Scorer, summary
 from distill_jax.cli.setup import Setup, pool_for, pool_path, read_pool, set_up
-from distill_jax.cli.workdir import CHECKPOINTS, CONFIG, Workdir, check_same, held, new_folder, refuse_used, replaced
+from distill_jax.cli.workdir import (
+    CHECKPOINTS,
+    POINTS,
+    SWEPT,
+    SWEPT_PLOT,
+    Workdir,
+    held,
+    new_folder,
+    refuse_used,
+    replaced,
+)
 from distill_jax.distill import Problem, State
 from distill_jax.run import Block, Keys
 from distill_jax.spec import Spec, check, traced
 from distill_jax.types import PyTree, RequestError
 
-CSV, PNG, POINTS = "ablation.csv", "ablation.png", "points"
 SAVE_BLOCKS = 30
 """blocks (of about two seconds) between two checkpoints of a sweep"""
 
@@ -96,18 +106,12 @@ def run(argv: list[str]) -> None:
             raise RequestError("--pool is one pool, and what is swept changes it: leave out --pool")
         given = read_pool(first, pool_path(options.pool)) if first.spec.models.size else None
     path = options.workdir or new_folder(f"ablate-{first.folder}")
-    _refuse_used(path, options)
+    if not options.resume and not options.overwrite:
+        refuse_used(path)
     with held(path) as workdir, Interrupts() as interrupts, resumable("ablate", argv, path):
-        _refuse_used(path, options)
         config = {**first.describe(), "swept": swept, "seeds": options.seeds, "repeats": options.repeats}
         config |= {"held_out": options.held_out}
-        if options.resume and workdir.has(CONFIG):
-            check_same(workdir.read(CONFIG), config)
-        else:
-            workdir.clear()
-            for name in (CSV, PNG):
-                (path / name).unlink(missing_ok=True)
-            workdir.write(CONFIG, config)
+        workdir.begin(config, options.resume, options.overwrite)
         print(display.configuration(first.title, first.experiment))
         print(*_announced(numbers, structural, options), sep="\n", flush=True)
         rows: list[Row] = []
@@ -116,7 +120,7 @@ def run(argv: list[str]) -> None:
                 rows += _measured(setup, options, group, numbers, part, given, interrupts)
         _write(workdir, first, options, swept, rows)
     print("\n".join(_table(options, swept, rows)))
-    print(f"figures {path / CSV}, picture {path / PNG}")
+    print(f"figures {path / SWEPT}, picture {path / SWEPT_PLOT}")
 
 
 def take_swept(argv: Sequence[str]) -> tuple[dict[str, list[float]], list[str]]:
@@ -243,11 +247,6 @@ def _check(options: Ablate, swept: Mapping[str, Sequence[float]]) -> None:
     arguments.check_resume(options)
 
 
-def _refuse_used(path: Path, options: Ablate) -> None:
-    if not options.overwrite and not options.resume:
-        refuse_used(path)
-
-
 def _announced(numbers: Mapping[str, Any], structural: Mapping[str, Any], options: Ablate) -> list[str]:
     lines = []
     for swept, how in ((numbers, "one compiled program"), (structural, "one after the other")):
@@ -260,7 +259,7 @@ def _write(
     workdir: Workdir, setup: Setup, options: Ablate, swept: Mapping[str, list[float]], rows: Sequence[Row]
 ) -> None:
     rows = _ordered(swept, rows)
-    with replaced(workdir.path / CSV) as temporary, temporary.open("w", newline="") as file:
+    with replaced(workdir.path / SWEPT) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*swept, "seed", "accuracy", "loss"])
         for row in rows:
@@ -269,7 +268,7 @@ def _write(
     title = f"{setup.method} on {setup.dataset}, {setup.spec.ipc} per class"
     from distill_jax.cli.plot import draw  # matplotlib takes half a second to import
 
-    with replaced(workdir.path / PNG) as temporary:
+    with replaced(workdir.path / SWEPT_PLOT) as temporary:
         draw(title, f"{options.scored_on} accuracy, %", swept, accuracies).savefig(temporary, format="png", dpi=150)
 
 
@@ -290,5 +289,4 @@ def _table(options: Ablate, swept: Mapping[str, list[float]], rows: Sequence[Row
     return display.table(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return enter(run, argv)
+main = partial(enter, run)

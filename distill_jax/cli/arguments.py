@@ -23,10 +23,9 @@ from distill_jax.cli.workdir import refuse_empty
 from distill_jax.data import Dataset, load
 from distill_jax.evaluation import Protocol
 from distill_jax.methods import PRESETS
-from distill_jax.recipes import RECIPE_OF, RECIPES, named, resolve
-from distill_jax.recipes.recipe import Experiment
+from distill_jax.recipes import RECIPE_OF, RECIPES, Experiment, resolve
 from distill_jax.spec import CHOICES, Spec, validate
-from distill_jax.types import RequestError
+from distill_jax.types import RequestError, named
 
 SHAPES: dict[str, tuple[tuple[int, int, int], int]] = {
     "digits": ((8, 8, 1), 10),

@@ -12,8 +12,7 @@ import numpy as np
 
 from distill_jax.axes.parameterisation import decoded_set, stored
 from distill_jax.cli.display import Bar
-from distill_jax.cli.measure import Clock
-from distill_jax.cli.process import Interrupts
+from distill_jax.cli.process import Clock, Interrupts
 from distill_jax.cli.score import BASELINES, Scorer
 from distill_jax.cli.setup import Setup
 from distill_jax.distill import Problem, State, init_state

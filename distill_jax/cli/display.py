@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from distill_jax.recipes.recipe import Experiment
+from distill_jax.recipes import Experiment
 from distill_jax.types import Choice
 
 EVERY = 10.0

@@ -8,9 +8,9 @@ python -m experiments.distill acc_dd digits --ipc 1 --workdir runs/demo --resume
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,8 @@ from tyro.conf import FlagCreatePairsOff
 from distill_jax.checkpoint import Checkpoints
 from distill_jax.cli import arguments, display, report
 from distill_jax.cli.image_grid import draw
-from distill_jax.cli.measure import Clock, environment, peak_bytes
 from distill_jax.cli.optimise import Session, optimise
-from distill_jax.cli.process import Interrupts, enter, resumable
+from distill_jax.cli.process import Clock, Interrupts, enter, environment, peak_bytes, resumable
 from distill_jax.cli.score import BASELINES, Scorer
 from distill_jax.cli.setup import Setup, pool_for, pool_path, read_pool, set_up
 from distill_jax.cli.workdir import (
@@ -42,8 +41,7 @@ from distill_jax.cli.workdir import (
 from distill_jax.data import Dataset
 from distill_jax.distilled import DistilledSet
 from distill_jax.evaluation import repeated
-from distill_jax.recipes import named
-from distill_jax.types import PyTree, RequestError
+from distill_jax.types import PyTree, RequestError, named
 
 
 @dataclass(frozen=True)
@@ -117,34 +115,19 @@ def _check(options: Distill) -> None:
 
 
 def _begin(workdir: Workdir, setup: Setup, options: Distill) -> Mapping[str, Any] | None:
-    """Make the workdir ready for the run, and write ``config.json``; or the result, where the run is finished."""
+    """Make the workdir ready for the run; returns its result where it is finished already."""
     config = _config(setup, options)
-    if not options.resume:
-        if not options.overwrite:
-            refuse_used(workdir.path)
-        workdir.clear()
-    before = workdir.read(CONFIG)
+    before = workdir.read(CONFIG) if options.resume else None
     if before is not None:
         check_same(before, config)
-        for name, value in config["versions"].items():
-            if before.get("versions", {}).get(name, value) != value:
-                was = before["versions"][name]
-                print(
-                    f"this run was begun with {name} {was!r}, now it is {value!r}: its bits may differ", file=sys.stderr
-                )
-        steps = Checkpoints(workdir.path / CHECKPOINTS).steps()
-        if steps and steps[0] > setup.spec.steps:
-            raise RequestError(
-                f"{workdir.path} has taken {steps[0]} steps already: give at least "
-                f"--outer-steps {-(-steps[0] // setup.spec.inner_steps)}, or another --workdir"
-            )
-        result = workdir.read(RESULT)
-        if result is not None and _asked(result["config"]) == _asked(config):
-            return result
-    elif options.resume:
-        print(f"there is no run in {workdir.path} yet: beginning one", file=sys.stderr)
-    workdir.write(CONFIG, config)
-    return None
+    steps = Checkpoints(workdir.path / CHECKPOINTS).steps() if options.resume else []
+    if steps and steps[0] > setup.spec.steps:
+        raise RequestError(
+            f"{workdir.path} has taken {steps[0]} steps already: give at least "
+            f"--outer-steps {-(-steps[0] // setup.spec.inner_steps)}, or another --workdir"
+        )
+    result = workdir.read(RESULT) if workdir.begin(config, options.resume, options.overwrite) else None
+    return result if result is not None and _asked(result["config"]) == _asked(config) else None
 
 
 def _config(setup: Setup, options: Distill) -> dict[str, Any]:
@@ -218,5 +201,4 @@ def _save(workdir: Workdir, distilled: DistilledSet) -> None:
         draw(distilled).save(temporary)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return enter(run, argv)
+main = partial(enter, run)

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,8 +24,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from distill_jax.augment import Siamese
 from distill_jax.cli import arguments, display
 from distill_jax.cli.dd_ranking import dd_ranking_scores
-from distill_jax.cli.measure import Clock, environment, peak_bytes
-from distill_jax.cli.process import Interrupts, enter
+from distill_jax.cli.process import Clock, Interrupts, enter, environment, peak_bytes
 from distill_jax.cli.score import Scorer, interval
 from distill_jax.cli.workdir import DISTILLED, EVALUATION, read_json, refuse_read_only, write_json
 from distill_jax.contracts import Architecture
@@ -33,11 +33,10 @@ from distill_jax.distilled import DistilledSet
 from distill_jax.evaluation import DD_RANKING, DSA_PROTOCOL, PROTOCOLS, Protocol, repeated
 from distill_jax.methods import METHODS
 from distill_jax.nets import ARCHITECTURES
-from distill_jax.recipes import RECIPE_OF, named, resolve
-from distill_jax.recipes.recipe import Experiment
+from distill_jax.recipes import RECIPE_OF, Experiment, resolve
 from distill_jax.run import Keys
 from distill_jax.spec import described, rebuilt, validate
-from distill_jax.types import RequestError
+from distill_jax.types import RequestError, named
 
 TEST_DATA = (
     "Each network was tested once, after its last epoch. Nothing was selected on the test data: no learning rate, "
@@ -285,5 +284,4 @@ def _fitted(protocol: Protocol, recipes: Protocol, card: Mapping[str, Any]) -> P
     return protocol
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return enter(run, argv)
+main = partial(enter, run)

@@ -7,8 +7,8 @@ Named data sets are not read: their shapes are known. Those of ``npz:`` and ``fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,7 +23,7 @@ from distill_jax.cli.cost import Cost, cost, cost_and_shapes, nbytes
 from distill_jax.cli.process import enter
 from distill_jax.data import load
 from distill_jax.distill import Problem, State, init_state, matching
-from distill_jax.recipes.recipe import Experiment
+from distill_jax.recipes import Experiment
 from distill_jax.run import no_tick
 from distill_jax.spec import CHOICES, Spec, check, traced, with_chunks
 from distill_jax.types import Net, Normaliser, PyTree, RealData
@@ -231,5 +231,4 @@ def _dims(shape: tuple[int, ...]) -> str:
     return "[" + ", ".join(map(str, shape)) + "]"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return enter(run, argv)
+main = partial(enter, run)

@@ -8,8 +8,8 @@ python exports/png/use_in_pytorch.py                                       # or 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,7 +20,7 @@ from distill_jax.cli.process import enter
 from distill_jax.cli.workdir import DISTILLED
 from distill_jax.distilled import DistilledSet
 from distill_jax.formats import FORMATS, Format, write
-from distill_jax.recipes import named
+from distill_jax.types import named
 
 FORMATS_TABLE = "\n".join(f"- {name}: {form.about}" for name, form in FORMATS.items())
 
@@ -59,5 +59,4 @@ def summary(distilled: DistilledSet, form: Format) -> str:
     return ", ".join(parts + ([] if form.lossless else ["rounded to 8 bits per channel"]))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return enter(run, argv)
+main = partial(enter, run)

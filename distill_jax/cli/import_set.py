@@ -11,8 +11,8 @@ CIFAR-10 (and some for CIFAR-100 too), which are not those of the pixels.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,8 +24,7 @@ from distill_jax.cli.process import enter
 from distill_jax.cli.workdir import replaced
 from distill_jax.data import load
 from distill_jax.formats import FORMATS, read
-from distill_jax.recipes import named
-from distill_jax.types import RequestError
+from distill_jax.types import RequestError, named
 
 
 @dataclass(frozen=True)
@@ -70,5 +69,4 @@ def run(argv: list[str]) -> None:
     print(f"{options.out}: {summary(distilled, form)}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return enter(run, argv)
+main = partial(enter, run)

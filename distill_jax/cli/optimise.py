@@ -13,8 +13,7 @@ import numpy as np
 
 from distill_jax.checkpoint import Checkpoints
 from distill_jax.cli.display import Bar
-from distill_jax.cli.measure import Clock
-from distill_jax.cli.process import Broken, Interrupts
+from distill_jax.cli.process import Broken, Clock, Interrupts
 from distill_jax.cli.score import Scorer
 from distill_jax.cli.setup import Setup
 from distill_jax.cli.workdir import CHECKPOINTS, Workdir

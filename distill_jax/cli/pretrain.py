@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,8 +17,7 @@ from tyro.conf import FlagCreatePairsOff, arg
 
 from distill_jax.checkpoint import save_pool
 from distill_jax.cli import arguments, display
-from distill_jax.cli.measure import Clock
-from distill_jax.cli.process import Interrupts, enter, resumable
+from distill_jax.cli.process import Clock, Interrupts, enter, resumable
 from distill_jax.cli.setup import Setup, make_pool, read_pool, set_up
 from distill_jax.cli.workdir import CONFIG, MEMBERS, POOL, held, new_folder
 from distill_jax.formats import pool_from_torch
@@ -87,5 +87,4 @@ def _refuse_used(path: Path, options: Pretrain) -> None:
             raise RequestError(f"{path} holds a pool ({name}): --resume goes on with it, --overwrite replaces it")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return enter(run, argv)
+main = partial(enter, run)

@@ -1,21 +1,28 @@
-"""The one way into every runner: exit codes, signals, the compilation cache."""
+"""The process of a command: exit codes, signals, the compilation cache, and what it used of time and memory."""
 
 from __future__ import annotations
 
 import os
+import platform
+import resource
 import shlex
 import signal
 import socket
+import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from distill_jax.types import RequestError
+
+PHASES = ("pretrain", "compile", "distill", "evaluate", "baselines")
 
 
 class Broken(RuntimeError):
@@ -150,3 +157,90 @@ class Interrupts:
 def _complain(message: str, code: int) -> int:
     print(message, file=sys.stderr)
     return code
+
+
+# ------------------------------------------------------------------ what it used
+
+
+class Clock:
+    """Seconds by phase, disjoint: what jax spent on tracing and compiling within a phase counts as ``compile``."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
+        self._last = time.perf_counter(), _compiling.total()
+
+    def spent(self, phase: str | None) -> None:
+        """Count the time since the last call under ``phase``; None: under none."""
+        now, compiled = time.perf_counter(), _compiling.total()
+        (began, compiled_before), self._last = self._last, (now, compiled)
+        if phase is not None:
+            self.seconds["compile"] += compiled - compiled_before
+            self.seconds[phase] += max(0.0, now - began - (compiled - compiled_before))
+
+    def add(self, before: Mapping[str, float]) -> None:
+        """Count what an earlier process spent on the same run."""
+        for phase, seconds in before.items():
+            self.seconds[phase] += seconds
+
+    def rounded(self) -> dict[str, float]:
+        """To milliseconds."""
+        return {phase: round(seconds, 3) for phase, seconds in self.seconds.items()}
+
+
+class _Compiling:
+    """Adds up the time jax reports for tracing, lowering and compiling; a report inside another counts once."""
+
+    def __init__(self) -> None:
+        self._done = 0.0
+        self._recent: list[tuple[float, float]] = []
+        jax.monitoring.register_event_duration_secs_listener(self._report)
+
+    def total(self) -> float:
+        """Seconds since this module was imported."""
+        return self._done + sum(end - begin for begin, end in self._recent)
+
+    def _report(self, event: str, duration_secs: float, **_: Any) -> None:
+        if not event.startswith("/jax/core/compile/"):
+            return
+        end = time.perf_counter()
+        begin = end - duration_secs
+        while self._recent and self._recent[-1][0] >= begin:
+            self._recent.pop()
+        self._recent.append((begin, end))
+        # Reports nest a few levels deep only, so what lies far back is settled.
+        while len(self._recent) > 10_000:
+            first = self._recent.pop(0)
+            self._done += first[1] - first[0]
+
+
+_compiling = _Compiling()
+
+
+def peak_bytes() -> int:
+    """Most memory used so far: of the first device where it can tell, else of this process."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    unit = 1 if sys.platform == "darwin" else 1024
+    return int(stats.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit))
+
+
+def environment() -> dict[str, Any]:
+    """Device, versions and the commit of this checkout (None outside of one)."""
+    devices = jax.devices()
+    return {
+        "device": devices[0].device_kind,
+        "device_count": len(devices),
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "commit": _commit(Path(__file__).parents[1]),
+    }
+
+
+def _commit(root: Path) -> str | None:
+    """The full commit, with ``-dirty`` where files have changed since."""
+    if not (root / ".git").exists():
+        return None
+    describe = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

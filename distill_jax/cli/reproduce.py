@@ -14,6 +14,7 @@ import inspect
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,15 +24,23 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from distill_jax.cli import arguments, display
 from distill_jax.cli.comparison import Budget, Point, curve
-from distill_jax.cli.measure import environment
-from distill_jax.cli.process import Interrupts, enter, resumable
+from distill_jax.cli.process import Interrupts, enter, environment, resumable
 from distill_jax.cli.score import summary
 from distill_jax.cli.setup import Setup, set_up
-from distill_jax.cli.workdir import CONFIG, Workdir, check_same, held, new_folder, refuse_used, replaced
+from distill_jax.cli.workdir import (
+    COMPARED,
+    COMPARED_PLOT,
+    COMPARED_RUNS,
+    COMPARED_TABLE,
+    Workdir,
+    held,
+    new_folder,
+    refuse_used,
+    replaced,
+)
 from distill_jax.methods import PRESETS
 from distill_jax.types import RequestError
 
-CSV, TABLE, PNG, RUNS = "compare.csv", "compare.md", "compare.png", "compare.json"
 FAMILY = ("idc", "acc_dd", "dream", "dream_acc_dd", "dsa", "dsa --models early-stage --perturb directions")
 
 
@@ -117,15 +126,18 @@ def run(argv: list[str]) -> None:
                 name = f"{line}, ipc {ipc}, seed {seed}"
                 if name not in kept:
                     kept[name] = curve(replace(setup, seed=seed), data, budget, options.repeats, interrupts)
-                    workdir.write(RUNS, kept)
+                    workdir.write(COMPARED_RUNS, kept)
                 runs.append([Point(*point) for point in kept[name]])
                 last = runs[-1][-1]
                 accuracy, took = display.plus_minus(summary(last.accuracies)), display.duration(last.seconds)
                 print(f"{name}: {accuracy} % after {last.step} steps, {took}", flush=True)
                 # After every run, so that nothing is lost where a later one breaks.
                 _write(workdir, options, curves, command)
-    print((path / TABLE).read_text())
-    print(f"figures {path / CSV}, table {path / TABLE}" + (f", picture {path / PNG}" if options.points > 1 else ""))
+    print((path / COMPARED_TABLE).read_text())
+    print(
+        f"figures {path / COMPARED}, table {path / COMPARED_TABLE}"
+        + (f", picture {path / COMPARED_PLOT}" if options.points > 1 else "")
+    )
 
 
 def _begin(workdir: Workdir, options: Reproduce, setups: Mapping[tuple[str, int], Setup]) -> dict[str, Any]:
@@ -135,14 +147,8 @@ def _begin(workdir: Workdir, options: Reproduce, setups: Mapping[tuple[str, int]
     budget = {"seconds": options.seconds, "steps": options.steps, "points": options.points}
     about = {"repeats_of_each": options.repeats, "held_out": options.held_out, "versions": versions}
     config = {"schema": 1, "methods": described, "budget": budget, **about}
-    if options.resume and workdir.has(CONFIG):
-        check_same(workdir.read(CONFIG), config)
-        return workdir.read(RUNS) or {}
-    workdir.clear()
-    for name in (RUNS, CSV, TABLE, PNG):
-        (workdir.path / name).unlink(missing_ok=True)
-    workdir.write(CONFIG, config)
-    return {}
+    begun = workdir.begin(config, options.resume, options.overwrite)
+    return (workdir.read(COMPARED_RUNS) if begun else None) or {}
 
 
 def _setup(line: str, ipc: int, options: Reproduce, shared: list[str]) -> Setup:
@@ -161,7 +167,7 @@ def _setup(line: str, ipc: int, options: Reproduce, shared: list[str]) -> Setup:
 
 
 def _write(workdir: Workdir, options: Reproduce, curves: Curves, command: str) -> None:
-    with replaced(workdir.path / CSV) as temporary, temporary.open("w", newline="") as file:
+    with replaced(workdir.path / COMPARED) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["method", "ipc", "seed", "step", "seconds", "accuracy", "std"])
         for (line, ipc), runs in curves.items():
@@ -175,12 +181,12 @@ def _write(workdir: Workdir, options: Reproduce, curves: Curves, command: str) -
                         None if of["std"] is None else round(of["std"], 3),
                     ]
                     writer.writerow([line, ipc, seed, *row])
-    with replaced(workdir.path / TABLE) as temporary:
+    with replaced(workdir.path / COMPARED_TABLE) as temporary:
         temporary.write_text(_report(options, curves, command))
     if options.points > 1:
         from distill_jax.cli.plot import draw_curves  # matplotlib takes half a second to import
 
-        with replaced(workdir.path / PNG) as temporary:
+        with replaced(workdir.path / COMPARED_PLOT) as temporary:
             title = f"{options.dataset.rpartition('/')[2]}, {options.seeds} seed{'s' * (options.seeds > 1)}"
             draw_curves(title, {_label(*key, options): runs for key, runs in curves.items()}).savefig(
                 temporary, format="png", dpi=150
@@ -229,5 +235,4 @@ def _standard_error(values: Sequence[float]) -> float:
     return float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return enter(run, argv)
+main = partial(enter, run)

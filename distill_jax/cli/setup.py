@@ -20,7 +20,7 @@ from distill_jax.cli.process import Interrupts
 from distill_jax.cli.workdir import MEMBERS, POOL, Workdir
 from distill_jax.data import Dataset
 from distill_jax.distilled import library_version
-from distill_jax.recipes.recipe import Experiment
+from distill_jax.recipes import Experiment
 from distill_jax.run import Keys
 from distill_jax.spec import Spec, check, described, traced, with_chunks
 from distill_jax.types import Net, PyTree, RealData, RequestError

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,8 +20,13 @@ from distill_jax.types import RequestError
 CONFIG, METRICS, RESULT, EVALUATION = "config.json", "metrics.jsonl", "result.json", "evaluation.json"
 DISTILLED, GRID, REPORT, CHECKPOINTS, POOL = "distilled.npz", "grid.png", "report.html", "checkpoints", "pool"
 MEMBERS = "pool-members"
-RUN = (CONFIG, METRICS, RESULT, EVALUATION, DISTILLED, GRID, REPORT, CHECKPOINTS)
-"""what a run and its evaluation write, besides the pool, which ``pretrain`` may have written before"""
+SWEPT, SWEPT_PLOT, POINTS = "ablation.csv", "ablation.png", "points"
+COMPARED, COMPARED_TABLE, COMPARED_PLOT, COMPARED_RUNS = "compare.csv", "compare.md", "compare.png", "compare.json"
+RUN = (
+    CONFIG, METRICS, RESULT, EVALUATION, DISTILLED, GRID, REPORT, CHECKPOINTS, SWEPT, SWEPT_PLOT, POINTS, COMPARED,
+    COMPARED_TABLE, COMPARED_PLOT, COMPARED_RUNS,
+)  # fmt: skip
+"""what runs and evaluations write, besides the pool, which ``pretrain`` may have written before"""
 
 MAY_DIFFER = (
     "spec.outer_steps", "spec.labels", "protocol", "repeats", "baselines", "save_every", "eval_every", "versions",
@@ -51,6 +57,29 @@ class Workdir:
     def has(self, name: str) -> bool:
         return (self.path / name).exists()
 
+    def begin(self, config: Mapping[str, Any], resume: bool, overwrite: bool) -> bool:
+        """Make the folder ready for what ``config`` describes, and write it down; whether this goes on with a run.
+
+        Raises RequestError where the folder holds a run and neither is asked for, or one of another configuration.
+        """
+        if not resume:
+            if not overwrite:
+                refuse_used(self.path)
+            self.clear()
+        before = self.read(CONFIG)
+        if before is not None:
+            check_same(before, config)
+            for name, value in config["versions"].items():
+                was = before.get("versions", {}).get(name, value)
+                if was != value:
+                    said = f"this run was begun with {name} {was!r}, now it is {value!r}: its bits may differ"
+                    print(said, file=sys.stderr)
+        elif resume:
+            print(f"there is no run in {self.path} yet: beginning one", file=sys.stderr)
+        if before is None or before != json.loads(json.dumps(config)):
+            self.write(CONFIG, config)
+        return before is not None
+
     def clear(self) -> None:
         """Delete what an earlier run of ours wrote, and nothing else. A pool goes with the run that it belongs to.
 
@@ -59,7 +88,7 @@ class Workdir:
         ours = _is_ours(self.path / CONFIG)
         found = [name for name in (*RUN, POOL) if self.has(name) and (ours or name != POOL)]
         for name in found:
-            if not ours or (name in (CHECKPOINTS, POOL) and not _only_checkpoints(self.path / name)):
+            if not ours or (name in (CHECKPOINTS, POOL, POINTS) and not _only_checkpoints(self.path / name)):
                 raise RequestError(f"{self.path / name} was not made by a run: remove it, or give another --workdir")
         for name in sorted(found, key=CONFIG.__eq__):  # what tells that the folder is ours goes last
             path = self.path / name

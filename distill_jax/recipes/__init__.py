@@ -1,43 +1,35 @@
-"""Presets (``methods.py``) and data-set recipes (one file each); ``resolve`` lays one over the other.
+"""Recipes: what the papers set for each data set, one file each; ``resolve`` lays one over a method's preset.
 
 from distill_jax.recipes import resolve
 experiment = resolve("acc_dd", "cifar10", ipc=10)     # .spec, .protocol
+
+A recipe is a function ``(ipc, shape, factor) -> {methods: {path: value}}``: ``methods`` is a space-separated list or
+``*`` for all, ``path`` leads into Spec, or into Protocol where it starts with ``protocol.``. A path that the method's
+own choice does not have (IDC has no ``models.epochs``) is skipped; one that no choice on that axis has is an error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from importlib import import_module
 from typing import Any
 
+from distill_jax.augment import Siamese
+from distill_jax.evaluation import IDC_PROTOCOL, Protocol
 from distill_jax.methods import PRESETS
-from distill_jax.recipes import (
-    cifar10,
-    cifar100,
-    digits,
-    fashion_mnist,
-    generic,
-    imagenet10,
-    imagenet100,
-    mnist,
-    svhn,
-    tiny,
-)
-from distill_jax.recipes.recipe import Experiment, Recipe, apply
-from distill_jax.types import RequestError, near_miss
+from distill_jax.nets import ConvNet
+from distill_jax.spec import CHOICES, Spec
+from distill_jax.types import Choice, named
 
-RECIPES: dict[str, Recipe] = {
-    "cifar10": cifar10.recipe,
-    "cifar100": cifar100.recipe,
-    "mnist": mnist.recipe,
-    "fashion_mnist": fashion_mnist.recipe,
-    "svhn": svhn.recipe,
-    "tiny": tiny.recipe,
-    "imagenet10": imagenet10.recipe,
-    "imagenet100": imagenet100.recipe,
-    "digits": digits.recipe,
-    "generic": generic.recipe,
-}
+Overrides = Mapping[str, Mapping[str, Any]]
+Recipe = Callable[[int, tuple[int, int, int], int], Overrides]
+
+RECIPES = (
+    "cifar10", "cifar100", "mnist", "fashion_mnist", "svhn", "tiny", "imagenet10", "imagenet100", "digits", "generic",
+)  # fmt: skip
+"""the files of this package"""
 
 RECIPE_OF = {
     "digits": "digits",
@@ -51,6 +43,17 @@ RECIPE_OF = {
 }
 RECIPE_OF |= {f"zca:{name}": recipe for name, recipe in RECIPE_OF.items()}
 """The recipe a named data set implies; every other source takes ``generic`` unless told."""
+
+IDC_FAMILY = "idc acc_dd dream dream_acc_dd"
+DC_LOOPS = {1: (1, 1), 10: (10, 50), 50: (50, 10)}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All that is chosen before data is read: what to run, and how the result is scored."""
+
+    spec: Spec
+    protocol: Protocol = IDC_PROTOCOL
 
 
 def resolve(
@@ -68,13 +71,13 @@ def resolve(
     on. Raises RequestError for an unknown method or recipe, naming the nearest one.
     """
     spec = replace(named("method", method, PRESETS), ipc=ipc, **(axes or {}))
-    experiment = apply(method, Experiment(spec), generic.common(shape))
+    experiment = apply(method, Experiment(spec), common(shape))
+    make = recipe_named(recipe)
     wanted = experiment.spec.parameterisation.factor if factor is None else factor
-    overrides = named("recipe", recipe, RECIPES)(ipc, shape, wanted)
-    experiment = apply(method, experiment, overrides)
+    experiment = apply(method, experiment, make(ipc, shape, wanted))
     if factor is None and experiment.spec.parameterisation.factor != wanted:
         # The recipe chose another factor than the preset, and may depend on it.
-        experiment = apply(method, experiment, RECIPES[recipe](ipc, shape, experiment.spec.parameterisation.factor))
+        experiment = apply(method, experiment, make(ipc, shape, experiment.spec.parameterisation.factor))
     if factor is not None:
         experiment = apply(method, experiment, {"*": {"parameterisation.factor": factor}})
     # A recipe may know a better default for an axis, but not better than who chose something else.
@@ -82,8 +85,106 @@ def resolve(
     return replace(experiment, spec=replace(experiment.spec, **chosen))
 
 
-def named(what: str, name: str, known: Mapping[str, Any]) -> Any:
-    """``known[name]``, or a RequestError that names the nearest known one."""
-    if name in known:
-        return known[name]
-    raise RequestError(f"unknown {what} {name!r}: {near_miss(name, known)}")
+def recipe_named(name: str) -> Recipe:
+    """The recipe called ``name``. Raises RequestError for an unknown one, naming the nearest."""
+    module = import_module(f"distill_jax.recipes.{named('recipe', name, {known: known for known in RECIPES})}")
+    return module.recipe
+
+
+def merged(*parts: Overrides) -> Overrides:
+    """Several sets of overrides as one; later ones win."""
+    out: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        for methods, values in part.items():
+            # Popped and set again so that the later part is also applied later.
+            out[methods] = {**out.pop(methods, {}), **values}
+    return out
+
+
+def apply(method: str, experiment: Experiment, overrides: Overrides) -> Experiment:
+    """``experiment`` with those overrides that are meant for ``method`` and that its choices have a field for.
+
+    Raises KeyError for a method or a path that nothing has: the recipe is misspelt.
+    """
+    for methods, values in overrides.items():
+        unknown = [name for name in methods.split() if name not in PRESETS and name != "*"]
+        if unknown:
+            raise KeyError(f"a recipe names the method {unknown[0]}, which is none of {' '.join(PRESETS)}")
+        for path, value in values.items():
+            if not _exists(path):
+                raise KeyError(f"a recipe names {path}, which no choice has")
+            if methods == "*" or method in methods.split():
+                full = path if path.startswith("protocol.") else f"spec.{path}"
+                experiment = replaced(experiment, full.split("."), value)
+    return experiment
+
+
+def replaced(node: Any, path: Sequence[str], value: Any) -> Any:
+    """``node`` with ``value`` at ``path``, or as it is where it has no such field."""
+    head, *rest = path
+    if head not in {f.name for f in fields(node)}:
+        return node
+    return replace(node, **{head: replaced(getattr(node, head), rest, value) if rest else value})
+
+
+@cache
+def _exists(path: str) -> bool:
+    """Whether some choice has a field at ``path``."""
+    head, *rest = path.split(".")
+    nodes: list[Any] = [Protocol()] if head == "protocol" else [Spec()]
+    if head in CHOICES and rest:
+        nodes = [make() for make in CHOICES[head].values()]
+    elif head != "protocol":
+        rest = [head, *rest]
+    for name in rest:
+        nodes = [getattr(node, name) for node in nodes if name in {f.name for f in fields(node)}]
+        if not nodes:
+            return False
+        nodes = [node for node in nodes if isinstance(node, Choice)] or nodes[:1]
+    return True
+
+
+# ------------------------------------------------------------------ what recipes are written with
+
+
+def common(shape: tuple[int, int, int]) -> Overrides:
+    """What every recipe starts from: a ConvNet deep enough to leave 4 pixels a side, as in all the papers."""
+    side = min(shape[:2])
+    depth = max(1, min(6, (side // 4).bit_length() - 1))
+    return {"*": {"net": ConvNet(depth=depth)}}
+
+
+def idc_rate(ipc: int, side: int, reference: int = 32) -> float:
+    """The factor on IDC's base learning rate: ipc / 10, times the area relative to the reference side."""
+    return ipc / 10 * (side / reference) ** 2
+
+
+def nearest(table: Mapping[int, Any], ipc: int) -> Any:
+    """The entry of the nearest published ipc."""
+    return table[min(table, key=lambda known: abs(known - ipc))]
+
+
+def dc_loops(ipc: int) -> dict[str, int]:
+    """DC's and DSA's (image steps, epochs of network training after each), by the nearest published ipc."""
+    steps, epochs = nearest(DC_LOOPS, ipc)
+    return {"inner_steps": steps, "update.epochs": epochs}
+
+
+def mtt(
+    steps: int, ahead: int, start: int, syn_lr: float, rate_lr: float = 1e-5, rate: float = 0.01, batch: int = 0
+) -> dict[str, Any]:
+    """Trajectory matching's numbers (MTT, table 6): N, M and T+; the rates of the images and of the learnable rate, and
+    what that begins with; synthetic images in a step of the student (0: all)."""
+    student = {"objective.steps": steps, "objective.batch": batch, "models.ahead": ahead, "models.start": start}
+    return {**student, "optimiser.lr": syn_lr, "objective.rate_lr": rate_lr, "objective.rate": rate}
+
+
+def without_flip(factor: int = 1) -> Overrides:
+    """For data whose mirror images are something else: digits and letters."""
+    evaluation = Siamese("color_crop_scale_rotate")
+    dsa = Siamese("color_crop_cutout_scale_rotate", "one")
+    return {
+        "*": {"protocol.augment": evaluation},
+        "dsa dm": {"augment": dsa, "update.augment": dsa},
+        "mtt": {"models.augment": dsa, "objective.augment": dsa},
+    }

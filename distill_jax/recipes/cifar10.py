@@ -9,7 +9,7 @@ MTT's figures at ipc 1 and 10 are for whitened images, ``mtt zca:cifar10``.
     python -m experiments.distill acc_dd cifar10 --ipc 10
 """
 
-from distill_jax.recipes.recipe import IDC_FAMILY, Overrides, dc_loops, idc_rate, mtt, nearest
+from distill_jax.recipes import IDC_FAMILY, Overrides, dc_loops, idc_rate, mtt, nearest
 
 MTT = {
     1: mtt(50, 2, 2, 100.0, rate_lr=1e-7),

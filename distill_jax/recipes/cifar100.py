@@ -8,8 +8,7 @@ MTT's figures at ipc 1 and 50 are for whitened images, ``mtt zca:cifar100``.
 The papers normalise with CIFAR-10's statistics; here, as everywhere, they are computed from the training images.
 """
 
-from distill_jax.recipes import cifar10
-from distill_jax.recipes.recipe import Overrides, merged, mtt, nearest
+from distill_jax.recipes import Overrides, cifar10, merged, mtt, nearest
 
 MTT = {
     1: mtt(20, 3, 20, 1000.0),

@@ -7,7 +7,7 @@ What each reaches: results/digits.md.
 """
 
 from distill_jax.nets import ConvNet
-from distill_jax.recipes.recipe import IDC_FAMILY, Overrides, dc_loops, merged, mtt, nearest, without_flip
+from distill_jax.recipes import IDC_FAMILY, Overrides, dc_loops, merged, mtt, nearest, without_flip
 
 
 def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:

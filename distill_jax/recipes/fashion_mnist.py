@@ -4,7 +4,7 @@ l1 matching at base rate 1e-4; the reference side stays 32 in the released code,
 Clothes may be flipped.
 """
 
-from distill_jax.recipes.recipe import IDC_FAMILY, Overrides, dc_loops, idc_rate
+from distill_jax.recipes import IDC_FAMILY, Overrides, dc_loops, idc_rate
 
 
 def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:

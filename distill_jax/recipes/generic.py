@@ -1,14 +1,6 @@
 """Any data set that no other recipe is meant for: CIFAR's settings, scaled to the image side."""
 
-from distill_jax.nets import ConvNet
-from distill_jax.recipes.recipe import IDC_FAMILY, Overrides, dc_loops, idc_rate, merged, without_flip
-
-
-def common(shape: tuple[int, int, int]) -> Overrides:
-    """What every recipe starts from: a ConvNet deep enough to leave 4 pixels a side, as in all the papers."""
-    side = min(shape[:2])
-    depth = max(1, min(6, (side // 4).bit_length() - 1))
-    return {"*": {"net": ConvNet(depth=depth)}}
+from distill_jax.recipes import IDC_FAMILY, Overrides, dc_loops, idc_rate, merged, without_flip
 
 
 def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:

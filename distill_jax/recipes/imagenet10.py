@@ -5,7 +5,7 @@ Acc-DD, a pool of 10 epochs, cutmix at every step; evaluation epochs fall with t
 """
 
 from distill_jax.nets import ResNetAP
-from distill_jax.recipes.recipe import IDC_FAMILY, Overrides, dc_loops, idc_rate
+from distill_jax.recipes import IDC_FAMILY, Overrides, dc_loops, idc_rate
 
 
 def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:

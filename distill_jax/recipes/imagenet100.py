@@ -4,8 +4,7 @@ The paper distils it in five parts of 20 classes: put each part into a folder of
 Evaluation takes two thirds of ImageNet-10's epochs, rounded down to hundreds.
 """
 
-from distill_jax.recipes import imagenet10
-from distill_jax.recipes.recipe import IDC_FAMILY, Overrides, idc_rate, merged
+from distill_jax.recipes import IDC_FAMILY, Overrides, idc_rate, imagenet10, merged
 from distill_jax.train import NetworkSGD
 
 

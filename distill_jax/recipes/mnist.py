@@ -4,7 +4,7 @@ l1 matching at base rate 1e-4 with reference side 28; no flip; with factor > 1 n
 """
 
 from distill_jax.augment import Siamese
-from distill_jax.recipes.recipe import IDC_FAMILY, Overrides, dc_loops, idc_rate, merged, without_flip
+from distill_jax.recipes import IDC_FAMILY, Overrides, dc_loops, idc_rate, merged, without_flip
 
 
 def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:

@@ -4,7 +4,7 @@ mse matching at base rate 5e-3; no flip; at factor 1 and ipc 1 the evaluation ha
 """
 
 from distill_jax.augment import Siamese
-from distill_jax.recipes.recipe import IDC_FAMILY, Overrides, dc_loops, idc_rate, merged, without_flip
+from distill_jax.recipes import IDC_FAMILY, Overrides, dc_loops, idc_rate, merged, without_flip
 
 
 def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:

@@ -3,7 +3,7 @@
 Not in TFDS: use ``folder:PATH`` or ``npz:PATH`` with ``--recipe tiny``.
 """
 
-from distill_jax.recipes.recipe import IDC_FAMILY, Overrides, dc_loops, idc_rate, mtt, nearest
+from distill_jax.recipes import IDC_FAMILY, Overrides, dc_loops, idc_rate, mtt, nearest
 
 MTT = {
     1: mtt(10, 2, 10, 10_000.0, rate_lr=1e-4),

@@ -1,8 +1,7 @@
 """The selector axis: which real images each class shows in an inner step."""
 
-from distill_jax.axes.selector.draw import draw_distinct
 from distill_jax.axes.selector.kmeans import Clusters, kmeans, lloyd, medoids, plus_plus, squared_distances
-from distill_jax.axes.selector.random import NoReal, RandomBatch
+from distill_jax.axes.selector.random import NoReal, RandomBatch, draw_distinct
 from distill_jax.axes.selector.representative import Representative
 from distill_jax.axes.selector.rules import Rule, choose, embed, herding, k_center, representatives
 

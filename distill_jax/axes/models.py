@@ -1,0 +1,200 @@
+"""The models axis: where the networks come from that gradients are matched on."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from distill_jax import tree
+from distill_jax.augment import NoAugment, Siamese
+from distill_jax.contracts import Augmentation, ModelSource
+from distill_jax.train import NetworkSGD, Pipeline, epochs_order, fresh, rate_drops, real_set, train
+from distill_jax.types import Array, Members, Model, Net, PyTree, RealData, RequestError, Tick, choice, static
+
+AT_ONCE = 8
+"""networks that an accelerator trains side by side at most: a hundred experts' activations do not fit"""
+
+
+@choice
+class RandomInit(ModelSource):
+    """Freshly initialised networks at every outer iteration: DC, DSA, DM, CAFE, IDC, DREAM."""
+
+    def sample(self, net: Net, pool: None, live: int, key: Array) -> Model:
+        """Model[K]."""
+        return jax.vmap(net.init)(jax.random.split(key, live))
+
+
+@choice
+class EarlyStagePool(ModelSource):
+    """A few networks trained for a few epochs on the real data, picked uniformly (Acc-DD section 3.2)."""
+
+    size: int = 5
+    """P: networks in the pool; they differ by seed"""
+    epochs: int = 2
+    optimiser: NetworkSGD = NetworkSGD()
+    batch: int = 64
+    cutmix: float = static(default=0.5)
+    """probability per step"""
+    augment: Augmentation = NoAugment()
+    """drawn per image"""
+    ahead: int = 0
+    """epochs that each network is trained on for the parameters it should be led to (trajectory matching); 0: none"""
+
+    @property
+    def gives_target(self) -> bool:
+        return self.ahead > 0
+
+    def validate(self) -> None:
+        if self.size < 1:
+            raise RequestError(f"models.size is {self.size}: an early-stage pool needs at least one network")
+        for name, value in (("epochs", self.epochs), ("ahead", self.ahead)):
+            if value < 0:
+                raise RequestError(f"models.{name} is {value}: it must be 0 or more")
+        Pipeline(self.batch, self.cutmix).validate()
+
+    def pretrain(self, net: Net, data: RealData, key: Array, tick: Tick, members: Members | None = None) -> Model:
+        """Model[P]. With ``ahead`` the learning rate is constant and the pool has targets; else it drops as in
+        evaluation if ``epochs`` is long enough."""
+        keep = tuple(sorted({self.epochs, self.epochs + self.ahead}))
+        pipeline, falling = Pipeline(self.batch, self.cutmix, self.augment), self.ahead == 0
+        pool = train_pool(net, data, self.size, keep[-1], pipeline, self.optimiser, key, tick, members, falling, keep)
+        start, end = (jax.tree.map(lambda a, t=t: a[:, t], pool) for t in (0, -1))
+        return start._replace(target=end.params) if self.ahead else start
+
+    def sample(self, net: Net, pool: Model, live: int, key: Array) -> Model:
+        """Model[K]: members of the pool drawn with replacement."""
+        members = jax.tree.leaves(pool)[0].shape[0]
+        return tree.take(pool, jax.random.randint(key, (live,), 0, members))
+
+    def teachers(self, pool: Model) -> Model:
+        """Model[P]: the pool."""
+        return pool._replace(target=None)
+
+
+@choice
+class ExpertTrajectories(ModelSource):
+    """Networks where an expert was after a random early epoch, with where it was some epochs later as target (MTT).
+
+    Only the epochs that can be drawn are trained: ``start - 1 + ahead``.
+    """
+
+    size: int = 100
+    """P: experts; they differ by seed"""
+    start: int = 20
+    """T+: trajectories start at an epoch below this"""
+    ahead: int = 2
+    """M: epochs from the start to the target"""
+    optimiser: NetworkSGD = NetworkSGD(momentum=0.0, weight_decay=0.0)
+    batch: int = 256
+    augment: Augmentation = Siamese("color_crop_cutout_flip_scale_rotate", "one")
+    """of the real images, drawn per image"""
+
+    @property
+    def gives_target(self) -> bool:
+        return True
+
+    def validate(self) -> None:
+        for name, value in (("size", self.size), ("start", self.start), ("ahead", self.ahead)):
+            if value < 1:
+                raise RequestError(f"models.{name} is {value}: it must be at least 1")
+        Pipeline(self.batch).validate()
+
+    def pretrain(self, net: Net, data: RealData, key: Array, tick: Tick, members: Members | None = None) -> Model:
+        """Model[P, T]: after 0, 1, ..., T - 1 = start - 1 + ahead epochs of SGD at a constant rate."""
+        epochs = self.start - 1 + self.ahead
+        pipeline = Pipeline(self.batch, 0.0, self.augment)
+        return train_pool(net, data, self.size, epochs, pipeline, self.optimiser, key, tick, members, falling=False)
+
+    def sample(self, net: Net, pool: Model, live: int, key: Array) -> Model:
+        """Model[K] with targets: experts and start epochs drawn with replacement."""
+        expert_key, epoch_key = jax.random.split(key)
+        experts = jax.random.randint(expert_key, (live,), 0, jax.tree.leaves(pool)[0].shape[0])
+        epochs = jax.random.randint(epoch_key, (live,), 0, self.start)
+        target = jax.tree.map(lambda a: a[experts, epochs + self.ahead], pool.params)
+        return jax.tree.map(lambda a: a[experts, epochs], pool)._replace(target=target)
+
+    def teachers(self, pool: Model) -> Model:
+        """Model[P]: the experts after their last epoch."""
+        return jax.tree.map(lambda a: a[:, -1], pool)
+
+
+# ------------------------------------------------------------------ training a pool
+
+
+def train_pool(
+    net: Net,
+    data: RealData,
+    size: int,
+    epochs: int,
+    pipeline: Pipeline,
+    optimiser: NetworkSGD,
+    key: Array,
+    tick: Tick,
+    members: Members | None = None,
+    falling: bool = True,
+    keep: tuple[int, ...] | None = None,
+) -> Model:
+    """``size`` networks from different seeds after each epoch in ``keep`` (None: 0, 1, ..., ``epochs``): Model[P, T].
+
+    One call of a compiled epoch per network on a CPU, for AT_ONCE of them on an accelerator. ``falling``: the learning
+    rate drops towards the end as in evaluation; else it is constant. ``members`` keeps each group when it is finished.
+    """
+    at_once = 1 if jax.default_backend() == "cpu" else AT_ONCE
+    length = epochs if falling else None
+    keep = tuple(range(epochs + 1)) if keep is None else keep
+    groups = []
+    for first in range(0, size, at_once):
+        group = range(first, min(first + at_once, size))
+        keys = jnp.stack([jax.random.fold_in(key, i) for i in group])
+        models = fresh(net, keys)
+        like = jax.eval_shape(lambda m: tree.stack([m] * len(keep), axis=1), models)
+        found = None if members is None else members.get(first, like)
+        if found is None:
+            state = _init(length, optimiser, models.params)
+            history = [models] if 0 in keep else []
+            for epoch in range(epochs):
+                models, state = _epoch(net, pipeline, length, models, state, data, optimiser, keys, epoch)
+                history += [models] if epoch + 1 in keep else []
+                tick(first * epochs + (epoch + 1) * len(group), size * epochs)
+            found = tree.stack(history, axis=1)
+            if members is not None:
+                members.put(first, found)
+        groups.append(found)
+    return jax.tree.map(lambda *a: jnp.concatenate(a), *groups)
+
+
+@partial(jax.jit, static_argnums=0)
+def _init(length: int | None, optimiser: NetworkSGD, params: PyTree) -> PyTree:
+    return jax.vmap(_transform(optimiser, length, 1).init)(params)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _epoch(
+    net: Net,
+    pipeline: Pipeline,
+    length: int | None,
+    models: Model,
+    state: PyTree,
+    data: RealData,
+    optimiser: NetworkSGD,
+    keys: Array,
+    epoch: int,
+) -> tuple[Model, PyTree]:
+    n = data.images.shape[0]
+    transform = _transform(optimiser, length, -(-n // pipeline.batch))
+
+    def one(model: Model, state: PyTree, key: Array) -> tuple[Model, PyTree]:
+        order_key, train_key = jax.random.split(jax.random.fold_in(key, epoch + 1))
+        order = epochs_order(order_key, n, pipeline.batch, 1)
+        model, state, _ = train(
+            net, model, transform, state, real_set(data), order, pipeline, train_key, data.normaliser
+        )
+        return model, state
+
+    return tree.map_chunks(lambda each: one(*each), (models, state, keys), keys.shape[0])
+
+
+def _transform(optimiser: NetworkSGD, length: int | None, steps: int):
+    return optimiser.transform(None if length is None else rate_drops(length + 1, steps))
