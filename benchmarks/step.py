@@ -80,7 +80,7 @@ def step(size: Size, objective: Objective | None = None) -> Step:
     frozen = replace(whole, spec=replace(whole.spec, update=Frozen()))
     state = state._replace(update=(), step=jnp.ones((), jnp.int32))
     live = tree.take(state.models, 0)
-    carry = live, whole.spec.update.init(live)
+    carry = whole.spec.update.begin(whole.net, live, whole.data, whole.root)
     syn = decoded_set(whole.spec.parameterisation, state.synthetic, whole.data)
 
     @jax.jit

@@ -63,7 +63,7 @@ def cutout(x: Array, u: Array) -> Array:
     """Zero a box of half the side, clipped to the image, its centre anywhere."""
     sizes = [(side + 1) // 2 for side in x.shape[1:3]]
     # A box of even side has its centre between two pixels, for which there is one place more.
-    centre = _below(u, [side + 1 - size % 2 for side, size in zip(x.shape[1:3], sizes, strict=True)])
+    centre = below(u, [side + 1 - size % 2 for side, size in zip(x.shape[1:3], sizes, strict=True)])
     first = centre - jnp.asarray(sizes, jnp.int32) // 2
     return jnp.where(_in_box(x, first, first + jnp.asarray(sizes, jnp.int32)), jnp.zeros_like(x), x)
 
@@ -74,23 +74,29 @@ def scale(x: Array, u: Array) -> Array:
     for share, side in zip(u, (x.shape[2], x.shape[1]), strict=True):
         centres = _centres(side, x.dtype)
         source = _to_index((share.astype(centres.dtype) * (1.2 - 1 / 1.2) + 1 / 1.2) * centres, side)
-        matrices.append(_hat(source[:, None] - jnp.arange(side, dtype=source.dtype)[None, :]).astype(x.dtype))
+        matrices.append(hat(source[:, None] - jnp.arange(side, dtype=source.dtype)[None, :]).astype(x.dtype))
     # Separable, hence two small products, whose derivative is a product too where that of a gather is a scatter.
     return jnp.einsum("wj,hi,nijc->nhwc", *matrices, x, precision="highest")
 
 
 def rotate(x: Array, u: Array) -> Array:
     """Bilinear rotation about the centre by -15 to 15 degrees."""
-    n, height, width, channels = x.shape
+    height, width = x.shape[1:3]
     across, down = _centres(width, x.dtype)[None, :], _centres(height, x.dtype)[:, None]
     angle = (u[0].astype(across.dtype) - 0.5) * (2 * 15 / 180 * math.pi)
     column = _to_index(jnp.cos(angle) * across - jnp.sin(angle) * down, width)
     row = _to_index(jnp.sin(angle) * across + jnp.cos(angle) * down, height)
+    return bilinear(x, row, column)
+
+
+def bilinear(x: Array, row: Array, column: Array) -> Array:
+    """``x`` [N, H, W, c] read at fractional pixel indices, ``row`` and ``column`` [H, W]; outside the image is 0."""
+    n, height, width, channels = x.shape
     flat, out = x.reshape(n, height * width, channels), jnp.zeros_like(x)
     for i in (jnp.floor(row), jnp.floor(row) + 1):
         for j in (jnp.floor(column), jnp.floor(column) + 1):
             within = (i >= 0) & (i < height) & (j >= 0) & (j < width)
-            weight = jnp.where(within, _hat(row - i) * _hat(column - j), 0.0).astype(x.dtype)
+            weight = jnp.where(within, hat(row - i) * hat(column - j), 0.0).astype(x.dtype)
             neighbour = jnp.take(flat, (i * width + j).astype(jnp.int32), axis=1, mode="clip")
             out += weight[None, :, :, None] * neighbour
     return out
@@ -101,10 +107,10 @@ def _shift(x: Array, axis: int, u: Array) -> Array:
     side = x.shape[axis]
     limit = int(side / 8 + 0.5)
     padded = jnp.pad(x, [(limit, limit) if a == axis else (0, 0) for a in range(4)])
-    return jax.lax.dynamic_slice_in_dim(padded, _below(u, 2 * limit + 1), side, axis)
+    return jax.lax.dynamic_slice_in_dim(padded, below(u, 2 * limit + 1), side, axis)
 
 
-def _below(u: Array, end: int | Sequence[int]) -> Array:
+def below(u: Array, end: int | Sequence[int] | Array) -> Array:
     """int32, uniform from 0 to before ``end``: in float32 ``u * end`` never rounds up to ``end``."""
     return jnp.floor(u * jnp.asarray(end, u.dtype)).astype(jnp.int32)
 
@@ -117,8 +123,9 @@ def _in_box(x: Array, first: Array, end: Array) -> Array:
 
 
 def _centres(side: int, dtype: jnp.dtype) -> Array:
-    """[side]: pixel centres on an axis from -1 to 1, in float32 at least."""
-    return jnp.asarray((2 * np.arange(side) + 1) / side - 1, dtype if dtype == jnp.float64 else jnp.float32)
+    """[side]: pixel centres on an axis from -1 to 1, edge to edge. From centre to centre (PyTorch's ``align_corners``,
+    which MTT sets) square images are zoomed and turned alike."""
+    return jnp.asarray((2 * np.arange(side) + 1) / side - 1, wide(dtype))
 
 
 def _to_index(position: Array, side: int) -> Array:
@@ -126,7 +133,12 @@ def _to_index(position: Array, side: int) -> Array:
     return ((position + 1) * side - 1) / 2
 
 
-def _hat(distance: Array) -> Array:
+def wide(dtype: jnp.dtype) -> jnp.dtype:
+    """What positions are computed in for images of ``dtype``: float32 at least."""
+    return jnp.dtype(dtype if dtype == jnp.float64 else jnp.float32)
+
+
+def hat(distance: Array) -> Array:
     """Bilinear weight of a neighbour at ``distance`` pixels."""
     return jnp.maximum(0.0, 1.0 - jnp.abs(distance))
 
@@ -230,7 +242,7 @@ class Siamese(Augmentation):
             if len(branches) == 1:
                 x = branches[0](x, draws.u)
             else:
-                x = jax.lax.switch(_below(draws.choice, len(branches)), branches, x, draws.u)
+                x = jax.lax.switch(below(draws.choice, len(branches)), branches, x, draws.u)
         return x
 
 
@@ -275,7 +287,7 @@ def cutmix(key: Array, x: Array, targets: Array, probability: float | Array) -> 
     """
     uniform_key, partner_key = jax.random.split(key)
     u = jax.random.uniform(uniform_key, (4,), jnp.float32)
-    patch = Patch(u[0], _below(u[1:3], x.shape[1:3]), jax.random.permutation(partner_key, len(x)))
+    patch = Patch(u[0], below(u[1:3], x.shape[1:3]), jax.random.permutation(partner_key, len(x)))
     mixed_x, mixed_targets = mix(x, targets, patch)
     apply = u[3] < probability
     return jnp.where(apply, mixed_x, x), jnp.where(apply, mixed_targets, targets)

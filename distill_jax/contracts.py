@@ -211,12 +211,14 @@ class ModelUpdate(Choice):
 
     axis = "update"
 
+    uses_synthetic: ClassVar[bool] = False
+    """whether ``update`` looks at the synthetic set, which must then be that of all classes"""
     leaves_early: ClassVar[bool] = False
     """whether ``leave`` can end an outer iteration before its last inner step"""
 
-    def init(self, model: Model) -> PyTree:
-        """The state at the beginning of an outer iteration."""
-        return ()
+    def begin(self, net: Net, model: Model, data: RealData, key: Array) -> tuple[Model, PyTree]:
+        """The model and the state at the beginning of an outer iteration."""
+        return model, ()
 
     @abstractmethod
     def update(

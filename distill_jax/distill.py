@@ -56,7 +56,7 @@ class State(NamedTuple):
 @jax.jit
 def init_state(problem: Problem) -> State:
     """The state before the first step."""
-    spec, data = problem.spec, problem.data
+    spec, data = problem.spec, problem.data.of(problem.spec.classes)
     model_key, image_key = jax.random.split(jax.random.fold_in(problem.root, BEFORE_FIRST))
     fresh = _fresh(problem, model_key)
     one = tree.take(fresh["models"], 0)
@@ -81,10 +81,12 @@ def begin_outer(problem: Problem, state: State, key: Array) -> State:
 
 def _fresh(problem: Problem, key: Array) -> dict[str, Any]:
     """What an outer iteration starts anew."""
-    spec = problem.spec
-    sample_key, perturb_key = jax.random.split(key)
-    models = spec.perturb.perturb(spec.models.sample(problem.net, problem.pool, spec.live, sample_key), perturb_key)
-    return {"models": models, "update": jax.vmap(spec.update.init)(models), "loss": jnp.zeros(())}
+    spec, net = problem.spec, problem.net
+    sample_key, perturb_key, begin_key = jax.random.split(key, 3)
+    models = spec.perturb.perturb(spec.models.sample(net, problem.pool, spec.live, sample_key), perturb_key)
+    keys = jax.random.split(begin_key, spec.live)
+    models, memory = jax.vmap(lambda model, key: spec.update.begin(net, model, problem.data, key))(models, keys)
+    return {"models": models, "update": memory, "loss": jnp.zeros(())}
 
 
 def inner_step(problem: Problem, state: State, key: Array) -> State:
@@ -92,8 +94,8 @@ def inner_step(problem: Problem, state: State, key: Array) -> State:
     spec, net, data = problem.spec, problem.net, problem.data
     select_key, match_key, update_key = jax.random.split(key, 3)
     outer, inner = state.step // spec.inner_steps, state.step % spec.inner_steps
-    one = tree.take(state.models, 0)
-    selection, selector = spec.selector.select(net, one, data, state.selector, inner, select_key)
+    one, shown = tree.take(state.models, 0), data.of(spec.classes)
+    selection, selector = spec.selector.select(net, one, shown, state.selector, inner, select_key)
 
     scale = spec.optimiser.schedule(outer, spec.outer_steps)
     images, moving = spec.optimiser.before(state.synthetic.images, state.optimiser.images, scale)
@@ -136,8 +138,8 @@ def matching(problem: Problem, models: Model, synthetic: Synthetic, selection: A
     An objective on one class is differentiated inside its chunk of classes and models: that is what keeps memory flat.
     """
     spec, net, data = problem.spec, problem.net, problem.data
-    objective, classes = spec.objective, jnp.arange(data.classes)
-    keys = jax.random.split(key, data.classes)
+    objective, classes = spec.objective, jnp.asarray(spec.classes or range(data.classes))
+    keys = jax.random.split(key, data.classes)[classes]
 
     def shown(images: Array, rows: Array, c: Array, key: Array) -> tuple[Array, Array]:
         """One class as the network sees it, real [B, ...] and synthetic [D, ...]: one augmentation draw for both."""

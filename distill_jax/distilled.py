@@ -59,8 +59,9 @@ class DistilledSet:
         A parameterisation from outside this library is not known where the set is loaded: then decoded images are kept.
         """
         if isinstance(parameterisation, MultiFormation):
-            decode = {"factor": parameterisation.factor, "decode": parameterisation.decode_type}
-            decode |= {"bound": parameterisation.bound}
+            # The bound spares the matching; networks are trained on all cells, as in IDC's own test.
+            kind = "multi" if parameterisation.decode_type == "multi" else "single"
+            decode = {"factor": parameterisation.factor, "decode": kind, "bound": parameterisation.bound}
         else:
             images = jnp.stack([parameterisation.decode(of_class) for of_class in images])
             decode = {"factor": 1, "decode": "single", "bound": None}

@@ -85,18 +85,21 @@ IDC_PROTOCOL = Protocol()
 DC_BENCH = Protocol(name="dc-bench", epochs=300, batch=256, schedule="dc", cutmix=0.0, augment=NoAugment())
 """DC-Bench (Cui et al. 2022) without augmentation, and DC's own evaluation. ``DSA_PROTOCOL`` augments."""
 
+CAFE_PROTOCOL = replace(DC_BENCH, name="cafe", epochs=600)
+"""CAFE: DC's, twice as long."""
+
 DSA_PROTOCOL = replace(
     DC_BENCH, name="dsa", epochs=1000, augment=Siamese("color_crop_cutout_flip_scale_rotate", choose="one")
 )  # fmt: skip
 """DSA, DM and MTT: 1001 epochs, x0.1 with a new optimiser from the 503rd, one operation a batch. MTT starts from the
-rate that it learned."""
+rate that it learned (``at_learned_rate``)."""
 
 DD_RANKING = replace(DSA_PROTOCOL, name="dd-ranking", epochs=300, schedule="half")
 """How networks are trained for the scores of DD-Ranking (``ranking.py``): its defaults for SGD with DSA's augmentation,
 with soft cross-entropy where labels are soft. Its code takes the best of several test accuracies, and searches the
 learning rate of random images on the test set. Neither happens here: one rate, the last epoch."""
 
-PROTOCOLS = {protocol.name: protocol for protocol in (IDC_PROTOCOL, DC_BENCH, DSA_PROTOCOL, DD_RANKING)}
+PROTOCOLS = {protocol.name: protocol for protocol in (IDC_PROTOCOL, DC_BENCH, CAFE_PROTOCOL, DSA_PROTOCOL, DD_RANKING)}
 
 
 class Sets(NamedTuple):
@@ -158,6 +161,12 @@ def evaluate(
     validate(protocol, "protocol.")
     models = train_networks(network, protocol, repeated(distilled, repeats), Keys.of(seed).score, distilled.normaliser)
     return test_accuracies(network, models, data.test_arrays(), distilled.normaliser)
+
+
+def at_learned_rate(protocol: Protocol, distilled: DistilledSet) -> Protocol:
+    """``protocol`` at the learning rate that came with the images (MTT), where they are scored as their paper does."""
+    rate = distilled.card.get("rate")
+    return replace(protocol, rate=rate) if rate and protocol.name == DSA_PROTOCOL.name else protocol
 
 
 def repeated(distilled: DistilledSet, repeats: int) -> Sets:

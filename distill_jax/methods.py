@@ -14,19 +14,24 @@ from distill_jax.axes.parameterisation import MultiFormation, Pixels
 from distill_jax.axes.perturb import Directions, NoPerturbation
 from distill_jax.axes.selector import NoReal, RandomBatch, Representative
 from distill_jax.axes.update import DynamicTraining, Frozen, TrainOnReal, TrainOnSynthetic
+from distill_jax.evaluation import CAFE_PROTOCOL, DC_BENCH, DSA_PROTOCOL
 from distill_jax.spec import Spec
 
 DSA_STRATEGY = "color_crop_cutout_flip_scale_rotate"
 
-# Dataset Condensation (Zhao et al. 2021): layerwise cosine of gradients; the model learns from the synthetic images.
+# Dataset Condensation (Zhao et al. 2021): layerwise cosine of gradients, from noise; the model learns from the
+# synthetic images.
 DC = Spec(
-    models=RandomInit(), perturb=NoPerturbation(), selector=RandomBatch(256), parameterisation=Pixels("normalised"),
-    augment=NoAugment(), objective=GradientMatching("cos", head=True), optimiser=SGD(0.1), update=TrainOnSynthetic(),
-    init=RandomReal(), outer_steps=1000, inner_steps=1, syn_batch=0,
+    models=RandomInit(), perturb=NoPerturbation(), selector=RandomBatch(256, cycle=False),
+    parameterisation=Pixels("normalised"), augment=NoAugment(), objective=GradientMatching("cos", head=True),
+    optimiser=SGD(0.1), update=TrainOnSynthetic(), init=Noise(), outer_steps=1000, inner_steps=1, syn_batch=0,
 )  # fmt: skip
 
 # Differentiable Siamese Augmentation (Zhao & Bilen 2021): DC, augmented.
-DSA = replace(DC, augment=Siamese(DSA_STRATEGY, "one"), update=TrainOnSynthetic(augment=Siamese(DSA_STRATEGY, "one")))
+DSA = replace(
+    DC, augment=Siamese(DSA_STRATEGY, "one"), update=TrainOnSynthetic(augment=Siamese(DSA_STRATEGY, "one")),
+    init=RandomReal(),
+)  # fmt: skip
 
 # Distribution Matching (Zhao & Bilen 2023): mean features in ever new random networks, which are never trained.
 DM = replace(DSA, objective=FeatureMatching(), optimiser=SGD(1.0), update=Frozen(), outer_steps=20_000, inner_steps=1)
@@ -34,13 +39,16 @@ DM = replace(DSA, objective=FeatureMatching(), optimiser=SGD(1.0), update=Frozen
 # Aligning Features (CAFE, Wang et al. 2022): layerwise features; the accuracy on real images decides when loops end.
 CAFE = replace(
     DC, objective=LayerwiseAlignment(), optimiser=SGD(0.1, halve_at=(0.6, 0.8, 0.9)), update=DynamicTraining(),
-    init=Noise(), outer_steps=2000, inner_steps=50,
+    outer_steps=2000, inner_steps=50,
 )  # fmt: skip
+
+# The same, augmented as DSA does.
+CAFE_DSA = replace(CAFE, augment=DSA.augment, update=DynamicTraining(augment=DSA.augment))
 
 # Matching Training Trajectories (MTT, Cazenavette et al. 2022): a student's steps lead where experts' epochs led.
 MTT = replace(
     DC, models=ExpertTrajectories(), selector=NoReal(), objective=TrajectoryMatching(20), optimiser=SGD(1000.0),
-    update=Frozen(), outer_steps=5000, inner_steps=1,
+    update=Frozen(), init=RandomReal(), outer_steps=5000, inner_steps=1,
 )  # fmt: skip
 
 # IDC (Kim et al. 2022): several images stored in one (multi-formation), and a model that learns from real images.
@@ -64,6 +72,7 @@ METHODS = {
     "dsa": DSA,
     "dm": DM,
     "cafe": CAFE,
+    "cafe_dsa": CAFE_DSA,
     "mtt": MTT,
     "idc": IDC,
     "acc_dd": ACC_DD,
@@ -73,12 +82,12 @@ METHODS = {
 
 # What a method has to beat: as many real images, chosen and left as they are.
 RANDOM = Spec(
-    models=RandomInit(), perturb=NoPerturbation(), selector=RandomBatch(1), parameterisation=Pixels(),
+    models=RandomInit(), perturb=NoPerturbation(), selector=RandomBatch(1, cycle=False), parameterisation=Pixels(),
     augment=NoAugment(), objective=FeatureMatching(), update=Frozen(), init=RandomReal(), outer_steps=0, inner_steps=1,
 )  # fmt: skip
 
 # Coresets of images embedded by a network trained for twenty epochs.
-HERDING = replace(RANDOM, models=EarlyStagePool(size=1, epochs=20, cutmix=0.0), init=Herding())
+HERDING = replace(RANDOM, models=EarlyStagePool(size=1, epochs=20, cutmix=0.0, augment=NoAugment()), init=Herding())
 KCENTER = replace(HERDING, init=KCenter())
 KMEANS = replace(HERDING, init=KMeansInit(normalise=True))
 
@@ -86,3 +95,9 @@ BASELINES = {"random": RANDOM, "herding": HERDING, "kcenter": KCENTER, "kmeans":
 """``full`` keeps no images at all: the runner trains on all real ones, for as many steps"""
 
 PRESETS = METHODS | BASELINES
+
+PROTOCOL_OF = {
+    "dc": DC_BENCH, "cafe": CAFE_PROTOCOL, "dsa": DSA_PROTOCOL, "dm": DSA_PROTOCOL, "cafe_dsa": DSA_PROTOCOL,
+    "mtt": DSA_PROTOCOL,
+}  # fmt: skip
+"""how each paper scores its images; IDC's protocol for all others"""

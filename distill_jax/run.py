@@ -126,7 +126,7 @@ def prepare(spec: Spec, data: Dataset, seed: int = 0, tick: Tick = no_tick, memb
     """
     check(spec, data.shape, data.counts.tolist())
     spec = with_chunks(spec, data.classes, jax.default_backend())
-    net, real, keys = spec.net.build(data.shape, data.classes), data.real_data(), Keys.of(seed)
+    net, real, keys = spec.net.build(data.shape, data.classes), data.real_data(spec.mean, spec.std), Keys.of(seed)
     spec = traced(spec)
     return Problem(spec, net, real, spec.models.pretrain(net, real, keys.pool, tick, members), keys.run)
 
@@ -159,7 +159,9 @@ def distilled_set(problem: Problem, data: Dataset, state: State, about: dict[str
     """The set as it stands in ``state``, its card saying ``about``, with the labels that the spec asks for."""
     spec, synthetic = problem.spec, state.synthetic
     images = stored(spec.parameterisation, synthetic.images)
-    made = DistilledSet.of(spec.parameterisation, images, data.class_names, problem.data.normaliser, about)
+    names = tuple(data.class_names[c] for c in spec.classes) or data.class_names
+    about = about | ({"part_of": list(data.class_names)} if spec.classes else {})
+    made = DistilledSet.of(spec.parameterisation, images, names, problem.data.normaliser, about)
     if data.whitening is not None:
         made = made.with_zca(data.whitening.matrix)
     if spec.labels.learned:

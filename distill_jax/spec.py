@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax.augment import NoAugment, Siamese
+from distill_jax.augment_photos import BasicAugment, PhotoAugment
 from distill_jax.axes.init import Herding, KCenter, KMeansInit, Mix, Noise, RandomReal
 from distill_jax.axes.labels import HardLabels, LearnedLabels, SoftLabels
 from distill_jax.axes.models import EarlyStagePool, ExpertTrajectories, RandomInit
@@ -32,6 +33,7 @@ from distill_jax.contracts import (
     Parameterisation,
     Perturbation,
     Selector,
+    SetObjective,
 )
 from distill_jax.nets import ARCHITECTURES, ConvNet
 from distill_jax.types import Choice, RequestError, Shape, choice
@@ -42,7 +44,7 @@ CHOICES: dict[str, Mapping[str, Callable[[], Any]]] = {
     "selector": {"random": RandomBatch, "representative": Representative, "none": NoReal},
     "parameterisation": {"pixels": Pixels, "multi-formation": MultiFormation},
     "labels": {"hard": HardLabels, "soft": SoftLabels, "learned": LearnedLabels},
-    "augment": {"none": NoAugment, "siamese": Siamese},
+    "augment": {"none": NoAugment, "siamese": Siamese, "photos": PhotoAugment, "basic": BasicAugment},
     "objective": {
         "gradient": GradientMatching,
         "feature": FeatureMatching,
@@ -90,6 +92,12 @@ class Spec(Choice):
     """image updates per outer iteration"""
     live: int = 1
     """K: models that live in an outer iteration; the matching loss is their mean"""
+    mean: tuple[float, ...] = ()
+    """of pixels in [0, 1], each channel, that images are normalised with; empty: that of the training images"""
+    std: tuple[float, ...] = ()
+    """the deviation likewise"""
+    classes: tuple[int, ...] = ()
+    """numbers of the classes whose images are made, of a data set whose networks know all; empty: all"""
     syn_batch: int = 128
     """decoded images per class that a step shows at most, a random subset where there are more; 0: all"""
     class_chunk: int = 0
@@ -106,6 +114,11 @@ class Spec(Choice):
         for name in ("syn_batch", "class_chunk", "model_chunk"):
             if getattr(self, name) < 0:
                 raise RequestError(f"{name} is {getattr(self, name)}: it must be 0 (automatic) or more")
+
+        if len(self.mean) != len(self.std) or any(s <= 0 for s in self.std):
+            raise RequestError("mean and std go together: give --mean and --std one number per channel, std above 0")
+        if len(set(self.classes)) < len(self.classes) or any(c < 0 for c in self.classes):
+            raise RequestError(f"classes are {' '.join(map(str, self.classes))}: give each number once, from 0")
 
     @property
     def steps(self) -> int:
@@ -168,12 +181,30 @@ def check(spec: Spec, shape: Shape, counts: list[int]) -> None:
             f"ipc is {spec.ipc}, but class {counts.index(min(counts))} has only {min(counts)} images: "
             f"use --ipc {min(counts)} or less"
         )
+    if spec.mean and len(spec.mean) != shape[2]:
+        raise RequestError(f"mean has {len(spec.mean)} numbers, images have {shape[2]} channels: give --mean as many")
+    _check_classes(spec, len(counts))
     _check_targets(spec)
     _check_labels(spec)
     spec.parameterisation.check(shape)
     for part in (spec.selector, spec.init):
         part.check(counts, spec.ipc, spec.parameterisation.factor)
     spec.objective.check(spec.net.build(shape, len(counts)), shape)
+
+
+def _check_classes(spec: Spec, classes: int) -> None:
+    """Refuse a part of the classes that is not there, or that cannot be made without the others."""
+    if spec.classes and max(spec.classes) >= classes:
+        raise RequestError(f"class {max(spec.classes)} of --classes is not there: classes go from 0 to {classes - 1}")
+    if spec.classes and isinstance(spec.objective, SetObjective):
+        raise RequestError(f"objective {type(spec.objective).__name__} needs all classes at once: leave out --classes")
+    if spec.classes and spec.update.uses_synthetic:
+        raise RequestError(
+            f"update {type(spec.update).__name__} trains on the images of all classes: leave out --classes, "
+            "or use --update real"
+        )
+    if spec.classes and spec.labels.from_teachers:
+        raise RequestError("soft labels are those of all classes: use --labels hard with --classes")
 
 
 def _check_targets(spec: Spec) -> None:

@@ -65,6 +65,10 @@ class NetworkSGD(Choice):
         return optax.chain(optax.add_decayed_weights(self.weight_decay), optax.sgd(rate, self.momentum))
 
 
+PLAIN_SGD = NetworkSGD(momentum=0.0, weight_decay=0.0)
+"""how DC, DSA, CAFE and MTT's experts train their networks"""
+
+
 class Schedule(NamedTuple):
     """How the learning rate falls over E epochs of training."""
 

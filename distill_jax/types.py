@@ -210,6 +210,11 @@ class RealData(NamedTuple):
     def classes(self) -> int:
         return self.counts.shape[0]
 
+    def of(self, classes: tuple[int, ...]) -> RealData:
+        """A view in which only ``classes`` are shown, in that order; all where it is empty. Labels stay."""
+        rows = np.asarray(classes, np.int32)
+        return self._replace(index=self.index[rows], counts=self.counts[rows]) if classes else self
+
 
 class Synthetic(NamedTuple):
     """What distillation optimises."""

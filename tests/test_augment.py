@@ -71,6 +71,36 @@ def test_gradient_golden(name, u):
     close(jax.jit(jax.grad(loss))(x), nhwc(FIGURES[f"grad_{name}__dx"]), 5e-5 if name == "rotate" else 1e-6)
 
 
+def sampled(image, row, column):
+    """Bilinear, one pixel at a time, zero outside: PyTorch's grid_sample."""
+    out = np.zeros_like(image)
+    for at in np.ndindex(row.shape):
+        for i in (int(np.floor(row[at])), int(np.floor(row[at])) + 1):
+            for j in (int(np.floor(column[at])), int(np.floor(column[at])) + 1):
+                if 0 <= i < image.shape[0] and 0 <= j < image.shape[1]:
+                    out[at] += (1 - abs(row[at] - i)) * (1 - abs(column[at] - j)) * image[i, j]
+    return out
+
+
+@pytest.mark.parametrize("name", ["scale", "rotate"])
+@pytest.mark.parametrize("u", [(0.1, 0.7), (0.95, 0.3)])
+def test_square_images_are_moved_as_with_aligned_corners(name, u):
+    """affine_grid and grid_sample of PyTorch with align_corners=True, after their documentation, as MTT calls them."""
+    x = np.random.default_rng(3).standard_normal((2, 9, 9, 3))
+    if name == "scale":
+        theta = np.diag([v * (1.2 - 1 / 1.2) + 1 / 1.2 for v in u])
+    else:
+        angle = np.deg2rad(30 * u[0] - 15)
+        theta = np.asarray([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    line = np.linspace(-1, 1, 9)
+    grid = np.stack(np.meshgrid(line, line), -1) @ theta.T
+    column, row = (grid[..., 0] + 1) / 2 * 8, (grid[..., 1] + 1) / 2 * 8
+    want = np.stack([sampled(image, row, column) for image in x])
+    (operation,) = MEMBERS[name]
+    with jax.enable_x64(True):
+        close(jax.jit(operation)(jnp.asarray(x), jnp.asarray(u, jnp.float64)), want, 1e-12)
+
+
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_operation_is_affine_with_exact_second_derivative(name):
     """Float64, rectangular images: jit equals eager; the gradient of |out|^2 / 2 is A^T A x; its own is A^T A."""

@@ -218,7 +218,7 @@ def test_loops_end_when_the_scripted_accuracies_say_so(golden: dict[str, np.ndar
 
     def start() -> tuple[Any, ...]:
         model = ScriptedNet(()).init(jax.random.key(0))
-        return jax.tree.map(lambda a: jnp.stack([a] * 8), (model, update.init(model)))
+        return jax.tree.map(lambda a: jnp.stack([a] * 8), update.begin(ScriptedNet(()), model, data, jax.random.key(0)))
 
     # No reading moves by less than nothing, so phases take ten epochs: the outer watcher reads every tenth figure.
     script, live, steps = jnp.repeat(golden["outer_hits"], 10, axis=1), start(), np.zeros(8, int)

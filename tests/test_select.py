@@ -35,7 +35,7 @@ class Looks:
 NET = Looks()
 MODEL = NET.init(jax.random.key(0))
 KEY = jax.random.key(1)
-FEW = Representative(batch=4, every=3)
+FEW = Representative(batch=4, every=3, start="plus-plus")
 NONE = jnp.full((3, 4), 7, jnp.int32)
 """a last selection that no clustering gives"""
 
@@ -155,7 +155,7 @@ def test_more_medoids_than_images_are_refused():
 
 
 def test_random_batches_are_of_the_class_and_distinct_while_they_last(data):
-    selector = RandomBatch(12)
+    selector = RandomBatch(12, cycle=False)
     rows, memory = select(selector, MODEL, data, 0, selector.init(data), KEY)
     rows = np.asarray(rows)
     assert rows.dtype == np.int32 and memory == ()
@@ -164,6 +164,27 @@ def test_random_batches_are_of_the_class_and_distinct_while_they_last(data):
         assert len(set(rows[c].tolist())) == min(12, count)
     with pytest.raises(RequestError, match="selector.batch"):
         RandomBatch(0).validate()
+
+
+def test_a_class_is_gone_through_before_an_image_comes_again(data):
+    """IDC's loader: a permutation per class, and a new one where the rest is smaller than a batch."""
+    selector, batch = RandomBatch(3), 3
+    memory, shown = selector.init(data), []
+    for step in range(8):
+        rows, memory = select(selector, MODEL, data, step, memory, jax.random.key(step))
+        shown.append(np.asarray(rows))
+    for c, count in enumerate(COUNTS):
+        whole = count // batch
+        for first in range(0, 8 - whole + 1, whole):
+            together = np.concatenate([rows[c] for rows in shown[first : first + whole]])
+            assert len(set(together.tolist())) == whole * batch and together.max() < count
+    assert len({tuple(rows[0].tolist()) for rows in shown}) > 4
+
+
+def test_a_class_smaller_than_a_batch_comes_round_again(data):
+    rows, _ = select(RandomBatch(32), MODEL, data, 0, RandomBatch(32).init(data), KEY)
+    for c, count in enumerate(COUNTS):
+        assert set(np.asarray(rows[c]).tolist()) == set(range(min(count, 32)))
 
 
 def test_no_real_images_leaves_nothing_to_show(data):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from distill_jax.data import Dataset, digits, load
-from distill_jax.data.whiten import whitened, zca_matrix
+from distill_jax.data.whiten import whiten, whitened, zca_matrix
 from distill_jax.types import RequestError
+from tests.golden_weights import GOLDEN
 
 
 def test_matrix_whitens_and_is_symmetric() -> None:
@@ -21,6 +22,27 @@ def test_matrix_whitens_and_is_symmetric() -> None:
     variances = np.linalg.eigvalsh(np.cov(rows, rowvar=False))
     damped = np.linalg.eigvalsh(np.cov(rows @ zca_matrix(rows, eps=0.5), rowvar=False))
     np.testing.assert_allclose(damped, variances / (variances + 0.5), rtol=1e-10)
+
+
+def test_golden_whitening() -> None:
+    """Matrix and whitened images of kornia's ``ZCAWhitening``, called as MTT's release does (golden, section ZCA)."""
+    figures = np.load(GOLDEN / "zca.npz")
+    n, channels, side, _ = figures["train_u8"].shape
+    train, test = (figures[f"{part}_u8"].transpose(0, 2, 3, 1) for part in ("train", "test"))
+    data = Dataset.from_arrays("small", train, np.arange(n) % 2, test, np.arange(len(test)) % 2)
+    white = whitened(data)
+
+    # The original flattens channels first.
+    ours = np.arange(channels * side**2).reshape(channels, side, side).transpose(1, 2, 0).reshape(-1)
+    pixels = train.reshape(n, -1) / 255
+    matrix = zca_matrix(pixels - pixels.mean(axis=0), 0.1)
+    np.testing.assert_allclose(matrix, figures["matrix"][np.ix_(ours, ours)], atol=2e-6)
+    exact = figures["test_white"].transpose(0, 2, 3, 1)
+    assert white.whitening is not None
+    through = (whiten(test / 255, white.whitening.matrix) - white.mean) / white.std
+    np.testing.assert_allclose(through, exact, atol=2e-5)  # the matrix is kept in float32
+    half_a_byte = 0.5 / 255 / white.whitening.unit
+    np.testing.assert_allclose((white.x_test / 255 - white.mean) / white.std, exact, atol=half_a_byte + 1e-5)
 
 
 def test_a_whitened_data_set_is_a_data_set() -> None:
@@ -40,11 +62,14 @@ def test_a_whitened_data_set_is_a_data_set() -> None:
         assert correlation(white, getattr(white, part)) < 0.5 * correlation(plain, getattr(plain, part))
 
     # The bytes are the formula's values, less rounding.
-    rows = ((plain.x_train / 255 - plain.mean) / plain.std).reshape(len(plain.x_train), -1)
+    rows = (plain.x_train / 255).reshape(len(plain.x_train), -1)
     rows -= rows.mean(axis=0)
     exact = rows @ zca_matrix(rows, 0.1)
     ours = white.x_train.reshape(exact.shape).astype(float)
     assert np.corrcoef(exact.ravel(), ours.ravel())[0, 1] > 0.999
+    # Networks are shown them unscaled: a byte's rounding is a twentieth of a standard deviation.
+    shown = (white.x_train / 255 - white.mean) / white.std
+    assert np.abs(shown.reshape(exact.shape) - exact).mean() < 0.02 * exact.std()
 
 
 def test_bad_input() -> None:

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax import tree
-from distill_jax.augment import NoAugment, Siamese
+from distill_jax.augment import Siamese
 from distill_jax.contracts import Augmentation, ModelSource
-from distill_jax.train import NetworkSGD, Pipeline, epochs_order, fresh, rate_drops, real_set, train
+from distill_jax.train import PLAIN_SGD, NetworkSGD, Pipeline, epochs_order, fresh, rate_drops, real_set, train
 from distill_jax.types import Array, Members, Model, Net, PyTree, RealData, RequestError, Tick, choice, static
 
 AT_ONCE = 8
@@ -37,8 +37,10 @@ class EarlyStagePool(ModelSource):
     batch: int = 64
     cutmix: float = static(default=0.5)
     """probability per step"""
-    augment: Augmentation = NoAugment()
+    augment: Augmentation = Siamese("color_crop")
     """drawn per image"""
+    schedule: str = "thirds"
+    """how the learning rate falls: 'thirds', as in evaluation where ``epochs`` is long enough, or 'constant'"""
     ahead: int = 0
     """epochs that each network is trained on for the parameters it should be led to (trajectory matching); 0: none"""
 
@@ -52,13 +54,15 @@ class EarlyStagePool(ModelSource):
         for name, value in (("epochs", self.epochs), ("ahead", self.ahead)):
             if value < 0:
                 raise RequestError(f"models.{name} is {value}: it must be 0 or more")
+        if self.schedule not in ("thirds", "constant"):
+            raise RequestError(f"models.schedule is {self.schedule!r}: it must be 'thirds' or 'constant'")
         Pipeline(self.batch, self.cutmix).validate()
 
     def pretrain(self, net: Net, data: RealData, key: Array, tick: Tick, members: Members | None = None) -> Model:
-        """Model[P]. With ``ahead`` the learning rate is constant and the pool has targets; else it drops as in
-        evaluation if ``epochs`` is long enough."""
+        """Model[P]. With ``ahead`` the learning rate is constant and the pool has targets."""
         keep = tuple(sorted({self.epochs, self.epochs + self.ahead}))
-        pipeline, falling = Pipeline(self.batch, self.cutmix, self.augment), self.ahead == 0
+        pipeline = Pipeline(self.batch, self.cutmix, self.augment)
+        falling = self.ahead == 0 and self.schedule == "thirds"
         pool = train_pool(net, data, self.size, keep[-1], pipeline, self.optimiser, key, tick, members, falling, keep)
         start, end = (jax.tree.map(lambda a, t=t: a[:, t], pool) for t in (0, -1))
         return start._replace(target=end.params) if self.ahead else start
@@ -86,7 +90,7 @@ class ExpertTrajectories(ModelSource):
     """T+: trajectories start at an epoch below this"""
     ahead: int = 2
     """M: epochs from the start to the target"""
-    optimiser: NetworkSGD = NetworkSGD(momentum=0.0, weight_decay=0.0)
+    optimiser: NetworkSGD = PLAIN_SGD
     batch: int = 256
     augment: Augmentation = Siamese("color_crop_cutout_flip_scale_rotate", "one")
     """of the real images, drawn per image"""

@@ -28,7 +28,7 @@ class Directions(Perturbation):
     """Each model is moved along random directions of the size of its weights (Acc-DD section 3.3).
 
     params + sum of a_i d_i with |a_i| ~ U[min(min, max), max] and independent random signs, so ``max = 0`` is exactly
-    the identity. The released code uses two directions, the paper one.
+    the identity. The paper moves along one direction, the released code along two.
     """
 
     min: float = 0.01
@@ -37,7 +37,7 @@ class Directions(Perturbation):
     """largest step along a direction, relative to the filters' norms; 0 turns perturbation off"""
     norm: str = "filter"
     """what a direction is scaled to: filter, layer or weight"""
-    count: int = 2
+    count: int = 1
     """random directions per model"""
 
     def validate(self) -> None:

@@ -133,7 +133,7 @@ def take_swept(argv: Sequence[str]) -> tuple[dict[str, list[float]], list[str]]:
         while end < len(argv) and _number(argv[end]) is not None:
             end += 1
         name = argv[i].removeprefix("--").replace("-", "_")
-        if argv[i].startswith("--") and end > i + 2 and name != "optimiser.halve_at":
+        if argv[i].startswith("--") and end > i + 2 and name not in ("optimiser.halve_at", "subset"):
             swept[name] = [number for word in argv[i + 1 : end] if (number := _number(word)) is not None]
         else:
             rest += argv[i:end]
@@ -194,7 +194,7 @@ def _measure(
     interrupts: Interrupts,
 ) -> list[tuple[float, float]]:
     """(accuracy, loss) of each point and seed, the seeds changing fastest."""
-    data = setup.data.real_data()
+    data = setup.real_data()
     pool = pool_for(setup, workdir, data, given, interrupts)
     roots = [Keys.of(options.seed + i).run for i in range(options.seeds)]
     problem = Problem(traced(setup.spec), setup.net, data, pool, setup.keys.run)

@@ -12,7 +12,7 @@ import importlib
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, make_dataclass
-from typing import Annotated, Any, Generic, NamedTuple, TypeVar, get_type_hints
+from typing import Annotated, Any, Generic, NamedTuple, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
@@ -20,8 +20,8 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 
 from distill_jax.cli import process
 from distill_jax.cli.workdir import refuse_empty
-from distill_jax.data import Dataset, load
-from distill_jax.evaluation import Protocol
+from distill_jax.data import LISTS, Dataset, load
+from distill_jax.evaluation import PROTOCOLS, Protocol
 from distill_jax.methods import PRESETS
 from distill_jax.recipes import RECIPE_OF, RECIPES, Experiment, resolve
 from distill_jax.spec import CHOICES, Spec, validate
@@ -40,6 +40,17 @@ SHAPES: dict[str, tuple[tuple[int, int, int], int]] = {
 """(H, W, c) and number of classes of named data sets, for what is said before any data is read"""
 
 
+Subset: TypeAlias = Annotated[
+    tuple[str, ...] | None,
+    arg(
+        metavar="CLASS [CLASS ...]",
+        help="classes that the data set consists of: names, WordNet ids, numbers or ranges such as 0:10, or one of the "
+        f"published lists {' '.join(LISTS)}; default: all",
+    ),
+]
+"""the option --subset of every runner that reads a data set"""
+
+
 @dataclass(frozen=True)
 class Common:
     """The options of every runner that takes METHOD and DATASET; a runner adds its own in a subclass."""
@@ -48,6 +59,7 @@ class Common:
     dataset: Positional[
         Annotated[str, arg(metavar="DATASET", help="digits, npz:PATH, folder:PATH, or a name of TensorFlow Datasets")]
     ]
+    subset: Subset = None
     recipe: Annotated[
         str | None,
         arg(metavar="NAME", help=f"data set defaults, one of {' '.join(RECIPES)}; named data sets imply theirs"),
@@ -84,7 +96,7 @@ def request(argv: Sequence[str], options: type[Options], side: int = 224) -> Req
         raise RequestError(f"seed is {parsed.seed}: give a number from 0 to {2**32 - 1}")
     if parsed.deterministic:
         process.deterministic_operations()
-    data = load(parsed.dataset, side)
+    data = load(parsed.dataset, side, chosen_classes(parsed.subset))
     if data.shape != _assumed(parsed.dataset):
         parsed, recipe, experiment = parse(argv, options, data.shape)
     return Request(parsed, recipe, experiment, data)
@@ -109,6 +121,7 @@ def parse(
         shape=shape or _assumed(dataset),
         factor=None if factor is None else _integer("factor", factor),
         axes={axis: choose(axis, chosen[axis], getattr(preset, axis)) for axis in CHOICES if axis in chosen},
+        protocol=chosen.get("protocol"),
     )
     if factor is not None and default.spec.parameterisation.factor != int(factor):
         raise RequestError(
@@ -117,7 +130,7 @@ def parse(
 
     parsed = tyro.cli(
         _options_over(default, options),
-        args=list(argv),
+        args=_expanded(argv),
         prog=f"python -m experiments.{options.__name__.lower()}",
         description=inspect.getdoc(options),
         registry=_registry,
@@ -127,6 +140,14 @@ def parse(
         raise RequestError("cannot tell METHOD and DATASET from the values of options: put them first")
     spec = Spec(**{f.name: getattr(parsed, f.name) for f in fields(Spec)})
     return parsed, recipe, Experiment(spec, parsed.protocol)
+
+
+def chosen_classes(subset: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The classes that --subset names; () for all. Raises RequestError where the option stands there without any, as
+    an unset variable leaves it."""
+    if subset == ():
+        raise RequestError("--subset names no class: give at least two, or leave it out for all")
+    return subset or ()
 
 
 def check_resume(options: Any) -> None:
@@ -181,7 +202,7 @@ def choice_name(axis: str, choice: Any) -> str:
 
 def _pick(argv: Sequence[str], runner: type[Any]) -> tuple[Mapping[str, str], list[str]]:
     """The options by name with the first value of each, and the words that belong to no option."""
-    flags = _flags(runner)
+    flags, several = _flags(runner), _several(runner)
     options: dict[str, str] = {}
     words: list[str] = []
     rest = list(argv)
@@ -195,6 +216,8 @@ def _pick(argv: Sequence[str], runner: type[Any]) -> tuple[Mapping[str, str], li
         # A choice from outside may have flags that are not known here: what follows them is no value.
         elif name not in flags and word != "-h" and rest and not rest[0].startswith("--"):
             options[name] = rest.pop(0)
+            while name in several and rest and not rest[0].startswith("-"):
+                rest.pop(0)
     return options, words
 
 
@@ -209,6 +232,13 @@ def _flags(options: type[Any]) -> set[str]:
     return flags
 
 
+def _several(runner: type[Any]) -> set[str]:
+    """Options of the runner that take all words up to the next option."""
+    hints = get_type_hints(runner)
+    kinds = {f.name: (hints[f.name], *get_args(hints[f.name])) for f in fields(runner)}
+    return {name.replace("_", "-") for name, of in kinds.items() if any(get_origin(kind) is tuple for kind in of)}
+
+
 def _assumed(dataset: str) -> tuple[int, int, int]:
     """The shape of images not read yet."""
     return SHAPES[dataset][0] if dataset in SHAPES else (32, 32, 3)
@@ -219,6 +249,20 @@ def _integer(name: str, text: str) -> int:
         return int(text)
     except ValueError:
         raise RequestError(f"--{name} takes a whole number, not {text!r}") from None
+
+
+def _expanded(argv: Sequence[str]) -> list[str]:
+    """``argv`` with ``0:20`` after --classes as the twenty numbers that it stands for."""
+    words: list[str] = []
+    after = False
+    for word in argv:
+        first, colon, end = word.partition(":")
+        if after and colon and first.isdecimal() and end.isdecimal():
+            words += map(str, range(int(first), int(end)))
+        else:
+            words.append(word)
+        after = word == "--classes" or (after and not word.startswith("--"))
+    return words
 
 
 # ------------------------------------------------------------------ stage 2
@@ -250,5 +294,7 @@ def _options_over(default: Experiment, options: type[Any]) -> type[Any]:
             names = "|".join(CHOICES[name])
             which = arg(name=name, metavar=f"{names}|MODULE:CLASS", help=f"choice on the axis {name}")
             on_top.append((f"choice_of_{name}", Annotated[str, which], choice_name(name, value)))
+    which = arg(name="protocol", metavar="|".join(PROTOCOLS), help="how the result is scored; default: as in the paper")
+    on_top.append(("name_of_protocol", Annotated[str, which], default.protocol.name))
     below = [("protocol", Protocol, default.protocol)]
     return make_dataclass("Options", [*on_top, *below], bases=(Spec, options), frozen=True)

@@ -19,7 +19,7 @@ from distill_jax.distill import Problem, State, init_state
 from distill_jax.evaluation import Sets
 from distill_jax.run import Block, BlockSize, prepare, run
 from distill_jax.spec import Spec
-from distill_jax.types import RealData, RequestError, TrainSet
+from distill_jax.types import RequestError, TrainSet
 
 DRAWS = 20
 """of random real images, at least: one draw says little, and they cost little"""
@@ -64,9 +64,9 @@ class Point(NamedTuple):
     """percent, one for each network trained on it"""
 
 
-def curve(setup: Setup, data: RealData, budget: Budget, repeats: int, interrupts: Interrupts) -> list[Point]:
+def curve(setup: Setup, budget: Budget, repeats: int, interrupts: Interrupts) -> list[Point]:
     """Run ``setup`` until its budget is spent and score the sets on its way on the test data."""
-    test = setup.data.test_arrays()
+    test, data = setup.data.test_arrays(), setup.real_data()
     scorer = Scorer(setup.net, setup.experiment.protocol, test, data.normaliser, setup.keys.score, interrupts)
     if setup.method in BASELINES:
         images = setup.data.classes * setup.spec.ipc

@@ -40,7 +40,7 @@ from distill_jax.cli.workdir import (
 )
 from distill_jax.data import Dataset
 from distill_jax.distilled import DistilledSet
-from distill_jax.evaluation import repeated
+from distill_jax.evaluation import at_learned_rate, repeated
 from distill_jax.types import PyTree, RequestError, named
 
 
@@ -94,7 +94,7 @@ def run(argv: list[str]) -> None:
         result = _begin(workdir, setup, options)
         if result is None:
             print(display.configuration(setup.title, setup.experiment), flush=True)
-            session = Session(setup, setup.data.real_data(), workdir, Clock(), interrupts)
+            session = Session(setup, setup.real_data(), workdir, Clock(), interrupts)
             with resumable("distill", argv, path):
                 result = _work(session, options, given)
             report.write(path)
@@ -155,21 +155,26 @@ def _work(session: Session, options: Distill, given: PyTree) -> dict[str, Any]:
     pool = pool_for(setup, workdir, data, given, interrupts)
     clock.spent("pretrain")
 
-    def judge_on(part: Dataset) -> Scorer:
-        test = part.test_arrays()
-        return Scorer(setup.net, setup.experiment.protocol, test, data.normaliser, setup.keys.score, interrupts)
+    def judge_on(source: Dataset) -> tuple[Scorer, Dataset]:
+        """Images of some classes are scored as a data set of their own."""
+        known = source.only([source.class_names[c] for c in setup.spec.classes]) if setup.spec.classes else source
+        net = setup.spec.net.build(known.shape, known.classes)
+        protocol, test = setup.experiment.protocol, known.test_arrays()
+        return Scorer(net, protocol, test, data.normaliser, setup.keys.score, interrupts), known
 
-    watch = judge_on(setup.data) if options.eval_every else None
+    watch = judge_on(setup.data)[0] if options.eval_every else None
     distilled = optimise(session, pool, options.save_every, options.eval_every, watch)
     _save(workdir, distilled)
 
-    scorer = judge_on(setup.source)
+    scorer, known = judge_on(setup.source)
     sets = repeated(distilled, options.repeats)
+    real = known.real_data(setup.spec.mean, setup.spec.std) if setup.spec.classes else data
 
     def baseline(name: str) -> dict[str, Any]:
-        return BASELINES[name](scorer, data, setup.spec.ipc, len(sets.store.images), options.repeats, setup.keys.draw)
+        return BASELINES[name](scorer, real, setup.spec.ipc, len(sets.store.images), options.repeats, setup.keys.draw)
 
-    accuracy = baseline("full") if setup.method == "full" else scorer.score("scoring", sets)
+    protocol = at_learned_rate(scorer.protocol, distilled)
+    accuracy = baseline("full") if setup.method == "full" else scorer.score("scoring", sets, protocol)
     clock.spent("evaluate")
     baselines = {name: baseline(name) if name in options.compared_with else None for name in BASELINES}
     clock.spent("baselines")

@@ -21,7 +21,6 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from distill_jax.augment import Siamese
 from distill_jax.cli import arguments, display
 from distill_jax.cli.dd_ranking import dd_ranking_scores
 from distill_jax.cli.process import Clock, Interrupts, enter, environment, peak_bytes
@@ -30,7 +29,7 @@ from distill_jax.cli.workdir import DISTILLED, EVALUATION, read_json, refuse_rea
 from distill_jax.contracts import Architecture
 from distill_jax.data import Dataset, load
 from distill_jax.distilled import DistilledSet
-from distill_jax.evaluation import DD_RANKING, DSA_PROTOCOL, PROTOCOLS, Protocol, repeated
+from distill_jax.evaluation import DD_RANKING, PROTOCOLS, Protocol, at_learned_rate, repeated
 from distill_jax.methods import METHODS
 from distill_jax.nets import ARCHITECTURES
 from distill_jax.recipes import RECIPE_OF, Experiment, resolve
@@ -56,6 +55,7 @@ class Evaluate:
     path: Positional[Annotated[Path, arg(metavar="PATH", help="a distilled.npz, or the workdir that it is in")]]
     dataset: Annotated[str, arg(metavar="DATASET")]
     """digits, npz:PATH, folder:PATH, or a name of TensorFlow Datasets"""
+    subset: arguments.Subset = None
     nets: Annotated[tuple[str, ...] | None, arg(metavar="NET [NET ...]", help=NETS)] = None
     repeats: int = 5
     """R: networks of each kind, from different seeds"""
@@ -68,8 +68,8 @@ class Evaluate:
     protocol: Annotated[str | None, arg(metavar="|".join(PROTOCOLS))] = None
     """how networks are trained and tested; default: as for the score in the set's card"""
     recipe: Annotated[str | None, arg(metavar="NAME")] = None
-    """what --protocol idc takes its numbers from, and all of them whether images may be mirrored; default: the data
-    set's, or the one the set was distilled with"""
+    """where a protocol has its numbers for the data set from; default: the data set's own recipe, or the one that the
+    set was distilled with"""
     out: Annotated[Path | None, arg(metavar="FILE")] = None
     """default: evaluation.json beside the set"""
     seed: int = 0
@@ -85,7 +85,7 @@ def run(argv: list[str]) -> None:
     refuse_read_only(out.parent, "--out")
     for name in options.nets or ():
         arguments.choose("net", name)
-    data = load(options.dataset)
+    data = load(options.dataset, only=arguments.chosen_classes(options.subset))
     _check_same_data(distilled, data, options)
     experiment = _experiment(distilled, options)
     validate(experiment.protocol, "protocol.")
@@ -168,7 +168,12 @@ def _entry(distilled: DistilledSet, data: Dataset, protocol: Protocol, options: 
             "images": distilled.decoded_count,
             **about,
         },
-        "dataset": {"name": options.dataset, "fingerprint": data.fingerprint, "test_images": len(data.y_test)},
+        "dataset": {
+            "name": options.dataset,
+            **({"subset": options.subset} if options.subset else {}),
+            "fingerprint": data.fingerprint,
+            "test_images": len(data.y_test),
+        },
         "protocol": described(protocol),
         "repeats": options.repeats,
         "seed": options.seed,
@@ -247,10 +252,16 @@ def _check_same_data(distilled: DistilledSet, data: Dataset, options: Evaluate) 
         raise RequestError(
             f"{options.path} stands for whitened images, {options.dataset} is not: give --dataset zca:{options.dataset}"
         )
-    if list(data.class_names) != list(distilled.card["class_names"]):
+    meant = distilled.card["class_names"]
+    if list(data.class_names) == distilled.card.get("part_of"):
         raise RequestError(
-            f"{options.dataset} has other classes ({', '.join(data.class_names[:3])}, ...) than {options.path} "
-            f"({', '.join(map(str, distilled.card['class_names'][:3]))}, ...): give its own --dataset"
+            f"{options.path} holds {len(meant)} of the {data.classes} classes of {options.dataset}: join it with the "
+            "others first (experiments.join), or add their names after --subset"
+        )
+    if list(data.class_names) != list(meant):
+        have, want = (f"{len(names)}: {', '.join(map(str, names[:3]))}, ..." for names in (data.class_names, meant))
+        raise RequestError(
+            f"{data.name} has other classes ({have}) than {options.path} ({want}): give its own --dataset and --subset"
         )
 
 
@@ -260,28 +271,16 @@ def _experiment(distilled: DistilledSet, options: Evaluate) -> Experiment:
     recipe = options.recipe or RECIPE_OF.get(options.dataset) or card.get("recipe", "generic")
     method = card["method"] if card.get("method") in METHODS else "acc_dd"
     ipc = len(distilled.images) // distilled.classes
-    experiment = resolve(method, recipe, ipc=ipc, shape=distilled.shape, factor=card["factor"])
-    net, protocol = rebuilt(card.get("net")), rebuilt(card.get("protocol"), Protocol())
-    if options.protocol == experiment.protocol.name:
-        protocol = experiment.protocol  # this one leaves its numbers to the data set
-    elif options.protocol is not None:
-        protocol = _fitted(PROTOCOLS[options.protocol], experiment.protocol, card)
-    protocol = protocol or experiment.protocol
+    shape, factor = distilled.shape, card["factor"]
+    experiment = resolve(method, recipe, ipc=ipc, shape=shape, factor=factor, protocol=options.protocol)
+    net, own = rebuilt(card.get("net")), rebuilt(card.get("protocol"), Protocol())
+    protocol = experiment.protocol if options.protocol is not None or own is None else own
+    protocol = at_learned_rate(protocol, distilled)
     if options.epochs is not None:
         protocol = replace(protocol, epochs=options.epochs)
     if net is not None:
         experiment = replace(experiment, spec=replace(experiment.spec, net=net))
     return replace(experiment, protocol=protocol)
-
-
-def _fitted(protocol: Protocol, recipes: Protocol, card: Mapping[str, Any]) -> Protocol:
-    """``protocol`` without mirror images where the data set's recipe has none, and with the rate that came with the
-    images (MTT) where they are scored as it was."""
-    if isinstance(protocol.augment, Siamese) and "flip" not in getattr(recipes.augment, "members", ()):
-        protocol = replace(protocol, augment=protocol.augment.without("flip"))
-    if protocol.name == DSA_PROTOCOL.name and card.get("rate"):
-        protocol = replace(protocol, rate=card["rate"])
-    return protocol
 
 
 main = partial(enter, run)

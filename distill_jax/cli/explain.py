@@ -7,6 +7,7 @@ Named data sets are not read: their shapes are known. Those of ``npz:`` and ``fo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,11 +19,13 @@ from distill_jax import tree
 from distill_jax.augment import NoAugment
 from distill_jax.axes.parameterisation import decoded_set
 from distill_jax.axes.perturb import NoPerturbation
-from distill_jax.cli.arguments import SHAPES, Common, parse
+from distill_jax.cli import display
+from distill_jax.cli.arguments import SHAPES, Common, chosen_classes, parse
 from distill_jax.cli.cost import Cost, cost, cost_and_shapes, nbytes
 from distill_jax.cli.process import enter
-from distill_jax.data import load
+from distill_jax.data import count_classes, load
 from distill_jax.distill import Problem, State, init_state, matching
+from distill_jax.published import Comparison, compared, same
 from distill_jax.recipes import Experiment
 from distill_jax.run import no_tick
 from distill_jax.spec import CHOICES, Spec, check, traced, with_chunks
@@ -48,17 +51,22 @@ class Explain(Common):
 
 def run(argv: list[str]) -> None:
     options, recipe, experiment = parse(argv, Explain)
+    only = chosen_classes(options.subset)
     if options.dataset in TRAINING_IMAGES:
-        shape, classes = SHAPES[options.dataset]
-        images = TRAINING_IMAGES[options.dataset]
-        counts = [images // classes] * classes
+        shape, whole = SHAPES[options.dataset]
+        each = TRAINING_IMAGES[options.dataset] // whole
+        classes = count_classes(options.dataset, whole, only) if only else whole
+        images = each * classes if only else TRAINING_IMAGES[options.dataset]
+        counts = [each] * classes
     else:
-        data = load(options.dataset)
+        data = load(options.dataset, only=only)
         options, recipe, experiment = parse(argv, Explain, data.shape)
         shape, images, counts = data.shape, len(data.x_train), data.counts.tolist()
     check(experiment.spec, shape, counts)
     print(f"{options.method} on {options.dataset} (recipe {recipe}), {experiment.spec.ipc} images per class\n")
     print(explained(experiment, real_shapes(images, shape, counts)))
+    zca = options.dataset.startswith("zca:")
+    print("", *_published(compared(options.method, recipe, experiment, shape, len(counts), zca)), sep="\n")
 
 
 def explained(experiment: Experiment, data: RealData) -> str:
@@ -96,6 +104,29 @@ def real_shapes(images: int, shape: tuple[int, int, int], counts: list[int]) -> 
         counts=of(jnp.int32, len(counts)),
         normaliser=Normaliser(of(jnp.float32, shape[2]), of(jnp.float32, shape[2])),
     )
+
+
+def _published(settings: list[Comparison]) -> list[str]:
+    """What the papers ran, setting by setting."""
+    if not settings:
+        return ["No code was published with this method, data set, ipc and factor."]
+
+    def text(value: Any) -> str:
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+    rows = [(one.name, text(one.ours), *_reference(one, text)) for one in settings]
+    different = sum(not one.equal for one in settings)
+    head = f"{len(settings) - different} of {len(settings)} settings are the published ones"
+    return [head + (", the others are marked" if different else ""), "", *display.table([COLUMNS, *rows])]
+
+
+COLUMNS = ("setting", "here", "published")
+
+
+def _reference(one: Comparison, text: Callable[[Any], str]) -> tuple[str]:
+    if one.paper is not None and not same(one.paper, one.released):
+        return (f"paper {text(one.paper)}, release {text(one.released)}" + ("" if one.equal else "  <- differs"),)
+    return ("equal" if one.equal else f"{text(one.released)}  <- differs",)
 
 
 def _walk(problem: Problem, state: State) -> list[str]:

@@ -17,10 +17,10 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from distill_jax.cli.process import enter
-from distill_jax.cli.workdir import DISTILLED
+from distill_jax.cli.workdir import DISTILLED, replaced
 from distill_jax.distilled import DistilledSet
 from distill_jax.formats import FORMATS, Format, write
-from distill_jax.types import named
+from distill_jax.types import RequestError, named
 
 FORMATS_TABLE = "\n".join(f"- {name}: {form.about}" for name, form in FORMATS.items())
 
@@ -38,11 +38,28 @@ class Export:
     """write classes, where the set has soft labels"""
 
 
+def set_in(path: Path) -> DistilledSet:
+    """The set in the file ``path``, or in the workdir."""
+    return DistilledSet.load(path / DISTILLED if path.is_dir() else path)
+
+
+def saved(distilled: DistilledSet, out: Path) -> None:
+    """Write a set to a new file. Raises RequestError where there is one, or it cannot be written."""
+    if out.exists():
+        raise RequestError(f"{out} exists: give another --out")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with replaced(out) as temporary:
+            distilled.save(temporary)
+    except OSError as error:
+        raise RequestError(f"cannot write {out} ({error.strerror}): give another --out") from error
+
+
 def run(argv: list[str]) -> None:
     description = f"{inspect.getdoc(Export)}\n\n{FORMATS_TABLE}"
     options = tyro.cli(Export, args=argv, prog="python -m experiments.export", description=description)
     form = named("format", options.format, FORMATS)
-    distilled = DistilledSet.load(options.path / DISTILLED if options.path.is_dir() else options.path)
+    distilled = set_in(options.path)
     if options.hard:
         distilled = distilled.with_soft(None)
     packed = None if options.images is None else options.images == "packed"

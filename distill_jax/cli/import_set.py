@@ -19,9 +19,9 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from distill_jax.cli.export import FORMATS_TABLE, summary
+from distill_jax.cli.arguments import Subset, chosen_classes
+from distill_jax.cli.export import FORMATS_TABLE, saved, summary
 from distill_jax.cli.process import enter
-from distill_jax.cli.workdir import replaced
 from distill_jax.data import load
 from distill_jax.formats import FORMATS, read
 from distill_jax.types import RequestError, named
@@ -37,6 +37,7 @@ class ImportSet:
     """the file to write"""
     dataset: Annotated[str | None, arg(metavar="DATASET")] = None
     """the real data that the set stands for: it tells the names of the classes and, for pixels, mean and std"""
+    subset: Subset = None
     class_names: tuple[str, ...] | None = None
     """in the order of the labels"""
     mean: tuple[float, ...] | None = None
@@ -56,16 +57,16 @@ def run(argv: list[str]) -> None:
         raise RequestError(f"{options.out} exists: give another --out")
     if not options.paths:
         raise RequestError(f"no file is given: name {' '.join(form.files)}, or the folder that they are in")
+    only = chosen_classes(options.subset)
+    if only and not options.dataset:
+        raise RequestError("--subset is of a data set: add --dataset, or give the names as --class-names")
     told = {key: getattr(options, key) for key in ("class_names", "mean", "std", "factor", "space")}
-    distilled = read(form, *options.paths, **told, dataset=load(options.dataset) if options.dataset else None)
+    data = load(options.dataset, only=only) if options.dataset else None
+    distilled = read(form, *options.paths, **told, dataset=data)
     about = {"imported": options.format} | ({"dataset": options.dataset} if options.dataset else {})
+    about |= {"subset": list(only)} if only else {}
     distilled = distilled.with_card(**{**about, **distilled.card})
-    try:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        with replaced(options.out) as temporary:
-            distilled.save(temporary)
-    except OSError as error:
-        raise RequestError(f"cannot write {options.out} ({error.strerror}): give another --out") from error
+    saved(distilled, options.out)
     print(f"{options.out}: {summary(distilled, form)}")
 
 

@@ -14,6 +14,7 @@ COMMANDS = {
     "ablate": "one or two settings swept over seeds",
     "reproduce": "methods side by side under one budget",
     "report": "write report.html about a run anew",
+    "join": "one set from parts of its classes made apart",
     "export": "write a set in the format of another codebase",
     "import_set": "read a set that another codebase distilled",
 }

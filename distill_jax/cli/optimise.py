@@ -19,7 +19,7 @@ from distill_jax.cli.setup import Setup
 from distill_jax.cli.workdir import CHECKPOINTS, Workdir
 from distill_jax.distill import Problem, State, init_state
 from distill_jax.distilled import DistilledSet
-from distill_jax.evaluation import repeated
+from distill_jax.evaluation import at_learned_rate, repeated
 from distill_jax.run import Block, BlockSize, distilled_set, run
 from distill_jax.spec import described, traced
 from distill_jax.types import PyTree, RealData
@@ -80,8 +80,9 @@ def optimise(session: Session, pool: PyTree, save_every: int, eval_every: int, s
                 continue
             line: dict[str, Any] = {"outer": outer, "step": step, "loss": float(loss)}
             if scorer is not None and eval_every and outer % eval_every == 0:
-                sets = repeated(as_set(session, problem, block.state), 1)
-                line["held_out_accuracy"] = scorer.score("held-out accuracy", sets)["mean"]
+                made = as_set(session, problem, block.state)
+                protocol = at_learned_rate(scorer.protocol, made)
+                line["held_out_accuracy"] = scorer.score("held-out accuracy", repeated(made, 1), protocol)["mean"]
                 clock.spent("evaluate")
             workdir.log({**line, "seconds": round(clock.seconds["distill"], 3)})
 
@@ -113,6 +114,7 @@ def as_set(session: Session, problem: Problem, state: State) -> DistilledSet:
     about = {
         "method": setup.method,
         "dataset": setup.dataset,
+        **setup.part,
         "data": setup.source.fingerprint,
         "recipe": setup.recipe,
         "seed": setup.seed,

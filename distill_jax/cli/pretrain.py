@@ -63,7 +63,7 @@ def run(argv: list[str]) -> None:
         if given is not None:
             save_pool(path / POOL, given, {**setup.describe_pool(), "from_torch": [p.name for p in options.from_torch]})
         else:
-            make_pool(setup, workdir, setup.data.real_data(), interrupts)
+            make_pool(setup, workdir, setup.real_data(), interrupts)
         clock.spent("pretrain")
     took = sum(clock.seconds.values())
     print(f"{setup.spec.models.size} models in {display.duration(took)}: {path / POOL}")

@@ -38,6 +38,7 @@ from distill_jax.cli.workdir import (
     refuse_used,
     replaced,
 )
+from distill_jax.evaluation import PROTOCOLS
 from distill_jax.methods import PRESETS
 from distill_jax.types import RequestError
 
@@ -55,6 +56,7 @@ class Reproduce:
     """what to make"""
     dataset: Annotated[str, arg(metavar="DATASET")]
     """digits, npz:PATH, folder:PATH, or a name of TensorFlow Datasets"""
+    subset: arguments.Subset = None
     methods: Annotated[tuple[str, ...], arg(metavar="METHOD [METHOD ...]")] = FAMILY
     """methods, each with options of its own if quoted: "dsa --models early-stage", and with a name for the table if
     one stands before a colon: "mine: idc --net.width 64"; all: every method and baseline"""
@@ -70,6 +72,8 @@ class Reproduce:
     """runs of each method, with the seeds 0, 1, ..."""
     repeats: int = 5
     """R: networks trained from scratch on each set; random images are drawn 20 times at least"""
+    protocol: Annotated[str, arg(metavar="|".join(PROTOCOLS))] = "idc"
+    """how the sets of all methods are scored, whatever their papers do"""
     held_out: FlagCreatePairsOff[bool] = False
     """score on a tenth of the training data, withheld from all else, and not on the test set: to choose by"""
     workdir: Path | None = None
@@ -119,13 +123,12 @@ def run(argv: list[str]) -> None:
     curves = Curves()
     with held(path) as workdir, Interrupts() as interrupts, resumable("reproduce", argv, path):
         kept = _begin(workdir, options, setups)
-        data = next(iter(setups.values())).data.real_data()
         for (line, ipc), setup in setups.items():
             runs = curves.setdefault((line, ipc), [])
             for seed in range(options.seeds):
                 name = f"{line}, ipc {ipc}, seed {seed}"
                 if name not in kept:
-                    kept[name] = curve(replace(setup, seed=seed), data, budget, options.repeats, interrupts)
+                    kept[name] = curve(replace(setup, seed=seed), budget, options.repeats, interrupts)
                     workdir.write(COMPARED_RUNS, kept)
                 runs.append([Point(*point) for point in kept[name]])
                 last = runs[-1][-1]
@@ -159,8 +162,13 @@ def _setup(line: str, ipc: int, options: Reproduce, shared: list[str]) -> Setup:
         raise RequestError(
             f"--methods {line!r} cannot be read ({error}): close its quotes, and name a method"
         ) from error
-    words = [method, options.dataset, "--ipc", str(ipc), *shared, *own]
-    return set_up(arguments.request(words, Entrant), eval_every=int(options.held_out))
+    only = arguments.chosen_classes(options.subset)
+    words = [method, options.dataset, *(["--subset", *only] if only else []), "--ipc", str(ipc)]
+    words += ["--protocol", options.protocol, *shared, *own]
+    request = arguments.request(words, Entrant)
+    if (request.options.subset or ()) != only:
+        raise RequestError("all methods are compared on the same classes: give --subset beside --dataset")
+    return set_up(request, eval_every=int(options.held_out))
 
 
 # ------------------------------------------------------------------ what is written
@@ -200,7 +208,8 @@ def _label(line: str, ipc: int, options: Reproduce) -> str:
 def _report(options: Reproduce, curves: Curves, command: str) -> str:
     about = environment()
     scored = "held-out training images" if options.held_out else "the test images"
-    lines = [f"`{command}`", "", f"Accuracy on {scored}; {about['device']}, jax {about['jax']}.", ""]
+    how = f"protocol {options.protocol} for all"
+    lines = [f"`{command}`", "", f"Accuracy on {scored}, {how}; {about['device']}, jax {about['jax']}.", ""]
     for ipc in options.ipc:
         of_ipc = {line: runs for (line, i), runs in curves.items() if i == ipc}
         if of_ipc:

@@ -43,10 +43,16 @@ class Setup:
     data: Dataset
     """what is distilled: ``source``, or the part of it that is not withheld"""
     net: Net
+    subset: tuple[str, ...] = ()
+    """the classes that the data set consists of, as they were named; () for all"""
 
     @property
     def spec(self) -> Spec:
         return self.experiment.spec
+
+    def real_data(self) -> RealData:
+        """The training part on the device."""
+        return self.data.real_data(self.spec.mean, self.spec.std)
 
     @property
     def keys(self) -> Keys:
@@ -66,12 +72,18 @@ class Setup:
         data = self.dataset if ":" not in self.dataset else Path(self.dataset.partition(":")[2]).stem
         return re.sub(r"[^\w.-]+", "_", f"{self.method}-{data}-ipc{self.spec.ipc}-seed{self.seed}")
 
+    @property
+    def part(self) -> dict[str, Any]:
+        """What of the data set is meant: nothing where it is all of it, as in files from before this could be said."""
+        return {"subset": list(self.subset)} if self.subset else {}
+
     def describe(self) -> dict[str, Any]:
         """Everything needed to do it again, ready for JSON."""
         return {
             "schema": 1,
             "method": self.method,
             "dataset": self.dataset,
+            **self.part,
             "recipe": self.recipe,
             "seed": self.seed,
             "spec": described(self.spec),
@@ -92,6 +104,8 @@ class Setup:
             "shape": self.data.shape,
             "classes": self.data.classes,
             "data": self.data.fingerprint,
+            "mean": self.spec.mean,
+            "std": self.spec.std,
             "models": described(self.spec.models),
         }
 
@@ -111,7 +125,8 @@ def set_up(request: Request[Any], eval_every: int = 0, chunks: Mapping[str, Any]
     spec = with_chunks(spec, data.classes, jax.default_backend())
     net = spec.net.build(data.shape, data.classes)
     experiment = replace(experiment, spec=spec)
-    return Setup(options.method, options.dataset, recipe, options.seed, experiment, source, data, net)
+    subset = options.subset or ()
+    return Setup(options.method, options.dataset, recipe, options.seed, experiment, source, data, net, subset)
 
 
 def versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from distill_jax.data.dataset import Dataset, Whitening
 from distill_jax.data.sources import digits, load
+from distill_jax.data.subset import LISTS, count_classes
 from distill_jax.data.whiten import whiten, whitened
 
-__all__ = ["Dataset", "Whitening", "digits", "load", "whiten", "whitened"]
+__all__ = ["LISTS", "Dataset", "Whitening", "count_classes", "digits", "load", "whiten", "whitened"]

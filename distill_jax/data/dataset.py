@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from distill_jax.data.subset import chosen
 from distill_jax.types import Array, RealData, RequestError
 
 
@@ -98,13 +99,18 @@ class Dataset:
 
     @property
     def mean(self) -> np.ndarray:
-        """float32 [c], of the training pixels in [0, 1]"""
+        """float32 [c], of the training pixels in [0, 1]; of whitened images the grey that stands for zero"""
+        if self.whitening is not None:
+            return np.full(self.shape[2], 0.5, np.float32)
         return self._moments[0].astype(np.float32)
 
     @property
     def std(self) -> np.ndarray:
         """float32 [c], of the training pixels in [0, 1] (over all pixels, biased); 1 where a channel never varies, so
-        that images can be divided by it"""
+        that images can be divided by it. Whitened images are divided by their unit, which gives whitened values as MTT
+        uses them"""
+        if self.whitening is not None:
+            return np.full(self.shape[2], self.whitening.unit, np.float32)
         std = self._moments[1]
         return np.where(std > 1e-6, std, 1).astype(np.float32)
 
@@ -117,13 +123,37 @@ class Dataset:
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
 
-    def real_data(self) -> RealData:
-        """The training part on the device."""
-        return RealData.from_arrays(self.x_train, self.y_train, self.mean, self.std)
+    def real_data(self, mean: Sequence[float] = (), std: Sequence[float] = ()) -> RealData:
+        """The training part on the device, to be normalised with ``mean`` and ``std`` [c] of pixels in [0, 1]; where
+        they are empty, or the images whitened, with those of the images."""
+        own = self.whitening is not None or not mean
+        return RealData.from_arrays(self.x_train, self.y_train, *((self.mean, self.std) if own else (mean, std)))
 
     def test_arrays(self) -> tuple[Array, Array]:
         """The test part on the device: uint8 [M, H, W, c], int32 [M]."""
         return jnp.asarray(self.x_test), jnp.asarray(self.y_test)
+
+    def only(self, classes: Sequence[str]) -> Dataset:
+        """The data set with these ``classes`` alone, numbered 0.. in the order given; images stay in data-set order.
+
+        A class is meant by its name (of ImageNet's, the WordNet id), or where no class is so called by a number ``3``
+        or a range ``0:20``, end excluded. The name of a published list, such as ``imagenet10``, stands alone for its
+        classes (``subset.LISTS``). Images that were whitened stay as they are. Raises RequestError for an unknown
+        class, one that is named twice, fewer than two, and where no test image is left.
+        """
+        if not classes:
+            raise RequestError(f"{self.name}: no class is named: name at least two")
+        part = chosen(self.name, self.class_names, classes)
+        number = np.full(self.classes, -1, np.int32)
+        number[part.places] = np.arange(len(part.places))
+        (x_train, y_train), (x_test, y_test) = (
+            (x[number[y] >= 0], number[y][number[y] >= 0])
+            for x, y in ((self.x_train, self.y_train), (self.x_test, self.y_test))
+        )
+        if not len(y_test):
+            raise RequestError(f"{part.name}: no test image is of these classes: choose others")
+        parts = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
+        return replace(self, name=part.name, class_names=part.names, **parts)
 
     def withhold(self, fraction: float, seed: int) -> Dataset:
         """A data set to make choices on, without the test part: of each class of the training part, ``fraction`` of the

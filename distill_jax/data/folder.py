@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from distill_jax.data.dataset import Dataset, reason
+from distill_jax.data.subset import chosen
 from distill_jax.types import RequestError
 
 SUFFIXES = {".png", ".jpg", ".jpeg"}
@@ -17,12 +18,13 @@ GREY = {"1", "L", "LA", "La"}
 LAYOUT = "lay images out as train/<class>/*.png and test/<class>/*.png (or .jpg)"
 
 
-def read_folder(root: Path) -> Dataset:
+def read_folder(root: Path, only: Sequence[str] = ()) -> Dataset:
     """The PNG and JPEG files in ``root/train/<class>/`` and ``root/test/<class>/`` (``root/val`` where there is no
     test), also in directories below these; anything hidden or of another type is passed over.
 
-    Classes are numbered in alphabetical order of their names and may have any number of images. Images become uint8
-    [N, H, H, 1] where all are grey, else [N, H, H, 3]; transparency is dropped. Raises RequestError, naming the file or
+    Classes are numbered in alphabetical order of their names and may have any number of images; of those in ``only``,
+    where there are some, in that order, and the images of others are not read. Images become uint8 [N, H, H, 1] where
+    all that are read are grey, else [N, H, H, 3]; transparency is dropped. Raises RequestError, naming the file or
     directory, where the layout is another, a class is empty, a file is unreadable, or sizes differ.
     """
     name = f"folder:{root.name}"
@@ -30,20 +32,22 @@ def read_folder(root: Path) -> Dataset:
         raise RequestError(f"no directory {root}: check the path after folder:")
     test_root = root / "test" if (root / "test").is_dir() or not (root / "val").is_dir() else root / "val"
     train, test = _class_files(root / "train"), _class_files(test_root)
-    for cls, files in train.items():
-        if not files:
-            raise RequestError(f"{root / 'train' / cls} holds no PNG or JPEG file: add some or remove it")
     unknown = sorted(set(test) - set(train))
     if unknown:
         raise RequestError(
             f"{test_root / unknown[0]} is of a class that {root / 'train'} does not have: add or remove it"
         )
+    part = chosen(name, tuple(train), only)
+    number = {cls: i for i, cls in enumerate(part.names)}
+    train, test = ({cls: files for cls, files in split.items() if cls in number} for split in (train, test))
+    for cls, files in train.items():
+        if not files:
+            raise RequestError(f"{root / 'train' / cls} holds no PNG or JPEG file: add some or remove it")
     paths = [path for split in (train, test) for files in split.values() for path in files]
     images = _read_images(paths)
-    number = {cls: i for i, cls in enumerate(train)}
     labels = np.array([number[cls] for split in (train, test) for cls, files in split.items() for _ in files])
     count = sum(map(len, train.values()))
-    return Dataset.from_arrays(name, images[:count], labels[:count], images[count:], labels[count:], tuple(train))
+    return Dataset.from_arrays(part.name, images[:count], labels[:count], images[count:], labels[count:], part.names)
 
 
 def _class_files(split: Path) -> dict[str, list[Path]]:

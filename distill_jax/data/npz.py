@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,10 @@ from distill_jax.types import RequestError
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
-def read_npz(path: Path) -> Dataset:
+def read_npz(path: Path, only: Sequence[str] = ()) -> Dataset:
     """The data set in ``path``: arrays ``x_train, y_train, x_test, y_test`` as ``Dataset.from_arrays`` takes them and
-    optionally ``class_names`` [C]. Pickled objects are never loaded. Raises RequestError for anything else.
+    optionally ``class_names`` [C]; of its classes ``only`` these, where there are some. Pickled objects are never
+    loaded. Raises RequestError for anything else.
     """
     name = f"npz:{path.name}"
     try:
@@ -47,4 +49,5 @@ def read_npz(path: Path) -> Dataset:
         )
     if names is not None:
         names = [x.decode(errors="replace") if isinstance(x, bytes) else str(x) for x in names]
-    return Dataset.from_arrays(name, **arrays, class_names=names)
+    data = Dataset.from_arrays(name, **arrays, class_names=names)
+    return data.only(only) if only else data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,27 +17,28 @@ from distill_jax.types import RequestError
 READERS = {"npz": read_npz, "folder": read_folder}
 
 
-def load(name: str, side: int = 224) -> Dataset:
+def load(name: str, side: int = 224, only: Sequence[str] = ()) -> Dataset:
     """The data set ``name``: ``digits``, ``npz:PATH``, ``folder:PATH``, otherwise a name of TensorFlow Datasets.
 
-    Any of them after ``zca:`` is whitened (``whitened``).
+    Any of them after ``zca:`` is whitened (``whitened``). ``only``: the classes it consists of, as ``Dataset.only``
+    takes them; where there are none, all. Image files of others are not decoded, nor counted in the whitening.
     ``side`` is what images of varying size (TFDS: ``imagenette``, ``imagenet2012``, ...) are cropped to. Raises
     RequestError where there is no such data set or it cannot be used; see ``read_npz``, ``read_folder``, ``read_tfds``.
     """
     if side < 1:
         raise RequestError(f"cannot crop images to side {side}: give at least 1")
     if name == "digits":
-        return digits()
+        return digits().only(only) if only else digits()
     kind, _, path = name.partition(":")
     if kind == "zca":
         if not path:
             raise RequestError("zca: without a data set: write zca:cifar10, or zca:npz:PATH")
-        return whitened(load(path, side))
+        return whitened(load(path, side, only))
     if kind not in READERS:
-        return read_tfds(name, side)
+        return read_tfds(name, side, only)
     if not path:
         raise RequestError(f"{kind}: without a path: write {kind}:PATH")
-    return READERS[kind](Path(path).expanduser())
+    return READERS[kind](Path(path).expanduser(), only)
 
 
 def digits() -> Dataset:

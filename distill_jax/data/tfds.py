@@ -6,7 +6,7 @@ import difflib
 import importlib.util
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from distill_jax.data.dataset import Dataset, reason
+from distill_jax.data.subset import chosen
 from distill_jax.types import RequestError
 
 KNOWN = ("cifar10", "cifar100", "mnist", "fashion_mnist", "svhn_cropped", "imagenette", "imagenet2012")
@@ -27,13 +28,14 @@ BATCH = 1000
 """rows asked for at once, which is several times faster than one by one"""
 
 
-def read_tfds(name: str, side: int) -> Dataset:
+def read_tfds(name: str, side: int, only: Sequence[str] = ()) -> Dataset:
     """The TFDS data set ``name`` (``cifar10``, ``imagenette/160px-v2``, ``mnist:3.0.1``, ...), whole: no streaming.
 
     It is looked for in the directory that TFDS_DATA_DIR names (TFDS' default otherwise) and downloaded and prepared as
     array_record where it is not there, which needs TensorFlow. Images that vary in size (or are not square) are resized
     by their shorter side to ``side`` (bilinear, antialiased) and cropped at the centre. The test part is the split
-    ``test``, or ``validation`` where there is none or it has no labels.
+    ``test``, or ``validation`` where there is none or it has no labels. ``only``: the classes to take, in their order
+    (none: all); images of others are not decoded.
 
     Raises RequestError where the name is unknown, TFDS or (to prepare) TensorFlow is missing, TFDS fails to prepare,
     or the data set is not one of uint8 images with a class each.
@@ -50,6 +52,8 @@ def read_tfds(name: str, side: int) -> Dataset:
         raise RequestError(f"TFDS cannot open {name} ({what}): mend that or use another") from error
     image_key, label_key = _supervised_keys(tfds, name, builder.info)
     image, label = builder.info.features[image_key], builder.info.features[label_key]
+    part = chosen(name, label.names, only)
+    number = {place: i for i, place in enumerate(part.places)} if only else None
     if not builder.data_path.exists():
         _prepare(name, builder)
     crop = None if image.shape[0] is not None and image.shape[0] == image.shape[1] else side
@@ -62,7 +66,7 @@ def read_tfds(name: str, side: int) -> Dataset:
             )
         try:
             rows = builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
-            arrays += _read(rows, image_key, label_key, MODES[image.shape[2] or 3], crop)
+            images, labels = _read(rows, image_key, label_key, MODES[image.shape[2] or 3], crop, number)
         except NotImplementedError as error:
             raise RequestError(
                 f"{builder.data_path} is not in array_record format: set TFDS_DATA_DIR to another directory"
@@ -71,7 +75,12 @@ def read_tfds(name: str, side: int) -> Dataset:
             raise RequestError(
                 f"{builder.data_path} is damaged ({reason(error)}): delete that directory to prepare {name} again"
             ) from error
-    return Dataset.from_arrays(name, *arrays, class_names=label.names)
+        if not images:
+            raise RequestError(f"{part.name}: split {split} has no image of these classes: choose others")
+        stack = np.stack(images)
+        arrays += [stack if stack.ndim == 4 else stack[..., None], np.array(labels, np.int64)]
+        del images  # as large as the stack
+    return Dataset.from_arrays(part.name, *arrays, class_names=part.names)
 
 
 def _import_tfds(name: str) -> Any:
@@ -120,9 +129,12 @@ def _prepare(name: str, builder: Any) -> None:
         raise RequestError(f"TFDS cannot prepare {name} ({reason(error)}): mend that and try again") from error
 
 
-def _read(rows: Any, image_key: str, label_key: str, mode: str, crop: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """(uint8 [N, H, W, c], int64 [N]) of one split. Decoded here, because TFDS decodes with OpenCV where that is
-    installed, to other pixels."""
+def _read(
+    rows: Any, image_key: str, label_key: str, mode: str, crop: int | None, number: Mapping[int, int] | None
+) -> tuple[list[np.ndarray], list[int]]:
+    """The N images, uint8 [H, W] or [H, W, c], of one split and their labels; of the classes in ``number`` alone,
+    numbered as it says, where it is given. Decoded here, because TFDS decodes with OpenCV where that is installed, to
+    other pixels."""
 
     def decode(encoded: bytes) -> np.ndarray:
         with Image.open(io.BytesIO(encoded)) as file:
@@ -134,10 +146,10 @@ def _read(rows: Any, image_key: str, label_key: str, mode: str, crop: int | None
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(rows), BATCH):
             batch = rows.__getitems__(list(range(start, min(start + BATCH, len(rows)))))
+            batch = [row for row in batch if number is None or int(row[label_key]) in number]
             images += pool.map(decode, (row[image_key] for row in batch))
-            labels += (row[label_key] for row in batch)
-    stack = np.stack(images)
-    return stack if stack.ndim == 4 else stack[..., None], np.array(labels, np.int64)
+            labels += (row[label_key] if number is None else number[int(row[label_key])] for row in batch)
+    return images, labels
 
 
 def _crop(image: Image.Image, side: int) -> Image.Image:

@@ -18,7 +18,7 @@ REACH = 6.0
 def whitened(data: Dataset, eps: float = 0.1) -> Dataset:
     """``data`` with the correlations between its pixels removed, as images of bytes again.
 
-    Normalised images x, flattened, become U (S + eps)^(-1/2) U' (x - m), where m is the mean and U S U' the covariance
+    Pixels x in [0, 1], flattened, become U (S + eps)^(-1/2) U' (x - m), where m is the mean and U S U' the covariance
     of the training images (Krizhevsky 2009, appendix A; kornia's ``ZCAWhitening`` with the ``eps`` that MTT gives it).
     The test images are transformed alike. Because the result is stored as grey plus whitened values, everything that
     takes a data set takes this one; a byte's rounding is a twentieth of a standard deviation. ``whitening`` of the
@@ -32,7 +32,7 @@ def whitened(data: Dataset, eps: float = 0.1) -> Dataset:
         raise RequestError(
             f"zca:{data.name}: images {shape} have too many values to whiten, over {LARGEST}: leave out zca:"
         )
-    rows = _normalised(data, data.x_train)
+    rows = _rows(data.x_train)
     mean = rows.mean(axis=0)
     matrix = zca_matrix(rows - mean, eps)
     train = (rows - mean) @ matrix
@@ -41,12 +41,10 @@ def whitened(data: Dataset, eps: float = 0.1) -> Dataset:
     def as_bytes(white: np.ndarray) -> np.ndarray:
         return np.clip(np.rint(grey + unit * white), 0, 255).astype(np.uint8).reshape(-1, *data.shape)
 
-    test = (_normalised(data, data.x_test) - mean) @ matrix
+    test = (_rows(data.x_test) - mean) @ matrix
     # The whole way from pixels to whitened pixels as one matrix.
-    shift, scale = (np.tile(a, values // len(a)).astype(np.float64) for a in (data.mean, data.std))
-    linear = unit / 255 * matrix / scale[:, None]
-    offset = grey / 255 - shift @ linear - unit / 255 * (mean @ matrix)
-    whitening = Whitening(np.vstack([linear, offset]).astype(np.float32), float(unit / 255))
+    linear = unit / 255 * matrix
+    whitening = Whitening(np.vstack([linear, grey / 255 - mean @ linear]).astype(np.float32), float(unit / 255))
     name = f"zca:{data.name}"
     return replace(data, name=name, x_train=as_bytes(train), x_test=as_bytes(test), whitening=whitening)
 
@@ -63,6 +61,6 @@ def zca_matrix(centred: np.ndarray, eps: float) -> np.ndarray:
     return (directions / np.sqrt(np.maximum(variances, 0) + eps)) @ directions.T
 
 
-def _normalised(data: Dataset, images: np.ndarray) -> np.ndarray:
-    """float64 [N, d]. Double precision, so that bytes round alike whatever the number of cores."""
-    return ((images / 255 - data.mean) / data.std).reshape(len(images), -1)
+def _rows(images: np.ndarray) -> np.ndarray:
+    """float64 [N, d] in [0, 1]. Double precision, so that bytes round alike whatever the number of cores."""
+    return (images / 255).reshape(len(images), -1)

@@ -2,7 +2,8 @@
 
 A layer computes in the dtype of its input and keeps its parameters in float32 (float64 when the input is float64), so
 the compute dtype is chosen once, by ``net.FlaxNet``. Images are NHWC, convolution kernels HWIO, dense kernels
-(in, out). Parameters start as PyTorch's: uniform in +-1/sqrt(fan_in), biases too; norm scale 1 and bias 0.
+(in, out). Parameters start as PyTorch's: uniform in +-1/sqrt(fan_in), biases too; norm scale 1 and bias 0. The kernels
+of ResNets start as their authors' do (``Conv.start``).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from distill_jax.types import Array
 NormName: TypeAlias = Literal["instance", "batch", "layer", "group", "none"]
 ActivationName: TypeAlias = Literal["relu", "leaky_relu", "sigmoid", "silu"]
 PoolingName: TypeAlias = Literal["avg", "max", "none"]
+StartName: TypeAlias = Literal["fan-in", "fan-out"]
 
 GROUPS = 4
 """groups of norm 'group'"""
@@ -53,12 +55,16 @@ class Conv(nn.Module):
     padding: int | None = None
     """zeros on every side; None keeps the size at stride 1"""
     bias: bool = True
+    start: StartName = "fan-in"
+    """of the kernel: uniform in +-1/sqrt(fan_in), or normal with std sqrt(2/fan_out), fan_out = size^2 * features"""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         fan_in = self.size**2 * x.shape[-1]
         shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", _uniform(fan_in), shape, wide(x.dtype))
+        normal = nn.initializers.normal(math.sqrt(2 / (self.size**2 * self.features)))
+        start = {"fan-in": _uniform(fan_in), "fan-out": normal}[self.start]
+        kernel = self.param("kernel", start, shape, wide(x.dtype))
         y = conv2d(x, kernel, self.stride, self.padding)
         if self.bias:
             bias = self.param("bias", _uniform(fan_in), (self.features,), wide(x.dtype))

@@ -1,11 +1,13 @@
 """ResNet and ResNetAP as this field uses them: narrower than usual on CIFAR-sized images.
 
 Images under 64 pixels a side take the CIFAR variant (widths 32 to 256, 3x3 stem), larger ones the ImageNet variant
-(64 to 512; a 7x7 stem above 128 pixels). ResNetAP never strides: it averages over 2x2 squares instead.
+(64 to 512; a 7x7 stem above 128 pixels). ResNetAP never strides: it averages over 2x2 squares instead. As in IDC's
+release, kernels start normal with std sqrt(2/fan_out).
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import get_args
 
 import flax.linen as nn
@@ -20,6 +22,8 @@ from distill_jax.types import Array, NetBlock, Out, RequestError, choice
 
 DEPTHS = {10: 1, 18: 2}
 """basic blocks in each of the four stages"""
+
+_Conv = partial(Conv, bias=False, start="fan-out")
 
 
 @choice
@@ -95,7 +99,7 @@ class _ResNet(nn.Module):
     def _stem(self, x: Array, train: bool) -> Array:
         large = self.side > 128
         size, stride = (7, 1 if self.pooled else 2) if large else (3, 1)
-        x = Conv(self.widths[0], size, stride, padding=size // 2, bias=False, name="stem")(x)
+        x = _Conv(self.widths[0], size, stride, padding=size // 2, name="stem")(x)
         x = jax.nn.relu(Norm(self.norm, name="stem_norm")(x, train))
         if self.side <= 64:
             return x
@@ -116,11 +120,11 @@ class _BasicBlock(nn.Module):
     def __call__(self, x: Array, train: bool) -> Array:
         stride = 2 if self.halves and not self.pooled else 1
         pool = self.halves and self.pooled
-        y = Conv(self.width, 3, stride, padding=1, bias=False, name="conv1")(x)
+        y = _Conv(self.width, 3, stride, padding=1, name="conv1")(x)
         y = jax.nn.relu(Norm(self.norm, name="norm1")(y, train))
         y = average_pool(y) if pool else y
-        y = Norm(self.norm, name="norm2")(Conv(self.width, 3, bias=False, name="conv2")(y), train)
+        y = Norm(self.norm, name="norm2")(_Conv(self.width, 3, name="conv2")(y), train)
         if self.halves or x.shape[-1] != self.width:
-            x = Conv(self.width, 1, stride, padding=0, bias=False, name="shortcut")(x)
+            x = _Conv(self.width, 1, stride, padding=0, name="shortcut")(x)
             x = Norm(self.norm, name="shortcut_norm")(average_pool(x) if pool else x, train)
         return jax.nn.relu(x + y)

@@ -3,9 +3,10 @@
 from distill_jax.recipes import resolve
 experiment = resolve("acc_dd", "cifar10", ipc=10)     # .spec, .protocol
 
-A recipe is a function ``(ipc, shape, factor) -> {methods: {path: value}}``: ``methods`` is a space-separated list or
-``*`` for all, ``path`` leads into Spec, or into Protocol where it starts with ``protocol.``. A path that the method's
-own choice does not have (IDC has no ``models.epochs``) is skipped; one that no choice on that axis has is an error.
+A recipe is a function ``(ipc, shape, factor) -> [{whom: {path: value}}, ...]``, later ones laid over earlier ones.
+``whom`` is a space-separated list of methods, of protocols (``@idc``: whatever is scored by it), or ``*`` for all;
+``path`` leads into Spec, or into Protocol where it starts with ``protocol``. A path that the method's own choice lacks
+because the user chose another is skipped; one that no choice on that axis has is an error.
 """
 
 from __future__ import annotations
@@ -17,17 +18,18 @@ from importlib import import_module
 from typing import Any
 
 from distill_jax.augment import Siamese
-from distill_jax.evaluation import IDC_PROTOCOL, Protocol
-from distill_jax.methods import PRESETS
+from distill_jax.evaluation import IDC_PROTOCOL, PROTOCOLS, Protocol
+from distill_jax.methods import PRESETS, PROTOCOL_OF
 from distill_jax.nets import ConvNet
 from distill_jax.spec import CHOICES, Spec
 from distill_jax.types import Choice, named
 
-Overrides = Mapping[str, Mapping[str, Any]]
+Overrides = Sequence[Mapping[str, Mapping[str, Any]]]
 Recipe = Callable[[int, tuple[int, int, int], int], Overrides]
 
 RECIPES = (
-    "cifar10", "cifar100", "mnist", "fashion_mnist", "svhn", "tiny", "imagenet10", "imagenet100", "digits", "generic",
+    "cifar10", "cifar100", "mnist", "fashion_mnist", "svhn", "tiny", "imagenet10", "imagenet100",
+    "imagenet_subset", "digits", "generic",
 )  # fmt: skip
 """the files of this package"""
 
@@ -45,7 +47,8 @@ RECIPE_OF |= {f"zca:{name}": recipe for name, recipe in RECIPE_OF.items()}
 """The recipe a named data set implies; every other source takes ``generic`` unless told."""
 
 IDC_FAMILY = "idc acc_dd dream dream_acc_dd"
-DC_LOOPS = {1: (1, 1), 10: (10, 50), 50: (50, 10)}
+DREAMS = "dream dream_acc_dd"
+DC_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 
 
 @dataclass(frozen=True)
@@ -64,14 +67,17 @@ def resolve(
     shape: tuple[int, int, int] = (32, 32, 3),
     factor: int | None = None,
     axes: Mapping[str, Any] | None = None,
+    protocol: str | None = None,
 ) -> Experiment:
     """The preset ``method`` with the recipe's numbers for ``ipc`` images per class of ``shape`` (H, W, c).
 
     ``axes`` replaces choices, e.g. ``{"perturb": Directions()}``, before the recipe's numbers are laid
-    on. Raises RequestError for an unknown method or recipe, naming the nearest one.
+    on; ``protocol`` is one of PROTOCOLS, by default the method's own. Raises RequestError for an unknown method, recipe
+    or protocol, naming the nearest one.
     """
     spec = replace(named("method", method, PRESETS), ipc=ipc, **(axes or {}))
-    experiment = apply(method, Experiment(spec), common(shape))
+    scored = PROTOCOL_OF.get(method, IDC_PROTOCOL) if protocol is None else named("protocol", protocol, PROTOCOLS)
+    experiment = apply(method, Experiment(spec, scored), common(shape))
     make = recipe_named(recipe)
     wanted = experiment.spec.parameterisation.factor if factor is None else factor
     experiment = apply(method, experiment, make(ipc, shape, wanted))
@@ -79,7 +85,9 @@ def resolve(
         # The recipe chose another factor than the preset, and may depend on it.
         experiment = apply(method, experiment, make(ipc, shape, experiment.spec.parameterisation.factor))
     if factor is not None:
-        experiment = apply(method, experiment, {"*": {"parameterisation.factor": factor}})
+        experiment = apply(method, experiment, [{"*": {"parameterisation.factor": factor}}])
+    if len(experiment.spec.mean) != shape[2]:  # images of the user's own, with other channels
+        experiment = apply(method, experiment, [{"*": normalised((), ())}])
     # A recipe may know a better default for an axis, but not better than who chose something else.
     chosen = {axis: it for axis, it in (axes or {}).items() if type(getattr(experiment.spec, axis)) is not type(it)}
     return replace(experiment, spec=replace(experiment.spec, **chosen))
@@ -91,30 +99,23 @@ def recipe_named(name: str) -> Recipe:
     return module.recipe
 
 
-def merged(*parts: Overrides) -> Overrides:
-    """Several sets of overrides as one; later ones win."""
-    out: dict[str, dict[str, Any]] = {}
-    for part in parts:
-        for methods, values in part.items():
-            # Popped and set again so that the later part is also applied later.
-            out[methods] = {**out.pop(methods, {}), **values}
-    return out
+def apply(method: str, experiment: Experiment, parts: Overrides) -> Experiment:
+    """``experiment`` with those overrides that are meant for ``method``, or for the protocol it is scored by, and that
+    its choices have a field for.
 
-
-def apply(method: str, experiment: Experiment, overrides: Overrides) -> Experiment:
-    """``experiment`` with those overrides that are meant for ``method`` and that its choices have a field for.
-
-    Raises KeyError for a method or a path that nothing has: the recipe is misspelt.
+    Raises KeyError for a method, a protocol or a path that nothing has: the recipe is misspelt.
     """
-    for methods, values in overrides.items():
-        unknown = [name for name in methods.split() if name not in PRESETS and name != "*"]
+    for methods, values in ((methods, values) for part in parts for methods, values in part.items()):
+        known = {"*", *PRESETS, *(f"@{name}" for name in PROTOCOLS)}
+        unknown = [name for name in methods.split() if name not in known]
         if unknown:
-            raise KeyError(f"a recipe names the method {unknown[0]}, which is none of {' '.join(PRESETS)}")
+            raise KeyError(f"a recipe names {unknown[0]}, which is none of {' '.join(sorted(known))}")
+        meant = {"*", method, f"@{experiment.protocol.name}"} & set(methods.split())
         for path, value in values.items():
             if not _exists(path):
                 raise KeyError(f"a recipe names {path}, which no choice has")
-            if methods == "*" or method in methods.split():
-                full = path if path.startswith("protocol.") else f"spec.{path}"
+            if meant:
+                full = path if path.partition(".")[0] == "protocol" else f"spec.{path}"
                 experiment = replaced(experiment, full.split("."), value)
     return experiment
 
@@ -149,9 +150,9 @@ def _exists(path: str) -> bool:
 
 def common(shape: tuple[int, int, int]) -> Overrides:
     """What every recipe starts from: a ConvNet deep enough to leave 4 pixels a side, as in all the papers."""
-    side = min(shape[:2])
+    side = 32 if shape == (28, 28, 1) else min(shape[:2])  # the first convolution pads MNIST's images
     depth = max(1, min(6, (side // 4).bit_length() - 1))
-    return {"*": {"net": ConvNet(depth=depth)}}
+    return [{"*": {"net": ConvNet(depth=depth)}}]
 
 
 def idc_rate(ipc: int, side: int, reference: int = 32) -> float:
@@ -179,12 +180,21 @@ def mtt(
     return {**student, "optimiser.lr": syn_lr, "objective.rate_lr": rate_lr, "objective.rate": rate}
 
 
-def without_flip(factor: int = 1) -> Overrides:
+def normalised(mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
+    """The statistics that a code normalises with, whatever those of the pixels are."""
+    return {"mean": mean, "std": std}
+
+
+IMAGENET = normalised((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def without_flip() -> Overrides:
     """For data whose mirror images are something else: digits and letters."""
-    evaluation = Siamese("color_crop_scale_rotate")
     dsa = Siamese("color_crop_cutout_scale_rotate", "one")
-    return {
-        "*": {"protocol.augment": evaluation},
-        "dsa dm": {"augment": dsa, "update.augment": dsa},
+    mine = {
+        "@idc": {"protocol.augment": Siamese("color_crop_scale_rotate")},
+        "@dsa @dd-ranking": {"protocol.augment": dsa},
+        "dsa dm cafe_dsa": {"augment": dsa, "update.augment": dsa},
         "mtt": {"models.augment": dsa, "objective.augment": dsa},
     }
+    return [mine]

@@ -7,12 +7,13 @@ What each reaches: results/digits.md.
 """
 
 from distill_jax.nets import ConvNet
-from distill_jax.recipes import IDC_FAMILY, Overrides, dc_loops, merged, mtt, nearest, without_flip
+from distill_jax.recipes import IDC_FAMILY, Overrides, dc_loops, mtt, nearest, without_flip
 
 
 def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
     mine = {
-        "*": {"net": ConvNet(depth=2, width=32), "protocol.epochs": 300},
+        "*": {"net": ConvNet(depth=2, width=32)},
+        "@idc": {"protocol.epochs": 300},
         IDC_FAMILY: {
             "parameterisation.factor": 1,
             "optimiser.lr": nearest({1: 2e-4, 10: 1e-2}, ipc),
@@ -27,4 +28,4 @@ def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
         "cafe": {"optimiser.lr": nearest({1: 0.01, 10: 5.0}, ipc), "outer_steps": nearest({1: 10, 10: 20}, ipc)},
         "mtt": {**mtt(20, 2, 5, nearest({1: 10.0, 10: 30.0}, ipc)), "models.size": 10, "outer_steps": 200},
     }
-    return merged(without_flip(), mine)
+    return [*without_flip(), mine]

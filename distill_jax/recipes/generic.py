@@ -1,6 +1,6 @@
-"""Any data set that no other recipe is meant for: CIFAR's settings, scaled to the image side."""
+"""Any data set that no other recipe is meant for: CIFAR's settings, scaled to the image side; nothing is mirrored."""
 
-from distill_jax.recipes import IDC_FAMILY, Overrides, dc_loops, idc_rate, merged, without_flip
+from distill_jax.recipes import IDC_FAMILY, Overrides, dc_loops, idc_rate, without_flip
 
 
 def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
@@ -11,4 +11,4 @@ def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
         "mtt": {"models.size": 10, "outer_steps": 2000},
     }
     # A mirrored image may be another class; only a recipe that knows the data turns flipping on.
-    return merged(without_flip(), mine)
+    return [*without_flip(), mine]

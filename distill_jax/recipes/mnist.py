@@ -1,23 +1,32 @@
 """MNIST, 28x28x1, 10 classes, ConvNet-3 (the first convolution pads to 32). Published: IDC 94.2 / 98.4 at ipc 1 / 10.
 
-l1 matching at base rate 1e-4 with reference side 28; no flip; with factor > 1 no cutmix anywhere and no cutout.
+l1 matching at base rate 1e-4 with reference side 28; no flip; with factor > 1 no cutmix in the model update and the
+evaluation, and no cutout. DC is scored on augmented images, which it is on no other data set.
 """
 
+from dataclasses import replace
+
 from distill_jax.augment import Siamese
-from distill_jax.recipes import IDC_FAMILY, Overrides, dc_loops, idc_rate, merged, without_flip
+from distill_jax.augment_photos import BasicAugment
+from distill_jax.evaluation import DC_BENCH
+from distill_jax.recipes import DREAMS, IDC_FAMILY, Overrides, dc_loops, idc_rate, normalised, without_flip
 
 
 def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
     packed = {
-        "*": {"protocol.cutmix": 0.0},
+        "@idc": {"protocol.cutmix": 0.0},
         IDC_FAMILY: {"augment": Siamese("color_crop"), "update.cutmix": 0.0},
     }
     mine = {
+        "*": normalised((0.1307,), (0.3081,)),
+        "@dc-bench": {"protocol": replace(DC_BENCH, epochs=1000, augment=BasicAugment())},
         IDC_FAMILY: {
             "objective.metric": "l1",
             "optimiser.lr": 1e-4 * idc_rate(ipc, shape[0], 28),
             "update.images": 500,
+            "init.order": "first",
         },
+        DREAMS: {"update.batch": 128},
         "dc dsa": dc_loops(ipc),
     }
-    return merged(without_flip(), mine, packed if factor > 1 else {})
+    return [*without_flip(), mine, *([packed] if factor > 1 else [])]

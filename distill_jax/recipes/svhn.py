@@ -1,18 +1,20 @@
 """SVHN (cropped), 32x32x3, 10 classes, ConvNet-3. Published: IDC 68.5 / 87.5 at ipc 1 / 10.
 
-mse matching at base rate 5e-3; no flip; at factor 1 and ipc 1 the evaluation has cutout instead of cutmix.
+mse matching at base rate 5e-3; no flip; at factor 1 and ipc 1 IDC's evaluation has cutout instead of cutmix.
 """
 
 from distill_jax.augment import Siamese
-from distill_jax.recipes import IDC_FAMILY, Overrides, dc_loops, idc_rate, merged, without_flip
+from distill_jax.recipes import DREAMS, IDC_FAMILY, Overrides, dc_loops, idc_rate, normalised, without_flip
 
 
 def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
     mine = {
-        IDC_FAMILY: {"optimiser.lr": 5e-3 * idc_rate(ipc, shape[0]), "update.images": 500},
+        "*": normalised((0.4377, 0.4438, 0.4728), (0.198, 0.201, 0.197)),
+        IDC_FAMILY: {
+            "optimiser.lr": 5e-3 * idc_rate(ipc, shape[0]), "update.images": 500, "init.order": "first",
+        },
+        DREAMS: {"update.batch": 128},
         "dc dsa": dc_loops(ipc),
-    }
-    single = {
-        "*": {"protocol.cutmix": 0.0, "protocol.augment": Siamese("color_crop_cutout_scale_rotate")},
-    }
-    return merged(without_flip(), mine, single if factor == 1 and ipc == 1 else {})
+    }  # fmt: skip
+    single = {"@idc": {"protocol.cutmix": 0.0, "protocol.augment": Siamese("color_crop_cutout_scale_rotate")}}
+    return [*without_flip(), mine, *([single] if factor == 1 and ipc == 1 else [])]

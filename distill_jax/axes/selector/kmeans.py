@@ -1,4 +1,4 @@
-"""k-means on the device: greedy k-means++ start, Lloyd's iterations with an early stop, medoids.
+"""k-means on the device: random or greedy k-means++ start, Lloyd's iterations with an early stop, medoids.
 
 Everything here sees one set of points [N, E] of any floating dtype, of which the first ``count`` (a traced number is
 fine) are real and the others finite padding that is never chosen and has no influence. Map it over classes.
@@ -24,14 +24,24 @@ class Clusters(NamedTuple):
     rounds: Array  # int32 []: Lloyd's iterations taken
 
 
+STARTS = ("random", "plus-plus")
+
+
 def kmeans(
-    points: Array, count: Array | int, k: int, key: Array, iterations: int = 100, tolerance: float = 1e-4
+    points: Array,
+    count: Array | int,
+    k: int,
+    key: Array,
+    iterations: int = 100,
+    start: str = "plus-plus",
+    tolerance: float = 1e-4,
 ) -> Clusters:
-    """Cluster ``points`` from a greedy k-means++ start; ``count`` >= ``k``."""
+    """Cluster ``points``, beginning at points chosen by k-means++ or at random; ``count`` >= ``k``."""
     # Distances come from inner products, whose rounding grows with the distance from the origin.
     mean = centroid(points, count)[None, :]
     points = points - mean
-    clusters = lloyd(points, count, points[plus_plus(points, count, k, key)], iterations, tolerance)
+    first = plus_plus(points, count, k, key) if start == "plus-plus" else jax.random.randint(key, (k,), 0, count)
+    clusters = lloyd(points, count, points[first], iterations, tolerance)
     return clusters._replace(centres=clusters.centres + mean)
 
 

@@ -8,6 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from distill_jax.axes.selector.kmeans import STARTS
 from distill_jax.axes.selector.rules import choose, representatives
 from distill_jax.contracts import Selector
 from distill_jax.types import Array, Model, Net, RealData, RequestError, choice
@@ -23,6 +24,8 @@ class Representative(Selector):
     """inner steps between two clusterings; each outer iteration begins with one"""
     iterations: int = 100
     """of k-means, at most: it stops when the centres rest"""
+    start: str = "random"
+    """what k-means begins with: 'random' images, as the released code, or 'plus-plus'"""
     normalise: bool = False
     """embed normalised images; DREAM embeds them as they are, in [0, 1]"""
     chunk: int = 0
@@ -32,6 +35,8 @@ class Representative(Selector):
         for name in ("batch", "every", "iterations"):
             if getattr(self, name) < 1:
                 raise RequestError(f"selector.{name} is {getattr(self, name)}: it must be at least 1")
+        if self.start not in STARTS:
+            raise RequestError(f"selector.start is {self.start!r}: it must be one of {', '.join(STARTS)}")
         if self.chunk < 0:
             raise RequestError(f"selector.chunk is {self.chunk}: it must be 0 (automatic) or more")
 
@@ -54,7 +59,7 @@ class Representative(Selector):
         """A class may show an image twice, where it is nearest to two centres."""
 
         def afresh() -> Array:
-            rule = partial(representatives, iterations=self.iterations)
+            rule = partial(representatives, iterations=self.iterations, start=self.start)
             return choose(rule, net, model, data, self.batch, key, self.normalise, self.chunk)
 
         rows = jax.lax.cond(inner % self.every == 0, afresh, lambda: memory)

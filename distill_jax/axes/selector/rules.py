@@ -55,9 +55,11 @@ def embed(net: Net, model: Model, data: RealData, normalise: bool, batch: int = 
 # ------------------------------------------------------------------ the rules
 
 
-def representatives(points: Array, count: Array, k: int, key: Array, iterations: int = 100) -> Array:
+def representatives(
+    points: Array, count: Array, k: int, key: Array, iterations: int = 100, start: str = "plus-plus"
+) -> Array:
     """The point nearest to each of ``k`` k-means centres; centres may share one (DREAM section 3.2)."""
-    return medoids(points, count, kmeans(points, count, k, key, iterations).centres)
+    return medoids(points, count, kmeans(points, count, k, key, iterations, start).centres)
 
 
 def herding(points: Array, count: Array, k: int, key: Array) -> Array:

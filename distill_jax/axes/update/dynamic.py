@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from distill_jax.augment import NoAugment
 from distill_jax.axes.selector import draw_distinct
 from distill_jax.contracts import Augmentation, ModelUpdate
-from distill_jax.train import NetworkSGD, Pipeline, epochs_order, train
+from distill_jax.train import PLAIN_SGD, NetworkSGD, Pipeline, epochs_order, train
 from distill_jax.types import Array, Model, Net, PyTree, RealData, RequestError, TrainSet, choice
 
 WINDOW = 10
@@ -61,6 +61,7 @@ class DynamicTraining(ModelUpdate):
     """
 
     leaves_early = True
+    uses_synthetic = True
 
     flat: float = 0.04
     """the image phase ends where ten readings of the accuracy lie closer together than this (CAFE's lambda 1)"""
@@ -77,7 +78,7 @@ class DynamicTraining(ModelUpdate):
     readings of a phase then rise by themselves, so most phases end after ten epochs; without it a phase on a plateau
     goes on to ``max_epochs``"""
     augment: Augmentation = NoAugment()
-    optimiser: NetworkSGD = NetworkSGD(momentum=0.0, weight_decay=0.0)
+    optimiser: NetworkSGD = PLAIN_SGD
 
     def validate(self) -> None:
         for name, value in (("max_epochs", self.max_epochs), ("images", self.images)):
@@ -88,8 +89,8 @@ class DynamicTraining(ModelUpdate):
                 raise RequestError(f"update.{name} is {value:g}: it must be 0 or more")
         Pipeline(self.batch).validate()
 
-    def init(self, model: Model) -> Phases:
-        return Phases(self.optimiser.transform().init(model.params), Watcher.new(), jnp.zeros((), bool))
+    def begin(self, net: Net, model: Model, data: RealData, key: Array) -> tuple[Model, Phases]:
+        return model, Phases(self.optimiser.transform().init(model.params), Watcher.new(), jnp.zeros((), bool))
 
     def update(
         self, net: Net, model: Model, state: Phases, data: RealData, syn: TrainSet, key: Array

@@ -1,0 +1,267 @@
+"""Augmentations of evaluation alone, drawn for every image: IDC's on ImageNet subsets, DC's on MNIST.
+
+Images are [N, H, W, c] in network space, of any floating dtype. Shapes are static: a random crop is a resampling of the
+whole grid, so all can be jitted, vmapped and differentiated. Drawing and applying are apart, as in ``augment.py``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill_jax.augment import below, bilinear, hat, wide
+from distill_jax.contracts import Augmentation
+from distill_jax.types import Array, Normaliser, RequestError, choice, static
+
+# ------------------------------------------------------------------ IDC on ImageNet subsets
+
+ATTEMPTS = 10
+"""boxes tried before the central one is taken"""
+NARROWEST, WIDEST = 3 / 4, 4 / 3
+"""aspect ratios of the box, width over height"""
+GREY = (0.299, 0.587, 0.114)
+"""how much red, green and blue count"""
+ORDERS = np.asarray(list(itertools.permutations(range(3))), np.int32)
+"""[6, 3]: orders of brightness, contrast, saturation"""
+EIGENVALUES = np.asarray([0.2175, 0.0188, 0.0045])
+EIGENVECTORS = np.asarray([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+"""of the colours of ImageNet's pixels; rows are red, green, blue, columns go with ``EIGENVALUES`` (AlexNet, section
+4.1)"""
+
+
+class PhotoDraws(NamedTuple):
+    """The random numbers of one call, in [0, 1) but for the last."""
+
+    boxes: Array
+    """float32 [ATTEMPTS, 2]: area and aspect ratio of each box that is tried"""
+    place: Array
+    """float32 [2]: where the box lies, row and column"""
+    flip: Array
+    """float32 []: mirrored below one half"""
+    factors: Array
+    """float32 [3]: of brightness, contrast, saturation"""
+    order: Array
+    """float32 []: which of ``ORDERS``"""
+    alpha: Array
+    """float32 [3], standard normal: lighting along each eigenvector"""
+
+
+@choice
+class PhotoAugment(Augmentation):
+    """Resized crop, mirror, colour jitter and lighting, as IDC evaluates on ImageNet subsets (its data.py).
+
+    Images are mapped to pixel space and back. A box of random area and aspect ratio is resized to the whole image,
+    bilinearly, without antialiasing, and mirrored half of the time. Brightness, contrast and saturation, in random
+    order, blend with black, with the mean grey and with the grey picture. Lighting then adds one colour along the
+    principal axes of ImageNet's colours. Nothing is clamped, as in the released code. A greyscale image is its own
+    grey: saturation leaves it as it is, and lighting, which has no colour to change, adds nothing.
+    """
+
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    """of pixel values, one per channel; with ``std`` the map to network space that the images went through"""
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    smallest: float = static(default=0.5)
+    """least share of the image's area that a crop keeps"""
+    jitter: float = static(default=0.4)
+    """factors of brightness, contrast and saturation are from 1 less this to 1 plus this"""
+    lighting: float = static(default=0.1)
+    """standard deviation along each principal axis, in units of its eigenvalue"""
+
+    def validate(self) -> None:
+        if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean):
+            raise RequestError(
+                f"mean has {len(self.mean)} values and std has {len(self.std)}: give each 3, or 1 for greyscale"
+            )
+        if not all(map(math.isfinite, self.mean)):
+            raise RequestError(f"mean is {self.mean}: give finite numbers")
+        if not all(0 < value < math.inf for value in self.std):
+            raise RequestError(f"std is {self.std}: its values must be above 0")
+        if not 0 < self.smallest <= 1:
+            raise RequestError(f"smallest is {self.smallest:g}: it is a share of the area, above 0 and at most 1")
+        if not 0 <= self.jitter <= 1:
+            raise RequestError(f"jitter is {self.jitter:g}: it must be from 0 to 1")
+        if self.lighting < 0:
+            raise RequestError(f"lighting is {self.lighting:g}: it must be 0 or more")
+
+    def __call__(self, key: Array, x: Array) -> Array:
+        """One draw for all of ``x`` [N, H, W, c], in network space."""
+        return self.apply(x, jax.tree.map(lambda v: v[0], self.draw(key, 1)))
+
+    def each(self, key: Array, x: Array) -> Array:
+        """One draw per image of ``x`` [N, H, W, c], in network space."""
+        return jax.vmap(lambda image, draws: self.apply(image[None], draws)[0])(x, self.draw(key, len(x)))
+
+    def draw(self, key: Array, n: int) -> PhotoDraws:
+        """The random numbers of ``n`` calls: every field has a leading axis n."""
+        uniform_key, normal_key = jax.random.split(key)
+        boxes, place, flip, factors, order = jnp.split(
+            jax.random.uniform(uniform_key, (n, 2 * ATTEMPTS + 7), jnp.float32),
+            2 * ATTEMPTS + np.asarray([0, 2, 3, 6]),
+            axis=1,
+        )
+        alpha = jax.random.normal(normal_key, (n, 3), jnp.float32)
+        return PhotoDraws(boxes.reshape(n, ATTEMPTS, 2), place, flip[:, 0], factors, order[:, 0], alpha)
+
+    def apply(self, x: Array, draws: PhotoDraws) -> Array:
+        """Transform all of ``x`` [N, H, W, c] by the same given draws."""
+        channels = x.shape[3]
+        if channels != len(self.mean):
+            raise RequestError(
+                f"mean has {len(self.mean)} values, but images have {channels} channels: give mean and std one each"
+            )
+        space = Normaliser(jnp.asarray(self.mean), jnp.asarray(self.std))
+        pixels = self._cropped(space.to_pixel(x), draws)
+        factors = (1 - self.jitter + 2 * self.jitter * draws.factors).astype(x.dtype)
+        order = jnp.asarray(ORDERS)[below(draws.order, len(ORDERS))]
+        for i in range(3):
+            pixels = _blended(pixels, order[i], factors)
+        if channels == 3:
+            alpha = self.lighting * draws.alpha.astype(wide(x.dtype))
+            colour = jnp.sum(jnp.asarray(EIGENVECTORS * EIGENVALUES, alpha.dtype) * alpha[None, :], axis=1)
+            pixels += colour.astype(x.dtype)[None, None, None, :]
+        return space.to_network(pixels)
+
+    def box(self, height: int, width: int, draws: PhotoDraws) -> tuple[Array, Array, Array, Array]:
+        """(top, left, height, width) of the crop, whole numbers as floats: the first box tried that fits into the
+        image, or the central one of the nearest aspect ratio allowed."""
+        area = height * width * (self.smallest + (1 - self.smallest) * draws.boxes[:, 0])
+        ratio = jnp.exp(math.log(NARROWEST) + math.log(WIDEST / NARROWEST) * draws.boxes[:, 1])
+        sides = jnp.round(jnp.sqrt(jnp.stack([area / ratio, area * ratio])))  # [2, ATTEMPTS]
+        limits = jnp.asarray([height, width], sides.dtype)
+        fits = jnp.all((sides > 0) & (sides <= limits[:, None]), axis=0)
+        central = np.asarray([min(height, round(width / NARROWEST)), min(width, round(height * WIDEST))])
+        size = jnp.where(jnp.any(fits), sides[:, jnp.argmax(fits)], jnp.asarray(central, sides.dtype))
+        drawn = below(draws.place, 1 + limits - size).astype(size.dtype)
+        first = jnp.where(jnp.any(fits), drawn, jnp.floor((limits - size) / 2))
+        return first[0], first[1], size[0], size[1]
+
+    def _cropped(self, x: Array, draws: PhotoDraws) -> Array:
+        """The box resized to the whole of ``x`` [N, H, W, c], and mirrored if the draw says so."""
+        height, width = x.shape[1:3]
+        dtype = wide(x.dtype)
+        top, left, rows, columns = (value.astype(dtype) for value in self.box(height, width, draws))
+        down, across = _resized(height, top, rows), _resized(width, left, columns)
+        across = jnp.where(draws.flip < 0.5, across[::-1], across)
+        return jnp.einsum("hi,wj,nijc->nhwc", down.astype(x.dtype), across.astype(x.dtype), x, precision="highest")
+
+
+def _resized(side: int, first: Array, size: Array) -> Array:
+    """[side, side]: bilinear weights of the pixels for each place of ``size`` pixels, from ``first`` on, resized to
+    ``side``."""
+    places = jnp.arange(side, dtype=first.dtype)
+    source = first + jnp.clip((places + 0.5) * (size / side) - 0.5, 0, size - 1)
+    return hat(source[:, None] - places[None, :])
+
+
+def _blended(x: Array, operation: Array, factors: Array) -> Array:
+    """Brightness (0), contrast (1) or saturation (2) of pixels ``x`` [N, H, W, c]."""
+    red, green, blue = GREY
+    grey = x if x.shape[3] == 1 else red * x[..., :1] + green * x[..., 1:2] + blue * x[..., 2:]
+    mean = jnp.mean(grey, axis=(1, 2, 3), keepdims=True)
+    other = jax.lax.select_n(operation, jnp.zeros_like(grey), jnp.broadcast_to(mean, grey.shape), grey)
+    factor = factors[operation]
+    return factor * x + (1 - factor) * other
+
+
+# ------------------------------------------------------------------ DC on MNIST
+
+
+class BasicDraws(NamedTuple):
+    """The random numbers of one call, float32 in [0, 1). All are drawn, whichever operation is applied."""
+
+    choice: Array
+    """[]: crop, scale or rotate, a third each"""
+    shift: Array
+    """[2]: crop, rows and columns"""
+    zoom: Array
+    """[2]: scale, rows and columns"""
+    angle: Array
+    """[]: rotate"""
+
+
+@choice
+class BasicAugment(Augmentation):
+    """ONE of three, drawn for each image: crop, scale or rotate, as DC evaluates on MNIST (its utils.py).
+
+    What comes in from outside is each image's channel means. Crop shifts by whole pixels. Scale resizes both sides to
+    whole numbers of pixels and centres the result, padded or cut off. Rotate turns about the centre. All three read the
+    image bilinearly at other places, because sizes cannot be random in JAX; for scale that is what a resize gives.
+
+    Where this departs from the release: that fills with the means of the whole batch (in rotate, with their mean over
+    channels; in scale, with zeros), resizes to the nearest pixel, and rotates by whole degrees, with cubic splines and
+    up to half a pixel off the centre.
+    """
+
+    crop: int = 4
+    """pixels around the image that a crop may reach; it shifts by -crop to crop - 1, as released"""
+    scale: float = static(default=0.2)
+    """each side is multiplied by 1 less this to 1 plus this"""
+    rotate: float = static(default=45.0)
+    """degrees, either way"""
+
+    def validate(self) -> None:
+        if self.crop < 0:
+            raise RequestError(f"crop is {self.crop}: it must be 0 pixels or more")
+        if not 0 <= self.scale < 1:
+            raise RequestError(f"scale is {self.scale:g}: it must be from 0 to below 1")
+        if not 0 <= self.rotate <= 180:
+            raise RequestError(f"rotate is {self.rotate:g}: it must be from 0 to 180 degrees")
+
+    def __call__(self, key: Array, x: Array) -> Array:
+        """One draw for all of ``x`` [N, H, W, c], in network space."""
+        return self.apply(x, jax.tree.map(lambda v: v[0], self.draw(key, 1)))
+
+    def each(self, key: Array, x: Array) -> Array:
+        """One draw per image of ``x`` [N, H, W, c], the operation too."""
+        return jax.vmap(lambda image, draws: self.apply(image[None], draws)[0])(x, self.draw(key, len(x)))
+
+    def draw(self, key: Array, n: int) -> BasicDraws:
+        """The random numbers of ``n`` calls: every field has a leading axis n."""
+        u = jax.random.uniform(key, (n, 6), jnp.float32)
+        return BasicDraws(u[:, 0], u[:, 1:3], u[:, 3:5], u[:, 5])
+
+    def apply(self, x: Array, draws: BasicDraws) -> Array:
+        """Transform all of ``x`` [N, H, W, c] by the same given draws."""
+        dtype, shape = wide(x.dtype), x.shape[1:3]
+        draws = BasicDraws(*(u.astype(dtype) for u in draws))
+        grids = [self._shifted(shape, draws.shift), self._zoomed(shape, draws.zoom), self._turned(shape, draws.angle)]
+        # One look-up for whichever is chosen: under vmap a switch would compute all three.
+        row, column = (
+            jax.lax.select_n(below(draws.choice, 3), *(jnp.broadcast_to(places, shape) for places in axis))
+            for axis in zip(*grids, strict=True)
+        )
+        level = jnp.mean(x, axis=(1, 2), keepdims=True)
+        return bilinear(x - level, row, column) + level
+
+    # Each of these: (row [H or 1, W or 1], column likewise), where in the image every pixel comes from.
+
+    def _shifted(self, shape: tuple[int, ...], u: Array) -> tuple[Array, Array]:
+        shift = (below(u, 2 * self.crop) - self.crop).astype(u.dtype)
+        rows, columns = (jnp.arange(side, dtype=u.dtype) + shift[a] for a, side in enumerate(shape))
+        return rows[:, None], columns[None, :]
+
+    def _zoomed(self, shape: tuple[int, ...], u: Array) -> tuple[Array, Array]:
+        sides = jnp.asarray(shape, u.dtype)
+        sizes = jnp.maximum(jnp.floor((1 - self.scale + 2 * self.scale * u) * sides), 1)
+        # Both are centred on a square canvas that holds either, and the image is cut out of that.
+        canvas = jnp.maximum(jnp.max(sizes), jnp.max(sides))
+        places = []
+        for a, side in enumerate(shape):
+            at = jnp.arange(side, dtype=u.dtype) + jnp.floor((canvas - side) / 2) - jnp.floor((canvas - sizes[a]) / 2)
+            source = jnp.clip((at + 0.5) * (side / sizes[a]) - 0.5, 0, side - 1)
+            # Two pixels outside, no neighbour is inside.
+            places.append(jnp.where((at >= 0) & (at < sizes[a]), source, -2))
+        return places[0][:, None], places[1][None, :]
+
+    def _turned(self, shape: tuple[int, ...], u: Array) -> tuple[Array, Array]:
+        angle = (2 * u - 1) * (self.rotate * math.pi / 180)
+        middle = [(side - 1) / 2 for side in shape]
+        down, across = (jnp.arange(side, dtype=u.dtype) - centre for side, centre in zip(shape, middle, strict=True))
+        down, across = down[:, None], across[None, :]
+        row = jnp.cos(angle) * down + jnp.sin(angle) * across + middle[0]
+        return row, jnp.cos(angle) * across - jnp.sin(angle) * down + middle[1]

@@ -1,0 +1,45 @@
+"""Join sets of some classes each, made with ``distill --classes``, into one set of all.
+
+python -m experiments.distill acc_dd digits --classes 0:5 --workdir runs/first
+python -m experiments.distill acc_dd digits --classes 5:10 --pool runs/first --workdir runs/second
+python -m experiments.join runs/first runs/second --out digits.npz
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional, arg
+
+from distill_jax.cli.export import saved, set_in
+from distill_jax.cli.process import enter
+from distill_jax.join import joined
+
+
+@dataclass(frozen=True)
+class Join:
+    """Join sets of some classes each into one set of all classes of their data set. Score it with experiments.evaluate.
+
+    Parts that do not fit together are refused: they must agree in everything but their classes and seeds.
+    """
+
+    parts: Positional[Annotated[tuple[Path, ...], arg(metavar="PATH", help="sets, or the workdirs that they are in")]]
+    out: Annotated[Path, arg(metavar="OUT.npz")]
+    """the file to write"""
+
+
+def run(argv: list[str]) -> None:
+    options = tyro.cli(Join, args=argv, prog="python -m experiments.join", description=inspect.getdoc(Join))
+    whole = joined([set_in(path) for path in options.parts])
+    saved(whole, options.out)
+    print(
+        f"{options.out}: {len(whole.images)} images of {whole.classes} classes, joined from {len(options.parts)} parts"
+    )
+
+
+main = partial(enter, run)

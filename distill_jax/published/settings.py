@@ -1,0 +1,131 @@
+"""An experiment's settings under the names of the published configurations: data, network, images, matching."""
+
+from __future__ import annotations
+
+import jax
+
+from distill_jax.augment import NoAugment
+from distill_jax.axes.init import KMeansInit, Mix, Noise
+from distill_jax.axes.objective import FeatureMatching, GradientMatching, LayerwiseAlignment, TrajectoryMatching
+from distill_jax.axes.optimiser import ClassByClassSGD
+from distill_jax.axes.selector import Representative
+from distill_jax.nets import ConvNet
+from distill_jax.published.training import Settings, alignment, augmentation, evaluation, models, trajectories, update
+from distill_jax.recipes import Experiment
+from distill_jax.spec import Spec
+from distill_jax.types import Shape
+
+
+def settings(experiment: Experiment, shape: Shape, classes: int, zca: bool = False) -> Settings:
+    """All settings of ``experiment`` under published names; ``zca``: on whitened images."""
+    spec, protocol = experiment.spec, experiment.protocol
+    space = "whitened" if zca else spec.parameterisation.space
+    parts = (
+        _net(spec, shape, classes),
+        {"image_size": shape[0], "image_channels": shape[2], "num_classes": classes},
+        {"mean": None if zca else list(spec.mean), "std": None if zca else list(spec.std)},
+        _images(spec, space),
+        _matching(spec),
+        _real(spec),
+        update(spec),
+        models(spec),
+        {"mtt_zca": zca, **trajectories(spec, classes)} if isinstance(spec.objective, TrajectoryMatching) else {},
+        alignment(spec) if isinstance(spec.objective, LayerwiseAlignment) else {},
+        evaluation(spec, protocol),
+    )
+    return {name: value for part in parts for name, value in part.items()}
+
+
+def _net(spec: Spec, shape: Shape, classes: int) -> Settings:
+    net = spec.net.build(shape, classes)
+    params = jax.eval_shape(net.init, jax.random.key(0)).params
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    first = params["conv0"] if "conv0" in params else params["stem"]
+    found = {
+        "net": type(spec.net).__name__,
+        "net_norm": getattr(spec.net, "norm", "none"),
+        "net_depth": getattr(spec.net, "depth", None),
+        "net_width": first["kernel"].shape[-1],
+        "net_first_kernel": first["kernel"].shape[0],
+        "net_conv_bias": "bias" in first,
+        "net_linear_inputs": params["classifier"]["kernel"].shape[0],
+        "net_parameters": sum(leaf.size for _, leaf in leaves),
+    }
+    if isinstance(spec.net, ConvNet):
+        found |= {"net_activation": spec.net.activation, "net_first_padding": net.module.first_padding}  # type: ignore
+    return found
+
+
+def _images(spec: Spec, space: str) -> Settings:
+    optimiser, init, form = spec.optimiser, spec.init, spec.parameterisation
+    drops = getattr(optimiser, "halve_at", ())
+    rates = [[0, optimiser.lr]] + [  # type: ignore[attr-defined]
+        [round(share * spec.outer_steps), optimiser.lr / 2 ** (n + 1)]  # type: ignore[attr-defined]
+        for n, share in enumerate(drops)
+    ]
+    mixed = "mix of " if form.factor > 1 else ""
+    if isinstance(init, Noise):
+        start = "standard normal in normalised space"
+    elif isinstance(init, KMeansInit):
+        start = f"{mixed}k-means medoids"
+    else:
+        start = mixed + ("first real" if isinstance(init, Mix) and init.order == "first" else "random real")
+    decoded = form.decoded(spec.ipc)
+    return {
+        "outer_iterations": spec.outer_steps,
+        "inner_steps": "until flat" if spec.update.leaves_early else spec.inner_steps,
+        "image_optimizer": "SGD",
+        "image_lr": optimiser.lr,  # type: ignore[attr-defined]
+        "image_lr_schedule": rates if drops else "constant",
+        "image_momentum": optimiser.momentum,  # type: ignore[attr-defined]
+        "image_turns": "class by class" if isinstance(optimiser, ClassByClassSGD) else "joint",
+        "image_space": space,
+        "image_clamp": "[0, 1] at the start of each outer iteration" if space == "pixel" else "none",
+        "saved_images": "clamped" if space == "pixel" else "not clamped",
+        "init": start,
+        "decode": "none" if form.factor == 1 else getattr(form, "decode_type", "single"),
+        "decode_bound": getattr(form, "bound", None),
+        "decoded_per_class": decoded,
+        "syn_shown_max": spec.syn_batch,
+        "syn_shown_per_class": min(decoded, spec.syn_batch) if spec.syn_batch else decoded,
+    }
+
+
+def _matching(spec: Spec) -> Settings:
+    objective, augment = spec.objective, spec.augment
+    tensors = {"match_conv": False, "match_head": False, "match_bias": False}
+    kind, metric = type(objective).__name__, ""
+    if isinstance(objective, GradientMatching):
+        kind, metric = "gradient", objective.metric
+        tensors = {"match_conv": True, "match_head": objective.head, "match_bias": objective.bias}
+    elif isinstance(objective, FeatureMatching):
+        kind, metric = "feature", "mse of class means of the embedding"
+    elif isinstance(objective, LayerwiseAlignment):
+        kind, metric = "layerwise features", "sum of squared differences of class means"
+    elif isinstance(objective, TrajectoryMatching):
+        kind, metric = "trajectory", "squared distance over squared distance of start and target"
+        augment = objective.augment
+    siamese = spec.augment != NoAugment()
+    found = {"match_objective": kind, "match_metric": metric, "match_reduction": "sum", "match_aug_siamese": siamese}
+    return {**found, **tensors, **augmentation("match", augment)}
+
+
+def _real(spec: Spec) -> Settings:
+    selector = spec.selector
+    if not isinstance(selector, Representative):
+        return {"real_batch": selector.batch, "real_selection": "random"}
+    starts = {"random": "random rows, with replacement", "plus-plus": "k-means++"}
+    return {
+        "real_batch": selector.batch,
+        "real_selection": "k-means medoids",
+        "cluster_count": selector.batch,
+        "cluster_interval": selector.every,
+        "cluster_init_count": spec.ipc * spec.parameterisation.factor**2,
+        "cluster_iterations": selector.iterations,
+        "cluster_start": starts[selector.start],
+        "cluster_input": "all real images of the class in [0, 1], "
+        + ("normalised" if selector.normalise else "not normalised, not augmented"),
+        "cluster_images": "nearest to each centre, duplicates kept",
+        "cluster_distance": "euclidean",
+        "cluster_net": "the current one",
+    }

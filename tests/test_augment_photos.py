@@ -1,0 +1,346 @@
+"""The augmentations of evaluation against NumPy formulas for given draws, and their properties."""
+
+import json
+import math
+from dataclasses import replace
+from itertools import permutations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.ndimage import rotate as scipy_rotate
+
+from distill_jax.augment_photos import ATTEMPTS, BasicAugment, BasicDraws, PhotoAugment, PhotoDraws
+from distill_jax.contracts import Augmentation
+from distill_jax.spec import CHOICES, described, rebuilt, validate
+from distill_jax.types import RequestError
+
+KEY = jax.random.key(11)
+GREY = PhotoAugment(mean=(0.13,), std=(0.31,))
+KINDS: list[tuple[PhotoAugment | BasicAugment, int]] = [
+    (PhotoAugment(), 3),
+    (GREY, 1),
+    (BasicAugment(), 3),
+    (BasicAugment(), 1),
+]
+
+
+def images(channels=3, height=11, width=14, n=3, seed=0):
+    """Pixels in [0, 1], float64."""
+    return np.random.default_rng(seed).uniform(size=(n, height, width, channels))
+
+
+def to_network(augment, pixels):
+    return (pixels - np.asarray(augment.mean)) / np.asarray(augment.std)
+
+
+def close(got, want, tolerance):
+    np.testing.assert_allclose(np.asarray(got, np.float64), np.asarray(want, np.float64), rtol=0, atol=tolerance)
+
+
+# ------------------------------------------------------------------ NumPy, one image and one pixel at a time
+
+
+def resized(image, height, width):
+    """Bilinear, half-pixel centres, not antialiased, edges repeated: PyTorch's interpolate."""
+    rows, columns = image.shape[:2]
+    out = np.zeros((height, width, image.shape[2]))
+    for i, j in np.ndindex(height, width):
+        y, x = max((i + 0.5) * rows / height - 0.5, 0), max((j + 0.5) * columns / width - 0.5, 0)
+        top, left = int(y), int(x)
+        bottom, right = min(top + 1, rows - 1), min(left + 1, columns - 1)
+        upper = (1 - (x - left)) * image[top, left] + (x - left) * image[top, right]
+        lower = (1 - (x - left)) * image[bottom, left] + (x - left) * image[bottom, right]
+        out[i, j] = (1 - (y - top)) * upper + (y - top) * lower
+    return out
+
+
+def box(augment, height, width, draws):
+    """torchvision's RandomResizedCrop.get_params, with its random numbers given."""
+    place = np.asarray(draws.place, np.float64)
+    for area, ratio in np.asarray(draws.boxes, np.float64):
+        area = height * width * (augment.smallest + (1 - augment.smallest) * area)
+        ratio = math.exp(math.log(3 / 4) + (math.log(4 / 3) - math.log(3 / 4)) * ratio)
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return int(place[0] * (height - h + 1)), int(place[1] * (width - w + 1)), h, w
+    if width / height < 3 / 4:
+        w, h = width, round(width / (3 / 4))
+    elif width / height > 4 / 3:
+        h, w = height, round(height * (4 / 3))
+    else:
+        w, h = width, height
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def photo(augment, image, draws):
+    """``image`` in network space, as PhotoAugment should transform it."""
+    height, width, channels = image.shape
+    x = image * np.asarray(augment.std) + np.asarray(augment.mean)
+    top, left, h, w = box(augment, height, width, draws)
+    x = resized(x[top : top + h, left : left + w], height, width)
+    if draws.flip < 0.5:
+        x = x[:, ::-1]
+    factors = 1 - augment.jitter + 2 * augment.jitter * np.asarray(draws.factors, np.float64)
+    for which in list(permutations(range(3)))[int(float(draws.order) * 6)]:
+        grey = x @ np.asarray([0.299, 0.587, 0.114])[:, None] if channels == 3 else x
+        other = (0.0, grey.mean(), grey)[which]
+        x = factors[which] * x + (1 - factors[which]) * other
+    if channels == 3:
+        alpha = augment.lighting * np.asarray(draws.alpha, np.float64)
+        for c, row in enumerate([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]):
+            x[..., c] += sum(a * value * v for a, value, v in zip(alpha, (0.2175, 0.0188, 0.0045), row, strict=True))
+    return to_network(augment, x)
+
+
+def basic(augment, image, draws):
+    """``image`` as BasicAugment should transform it: the operations of DC's code, filled as our docstring says."""
+    height, width = image.shape[:2]
+    level, crop = image.mean(axis=(0, 1)), augment.crop
+    which = int(float(draws.choice) * 3)
+    if which == 0:
+        canvas = np.broadcast_to(level, (height + 2 * crop, width + 2 * crop, len(level))).copy()
+        canvas[crop : crop + height, crop : crop + width] = image
+        r, c = (int(float(u) * 2 * crop) for u in draws.shift)
+        return canvas[r : r + height, c : c + width]
+    if which == 1:
+        h, w = (
+            int((1 - augment.scale + 2 * augment.scale * float(u)) * side)
+            for u, side in zip(draws.zoom, (height, width), strict=True)
+        )
+        side = max(h, w, height, width)
+        canvas = np.broadcast_to(level, (side, side, len(level))).copy()
+        r, c = (side - h) // 2, (side - w) // 2
+        canvas[r : r + h, c : c + w] = resized(image, h, w)
+        r, c = (side - height) // 2, (side - width) // 2
+        return canvas[r : r + height, c : c + width]
+    angle = (2 * float(draws.angle) - 1) * augment.rotate
+    # Linear, hence level by level; outside is the level, blended at the edge.
+    turned = [
+        scipy_rotate(image[..., c], angle, order=1, reshape=False, mode="grid-constant", cval=level[c])
+        for c in range(len(level))
+    ]
+    return np.stack(turned, -1)
+
+
+def one(draws, i):
+    return jax.tree.map(lambda v: np.asarray(v[i]), draws)
+
+
+# ------------------------------------------------------------------ both
+
+
+@pytest.mark.parametrize(("augment", "channels"), KINDS)
+@pytest.mark.parametrize(("height", "width"), [(11, 14), (16, 16), (24, 7)])
+def test_against_numpy(augment, channels, height, width):
+    """Float64; with enough draws for every operation and every order."""
+    n = 40
+    x = images(channels, height, width, n)
+    x = to_network(augment, x) if isinstance(augment, PhotoAugment) else x
+    reference = photo if isinstance(augment, PhotoAugment) else basic
+    with jax.enable_x64(True):
+        draws = augment.draw(KEY, n)
+        got = jax.jit(augment.each)(KEY, jnp.asarray(x))
+        assert got.dtype == jnp.float64 and got.shape == x.shape
+        want = [reference(augment, image, one(draws, i)) for i, image in enumerate(x)]
+        # The draws are float32, and so is the size that they give.
+        close(got, np.stack(want), 1e-6)
+
+
+@pytest.mark.parametrize(("augment", "channels"), KINDS)
+def test_one_draw_for_all_or_one_per_image(augment, channels):
+    x = jnp.asarray(images(channels), jnp.float32)
+    alike = jnp.tile(x[:1], (3, 1, 1, 1))
+    call, each = jax.jit(augment), jax.jit(augment.each)
+    assert float(jnp.ptp(call(KEY, alike), axis=0).max()) < 1e-5
+    assert float(jnp.ptp(each(KEY, alike), axis=0).max()) > 0.1
+    close(call(KEY, x)[1:], call(KEY, x[1:]), 1e-5)
+    draws = augment.draw(KEY, 3)
+    for i in range(3):
+        close(each(KEY, x)[i], jax.jit(augment.apply)(x[i : i + 1], one(draws, i))[0], 1e-5)
+
+
+@pytest.mark.parametrize(("augment", "channels"), KINDS)
+def test_jit_is_eager_and_dtypes_stay(augment, channels):
+    x = jnp.asarray(images(channels), jnp.float32)
+    got = jax.jit(augment.each)(KEY, x)
+    close(got, augment.each(KEY, x), 1e-5)
+    low = jax.jit(augment.each)(KEY, x.astype(jnp.bfloat16))
+    assert low.dtype == jnp.bfloat16 and low.shape == x.shape
+    close(low, got, 0.1)
+    assert got.dtype == jnp.float32 and got.shape == x.shape
+    keys = jax.random.split(KEY, 2)
+    close(jax.jit(jax.vmap(augment, (0, None)))(keys, x)[1], jax.jit(augment)(keys[1], x), 1e-5)
+
+
+@pytest.mark.parametrize(("augment", "channels"), KINDS)
+def test_gradient(augment, channels):
+    """Finite, and in double precision that of finite differences."""
+    with jax.enable_x64(True):
+        x, v = (images(channels, 9, 8, 6, seed) for seed in (1, 2))
+        # Pixels far from 0 and 1, where clamping has a kink.
+        x = jnp.asarray(to_network(augment, 0.3 + 0.1 * x) if isinstance(augment, PhotoAugment) else x)
+
+        @jax.jit
+        def loss(x):
+            return jnp.sum(jnp.sin(augment.each(KEY, x)))
+
+        slope = jax.jit(jax.grad(loss))(x)
+        assert bool(jnp.all(jnp.isfinite(slope)))
+        difference = (loss(x + 1e-6 * v) - loss(x - 1e-6 * v)) / 2e-6
+        np.testing.assert_allclose(jnp.sum(slope * v), difference, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("augment", "size"), [(PhotoAugment(), 2 * ATTEMPTS + 10), (BasicAugment(), 6)])
+def test_draws_are_independent(augment, size):
+    draws = jax.jit(lambda key: augment.draw(key, 4000))(KEY)
+    table = np.concatenate([np.asarray(v).reshape(4000, -1) for v in draws], axis=1)
+    assert table.shape == (4000, size) and table.dtype == np.float32
+    uniform = table[:, :-3] if isinstance(augment, PhotoAugment) else table
+    assert uniform.min() >= 0 and uniform.max() < 1 and np.abs(uniform.mean(axis=0) - 0.5).max() < 0.02
+    assert np.abs(np.corrcoef(table.T) - np.eye(size)).max() < 0.08
+    if isinstance(augment, PhotoAugment):
+        close(draws.alpha.mean(axis=0), np.zeros(3), 0.06)
+        close(draws.alpha.std(axis=0), np.ones(3), 0.04)
+
+
+@pytest.mark.parametrize(("name", "made"), [("photos", PhotoAugment), ("basic", BasicAugment)])
+def test_registered_and_rebuilt(name, made):
+    value = CHOICES["augment"][name]()
+    assert isinstance(value, Augmentation)
+    assert value == made() and hash(value) == hash(made()) and not jax.tree.leaves(value)
+    validate(value)
+    changed = replace(value, jitter=0.2) if isinstance(value, PhotoAugment) else replace(value, crop=2)
+    assert rebuilt(json.loads(json.dumps(described(changed)))) == changed != value
+
+
+@pytest.mark.parametrize(
+    ("augment", "words"),
+    [
+        (PhotoAugment(mean=(0.5,)), "mean has 1 values and std has 3"),
+        (PhotoAugment(mean=(0.5, 0.5), std=(0.2, 0.2)), "give each 3, or 1"),
+        (PhotoAugment(mean=(0.5, math.nan, 0.5)), "finite"),
+        (PhotoAugment(std=(0.2, 0.0, 0.2)), "above 0"),
+        (PhotoAugment(smallest=0.0), "smallest is 0"),
+        (PhotoAugment(smallest=1.5), "smallest is 1.5"),
+        (PhotoAugment(jitter=1.1), "jitter is 1.1"),
+        (PhotoAugment(lighting=-1.0), "lighting is -1"),
+        (BasicAugment(crop=-1), "crop is -1"),
+        (BasicAugment(scale=1.0), "scale is 1"),
+        (BasicAugment(rotate=200.0), "rotate is 200"),
+    ],
+)
+def test_bad_numbers(augment, words):
+    with pytest.raises(RequestError, match=words) as error:
+        validate(augment)
+    assert "\n" not in str(error.value)
+
+
+# ------------------------------------------------------------------ photos
+
+
+def still(**changes):
+    """Draws that change nothing, for PhotoAugment(smallest=1.0)."""
+    half = jnp.full((), 0.5)
+    nothing = PhotoDraws(
+        jnp.full((ATTEMPTS, 2), 0.5), jnp.zeros(2), half, jnp.full(3, 0.5), jnp.zeros(()), jnp.zeros(3)
+    )
+    return nothing._replace(**changes)
+
+
+def test_photos_leave_alone_what_no_draw_changes():
+    augment = PhotoAugment(smallest=1.0)
+    x = jnp.asarray(to_network(augment, images(3, 12, 12)), jnp.float32)
+    close(augment.apply(x, still()), x, 1e-5)
+    close(augment.apply(x, still(flip=jnp.zeros(()))), x[:, :, ::-1], 1e-5)
+
+
+def test_nothing_is_clamped():
+    augment = PhotoAugment(smallest=1.0)
+    white = jnp.asarray(to_network(augment, np.ones((1, 8, 8, 3))), jnp.float32)
+    bright = augment.apply(white, still(factors=jnp.full(3, 0.99)))
+    close(bright, to_network(augment, np.full((1, 8, 8, 3), 1.392)), 1e-5)
+    lit = augment.apply(white, still(alpha=jnp.asarray((-2.0, 0, 0)))) - white
+    close(lit[0, 3, 3], 0.2 * 0.2175 * np.asarray((0.5675, 0.5808, 0.5836)) / np.asarray(augment.std), 1e-5)
+    lone = PhotoAugment(mean=(0.5,), std=(0.2,), smallest=1.0)
+    grey = jnp.asarray(to_network(lone, images(1, 8, 8)), jnp.float32)
+    close(lone.apply(grey, still(alpha=jnp.ones(3), factors=jnp.asarray((0.5, 0.5, 0.9)))), grey, 1e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (30, 44)])
+def test_boxes(height, width):
+    """Every box lies inside, keeps between half and all of the area, and each corner of the image is reached."""
+    augment = PhotoAugment()
+    draws = augment.draw(KEY, 4000)
+    top, left, h, w = jax.jit(jax.vmap(lambda d: augment.box(height, width, d)))(draws)
+    whole = np.stack([top, left, h, w])
+    np.testing.assert_array_equal(whole, np.round(whole))
+    assert top.min() == 0 and left.min() == 0 and (top + h).max() == height and (left + w).max() == width
+    share, ratio = np.asarray(h * w / (height * width)), np.asarray(w / h)
+    assert 0.46 < share.min() < 0.52 and share.max() <= 1
+    assert 0.7 < ratio.min() < 0.8 and 1.25 < ratio.max() < 1.42
+    # Without the boxes that do not fit, the mean share would be 0.75.
+    want = np.mean([math.prod(box(augment, height, width, one(draws, i))[2:]) for i in range(400)])
+    close(np.mean(np.asarray(h * w)[:400]), want, 0.005 * height * width)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "want"),
+    [(12, 12, (0, 0, 12, 12)), (30, 10, (8, 0, 13, 10)), (10, 31, (0, 9, 10, 13)), (10, 12, (0, 0, 10, 12))],
+)
+def test_central_box_where_none_fits(height, width, want):
+    tall = PhotoAugment(smallest=1.0)
+    # The whole area at the narrowest ratio is too tall, and at the widest too wide.
+    for ratio in (0.0, 0.999):
+        boxes = jnp.broadcast_to(jnp.asarray((0.0, ratio)), (ATTEMPTS, 2))
+        assert tuple(map(int, tall.box(height, width, still(boxes=boxes)))) == want
+
+
+def test_first_box_that_fits():
+    augment = PhotoAugment()
+    boxes = jnp.asarray([(0.999, 0.0)] * 3 + [(0.2, 0.4)] + [(0.5, 0.5)] * (ATTEMPTS - 4), jnp.float32)
+    draws = still(boxes=boxes, place=jnp.asarray((0.999, 0.3)))
+    assert tuple(map(int, augment.box(20, 20, draws))) == box(augment, 20, 20, draws)
+    assert box(augment, 20, 20, draws) != box(augment, 20, 20, draws._replace(boxes=boxes[4:]))
+
+
+def test_channels_must_be_those_of_mean():
+    with pytest.raises(RequestError, match="mean has 3 values, but images have 1 channels"):
+        PhotoAugment()(KEY, jnp.zeros((1, 8, 8, 1)))
+
+
+# ------------------------------------------------------------------ basic
+
+
+def test_basic_operations_and_shifts_are_equally_likely():
+    augment, n = BasicAugment(), 6000
+    draws = augment.draw(KEY, n)
+    where = jnp.asarray(np.moveaxis(np.indices((28, 28), np.float32), 0, -1))
+    # The shift is read off an image of its own coordinates, from the middle, which the fill never reaches.
+    crops = draws._replace(choice=jnp.zeros(n))
+    shifts = jax.jit(jax.vmap(lambda d: augment.apply(where[None], d)[0, 14, 14] - 14))(crops)
+    for axis in (0, 1):
+        values, counts = np.unique(np.round(np.asarray(shifts[:, axis]), 3), return_counts=True)
+        np.testing.assert_array_equal(values, np.arange(-4, 4))
+        assert counts.min() > 0.85 * counts.mean()
+    counts = np.bincount((np.asarray(draws.choice) * 3).astype(int))
+    assert len(counts) == 3 and counts.min() > 0.95 * n / 3
+
+
+def test_basic_fills_with_the_mean_of_each_channel():
+    x = np.zeros((2, 10, 10, 2), np.float32)
+    x[0, 2:8, 2:8, 0], x[1, ..., 1] = 1, 3
+    draws = BasicDraws(jnp.zeros(()), jnp.zeros(2), jnp.zeros(2), jnp.zeros(()))
+    moved = np.asarray(BasicAugment().apply(jnp.asarray(x), draws))
+    close(moved[:, :4], np.broadcast_to(x.mean(axis=(1, 2))[:, None, None], (2, 4, 10, 2)), 1e-6)
+    close(moved[:, 4:, 4:], x[:, :6, :6], 1e-6)
+
+
+def test_basic_identities():
+    x = jnp.asarray(images(1, 28, 28), jnp.float32)
+    for choice in (0.1, 0.5, 0.9):
+        middle = BasicDraws(jnp.full((), choice), jnp.full(2, 0.5), jnp.full(2, 0.5), jnp.full((), 0.5))
+        close(BasicAugment().apply(x, middle), x, 1e-5)
+        nothing = BasicAugment(crop=0, scale=0.0, rotate=0.0)
+        close(nothing.apply(x, middle._replace(angle=jnp.zeros(()))), x, 1e-5)

@@ -1,0 +1,122 @@
+"""What fresh weights are drawn from, against the figures of PyTorch (golden README, at the end).
+
+``assert_follows`` holds the rule of every layer. PyTorch's figures and ours must both obey it, so a rule that is not
+the original's fails on the file. The seed is fixed: a bound holds always or never.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+from distill_jax.nets import ARCHITECTURES
+from tests.golden_weights import GOLDEN
+
+ERRORS = 5
+"""standard errors"""
+
+DIGITS = 5e-5
+"""relative rounding of PyTorch's figures"""
+
+NETS = [*ARCHITECTURES, "resnetap10 224"]
+"""at 32x32x3 and 10 classes; the last at 224x224x3"""
+
+
+class Figures(NamedTuple):
+    """Of one parameter. ``kind``: conv, linear, norm or position; ``shape``: PyTorch's."""
+
+    kind: str
+    shape: tuple[int, ...]
+    mean: float
+    std: float
+    min: float
+    max: float
+
+
+def pytorch() -> dict[str, dict[str, Figures]]:
+    """network -> PyTorch's name of each parameter -> figures"""
+    nets = json.loads((GOLDEN / "initial_weights.json").read_text())
+    return {
+        net: {name: Figures(kind, tuple(shape), *rest) for name, (kind, shape, *rest) in parameters.items()}
+        for net, parameters in nets.items()
+    }
+
+
+def fresh(net: str) -> dict[str, Figures]:
+    name, _, side = net.partition(" ")
+    shape = (int(side or 32), int(side or 32), 3)
+    return dict(ours(ARCHITECTURES[name]().build(shape, 10).init(jax.random.key(0)).params))
+
+
+def ours(layer: dict[str, Any], path: str = "") -> Iterator[tuple[str, Figures]]:
+    """The figures of each parameter within ``layer``, named after PyTorch's weight and bias."""
+    for name, leaf in layer.items():
+        if isinstance(leaf, dict):
+            yield from ours(leaf, f"{path}{name}.")
+            continue
+        w = np.asarray(leaf, np.float64)
+        kind = {1: "norm", 2: "linear", 4: "conv"}[layer["kernel"].ndim if "kernel" in layer else 1]
+        kind = "position" if name == "position" else kind
+        shape = w.shape if kind == "position" else w.shape[::-1]
+        yield path + {"bias": "bias"}.get(name, "weight"), Figures(kind, shape, w.mean(), w.std(), w.min(), w.max())
+
+
+def assert_follows(net: str, parameters: dict[str, Figures]) -> None:
+    """Each parameter is drawn from what the original draws it from."""
+    for name, found in parameters.items():
+        layer, _, leaf = name.rpartition(".")
+        where = f"{net} {name} {found}"
+        weight = parameters.get(f"{layer}.weight", found)
+        if found.kind == "norm":
+            constant(found, 0 if leaf == "bias" else 1, where)
+        elif found.kind == "position":
+            normal(found, 0.02, where)
+        elif found.kind == "conv" and net.startswith("resnet"):
+            assert leaf == "weight", where
+            outputs, _, height, width = found.shape
+            normal(found, math.sqrt(2 / (height * width * outputs)), where)
+        else:
+            uniform(found, 1 / math.sqrt(math.prod(weight.shape[1:])), where)
+
+
+def constant(found: Figures, value: float, where: str) -> None:
+    assert (found.mean, found.std, found.min, found.max) == (value, 0, value, value), where
+
+
+def uniform(found: Figures, bound: float, where: str) -> None:
+    """U(-bound, bound): nothing outside, and the extremes as close to it as so many draws bring them."""
+    n, std = math.prod(found.shape), bound / math.sqrt(3)
+    assert abs(found.mean) <= ERRORS * std / math.sqrt(n), where
+    assert abs(found.std / std - 1) <= ERRORS * math.sqrt(0.2 / n), where
+    # The gap to the bound is about exponential, with mean 2 bound / n; the file has five digits.
+    for extreme in (-found.min, found.max):
+        assert bound * (1 - 30 / n - DIGITS) <= extreme <= bound * (1 + DIGITS), where
+
+
+def normal(found: Figures, std: float, where: str) -> None:
+    n = math.prod(found.shape)
+    assert abs(found.mean) <= ERRORS * std / math.sqrt(n), where
+    assert abs(found.std / std - 1) <= ERRORS * math.sqrt(0.5 / n), where
+    # A uniform variable of this deviation ends at 1.73 of it; n normal ones reach about sqrt(2 log n).
+    for extreme in (-found.min, found.max):
+        assert 2 * std < extreme < (math.sqrt(2 * math.log(n)) + 2) * std, where
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_fresh_weights_are_drawn_as_the_originals(net: str) -> None:
+    theirs, found = pytorch()[net], fresh(net)
+    assert layers(found) == layers(theirs)
+    assert_follows(net, theirs)
+    assert_follows(net, found)
+
+
+def layers(parameters: dict[str, Figures]) -> Counter[tuple[str, tuple[int, ...], bool]]:
+    """How many parameters are of each kind and shape; the two name and order them differently."""
+    return Counter((found.kind, found.shape, name.endswith("bias")) for name, found in parameters.items())

@@ -1,0 +1,109 @@
+"""Sets made class by class: ``distill --classes`` and ``join``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from distill_jax.cli import distill, evaluate, join
+from distill_jax.cli.workdir import RESULT, read_json
+from distill_jax.data import digits
+from distill_jax.distill import init_state, matching
+from distill_jax.distilled import DistilledSet
+from distill_jax.join import joined
+from distill_jax.nets import ConvNet
+from distill_jax.recipes import resolve
+from distill_jax.run import distil, prepare
+from distill_jax.spec import check
+from distill_jax.types import RequestError
+from tests.tiny import TINY
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two halves and the whole, each a workdir."""
+    path = tmp_path_factory.mktemp("parts")
+    assert distill.main([*TINY, "--workdir", str(path / "whole")]) == 0
+    pool = ["--pool", str(path / "whole")]
+    assert distill.main([*TINY, *pool, "--classes", "0:5", "--workdir", str(path / "first")]) == 0
+    rest = ["5", "6", "7", "8", "9"]
+    assert distill.main([*TINY, *pool, "--workdir", str(path / "second"), "--classes", *rest]) == 0
+    return path
+
+
+def read(path: Path) -> DistilledSet:
+    return DistilledSet.load(path / "distilled.npz")
+
+
+def test_parts_joined_are_the_whole(parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In labels, order and card; the images went other ways, because classes take turns at a step."""
+    out = tmp_path / "all.npz"
+    assert join.main([str(parts / "second"), str(parts / "first"), "--out", str(out)]) == 0
+    assert "10 classes, joined from 2 parts" in capsys.readouterr().out
+    made, whole = DistilledSet.load(out), read(parts / "whole")
+    np.testing.assert_array_equal(made.labels, whole.labels)
+    same = set(whole.card) - {"hash", "score"}
+    assert {name: made.card[name] for name in same} == {name: whole.card[name] for name in same}
+    assert made.card["score"] is None and len(made.card["parts"]) == 2
+    for c, part in ((2, "first"), (8, "second")):
+        np.testing.assert_array_equal(made.images[c], read(parts / part).images[c % 5])
+    assert evaluate.main([str(out), "--dataset", "digits", "--repeats", "2"]) == 0
+    assert join.main([str(parts / "second"), str(parts / "first"), "--out", str(out)]) == 2
+
+
+def test_a_part_says_so(parts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    card = read(parts / "first").card
+    assert card["class_names"] == list("01234") and card["part_of"] == list("0123456789")
+    result = read_json(parts / "first" / RESULT)
+    assert result["accuracy"]["mean"] > 10 and result["config"]["spec"]["classes"] == [0, 1, 2, 3, 4]
+    assert evaluate.main([str(parts / "first"), "--dataset", "digits"]) == 2
+    assert "join it with the others first (experiments.join)" in capsys.readouterr().err
+
+
+def test_what_does_not_fit_is_refused(parts: Path) -> None:
+    first, second, whole = (read(parts / name) for name in ("first", "second", "whole"))
+    for these, wrong in (
+        ([], "no part is given"),
+        ([whole], "holds all its classes"),
+        ([first], "5 classes are in no part: make them with --classes 5 6 7 8 9"),
+        ([first, first], "class 0 is in two of the parts"),
+        ([first, second.with_card(ipc=2)], "ipc is 1 in one and 2 in another"),
+        ([first, second.with_card(recipe="mnist")], "recipe is digits"),
+    ):
+        with pytest.raises(RequestError, match=wrong):
+            joined(these)
+    assert joined([first, second.with_card(seed=1)]).card["seed"] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("method", "classes", "wrong"),
+    [
+        ("acc_dd", (3, 10), "class 10 of --classes is not there"),
+        ("acc_dd", (3, 3), "give each number once"),
+        ("mtt", (0, 1), "needs all classes at once"),
+        ("dc", (0, 1), "trains on the images of all classes"),
+    ],
+)
+def test_parts_that_cannot_be_made(method: str, classes: tuple[int, ...], wrong: str) -> None:
+    spec = replace(resolve(method, "digits", ipc=1, shape=(8, 8, 1)).spec, classes=classes)
+    with pytest.raises(RequestError, match=wrong):
+        check(spec, (8, 8, 1), [100] * 10)
+
+
+def test_a_class_has_the_gradient_that_it_has_among_all() -> None:
+    """Networks, real images and draws are those of the whole; only the other classes are missing."""
+    data = digits()
+    spec = replace(resolve("acc_dd", "digits", ipc=1, shape=data.shape).spec, outer_steps=1, inner_steps=1)
+    spec = replace(spec, models=replace(spec.models, size=1, epochs=1), net=ConvNet(1, 4))  # type: ignore[type-var]
+    whole, part = (prepare(replace(spec, classes=classes), data) for classes in ((), (7, 2)))
+    state, key = init_state(whole), jax.random.key(3)
+    selection = jax.numpy.zeros((10, 4), jax.numpy.int32)
+    _, grads = matching(whole, state.models, state.synthetic, selection, key)
+    some = state.synthetic._replace(images=state.synthetic.images[np.asarray([7, 2])])
+    _, of_part = matching(part, state.models, some, selection[:2], key)
+    np.testing.assert_allclose(of_part.images, grads.images[np.asarray([7, 2])], rtol=1e-4, atol=1e-6)
+    assert distil(replace(spec, classes=(7, 2)), data).card["class_names"] == ["7", "2"]
