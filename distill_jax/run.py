@@ -160,7 +160,9 @@ def distilled_set(problem: Problem, data: Dataset, state: State, about: dict[str
     spec, synthetic = problem.spec, state.synthetic
     images = stored(spec.parameterisation, synthetic.images)
     names = tuple(data.class_names[c] for c in spec.classes) or data.class_names
-    about = about | ({"part_of": list(data.class_names)} if spec.classes else {})
+    given = bool(spec.mean) and data.whitening is None
+    about = about | {"normalisation": "given" if given else "of the training images"}
+    about |= {"part_of": list(data.class_names)} if spec.classes else {}
     made = DistilledSet.of(spec.parameterisation, images, names, problem.data.normaliser, about)
     if data.whitening is not None:
         made = made.with_zca(data.whitening.matrix)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from distill_jax import published
-from distill_jax.recipes import resolve
+from distill_jax.methods import PRESETS
+from distill_jax.recipes import RECIPES, recipe_named, resolve
 
 SHAPES = {"mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "tiny": (64, 64, 3)}
 SHAPES |= {"imagenet10": (224, 224, 3), "imagenet100": (224, 224, 3)}
@@ -100,6 +101,21 @@ def test_nothing_is_left_out() -> None:
     seen = {one.name for key in RAN for one in compared(key)}
     elsewhere = {name for names in ELSEWHERE.values() for name in names.split()}
     assert {name for of in RAN.values() for name in of} - seen == elsewhere
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_no_number_of_a_recipe_goes_nowhere(recipe: str) -> None:
+    """A method that a recipe names has every field that it is given."""
+    shape = SHAPES.get(recipe, (32, 32, 3))
+    for ipc, factor in ((1, 1), (50, 3)):
+        for whom, values in ((w, v) for part in recipe_named(recipe)(ipc, shape, factor) for w, v in part.items()):
+            for method in set(whom.split()) & set(PRESETS):
+                node = resolve(method, recipe, ipc=ipc, shape=shape).spec
+                for path in values:
+                    at: object = node
+                    for name in path.split("."):
+                        assert hasattr(at, name), f"{method} has no {path}"
+                        at = getattr(at, name)
 
 
 @pytest.mark.parametrize(("method", "ipc"), [("dc", 20), ("dsa", 30), ("dc", 40)])

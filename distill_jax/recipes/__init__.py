@@ -48,6 +48,9 @@ RECIPE_OF |= {f"zca:{name}": recipe for name, recipe in RECIPE_OF.items()}
 
 IDC_FAMILY = "idc acc_dd dream dream_acc_dd"
 DREAMS = "dream dream_acc_dd"
+FIRST = {"idc acc_dd": {"init.order": "first"}}
+"""the released codes begin with the first images of each class"""
+
 DC_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 
 
@@ -194,7 +197,8 @@ def without_flip() -> Overrides:
     mine = {
         "@idc": {"protocol.augment": Siamese("color_crop_scale_rotate")},
         "@dsa @dd-ranking": {"protocol.augment": dsa},
-        "dsa dm cafe_dsa": {"augment": dsa, "update.augment": dsa},
+        "dsa dm cafe_dsa": {"augment": dsa},
+        "dsa cafe_dsa": {"update.augment": dsa},
         "mtt": {"models.augment": dsa, "objective.augment": dsa},
     }
     return [mine]

@@ -4,7 +4,7 @@ l1 matching at base rate 1e-4; the reference side stays 32 in the released code,
 Clothes may be flipped.
 """
 
-from distill_jax.recipes import DREAMS, IDC_FAMILY, Overrides, dc_loops, idc_rate, normalised
+from distill_jax.recipes import DREAMS, FIRST, IDC_FAMILY, Overrides, dc_loops, idc_rate, normalised
 
 
 def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
@@ -12,9 +12,10 @@ def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
     mine = {
         "*": normalised((0.2861,), (0.3530,)),
         IDC_FAMILY: {
-            "objective.metric": "l1", "optimiser.lr": rate, "update.images": 500, "init.order": "first",
+            "objective.metric": "l1", "optimiser.lr": rate, "update.images": 500,
         },
         DREAMS: {"update.batch": 128},
+        **FIRST,
         "dc dsa": dc_loops(ipc),
     }  # fmt: skip
     return [mine]

@@ -8,12 +8,12 @@ their number, and photographs are cropped, mirrored, jittered and lit as usual o
 
 from distill_jax.augment_photos import PhotoAugment
 from distill_jax.nets import ResNetAP
-from distill_jax.recipes import DREAMS, IDC_FAMILY, IMAGENET, Overrides, dc_loops, idc_rate
+from distill_jax.recipes import DREAMS, FIRST, IDC_FAMILY, IMAGENET, Overrides, dc_loops, idc_rate
 
 
 def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
     decode = {"parameterisation.decode_type": "bound"} if ipc >= 20 and factor == 3 else {}
-    matching = {"objective.metric": "l1", "optimiser.lr": 3e-3 * idc_rate(ipc, shape[0], 224), "init.order": "first"}
+    matching = {"objective.metric": "l1", "optimiser.lr": 3e-3 * idc_rate(ipc, shape[0], 224)}
     updating = {"update.images": 500, "update.cutmix": 1.0}
     mine = {
         "*": {"net": ResNetAP(10), **IMAGENET},
@@ -24,6 +24,7 @@ def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
         "acc_dd dream_acc_dd": {"outer_steps": 100, "models.epochs": 10, "models.cutmix": 1.0},
         "idc": {"update.early": 10},
         DREAMS: {"update.batch": 128},
+        **FIRST,
         "dc dsa": dc_loops(ipc),
     }  # fmt: skip
     return [mine]

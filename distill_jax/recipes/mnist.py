@@ -9,7 +9,7 @@ from dataclasses import replace
 from distill_jax.augment import Siamese
 from distill_jax.augment_photos import BasicAugment
 from distill_jax.evaluation import DC_BENCH
-from distill_jax.recipes import DREAMS, IDC_FAMILY, Overrides, dc_loops, idc_rate, normalised, without_flip
+from distill_jax.recipes import DREAMS, FIRST, IDC_FAMILY, Overrides, dc_loops, idc_rate, normalised, without_flip
 
 
 def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
@@ -24,9 +24,9 @@ def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
             "objective.metric": "l1",
             "optimiser.lr": 1e-4 * idc_rate(ipc, shape[0], 28),
             "update.images": 500,
-            "init.order": "first",
         },
         DREAMS: {"update.batch": 128},
+        **FIRST,
         "dc dsa": dc_loops(ipc),
     }
     return [*without_flip(), mine, *([packed] if factor > 1 else [])]
