@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from distill_jax import tree
+from distill_jax import mesh, tree
 from distill_jax.axes.parameterisation import as_network, decoded_set, stored
-from distill_jax.contracts import ClassObjective, SetObjective
+from distill_jax.contracts import ClassObjective
 from distill_jax.spec import Spec
-from distill_jax.types import Array, Model, Net, PyTree, RealData, Synthetic
+from distill_jax.types import Array, Model, Net, PyTree, RealData, Synthetic, TrainSet
 
 BEFORE_FIRST = 2**32 - 1  # no step has this number
 LONGEST_BLOCK = 1024  # inner steps in one call at most
@@ -59,17 +59,13 @@ def init_state(problem: Problem) -> State:
     spec, data = problem.spec, problem.data.of(problem.spec.classes)
     model_key, image_key = jax.random.split(jax.random.fold_in(problem.root, BEFORE_FIRST))
     fresh = _fresh(problem, model_key)
-    one = tree.take(fresh["models"], 0)
+    one, decoded = tree.take(fresh["models"], 0), spec.parameterisation.decoded(spec.ipc)
     images = spec.init.images(problem.net, one, data, spec.ipc, spec.parameterisation.factor, image_key)
     if spec.parameterisation.space == "normalised":
         images = data.normaliser.to_network(images)
-    labels = spec.labels.init(data.classes, spec.parameterisation.decoded(spec.ipc))
-    synthetic = Synthetic(images, labels, spec.objective.learnable())
-    optimiser = Synthetic(
-        spec.optimiser.init(images),
-        spec.labels.optimiser().init(labels),
-        spec.objective.learnable_optimiser().init(synthetic.learnable),
-    )
+    synthetic = Synthetic(images, spec.labels.init(data.classes, decoded), spec.objective.learnable())
+    moves: Any = (spec.optimiser, spec.labels.optimiser(), spec.objective.learnable_optimiser())
+    optimiser = Synthetic(*(move.init(part) for move, part in zip(moves, synthetic, strict=True)))
     return State(jnp.zeros((), jnp.int32), synthetic, optimiser, selector=spec.selector.init(data), **fresh)
 
 
@@ -84,41 +80,38 @@ def _fresh(problem: Problem, key: Array) -> dict[str, Any]:
     spec, net = problem.spec, problem.net
     sample_key, perturb_key, begin_key = jax.random.split(key, 3)
     models = spec.perturb.perturb(spec.models.sample(net, problem.pool, spec.live, sample_key), perturb_key)
-    keys = jax.random.split(begin_key, spec.live)
-    models, memory = jax.vmap(lambda model, key: spec.update.begin(net, model, problem.data, key))(models, keys)
+    begin = jax.vmap(lambda model, key: spec.update.begin(net, model, problem.data, key))
+    models, memory = begin(models, jax.random.split(begin_key, spec.live))
     return {"models": models, "update": memory, "loss": jnp.zeros(())}
 
 
 def inner_step(problem: Problem, state: State, key: Array) -> State:
     """Pick real images, match, step the images, update the models."""
-    spec, net, data = problem.spec, problem.net, problem.data
+    spec, data = problem.spec, problem.data
     select_key, match_key, update_key = jax.random.split(key, 3)
     outer, inner = state.step // spec.inner_steps, state.step % spec.inner_steps
-    one, shown = tree.take(state.models, 0), data.of(spec.classes)
-    selection, selector = spec.selector.select(net, one, shown, state.selector, inner, select_key)
-
+    looking = (problem.net, tree.take(state.models, 0), data.of(spec.classes))
+    selected = spec.selector.select(*looking, state.selector, inner, select_key)
+    selection, selector = mesh.kept(selected, 0)  # by every device for itself: sending it would cost more
+    (images, *leaves), (moving, *states) = state.synthetic, state.optimiser
     scale = spec.optimiser.schedule(outer, spec.outer_steps)
-    images, moving = spec.optimiser.before(state.synthetic.images, state.optimiser.images, scale)
-    synthetic = state.synthetic._replace(images=images)
-    loss, grads = matching(problem, state.models, synthetic, selection, match_key)
+    images, moving = spec.optimiser.before(images, moving, scale)
+    loss, grads = matching(problem, state.models, Synthetic(images, *leaves), selection, match_key)
     images, moving = spec.optimiser.after(grads.images, images, moving, scale)
-    labels, of_labels = _stepped(spec.labels.optimiser(), grads.labels, state.optimiser.labels, synthetic.labels)
-    learnable, of_learnable = _stepped(
-        spec.objective.learnable_optimiser(), grads.learnable, state.optimiser.learnable, synthetic.learnable
-    )
-    synthetic = Synthetic(images, labels, learnable)
+    moves = (spec.labels.optimiser(), spec.objective.learnable_optimiser())
+    others = [_stepped(*each) for each in zip(moves, grads[1:], states, leaves, strict=True)]
+    synthetic, optimiser = (Synthetic(*each) for each in zip((images, moving), *others, strict=True))
 
-    syn = decoded_set(spec.parameterisation, synthetic, data)
-
-    def update(live: tuple[Model, PyTree, Array]) -> tuple[Model, PyTree]:
+    def update(live: tuple[Model, PyTree, Array], problem: Problem, syn: TrainSet) -> tuple[Model, PyTree]:
         model, memory, key = live
-        return spec.update.update(net, model, memory, data, syn, key)
+        return problem.spec.update.update(problem.net, model, memory, problem.data, syn, key)
 
-    keys = jax.random.split(update_key, spec.live)
-    models, memory = tree.map_chunks(update, (state.models, state.update, keys), spec.model_chunk)
+    syn = mesh.kept(decoded_set(spec.parameterisation, synthetic, data), 0)
+    live = (state.models, state.update, jax.random.split(update_key, spec.live))
+    models, memory = mesh.map_chunks(update, live, spec.model_chunk, problem, syn)
     return state._replace(
         synthetic=synthetic,
-        optimiser=Synthetic(moving, of_labels, of_learnable),
+        optimiser=optimiser,
         models=models,
         update=memory,
         selector=selector,
@@ -135,53 +128,57 @@ def _stepped(optimiser: optax.GradientTransformation, grads: PyTree, state: PyTr
 def matching(problem: Problem, models: Model, synthetic: Synthetic, selection: Array, key: Array):
     """(loss, gradient): summed over classes, mean over models; the gradient is a Synthetic, by each of its parts.
 
-    An objective on one class is differentiated inside its chunk of classes and models: that is what keeps memory flat.
+    Devices share the classes, or the models where an objective needs all classes at once.
     """
-    spec, net, data = problem.spec, problem.net, problem.data
-    objective, classes = spec.objective, jnp.asarray(spec.classes or range(data.classes))
-    keys = jax.random.split(key, data.classes)[classes]
-
-    def shown(images: Array, rows: Array, c: Array, key: Array) -> tuple[Array, Array]:
-        """One class as the network sees it, real [B, ...] and synthetic [D, ...]: one augmentation draw for both."""
-        subset_key, augment_key = jax.random.split(key)
-        real = data.normaliser.to_network(data.images[data.index[c, rows]])
-        syn = as_network(spec.parameterisation, spec.parameterisation.decode(images), data)
-        if 0 < spec.syn_batch < syn.shape[0]:
-            syn = syn[jax.random.permutation(subset_key, syn.shape[0])[: spec.syn_batch]]
-        both = spec.augment(augment_key, jnp.concatenate([real, syn]))
-        return both[: real.shape[0]], both[real.shape[0] :]
-
-    def over_models(loss, variable: PyTree) -> tuple[Array, PyTree]:
-        of_each = tree.map_chunks(partial(jax.value_and_grad(loss), variable), models, spec.model_chunk)
-        return jax.tree.map(lambda a: jnp.mean(a, axis=0), of_each)
-
-    if isinstance(objective, ClassObjective):
-
-        def of_class(each: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
-            images, rows, c, key = each
-
-            def loss(images: Array, model: Model) -> Array:
-                return objective.class_loss(net, model, *shown(images, rows, c, key), c, key)
-
-            return over_models(loss, images)
-
-        losses, grads = tree.map_chunks(of_class, (synthetic.images, selection, classes, keys), spec.class_chunk)
+    spec = problem.spec
+    classes = jnp.asarray(spec.classes or range(problem.data.classes))
+    shown = (selection, classes, jax.random.split(key, problem.data.classes)[classes])
+    if isinstance(spec.objective, ClassObjective):
+        each = (synthetic.images, *shown)
+        losses, grads = mesh.map_chunks(_class_matching, each, spec.class_chunk, problem, models)
         return jnp.sum(losses), jax.tree.map(jnp.zeros_like, synthetic)._replace(images=grads)
+    of_each = mesh.map_chunks(_set_matching, models, spec.model_chunk, problem, synthetic, shown, key)
+    return tree.mean(of_each)
 
-    assert isinstance(objective, SetObjective)
 
-    def set_loss(synthetic: Synthetic, model: Model) -> Array:
-        real, syn = jax.vmap(shown)(synthetic.images, selection, classes, keys)
-        return objective.set_loss(net, model, real, synthetic._replace(images=syn), key)
+def _class_matching(each: tuple[Array, ...], problem: Problem, models: Model) -> tuple[Array, Array]:
+    """Of one class. Differentiated here, inside its chunk of classes and models: that is what keeps memory flat."""
+    images, rows, c, key = each
+    objective: Any = problem.spec.objective
 
-    return over_models(set_loss, synthetic)
+    def loss(images: Array, model: Model) -> Array:
+        return objective.class_loss(problem.net, model, *_shown(problem, images, rows, c, key), c, key)
+
+    of_each = tree.map_chunks(partial(jax.value_and_grad(loss), images), models, problem.spec.model_chunk)
+    return tree.mean(of_each)
+
+
+def _set_matching(model: Model, problem: Problem, synthetic: Synthetic, shown: tuple[Array, ...], key: Array):
+    """Of one model, on all classes at once."""
+    objective: Any = problem.spec.objective
+
+    def loss(synthetic: Synthetic) -> Array:
+        real, syn = jax.vmap(partial(_shown, problem))(synthetic.images, *shown)
+        return objective.set_loss(problem.net, model, real, synthetic._replace(images=syn), key)
+
+    return jax.value_and_grad(loss)(synthetic)
+
+
+def _shown(problem: Problem, images: Array, rows: Array, c: Array, key: Array) -> tuple[Array, Array]:
+    """One class as the network sees it, real [B, ...] and synthetic [D, ...]: one augmentation draw for both."""
+    spec, data = problem.spec, problem.data
+    subset_key, augment_key = jax.random.split(key)
+    real = data.normaliser.to_network(data.images[data.index[c, rows]])
+    syn = as_network(spec.parameterisation, spec.parameterisation.decode(images), data)
+    if 0 < spec.syn_batch < syn.shape[0]:
+        syn = syn[jax.random.permutation(subset_key, syn.shape[0])[: spec.syn_batch]]
+    both = spec.augment(augment_key, jnp.concatenate([real, syn]))
+    return both[: real.shape[0]], both[real.shape[0] :]
 
 
 def block(problem: Problem, state: State, steps: Array | int) -> tuple[State, Array]:
-    """``steps`` inner steps (at most LONGEST_BLOCK), crossing outer iterations as they come.
-
-    Returns the state and [LONGEST_BLOCK] mean losses of the outer iteration so far, one after each step taken.
-    """
+    """``steps`` inner steps (at most LONGEST_BLOCK), crossing outer iterations as they come: the state, and after each
+    step the mean loss of its outer iteration so far [LONGEST_BLOCK]."""
 
     def step(i: Array, carry: tuple[State, Array]) -> tuple[State, Array]:
         state, losses = carry
@@ -195,7 +192,8 @@ def block(problem: Problem, state: State, steps: Array | int) -> tuple[State, Ar
             state = inner_step(problem, state, inner_key)
         return state._replace(step=state.step + 1), losses.at[i].set(state.loss)
 
-    return jax.lax.fori_loop(0, steps, step, (state, jnp.zeros(LONGEST_BLOCK)))
+    state, losses = jax.lax.fori_loop(0, steps, step, (mesh.placed(state), jnp.zeros(LONGEST_BLOCK)))
+    return mesh.placed(state), losses
 
 
 run_block = jax.jit(block, donate_argnames="state")

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill_jax import tree
+from distill_jax import mesh
 from distill_jax.augment import NoAugment, Siamese
 from distill_jax.contracts import Architecture, Augmentation
 from distill_jax.data import Dataset
@@ -209,7 +209,9 @@ def _epochs(
     pipeline = Pipeline(protocol.batch, protocol.cutmix, protocol.augment)
     transform = _transform(protocol, -(-size // min(protocol.batch, size)))
 
-    def repeat(each: tuple[Model, PyTree, Array, Array]) -> tuple[Model, PyTree]:
+    def repeat(
+        each: tuple[Model, PyTree, Array, Array], store: TrainSet, normaliser: Normaliser, first: Array, count: Array
+    ) -> tuple[Model, PyTree]:
         model, state, rows, key = each
 
         def epoch(e: Array, carry: tuple[Model, PyTree]) -> tuple[Model, PyTree]:
@@ -220,16 +222,17 @@ def _epochs(
             order_key, train_key = jax.random.split(jax.random.fold_in(key, e))
             order = epochs_order(order_key, size, protocol.batch, 1)
             order = order._replace(rows=rows[order.rows])
-            return train(net, model, transform, state, sets.store, order, pipeline, train_key, normaliser)[:2]
+            return train(net, model, transform, state, store, order, pipeline, train_key, normaliser)[:2]
 
         return jax.lax.fori_loop(first, first + count, epoch, (model, state))
 
-    return tree.map_chunks(repeat, (models, state, sets.rows, keys), chunk)
+    each = (models, state, sets.rows, keys)
+    return mesh.map_chunks(repeat, each, chunk, sets.store, normaliser, jnp.asarray(first), jnp.asarray(count))
 
 
 @partial(jax.jit, static_argnums=0)
 def _hits(net: Net, models: Model, images: Array, labels: Array, normaliser: Normaliser) -> Array:
-    return jax.lax.map(lambda model: correct(net, model, images, labels, normaliser), models)
+    return mesh.map_chunks(partial(correct, net), models, 1, images, labels, normaliser)
 
 
 def _transform(protocol: Protocol, steps: int):

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import numpy as np
 
+from distill_jax import mesh
 from distill_jax.axes.parameterisation import stored
 from distill_jax.data import Dataset
 from distill_jax.distill import LONGEST_BLOCK, Problem, State, init_state, run_block
@@ -145,6 +146,8 @@ def run(
         return state, np.asarray(losses)[:count]
 
     start = int(state.step) if start is None else start
+    problem = mesh.replicated(problem)
+    state = mesh.placed(mesh.replicated(state))
     return host_loop(advance, state, start, problem.spec.steps, callbacks, size)
 
 

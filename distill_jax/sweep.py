@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill_jax import distill, tree
+from distill_jax import distill, mesh
 from distill_jax.axes.parameterisation import decoded_set, stored
 from distill_jax.distill import Problem, State
 from distill_jax.evaluation import Sets
@@ -128,10 +128,10 @@ def automatic_chunk(problems: Problem) -> int:
 def init_states(problems: Problem, chunk: int = 1) -> State:
     """States [S, ...] before the first step."""
 
-    def one(point: tuple[Spec, Array]) -> State:
+    def one(point: tuple[Spec, Array], problems: Problem) -> State:
         return distill.init_state(replace(problems, spec=point[0], root=point[1]))
 
-    return tree.map_chunks(one, (problems.spec, problems.root), chunk)
+    return mesh.map_chunks(one, (problems.spec, problems.root), chunk, problems)
 
 
 @partial(jax.jit, static_argnames="chunk", donate_argnames="states")
@@ -141,11 +141,12 @@ def run_block(problems: Problem, states: State, steps: Array | int, chunk: int) 
     # vmap, where a condition that differs between points would run both of its sides at every step.
     now = states.step[0]
 
-    def one(point: tuple[Spec, Array, State]) -> tuple[State, Array]:
+    def one(point: tuple[Spec, Array, State], problems: Problem, now: Array, steps: Array) -> tuple[State, Array]:
         spec, root, state = point
         return distill.block(replace(problems, spec=spec, root=root), state._replace(step=now), steps)
 
-    return tree.map_chunks(one, (problems.spec, problems.root, states), chunk)
+    points = (problems.spec, problems.root, states)
+    return mesh.map_chunks(one, points, chunk, problems, now, jnp.asarray(steps))
 
 
 def training_sets(problems: Problem, states: State, repeats: int) -> Sets:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.core import Tracer
 
+from distill_jax import mesh
 from distill_jax.augment import NoAugment, cutmix
 from distill_jax.contracts import Augmentation
 from distill_jax.types import Array, Choice, Model, Net, Normaliser, PyTree, RealData, RequestError, TrainSet, choice
@@ -175,6 +176,8 @@ def train(
         x = pipeline.augment.each(augment_key, x)
         if pipeline.cutmix > 0:
             x, targets = cutmix(mix_key, x, targets, pipeline.cutmix)
+        # Devices share the passes through the network; before them images meet each other, which would cost more.
+        x, targets = mesh.split_batch(x), mesh.split_batch(targets)
 
         def loss_of(params: PyTree) -> tuple[Array, PyTree]:
             out, stats = net.apply(model._replace(params=params), x, train=True)

@@ -26,6 +26,11 @@ def stack(trees: Sequence[PyTree], axis: int = 0) -> PyTree:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis), *trees)
 
 
+def mean(stacked: PyTree) -> PyTree:
+    """The mean over the leading axis of every leaf."""
+    return jax.tree.map(lambda a: jnp.mean(a, axis=0), stacked)
+
+
 def is_conv(path: tuple[Any, ...], leaf: Array) -> bool:
     """A convolution kernel."""
     return _name(path) == "kernel" and leaf.ndim == 4

@@ -8,9 +8,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = [
-    "types", "contracts", "tree", "data", "nets", "augment", "augment_photos", "train", "axes", "spec", "distill",
-    "distilled", "join", "teachers", "run", "evaluation", "sweep", "ranking", "formats", "checkpoint", "methods",
-    "recipes", "published", "cli",
+    "types", "contracts", "tree", "mesh", "data", "nets", "augment", "augment_photos", "train", "axes", "spec",
+    "distill", "distilled", "join", "teachers", "run", "evaluation", "sweep", "ranking", "formats", "checkpoint",
+    "methods", "recipes", "published", "cli",
 ]  # fmt: skip
 """The modules and packages of ``distill_jax``; each imports only from itself and from those before it."""
 

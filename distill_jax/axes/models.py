@@ -7,7 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from distill_jax import tree
+from distill_jax import mesh, tree
 from distill_jax.augment import Siamese
 from distill_jax.contracts import Augmentation, ModelSource
 from distill_jax.train import PLAIN_SGD, NetworkSGD, Pipeline, epochs_order, fresh, rate_drops, real_set, train
@@ -145,7 +145,7 @@ def train_pool(
     One call of a compiled epoch per network on a CPU, for AT_ONCE of them on an accelerator. ``falling``: the learning
     rate drops towards the end as in evaluation; else it is constant. ``members`` keeps each group when it is finished.
     """
-    at_once = 1 if jax.default_backend() == "cpu" else AT_ONCE
+    at_once = (1 if jax.default_backend() == "cpu" else AT_ONCE) * mesh.size()
     length = epochs if falling else None
     keep = tuple(range(epochs + 1)) if keep is None else keep
     groups = []
@@ -187,9 +187,12 @@ def _epoch(
     epoch: int,
 ) -> tuple[Model, PyTree]:
     n = data.images.shape[0]
-    transform = _transform(optimiser, length, -(-n // pipeline.batch))
 
-    def one(model: Model, state: PyTree, key: Array) -> tuple[Model, PyTree]:
+    def one(
+        each: tuple[Model, PyTree, Array], data: RealData, optimiser: NetworkSGD, epoch: Array
+    ) -> tuple[Model, PyTree]:
+        model, state, key = each
+        transform = _transform(optimiser, length, -(-n // pipeline.batch))
         order_key, train_key = jax.random.split(jax.random.fold_in(key, epoch + 1))
         order = epochs_order(order_key, n, pipeline.batch, 1)
         model, state, _ = train(
@@ -197,7 +200,7 @@ def _epoch(
         )
         return model, state
 
-    return tree.map_chunks(lambda each: one(*each), (models, state, keys), keys.shape[0])
+    return mesh.map_chunks(one, (models, state, keys), keys.shape[0], data, optimiser, jnp.asarray(epoch))
 
 
 def _transform(optimiser: NetworkSGD, length: int | None, steps: int):

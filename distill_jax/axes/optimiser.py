@@ -39,7 +39,7 @@ class ClassByClassSGD(Optimiser):
     def after(self, gradients: Array, images: Array, state: Array, scale: Array | float) -> tuple[Array, Array]:
         state = jnp.asarray(self.momentum, images.dtype) * state + gradients
         images = images - jnp.asarray(self.lr * scale, images.dtype) * state
-        return self._idle(images, state, scale, jnp.arange(len(images))[::-1])
+        return self._idle(images, state, scale, len(images) - 1 - jnp.arange(len(images)))
 
     def _idle(self, images: Array, state: Array, scale: Array | float, others: Array) -> tuple[Array, Array]:
         # k turns without a gradient: m <- mu^k m, and x has moved by -lr (mu + mu^2 + ... + mu^k) m.

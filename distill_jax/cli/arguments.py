@@ -68,6 +68,8 @@ class Common:
     """the same as --parameterisation.factor"""
     seed: int = 0
     """everything random follows from it"""
+    devices: int = 0
+    """on a CPU, how many devices it counts as, which share the work; 0: one for each physical core"""
     deterministic: FlagCreatePairsOff[bool] = False
     """ask a GPU for the same bits in every run"""
 
@@ -94,6 +96,8 @@ def request(argv: Sequence[str], options: type[Options], side: int = 224) -> Req
     validate(experiment.protocol, "protocol.")
     if not 0 <= parsed.seed < 2**32:
         raise RequestError(f"seed is {parsed.seed}: give a number from 0 to {2**32 - 1}")
+    if parsed.devices < 0:
+        raise RequestError(f"devices is {parsed.devices}: it must be 0 (one for each core) or more")
     if parsed.deterministic:
         process.deterministic_operations()
     data = load(parsed.dataset, side, chosen_classes(parsed.subset))

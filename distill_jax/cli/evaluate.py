@@ -72,6 +72,8 @@ class Evaluate:
     set was distilled with"""
     out: Annotated[Path | None, arg(metavar="FILE")] = None
     """default: evaluation.json beside the set"""
+    devices: int = 0
+    """on a CPU, how many devices it counts as, which share the work; 0: one for each physical core"""
     seed: int = 0
     resume: FlagCreatePairsOff[bool] = False
     """keep the networks that an interrupted evaluation of the same kind has finished"""

@@ -42,10 +42,12 @@ def enter(run: Callable[[list[str]], object], argv: Sequence[str] | None = None)
 
     0 done, 2 the request is wrong (RequestError, or the parser's own refusal), 130 and 143 interrupted, 1 it broke.
     """
+    words = list(sys.argv[1:] if argv is None else argv)
     compile_faster()
+    share_processors(words)
     keep_compiled_programs()
     try:
-        run(list(sys.argv[1:] if argv is None else argv))
+        run(words)
     except RequestError as error:
         return _complain(f"error: {error}", 2)
     except Broken as error:
@@ -75,6 +77,29 @@ def compile_faster() -> None:
         flag = "--xla_cpu_use_fusion_emitters=false"
         if flag not in os.environ.get("XLA_FLAGS", ""):
             os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+
+
+def share_processors(argv: Sequence[str]) -> None:
+    """Let the CPU count as several devices, which share the work (``mesh.py``): as many as ``--devices`` says, else one
+    for each physical core. Without effect once jax has started, and on accelerators, which share it anyway."""
+    options = [word.partition("=") for word in argv]
+    told = [
+        value or "".join(argv[place + 1 : place + 2])
+        for place, (name, _, value) in enumerate(options)
+        if name == "--devices"
+    ]
+    count = int(told[-1]) if told and told[-1].isdecimal() else 0
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_force_host_platform_device_count" not in flags:
+        flag = f"--xla_force_host_platform_device_count={count or physical_cores()}"
+        os.environ["XLA_FLAGS"] = f"{flags} {flag}".strip()
+
+
+def physical_cores() -> int:
+    """Cores that this process may use; the threads of one core count once."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    siblings = (Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in allowed)
+    return max(1, len({path.read_text() if path.exists() else str(path) for path in siblings}))
 
 
 def deterministic_operations() -> None:

@@ -76,6 +76,8 @@ class Reproduce:
     """how the sets of all methods are scored, whatever their papers do"""
     held_out: FlagCreatePairsOff[bool] = False
     """score on a tenth of the training data, withheld from all else, and not on the test set: to choose by"""
+    devices: int = 0
+    """on a CPU, how many devices it counts as, which share the work; 0: one for each physical core"""
     workdir: Path | None = None
     """where everything goes; default: a new folder under runs/"""
     resume: FlagCreatePairsOff[bool] = False

@@ -133,7 +133,7 @@ def versions() -> dict[str, str]:
     """What the bits of a run depend on besides its configuration and the processor."""
     flags = os.environ.get("XLA_FLAGS", "")
     numbers = {"distill_jax": library_version(), "jax": jax.__version__, "python": platform.python_version()}
-    return {**numbers, "xla_flags": flags}
+    return {**numbers, "devices": str(jax.device_count()), "xla_flags": flags}
 
 
 # ------------------------------------------------------------------ the pool

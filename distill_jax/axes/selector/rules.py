@@ -8,7 +8,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
-from distill_jax import tree
+from distill_jax import mesh
 from distill_jax.axes.selector.kmeans import centroid, kmeans, medoids, squared_distances
 from distill_jax.types import Array, Model, Net, Normaliser, RealData
 
@@ -25,12 +25,13 @@ def choose(
     """
     embeddings = embed(net, model, data, normalise)
 
-    def of_class(each: tuple[Array, Array, Array]) -> Array:
+    def of_class(each: tuple[Array, Array, Array], embeddings: Array) -> Array:
         index, count, key = each
         return rule(embeddings[index], count, k, key)
 
     chunk = chunk or (1 if jax.default_backend() == "cpu" else data.classes)
-    return tree.map_chunks(of_class, (data.index, data.counts, jax.random.split(key, data.classes)), chunk)
+    each = (data.index, data.counts, jax.random.split(key, data.classes))
+    return mesh.map_chunks(of_class, each, chunk, embeddings)
 
 
 def embed(net: Net, model: Model, data: RealData, normalise: bool, batch: int = 256) -> Array:
@@ -45,10 +46,10 @@ def embed(net: Net, model: Model, data: RealData, normalise: bool, batch: int = 
     if not normalise:
         normaliser = Normaliser(jnp.zeros_like(normaliser.mean), jnp.ones_like(normaliser.std))
 
-    def of_batch(rows: Array) -> Array:
-        return net.apply(model, normaliser.to_network(data.images[rows]), train=False)[0].embedding
+    def of_batch(rows: Array, model: Model, images: Array, normaliser: Normaliser) -> Array:
+        return net.apply(model, normaliser.to_network(images[rows]), train=False)[0].embedding
 
-    embeddings = jax.lax.map(of_batch, rows.reshape(-1, batch))
+    embeddings = mesh.map_chunks(of_batch, rows.reshape(-1, batch), 1, model, data.images, normaliser)
     return embeddings.reshape(-1, embeddings.shape[-1])[:n]
 
 

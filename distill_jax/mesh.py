@@ -1,0 +1,109 @@
+"""One axis of devices under everything: CPU cores, GPUs or TPU chips share classes, networks, repeats and sweep points.
+
+What is independent is mapped with ``map_chunks``, which gives every device its share; what is not (the loss, the
+gradient of a model update) XLA reduces. On one device this is a plain map, and the program has no trace of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from distill_jax import tree
+from distill_jax.types import Array, PyTree
+
+AXIS = "devices"
+
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
+"""set while a function is traced that runs on one device of a map"""
+
+
+def size() -> int:
+    """How many devices share what is mapped here: all, but one within such a map."""
+    return 1 if _alone.get() else jax.device_count()
+
+
+@cache
+def all_devices() -> Mesh:
+    """Every device of this run on one axis."""
+    return Mesh(np.asarray(jax.devices()), (AXIS,))
+
+
+def map_chunks(f: Callable[..., PyTree], xs: PyTree, chunk: int, *shared: PyTree) -> PyTree:
+    """``f(x, *shared)`` over the leading axis of ``xs``, shared out to the devices, ``chunk`` at a time on each.
+
+    ``shared`` are arrays that every device has whole; ``f`` must close over none. Lengths that the devices do not
+    divide are filled up with entries whose results are thrown away.
+    """
+    n, length = size(), jax.tree.leaves(xs)[0].shape[0]
+    if n == 1 or length == 1:
+        return tree.map_chunks(lambda x: f(x, *shared), xs, chunk)
+    whole = -(-length // n) * n
+    if whole > length:
+        rows = jnp.arange(whole) % length
+        xs = jax.tree.map(lambda a: a[rows], xs)
+
+    def share(xs: PyTree, *shared: PyTree) -> PyTree:
+        with alone():
+            return tree.map_chunks(lambda x: f(x, *shared), xs, chunk)
+
+    specs = (PartitionSpec(AXIS), *(PartitionSpec() for _ in shared))
+    mapped = jax.shard_map(share, mesh=all_devices(), in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False)
+    out = mapped(xs, *shared)
+    return out if whole == length else jax.tree.map(lambda a: a[:length], out)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """What is traced within runs on one device: maps in it are plain ones."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
+
+def sharded(arrays: PyTree, length: int) -> PyTree:
+    """Shardings of ``arrays``: those with a leading axis of ``length`` that the devices divide are shared out."""
+
+    def of(a: Any) -> NamedSharding:
+        split = a.ndim > 0 and a.shape[0] == length and length % size() == 0
+        return NamedSharding(all_devices(), PartitionSpec(AXIS) if split else PartitionSpec())
+
+    return jax.tree.map(of, arrays)
+
+
+def replicated(arrays: PyTree) -> PyTree:
+    """``arrays`` on every device."""
+    return arrays if size() == 1 else jax.device_put(arrays, NamedSharding(all_devices(), PartitionSpec()))
+
+
+def kept(arrays: PyTree, length: int) -> PyTree:
+    """``arrays`` as ``sharded`` says, within a program and outside of one."""
+    if size() == 1:
+        return arrays
+    return jax.tree.map(jax.lax.with_sharding_constraint, arrays, sharded(arrays, length))
+
+
+def placed(state: Any) -> Any:
+    """A ``distill.State`` where the devices keep it: images with the device that has their class, the rest on all."""
+    by_class = kept((state.synthetic, state.optimiser), len(state.synthetic.images))
+    return kept(state, 0)._replace(synthetic=by_class[0], optimiser=by_class[1])
+
+
+def split_batch(x: Array) -> Array:
+    """A batch [N, ...] of a training step, each device a part of it, where they divide it."""
+    if size() == 1 or x.shape[0] % size():
+        return x
+    # Whole on every device first: what comes before is done by each, and nothing is sent.
+    for spec in (PartitionSpec(), PartitionSpec(AXIS)):
+        x = jax.lax.with_sharding_constraint(x, NamedSharding(all_devices(), spec))
+    return x

@@ -1,0 +1,108 @@
+"""What ``test_mesh.py`` runs in processes of their own: prints one line of JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill_jax import distill, mesh, sweep
+from distill_jax.axes.selector.rules import choose, representatives
+from distill_jax.cli import distill as runner
+from distill_jax.data import Dataset
+from distill_jax.distill import init_state, inner_step, run_block
+from distill_jax.evaluation import IDC_PROTOCOL, Sets, test_accuracies, train_networks
+from distill_jax.nets import ConvNet
+from distill_jax.recipes import resolve
+from distill_jax.run import prepare, run
+from distill_jax.spec import Spec
+from distill_jax.train import real_set
+from tests.tiny import TINY
+
+
+def images(classes: int, side: int, each: int = 24) -> Dataset:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(classes), each)
+    pixels = rng.integers(0, 256, (len(labels), side, side, 3)).astype(np.uint8)
+    return Dataset.from_arrays("random", pixels, labels, pixels[::4], labels[::4])
+
+
+def small(method: str, ipc: int = 1, batch: int = 8, side: int = 8) -> Spec:
+    spec = resolve(method, "generic", ipc=ipc, shape=(side, side, 3), factor=1 if method != "acc_dd" else None).spec
+    changes: dict[str, Any] = {"net": ConvNet(1, 8), "outer_steps": 3, "inner_steps": 2}
+    fields = {
+        "models": {"size": 3, "epochs": 1, "start": 2, "batch": 16},
+        "selector": {"batch": batch},
+        "update": {"images": 32, "batch": 16, "epochs": 2},
+        "objective": {"steps": 2},
+    }
+    for axis, values in fields.items():
+        choice = getattr(spec, axis)
+        known = {name: value for name, value in values.items() if name in vars(choice)}
+        changes[axis] = replace(choice, **known)
+    return replace(spec, **changes)
+
+
+def one_sweep(method: str) -> dict[str, Any]:
+    spec = replace(small(method), live=2 if method == "mtt" else 1)
+    problem = mesh.replicated(prepare(spec, images(3, 8)))
+    state = mesh.placed(mesh.replicated(init_state(problem)))
+    state = jax.jit(inner_step)(problem, state, jax.random.key(1))
+    params = jax.tree.leaves(state.models.params)
+    return {
+        "devices": jax.device_count(),
+        "images": np.asarray(state.synthetic.images).ravel()[::7].tolist(),
+        "loss": float(state.loss),
+        "params": [float(jnp.sum(leaf)) for leaf in params],
+    }
+
+
+def rest() -> dict[str, Any]:
+    data = images(3, 8)
+    problem = prepare(small("acc_dd"), data)
+    key = jax.random.key(2)
+    sets = Sets.same(real_set(problem.data), 3)
+    protocol = replace(IDC_PROTOCOL, epochs=2)
+    models = train_networks(problem.net, protocol, sets, key, problem.data.normaliser)
+    one = jax.tree.map(lambda a: a[0], problem.pool)
+    points = sweep.stacked(problem, [problem.spec, problem.spec], [problem.root])
+    return {
+        "pool": [float(jnp.sum(leaf)) for leaf in jax.tree.leaves(problem.pool)],
+        "networks": [float(jnp.sum(leaf)) for leaf in jax.tree.leaves(models.params)],
+        "accuracies": test_accuracies(problem.net, models, data.test_arrays(), problem.data.normaliser),
+        "medoids": np.asarray(choose(representatives, problem.net, one, problem.data, 4, key, True)).tolist(),
+        "swept": np.asarray(sweep.run(points, sweep.init_states(points)).synthetic.images).ravel()[::11].tolist(),
+    }
+
+
+def collectives(method: str, classes: str, side: str, ipc: str, batch: str = "8") -> list[tuple[str, str]]:
+    spec = replace(small(method, int(ipc), int(batch), int(side)), net=ConvNet(2, 8))
+    problem = mesh.replicated(prepare(spec, images(int(classes), int(side), 40)))
+    state = mesh.placed(mesh.replicated(init_state(problem)))
+    text = run_block.lower(problem, state, 1).compile().as_text() or ""
+    kinds = "all-reduce|all-gather|collective-permute|all-to-all|reduce-scatter"
+    found = re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", text)
+    return sorted((kind, re.sub(r"\{[^}]*\}|/\*.*?\*/", "", shape)) for shape, kind in found)
+
+
+def traces() -> int:
+    problem = prepare(small("acc_dd"), images(4, 8))
+    run(problem, init_state(problem))
+    return distill.run_block._cache_size()  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+    what, *arguments = sys.argv[1:]
+    if what == "distill":
+        path, *more = arguments
+        assert runner.main([*TINY, "--workdir", path, *more]) == 0
+        found: Any = "done"
+    else:
+        found = {"sweep": one_sweep, "rest": rest, "collectives": collectives, "traces": traces}[what](*arguments)
+    print(json.dumps(found))
