@@ -15,6 +15,7 @@ from sklearn.cluster import KMeans
 
 from distill_jax import tree
 from distill_jax.axes.selector import Clusters, kmeans
+from distill_jax.platform import on_cpu
 from distill_jax.types import Array
 
 
@@ -49,7 +50,7 @@ def time_kmeans(shapes: str, pairs: int) -> dict[str, Any]:
     size = SIZES[shapes]
     points = _embeddings(size)
     began = time.perf_counter()
-    chunk = 1 if jax.default_backend() == "cpu" else size.classes
+    chunk = 1 if on_cpu() else size.classes
     program = jax.jit(partial(_all_classes, size, chunk)).lower(points, jax.random.key(0)).compile()
     compile_s = time.perf_counter() - began
     host = np.asarray(points)

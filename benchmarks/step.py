@@ -19,6 +19,7 @@ from distill_jax.contracts import Objective
 from distill_jax.distill import Problem, State, init_state, run_block
 from distill_jax.evaluation import Sets, train_networks
 from distill_jax.nets import ConvNet
+from distill_jax.platform import target
 from distill_jax.recipes import Experiment, resolve
 from distill_jax.spec import check, traced, with_chunks
 from distill_jax.types import Array, RealData
@@ -144,7 +145,7 @@ def _problem(size: Size, objective: Objective | None = None) -> tuple[Problem, S
         update=replace(update, images=size.update, batch=size.batch),
         inner_steps=10**6,  # no step that is timed begins an outer iteration
     )
-    spec = with_chunks(spec, size.classes, jax.default_backend())
+    spec = with_chunks(spec, size.shape, size.classes, target())
     net = spec.net.build(size.shape, size.classes)
     images, labels = size.real()
     grey = np.full(size.shape[2], 0.5), np.full(size.shape[2], 0.25)

@@ -21,6 +21,7 @@ from distill_jax.contracts import Architecture, Augmentation
 from distill_jax.data import Dataset
 from distill_jax.distilled import DistilledSet
 from distill_jax.nets import ConvNet
+from distill_jax.platform import on_cpu
 from distill_jax.run import BlockSize, Callback, Keys, host_loop
 from distill_jax.spec import validate
 from distill_jax.train import (
@@ -131,7 +132,7 @@ def train_networks(
     the epochs are cut into blocks.
     """
     repeats = sets.rows.shape[0]
-    chunk = chunk or (1 if jax.default_backend() == "cpu" else repeats)
+    chunk = chunk or (1 if on_cpu() else repeats)
     keys = jax.random.split(key, repeats)
     models = fresh(net, keys)
     none = np.zeros(0, np.float32)

@@ -19,6 +19,7 @@ from distill_jax.axes.parameterisation import stored
 from distill_jax.data import Dataset
 from distill_jax.distill import LONGEST_BLOCK, Problem, State, init_state, run_block
 from distill_jax.distilled import DistilledSet
+from distill_jax.platform import target
 from distill_jax.spec import Spec, check, traced, with_chunks
 from distill_jax.teachers import labelled
 from distill_jax.types import Array, Members, Tick
@@ -126,7 +127,7 @@ def prepare(spec: Spec, data: Dataset, seed: int = 0, tick: Tick = no_tick, memb
     does not fit the data.
     """
     check(spec, data.shape, data.counts.tolist())
-    spec = with_chunks(spec, data.classes, jax.default_backend())
+    spec = with_chunks(spec, data.shape, data.classes, target())
     net, real, keys = spec.net.build(data.shape, data.classes), data.real_data(spec.mean, spec.std), Keys.of(seed)
     spec = traced(spec)
     return Problem(spec, net, real, spec.models.pretrain(net, real, keys.pool, tick, members), keys.run)

@@ -101,9 +101,10 @@ class Spec(Choice):
     syn_batch: int = 128
     """decoded images per class that a step shows at most, a random subset where there are more; 0: all"""
     class_chunk: int = 0
-    """classes visited at once; 0: chosen for the backend. Changes speed and memory, not the result"""
+    """classes visited at once; 0: chosen for the device, from the size of what is shown. Changes speed and memory, not
+    the result"""
     model_chunk: int = 0
-    """live models visited at once; 0: chosen for the backend"""
+    """live models visited at once; 0: chosen for the device"""
 
     def validate(self) -> None:
         if self.ipc < 1:
@@ -238,11 +239,23 @@ def _check_labels(spec: Spec) -> None:
         raise RequestError("learned labels go with all images of a class: add --syn-batch 0, or use --labels hard")
 
 
-def with_chunks(spec: Spec, classes: int, platform: str) -> Spec:
-    """The spec with automatic chunk sizes resolved: 1 on CPU (fastest, least memory), all at once elsewhere."""
-    whole = platform != "cpu"
-    class_chunk = spec.class_chunk or (classes if whole else 1)
-    return replace(spec, class_chunk=class_chunk, model_chunk=spec.model_chunk or (spec.live if whole else 1))
+PIXELS_AT_ONCE = 2**19
+"""pixels of real and synthetic images that an accelerator matches at once: enough to fill it, and few enough that what
+the network makes of them, two to eight kilobytes a pixel at width 128, stays within a few gigabytes"""
+
+
+def with_chunks(spec: Spec, shape: Shape, classes: int, platform: str) -> Spec:
+    """The spec with automatic chunk sizes resolved for images of ``shape`` in ``classes`` classes on ``platform``.
+
+    On a CPU 1, the fastest and least memory. Elsewhere all live models at once, and as many classes as show
+    PIXELS_AT_ONCE between them, B real and D synthetic images each: PIXELS_AT_ONCE / ((B + D) H W), from 1 to all.
+    """
+    if platform == "cpu":
+        return replace(spec, class_chunk=spec.class_chunk or 1, model_chunk=spec.model_chunk or 1)
+    decoded = spec.parameterisation.decoded(spec.ipc)
+    images = spec.selector.batch + min(decoded, spec.syn_batch or decoded)
+    fitting = min(PIXELS_AT_ONCE // (images * shape[0] * shape[1]), classes)
+    return replace(spec, class_chunk=spec.class_chunk or max(1, fitting), model_chunk=spec.model_chunk or spec.live)
 
 
 def traced(spec: Spec) -> Spec:

@@ -19,6 +19,7 @@ from distill_jax import distill, mesh
 from distill_jax.axes.parameterisation import decoded_set, stored
 from distill_jax.distill import Problem, State
 from distill_jax.evaluation import Sets
+from distill_jax.platform import on_cpu
 from distill_jax.run import DEFAULT_SIZE, BlockSize, Callback, host_loop
 from distill_jax.spec import CHOICES, Spec
 from distill_jax.types import Array, Choice, RequestError, TrainSet, near_miss
@@ -121,7 +122,7 @@ def run(
 
 def automatic_chunk(problems: Problem) -> int:
     """One point at a time on CPU, all elsewhere."""
-    return 1 if jax.default_backend() == "cpu" else problems.root.shape[0]
+    return 1 if on_cpu() else problems.root.shape[0]
 
 
 @partial(jax.jit, static_argnames="chunk")

@@ -14,6 +14,7 @@ from jax.core import Tracer
 from distill_jax import mesh
 from distill_jax.augment import NoAugment, cutmix
 from distill_jax.contracts import Augmentation
+from distill_jax.platform import target
 from distill_jax.types import Array, Choice, Model, Net, Normaliser, PyTree, RealData, RequestError, TrainSet, choice
 
 
@@ -116,14 +117,14 @@ def fresh(net: Net, keys: Array) -> Model:
     """Untrained networks, one from each of ``keys`` [P]: Model[P]."""
     # Only a program of its own can be compiled differently.
     alone = not isinstance(keys, Tracer)
-    return _initialiser(jax.default_backend() if alone else "")(net, keys)
+    return _initialiser(target() if alone else "")(net, keys)
 
 
 @cache
-def _initialiser(backend: str) -> Callable[[Net, Array], Model]:
+def _initialiser(platform: str) -> Callable[[Net, Array], Model]:
     # Drawing every parameter is a loop of its own, which XLA:CPU compiles for longer than the training of the network
     # unless it is told to optimise less. The bits are the same.
-    options = {"xla_backend_optimization_level": 1} if backend == "cpu" else None
+    options = {"xla_backend_optimization_level": 1} if platform == "cpu" else None
     return jax.jit(lambda net, keys: jax.lax.map(net.init, keys), static_argnums=0, compiler_options=options)
 
 

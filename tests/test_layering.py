@@ -8,7 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = [
-    "types", "contracts", "tree", "mesh", "data", "nets", "augment", "augment_photos", "train", "axes", "spec",
+    "types", "platform", "contracts", "tree", "mesh", "data", "nets", "augment", "augment_photos", "train", "axes",
+    "spec",
     "distill", "distilled", "join", "teachers", "run", "evaluation", "sweep", "ranking", "formats", "checkpoint",
     "methods", "recipes", "published", "cli",
 ]  # fmt: skip

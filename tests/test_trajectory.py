@@ -205,7 +205,7 @@ def test_targets_and_their_use_belong_together() -> None:
 
 def test_recipe_gives_early_stage_start_points_a_target() -> None:
     experiment = resolve("mtt", "digits", shape=toy.SHAPE, axes={"models": EarlyStagePool()})
-    check(with_chunks(experiment.spec, 10, "cpu"), toy.SHAPE, [9] * 10)
+    check(with_chunks(experiment.spec, toy.SHAPE, 10, "cpu"), toy.SHAPE, [9] * 10)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def problem(method: str, seed: int = 0, **changes) -> Problem:
     if isinstance(spec.objective, TrajectoryMatching):
         # Experts of one short epoch are so near to their start that the published rates overshoot.
         spec = replace(spec, objective=replace(spec.objective, rate_lr=1e-7))
-    spec = traced(with_chunks(replace(spec, **changes), len(COUNTS), "cpu"))
+    spec = traced(with_chunks(replace(spec, **changes), SHAPE, len(COUNTS), "cpu"))
     net, real = spec.net.build(SHAPE, len(COUNTS)), data()
     pool_key, root = jax.random.split(jax.random.key(seed))
     return Problem(spec, net, real, spec.models.pretrain(net, real, pool_key, no_tick), root)

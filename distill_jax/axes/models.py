@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from distill_jax import mesh, tree
 from distill_jax.augment import Siamese
 from distill_jax.contracts import Augmentation, ModelSource
+from distill_jax.platform import on_cpu
 from distill_jax.train import PLAIN_SGD, NetworkSGD, Pipeline, epochs_order, fresh, rate_drops, real_set, train
 from distill_jax.types import Array, Members, Model, Net, PyTree, RealData, RequestError, Tick, choice, static
 
@@ -145,7 +146,7 @@ def train_pool(
     One call of a compiled epoch per network on a CPU, for AT_ONCE of them on an accelerator. ``falling``: the learning
     rate drops towards the end as in evaluation; else it is constant. ``members`` keeps each group when it is finished.
     """
-    at_once = (1 if jax.default_backend() == "cpu" else AT_ONCE) * mesh.size()
+    at_once = (1 if on_cpu() else AT_ONCE) * mesh.size()
     length = epochs if falling else None
     keep = tuple(range(epochs + 1)) if keep is None else keep
     groups = []

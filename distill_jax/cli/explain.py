@@ -1,35 +1,43 @@
 """What a method does with a data set: shapes, parameter counts, arithmetic and bytes. Computes nothing.
 
     python -m experiments.explain acc_dd cifar10 --ipc 10
+    python -m experiments.explain acc_dd cifar10 --ipc 10 --device h100     # will it fit, how long will it take
 
 Named data sets are not read: their shapes are known. Those of ``npz:`` and ``folder:`` are read.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from tyro.conf import arg
 
 from distill_jax import tree
 from distill_jax.augment import NoAugment
 from distill_jax.axes.parameterisation import decoded_set
 from distill_jax.axes.perturb import NoPerturbation
 from distill_jax.cli import display
+from distill_jax.cli.amounts import arithmetic, binary, table
 from distill_jax.cli.arguments import SHAPES, Common, chosen_classes, parse
+from distill_jax.cli.compiler import ask, require
 from distill_jax.cli.cost import Cost, cost, cost_and_shapes, nbytes
+from distill_jax.cli.devices import DEVICES
 from distill_jax.cli.process import enter
 from distill_jax.data import count_classes, load
 from distill_jax.distill import Problem, State, init_state, matching
+from distill_jax.platform import compiled_for, target
 from distill_jax.published import Comparison, compared, same
 from distill_jax.recipes import Experiment
 from distill_jax.run import no_tick
 from distill_jax.spec import CHOICES, Spec, check, traced, with_chunks
-from distill_jax.types import Net, Normaliser, PyTree, RealData
+from distill_jax.types import Net, Normaliser, PyTree, RealData, named
 
 TRAINING_IMAGES = {
     "digits": 1347,
@@ -46,10 +54,49 @@ TRAINING_IMAGES = {
 
 @dataclass(frozen=True)
 class Explain(Common):
-    """Print what a method does with a data set: shapes, parameter counts, arithmetic and bytes. Computes nothing."""
+    """Print what a method does with a data set: shapes, parameter counts, arithmetic and bytes. Computes nothing.
+
+    With --device it also compiles a step for that accelerator, which need not be there, and says whether the run fits
+    and how long it takes.
+    """
+
+    device: Annotated[str | None, arg(metavar="|".join(DEVICES))] = None
+    """the accelerator that a step is compiled for"""
 
 
 def run(argv: list[str]) -> None:
+    # Nothing is computed here, and the wheels for CUDA complain at length about a machine without a driver.
+    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+    options, recipe, experiment, data = resolved(argv)
+    device = named("device", options.device, DEVICES) if options.device else None
+    if device:
+        require(device)
+    height, width, channels = data.images.shape[1:]
+    print(f"{options.method} on {options.dataset} (recipe {recipe}), {experiment.spec.ipc} images per class\n")
+    with compiled_for(device.platform) if device else nullcontext():
+        print(explained(experiment, data))
+    if device:
+        print("", ask(device, argv), sep="\n")
+    zca = options.dataset.startswith("zca:")
+    print(
+        "",
+        *_published(compared(options.method, recipe, experiment, (height, width, channels), data.classes, zca)),
+        sep="\n",
+    )
+
+
+class Resolved(NamedTuple):
+    """What a command line asks for, with the shapes of its data."""
+
+    options: Explain
+    recipe: str
+    experiment: Experiment
+    data: RealData
+    """made of ``jax.ShapeDtypeStruct``"""
+
+
+def resolved(argv: list[str]) -> Resolved:
+    """``METHOD DATASET [options]``, checked against the data. Raises RequestError where it makes no sense."""
     options, recipe, experiment = parse(argv, Explain)
     only = chosen_classes(options.subset)
     if options.dataset in TRAINING_IMAGES:
@@ -63,32 +110,34 @@ def run(argv: list[str]) -> None:
         options, recipe, experiment = parse(argv, Explain, data.shape)
         shape, images, counts = data.shape, len(data.x_train), data.counts.tolist()
     check(experiment.spec, shape, counts)
-    print(f"{options.method} on {options.dataset} (recipe {recipe}), {experiment.spec.ipc} images per class\n")
-    print(explained(experiment, real_shapes(images, shape, counts)))
-    zca = options.dataset.startswith("zca:")
-    print("", *_published(compared(options.method, recipe, experiment, shape, len(counts), zca)), sep="\n")
+    return Resolved(options, recipe, experiment, real_shapes(images, shape, counts))
 
 
 def explained(experiment: Experiment, data: RealData) -> str:
     """The walk of one inner step as text; ``data`` may be made of ``jax.ShapeDtypeStruct``."""
-    spec = traced(with_chunks(experiment.spec, data.classes, jax.default_backend()))
-    _, height, width, channels = data.images.shape
-    net = spec.net.build((height, width, channels), data.classes)
-    key = jax.eval_shape(jax.random.key, 0)
-    pool, pretraining = _pretraining(spec, net, data, key)
-    problem = Problem(spec, net, data, pool, key)
-    state = jax.eval_shape(init_state, problem)
+    problem, state, pretraining = shapes(experiment.spec, data)
     return "\n".join(
         [
             *_walk(problem, state),
             "",
             *_choices(experiment.spec),
             "",
-            *_table(["on the device", "bytes", ""], _residents(problem, state)),
+            *table(["on the device", "bytes", ""], _residents(problem, state)),
             "",
             *_costs(problem, state, pretraining),
         ]
     )
+
+
+def shapes(spec: Spec, data: RealData) -> tuple[Problem, State, Cost]:
+    """A run of ``spec`` and its first state, made of ``jax.ShapeDtypeStruct``, and what its pool costs."""
+    _, height, width, channels = data.images.shape
+    spec = traced(with_chunks(spec, (height, width, channels), data.classes, target()))
+    net = spec.net.build((height, width, channels), data.classes)
+    key = jax.eval_shape(jax.random.key, 0)
+    pool, pretraining = _pretraining(spec, net, data, key)
+    problem = Problem(spec, net, data, pool, key)
+    return problem, jax.eval_shape(init_state, problem), pretraining
 
 
 def real_shapes(images: int, shape: tuple[int, int, int], counts: list[int]) -> RealData:
@@ -175,11 +224,11 @@ def _pretraining(spec: Spec, net: Net, data: RealData, key: jax.Array) -> tuple[
 def _residents(problem: Problem, state: State) -> list[tuple[str, str, str]]:
     live, size = problem.spec.live, problem.spec.models.size
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.models.params)) // live
-    pool = [("pool", _binary(nbytes(problem.pool)), f"{size} x {parameters:,} parameters")] if size else []
+    pool = [("pool", binary(nbytes(problem.pool)), f"{size} x {parameters:,} parameters")] if size else []
     return [
-        ("real data", _binary(nbytes(problem.data)), f"{problem.data.images.shape[0]:,} images"),
+        ("real data", binary(nbytes(problem.data)), f"{problem.data.images.shape[0]:,} images"),
         *pool,
-        ("state", _binary(nbytes(state)), f"images, {live} x {parameters:,} parameters, momenta"),
+        ("state", binary(nbytes(state)), f"images, {live} x {parameters:,} parameters, momenta"),
     ]
 
 
@@ -202,7 +251,7 @@ def _costs(problem: Problem, state: State, pretraining: Cost) -> list[str]:
         ("the run", *_amounts(step.times(spec.steps)), f"{spec.outer_steps} outer x {spec.inner_steps} inner steps"),
         ("pool, before it", *_amounts(pretraining), ""),
     ]
-    lines = _table(["", "arithmetic", "bytes moved", ""], [row for row in rows if not row[1].startswith("0 ")])
+    lines = table(["", "arithmetic", "bytes moved", ""], [row for row in rows if not row[1].startswith("0 ")])
     said = [
         "",
         "Arithmetic and bytes are those of convolutions and matrix products; what is between them can be fused.",
@@ -229,33 +278,8 @@ def _update(problem: Problem, state: State, key: jax.Array) -> PyTree:
     return problem.spec.update.update(problem.net, model, memory, problem.data, syn, key)
 
 
-def _table(head: list[str], rows: list[tuple[str, ...]]) -> list[str]:
-    cells = [tuple(head), *rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-    last = len(head) - 1
-
-    def line(row: tuple[str, ...]) -> str:
-        aligned = (c.rjust(w) if 0 < i < last else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        return "  ".join(aligned).rstrip()
-
-    return [line(row) for row in cells]
-
-
 def _amounts(amount: Cost) -> tuple[str, str]:
-    return _scaled(amount.flops, 1000, ["FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"]), _binary(
-        amount.bytes
-    )
-
-
-def _binary(amount: int) -> str:
-    return _scaled(amount, 1024, ["B", "KiB", "MiB", "GiB", "TiB", "PiB"])
-
-
-def _scaled(amount: float, step: int, units: list[str]) -> str:
-    place = 0
-    while amount >= step and place < len(units) - 1:
-        amount, place = amount / step, place + 1
-    return f"{amount:.0f} {units[place]}" if place == 0 or amount >= 100 else f"{amount:.1f} {units[place]}"
+    return arithmetic(amount.flops), binary(amount.bytes)
 
 
 def _dims(shape: tuple[int, ...]) -> str:

@@ -10,7 +10,7 @@ COMMANDS = {
     "distill": "learn a synthetic training set, score it and report on it",
     "pretrain": "train a pool of early-stage models to share between runs",
     "evaluate": "score a distilled set with networks trained from scratch",
-    "explain": "shapes, arithmetic and bytes of a method, computing nothing",
+    "explain": "shapes, arithmetic and bytes of a method; whether it fits an accelerator, and how long it takes",
     "ablate": "one or two settings swept over seeds",
     "reproduce": "methods side by side under one budget",
     "report": "write report.html about a run anew",

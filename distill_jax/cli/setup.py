@@ -20,6 +20,7 @@ from distill_jax.cli.process import Interrupts
 from distill_jax.cli.workdir import MEMBERS, POOL, Workdir
 from distill_jax.data import Dataset
 from distill_jax.distilled import library_version
+from distill_jax.platform import target
 from distill_jax.recipes import Experiment
 from distill_jax.run import Keys
 from distill_jax.spec import Spec, check, described, traced, with_chunks
@@ -122,7 +123,7 @@ def set_up(request: Request[Any], eval_every: int = 0, chunks: Mapping[str, Any]
     if chunks:
         sizes = {name: getattr(spec, name) or chunks.get(name, 0) for name in ("class_chunk", "model_chunk")}
         spec = replace(spec, **sizes)
-    spec = with_chunks(spec, data.classes, jax.default_backend())
+    spec = with_chunks(spec, data.shape, data.classes, target())
     net = spec.net.build(data.shape, data.classes)
     experiment = replace(experiment, spec=spec)
     subset = options.subset or ()

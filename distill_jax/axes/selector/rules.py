@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from distill_jax import mesh
 from distill_jax.axes.selector.kmeans import centroid, kmeans, medoids, squared_distances
+from distill_jax.platform import on_cpu
 from distill_jax.types import Array, Model, Net, Normaliser, RealData
 
 Rule: TypeAlias = Callable[[Array, Array, int, Array], Array]
@@ -29,7 +30,7 @@ def choose(
         index, count, key = each
         return rule(embeddings[index], count, k, key)
 
-    chunk = chunk or (1 if jax.default_backend() == "cpu" else data.classes)
+    chunk = chunk or (1 if on_cpu() else data.classes)
     each = (data.index, data.counts, jax.random.split(key, data.classes))
     return mesh.map_chunks(of_class, each, chunk, embeddings)
 

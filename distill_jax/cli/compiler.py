@@ -1,0 +1,79 @@
+"""Ask a process of its own to compile a step for an accelerator that is not here.
+
+XLA reads its flags once, and a process that has a CPU as its device cannot also have a compiler for another: hence the
+process. The compilers come with jax's wheels for CUDA and TPU; no driver, cuDNN or device is needed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from distill_jax.cli.devices import Device
+from distill_jax.cli.process import Broken
+from distill_jax.types import RequestError
+
+CHILD = "distill_jax.cli.fit"
+EXTRA = {"gpu": "cuda12", "tpu": "tpu"}
+"""the extra of this package that installs the compiler of each platform"""
+WHEELS = {"gpu": ("jax_cuda12_plugin", "jax_plugins.xla_cuda12", "nvidia.cuda_nvcc"), "tpu": ("libtpu",)}
+
+
+def require(device: Device) -> None:
+    """Raise RequestError where the compiler for ``device`` is not installed."""
+    missing = missing_wheels(device)
+    if missing:
+        raise RequestError(
+            f"--device needs the compiler for {device.title}, and {' '.join(missing)} is not installed: "
+            f"pip install -e '.[{EXTRA[device.platform]}]'"
+        )
+
+
+def ask(device: Device, argv: list[str]) -> str:
+    """What ``fit`` says about ``METHOD DATASET [options]``, the words ``argv`` of ``explain``, on ``device``.
+
+    Raises Broken where the compiler fails.
+    """
+    minutes = "half a minute" if device.platform == "gpu" else "several minutes"
+    print(f"compiling for {device.title}, which takes {minutes} or more", file=sys.stderr, flush=True)
+    command = [sys.executable, "-m", CHILD, *argv]
+    done = subprocess.run(command, env=environment(device), capture_output=True, text=True)
+    if done.returncode == 2:
+        raise RequestError(done.stderr.strip().splitlines()[-1].removeprefix("error: "))
+    if done.returncode != 0:
+        raise Broken(f"the compilation for {device.title} failed:\n{done.stderr.strip()[-2000:]}")
+    return done.stdout.rstrip("\n")
+
+
+def missing_wheels(device: Device) -> list[str]:
+    """The modules of the compiler that are not installed."""
+    return [name for name in WHEELS[device.platform] if not _folders(name)]
+
+
+def environment(device: Device) -> dict[str, str]:
+    """The variables that the process starts with."""
+    # What is compiled for another device cannot always be read back from the cache.
+    variables = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    # Flags for this machine's device say nothing about the other.
+    variables.pop("XLA_FLAGS", None)
+    if device.platform == "tpu":
+        # No chip is used, so another process that holds the lock on them is in no way disturbed.
+        return {**variables, "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    # Triton's matrix products need a device to be tried out on.
+    data = next(iter(_folders("nvidia.cuda_nvcc")), "")
+    flags = f"--xla_gpu_enable_triton_gemm=false --xla_gpu_cuda_data_dir={data}"
+    return {**variables, "JAX_PLATFORMS": "cpu,cuda", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "XLA_FLAGS": flags}
+
+
+def _folders(module: str) -> list[str]:
+    """Where a package lies; empty where it is not installed."""
+    try:
+        found = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        return []
+    if found is None:
+        return []
+    return list(found.submodule_search_locations or [str(Path(found.origin or "").parent)])

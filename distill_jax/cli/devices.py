@@ -1,0 +1,84 @@
+"""Accelerators as their makers describe them, and how much of that a program can count on."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from distill_jax.platform import Platform
+
+OF_BANDWIDTH = 0.8
+"""share of the memory's bandwidth that a well-behaved kernel reaches"""
+OF_PEAK = 200 / 495
+"""share of the peak rate of dense matrix products that convolutions of these sizes reach: an H100's 200 of 495 TF/s"""
+
+
+class Device(NamedTuple):
+    """One accelerator."""
+
+    title: str
+    platform: Platform
+    memory: int
+    """bytes"""
+    bandwidth: float
+    """bytes a second, of the data sheet"""
+    wide: float
+    """peak FLOP/s for float32 operands, as jax multiplies them by default: TF32 on GPUs that have it, one bfloat16 pass
+    on a TPU"""
+    narrow: float
+    """peak FLOP/s for bfloat16 operands"""
+    launch: float
+    """seconds that the smallest kernel takes"""
+    compiler: str
+    """what the compiler is to be told: a GPU's figures as a text proto, a TPU's topology"""
+
+    def seconds(self, nbytes: float, flops: float, narrow: bool) -> tuple[float, float, float]:
+        """What one kernel takes at least for its launch, for its traffic and for its arithmetic."""
+        rate = self.narrow if narrow else self.wide
+        return self.launch, nbytes / (OF_BANDWIDTH * self.bandwidth), flops / (OF_PEAK * rate)
+
+
+LAUNCH = 3e-6
+"""of a kernel on a GPU, started from the host's queue"""
+STEP = 1e-6
+"""of a fused operation within a TPU's program: assumed, not measured"""
+
+
+def _gpu(
+    title: str, memory: int, bandwidth: int, wide: float, narrow: float, capability: tuple[int, int], **cores: float
+) -> Device:
+    """A GPU with the figures that XLA asks for. ``cores``: what differs from an H100's streaming multiprocessors."""
+    figures = {
+        "threads_per_block_limit": 1024, "threads_per_warp": 32, "shared_memory_per_block": 49152,
+        "shared_memory_per_core": 233472, "threads_per_core_limit": 2048, "core_count": 132, "fpus_per_core": 128,
+        "block_dim_limit_x": 2**31 - 1, "block_dim_limit_y": 65535, "block_dim_limit_z": 65535,
+        "memory_bandwidth": bandwidth, "l2_cache_size": 52428800, "clock_rate_ghz": 1.98, "device_memory_size": memory,
+        "shared_memory_per_block_optin": 232448, "registers_per_core_limit": 65536, "registers_per_block_limit": 65536,
+    } | cores  # fmt: skip
+    major, minor = capability
+    words = [f"{name}: {value}" for name, value in figures.items()]
+    words.append(f"cuda_compute_capability {{ major: {major} minor: {minor} }}")
+    proto = (
+        f'gpu_device_info {{ {" ".join(words)} }} platform_name: "CUDA" '
+        f'dnn_version_info {{ major: 9 minor: 10 patch: 0 }} device_description_str: "{title}"'
+    )
+    return Device(title, "gpu", memory, bandwidth, wide, narrow, LAUNCH, proto)
+
+
+AMPERE = {
+    "shared_memory_per_core": 167936, "core_count": 108, "fpus_per_core": 64, "l2_cache_size": 41943040,
+    "clock_rate_ghz": 1.41, "shared_memory_per_block_optin": 166912,
+}  # fmt: skip
+TURING = {
+    "shared_memory_per_core": 65536, "threads_per_core_limit": 1024, "core_count": 40, "fpus_per_core": 64,
+    "l2_cache_size": 4194304, "clock_rate_ghz": 1.59, "shared_memory_per_block_optin": 65536,
+}  # fmt: skip
+
+DEVICES = {
+    "h100": _gpu("NVIDIA H100 80GB HBM3", 84942979072, 3352320000000, 495e12, 989e12, (9, 0)),
+    "h200": _gpu("NVIDIA H200 141GB HBM3e", 151397597184, 4800000000000, 495e12, 989e12, (9, 0)),
+    "a100": _gpu("NVIDIA A100-SXM4-80GB", 85100068864, 2039040000000, 156e12, 312e12, (8, 0), **AMPERE),
+    # Tensor cores without TF32 and bfloat16: both run on the ordinary units.
+    "t4": _gpu("Tesla T4", 15843721216, 320064000000, 8.1e12, 8.1e12, (7, 5), **TURING),
+    "v5e": Device("TPU v5e", "tpu", 17179869184, 819e9, 197e12, 197e12, STEP, "v5e:2x2"),
+}
+"""what ``explain --device`` knows"""
