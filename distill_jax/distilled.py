@@ -10,13 +10,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from distill_jax import __version__
 from distill_jax.axes.parameterisation import MultiFormation, Pixels
 from distill_jax.contracts import Parameterisation
 from distill_jax.data import whiten
@@ -81,7 +81,7 @@ class DistilledSet:
             "labels": "hard",
             "zca": False,
             "ipc": ipc,
-            "library": f"distill_jax {library_version()}",
+            "library": f"distill_jax {__version__}",
             "hash": content_hash(flat, labels),
             **about,
         }
@@ -162,6 +162,11 @@ class DistilledSet:
         """M = C*D"""
         return self.classes * self.parameterisation.decoded(len(self.images) // self.classes)
 
+    @property
+    def nbytes(self) -> dict[str, int]:
+        """What the arrays take: ``images``, and ``labels``, soft ones where the set has them."""
+        return {"images": self.images.nbytes, "labels": (self.labels if self.soft is None else self.soft).nbytes}
+
     def targets(self) -> np.ndarray:
         """float32 [M, C]: what to train the decoded images towards, soft labels or else one-hot ones."""
         if self.soft is not None:
@@ -232,14 +237,6 @@ def content_hash(
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
-
-
-def library_version() -> str:
-    """Of the installed package; '0' where only the files are there."""
-    try:
-        return version("distill_jax")
-    except PackageNotFoundError:
-        return "0"
 
 
 def _wrong_soft(soft: np.ndarray, images: int, classes: int) -> str | None:

@@ -7,15 +7,25 @@ from dataclasses import replace
 
 from distill_jax.augment import NoAugment, Siamese
 from distill_jax.axes.init import Herding, KCenter, KMeansInit, Mix, Noise, RandomReal
+from distill_jax.axes.interpolated import InterpolatedPool
+from distill_jax.axes.labels import SoftLabels
 from distill_jax.axes.models import EarlyStagePool, ExpertTrajectories, RandomInit
-from distill_jax.axes.objective import FeatureMatching, GradientMatching, LayerwiseAlignment, TrajectoryMatching
-from distill_jax.axes.optimiser import SGD, ClassByClassSGD
+from distill_jax.axes.objective import (
+    CalibratedCharacteristic,
+    FeatureMatching,
+    GradientMatching,
+    LayerwiseAlignment,
+    TrajectoryMatching,
+)
+from distill_jax.axes.optimiser import SGD, ClassByClassAdam, ClassByClassSGD
 from distill_jax.axes.parameterisation import MultiFormation, Pixels
+from distill_jax.axes.patches import RealPatches
 from distill_jax.axes.perturb import Directions, NoPerturbation
 from distill_jax.axes.selector import NoReal, RandomBatch, Representative
 from distill_jax.axes.update import DynamicTraining, Frozen, TrainOnReal, TrainOnSynthetic
 from distill_jax.evaluation import CAFE_PROTOCOL, DC_BENCH, DSA_PROTOCOL
 from distill_jax.spec import Spec
+from distill_jax.train import PLAIN_SGD
 
 DSA_STRATEGY = "color_crop_cutout_flip_scale_rotate"
 
@@ -67,6 +77,15 @@ DREAM = replace(IDC, selector=Representative(128), init=KMeansInit())
 # Both at once, which nobody has published.
 DREAM_ACC_DD = replace(ACC_DD, selector=DREAM.selector, init=DREAM.init)
 
+# NCFM (Wang et al. 2025): characteristic functions of features, by networks half way to trained ones. Not here: the
+# rule that halves the rate where the loss stands still, for a schedule sees no loss; and the network that draws the
+# frequencies (off in the released configurations), for what an objective learns neither sees the network nor ascends.
+NCFM = replace(
+    IDC, models=InterpolatedPool(trained=True), selector=RandomBatch(1024, cycle=False),
+    objective=CalibratedCharacteristic(), optimiser=ClassByClassAdam(), update=Frozen(), outer_steps=20_000,
+    inner_steps=1, syn_batch=0,
+)  # fmt: skip
+
 METHODS = {
     "dc": DC,
     "dsa": DSA,
@@ -78,6 +97,7 @@ METHODS = {
     "acc_dd": ACC_DD,
     "dream": DREAM,
     "dream_acc_dd": DREAM_ACC_DD,
+    "ncfm": NCFM,
 }
 
 # What a method has to beat: as many real images, chosen and left as they are.
@@ -91,13 +111,29 @@ HERDING = replace(RANDOM, models=EarlyStagePool(size=1, epochs=20, cutmix=0.0, a
 KCENTER = replace(HERDING, init=KCenter())
 KMEANS = replace(HERDING, init=KMeansInit(normalise=True))
 
-BASELINES = {"random": RANDOM, "herding": HERDING, "kcenter": KCENTER, "kmeans": KMEANS, "full": RANDOM}
-"""``full`` keeps no images at all: the runner trains on all real ones, for as many steps"""
+# Random images under the labels of a network that was stopped early (Qin et al. 2024): the fewer images, the earlier.
+RANDOM_SOFT = replace(
+    RANDOM, labels=SoftLabels(),
+    models=EarlyStagePool(1, 20, PLAIN_SGD, batch=256, cutmix=0.0, augment=DSA.augment, schedule="constant"),
+)  # fmt: skip
+
+# RDED (Sun et al. 2024): the surest patches, under labels of the network that chose them. Published with a new label
+# for each view of an image, and new views in each epoch; here an image (a cell, where several are stored in one) has
+# one label.
+RDED = replace(
+    RANDOM_SOFT, models=EarlyStagePool(1, 100, batch=128), parameterisation=MultiFormation(1), init=RealPatches()
+)  # fmt: skip
+
+BASELINES = {
+    "random": RANDOM, "herding": HERDING, "kcenter": KCENTER, "kmeans": KMEANS, "random_soft": RANDOM_SOFT,
+    "rded": RDED, "full": RANDOM,
+}  # fmt: skip
+"""what takes no step; ``full`` keeps no images at all: the runner trains on all real ones, for as many steps"""
 
 PRESETS = METHODS | BASELINES
 
 PROTOCOL_OF = {
     "dc": DC_BENCH, "cafe": CAFE_PROTOCOL, "dsa": DSA_PROTOCOL, "dm": DSA_PROTOCOL, "cafe_dsa": DSA_PROTOCOL,
-    "mtt": DSA_PROTOCOL,
+    "mtt": DSA_PROTOCOL, "random_soft": DSA_PROTOCOL,
 }  # fmt: skip
 """how each paper scores its images; IDC's protocol for all others"""

@@ -10,59 +10,55 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from distill_jax import contracts
 from distill_jax.augment import NoAugment, Siamese
 from distill_jax.augment_photos import BasicAugment, PhotoAugment
 from distill_jax.axes.init import Herding, KCenter, KMeansInit, Mix, Noise, RandomReal
+from distill_jax.axes.interpolated import InterpolatedPool
 from distill_jax.axes.labels import HardLabels, LearnedLabels, SoftLabels
 from distill_jax.axes.models import EarlyStagePool, ExpertTrajectories, RandomInit
-from distill_jax.axes.objective import FeatureMatching, GradientMatching, LayerwiseAlignment, TrajectoryMatching
-from distill_jax.axes.optimiser import SGD, Adam, ClassByClassSGD
+from distill_jax.axes.objective import (
+    CalibratedCharacteristic,
+    CharacteristicFunction,
+    FeatureMatching,
+    GradientMatching,
+    LayerwiseAlignment,
+    TrajectoryMatching,
+)  # fmt: skip
+from distill_jax.axes.optimiser import SGD, Adam, ClassByClassAdam, ClassByClassSGD
 from distill_jax.axes.parameterisation import MultiFormation, Pixels
+from distill_jax.axes.patches import RealPatches
 from distill_jax.axes.perturb import Directions, NoPerturbation
 from distill_jax.axes.selector import NoReal, RandomBatch, Representative
 from distill_jax.axes.update import DynamicTraining, Frozen, TrainOnReal, TrainOnSynthetic
-from distill_jax.contracts import (
-    Architecture,
-    Augmentation,
-    Initialisation,
-    Labels,
-    ModelSource,
-    ModelUpdate,
-    Objective,
-    Optimiser,
-    Parameterisation,
-    Perturbation,
-    Selector,
-    SetObjective,
-)
 from distill_jax.nets import ARCHITECTURES, ConvNet
 from distill_jax.types import Choice, RequestError, Shape, choice
 
 CHOICES: dict[str, Mapping[str, Callable[[], Any]]] = {
-    "models": {"random": RandomInit, "early-stage": EarlyStagePool, "trajectories": ExpertTrajectories},
+    "models": {
+        "random": RandomInit, "early-stage": EarlyStagePool, "trajectories": ExpertTrajectories,
+        "interpolated": InterpolatedPool,
+    },
     "perturb": {"none": NoPerturbation, "directions": Directions},
     "selector": {"random": RandomBatch, "representative": Representative, "none": NoReal},
     "parameterisation": {"pixels": Pixels, "multi-formation": MultiFormation},
     "labels": {"hard": HardLabels, "soft": SoftLabels, "learned": LearnedLabels},
     "augment": {"none": NoAugment, "siamese": Siamese, "photos": PhotoAugment, "basic": BasicAugment},
     "objective": {
-        "gradient": GradientMatching,
-        "feature": FeatureMatching,
-        "alignment": LayerwiseAlignment,
-        "trajectory": TrajectoryMatching,
+        "gradient": GradientMatching, "feature": FeatureMatching, "alignment": LayerwiseAlignment,
+        "trajectory": TrajectoryMatching, "characteristic": CharacteristicFunction,
+        "calibrated": CalibratedCharacteristic,
     },
-    "optimiser": {"class-by-class": ClassByClassSGD, "sgd": SGD, "adam": Adam},
+    "optimiser": {
+        "class-by-class": ClassByClassSGD, "class-by-class-adam": ClassByClassAdam, "sgd": SGD, "adam": Adam,
+    },
     "update": {"none": Frozen, "real": TrainOnReal, "synthetic": TrainOnSynthetic, "dynamic": DynamicTraining},
     "init": {
-        "random": RandomReal,
-        "mix": Mix,
-        "noise": Noise,
-        "kmeans": KMeansInit,
-        "herding": Herding,
-        "kcenter": KCenter,
+        "random": RandomReal, "mix": Mix, "noise": Noise, "kmeans": KMeansInit, "herding": Herding,
+        "kcenter": KCenter, "rded": RealPatches,
     },
     "net": ARCHITECTURES,
-}
+}  # fmt: skip
 """The axes, and the choices on each that have a name on the command line."""
 
 LARGEST = 10**8
@@ -73,17 +69,17 @@ LARGEST = 10**8
 class Spec(Choice):
     """A method. Two specs of equal structure share one compiled program, whatever their numbers."""
 
-    models: ModelSource = EarlyStagePool()
-    perturb: Perturbation = Directions()
-    selector: Selector = RandomBatch()
-    parameterisation: Parameterisation = MultiFormation()
-    labels: Labels = HardLabels()
-    augment: Augmentation = Siamese("color_crop_cutout")
-    objective: Objective = GradientMatching()
-    optimiser: Optimiser = ClassByClassSGD()
-    update: ModelUpdate = TrainOnReal()
-    init: Initialisation = Mix()
-    net: Architecture = ConvNet()
+    models: contracts.ModelSource = EarlyStagePool()
+    perturb: contracts.Perturbation = Directions()
+    selector: contracts.Selector = RandomBatch()
+    parameterisation: contracts.Parameterisation = MultiFormation()
+    labels: contracts.Labels = HardLabels()
+    augment: contracts.Augmentation = Siamese("color_crop_cutout")
+    objective: contracts.Objective = GradientMatching()
+    optimiser: contracts.Optimiser = ClassByClassSGD()
+    update: contracts.ModelUpdate = TrainOnReal()
+    init: contracts.Initialisation = Mix()
+    net: contracts.Architecture = ConvNet()
     ipc: int = 1
     """I: stored images per class"""
     outer_steps: int = 400
@@ -197,7 +193,7 @@ def _check_classes(spec: Spec, classes: int) -> None:
     """Refuse a part of the classes that is not there, or that cannot be made without the others."""
     if spec.classes and max(spec.classes) >= classes:
         raise RequestError(f"class {max(spec.classes)} of --classes is not there: classes go from 0 to {classes - 1}")
-    if spec.classes and isinstance(spec.objective, SetObjective):
+    if spec.classes and isinstance(spec.objective, contracts.SetObjective):
         raise RequestError(f"objective {type(spec.objective).__name__} needs all classes at once: leave out --classes")
     if spec.classes and spec.update.uses_synthetic:
         raise RequestError(
@@ -213,13 +209,13 @@ def _check_targets(spec: Spec) -> None:
     models, objective = type(spec.models).__name__, type(spec.objective).__name__
     if spec.objective.needs_target and not spec.models.gives_target:
         raise RequestError(
-            f"objective {objective} leads models to targets, and models {models} has none: "
-            "use --models trajectories, or early-stage with --models.ahead 2"
+            f"objective {objective} needs models with targets, and models {models} has none: "
+            "use --models trajectories, early-stage with --models.ahead 2, or interpolated with --models.trained"
         )
     if spec.models.gives_target and not spec.objective.needs_target:
         raise RequestError(
             f"models {models} has targets that objective {objective} does not use: "
-            "use --objective trajectory, or --models early-stage without --models.ahead"
+            "use --objective trajectory or calibrated, or leave out --models.ahead or --models.trained"
         )
 
 

@@ -118,7 +118,7 @@ class Model(NamedTuple):
     stats: PyTree
     """running statistics of batch norm; an empty dict for every other norm."""
     target: PyTree = None
-    """parameters this model should be led to (trajectory matching); None elsewhere."""
+    """parameters this model should be led to (trajectory matching) or ended at (NCFM's calibration); None elsewhere."""
 
 
 class NetBlock(NamedTuple):

@@ -79,7 +79,7 @@ def first_images(problem: Problem) -> Array:
 
 
 # Between them, these have every choice that any preset makes.
-QUICK = ("dsa", "dm", "cafe", "mtt", "dream_acc_dd")
+QUICK = ("dsa", "dm", "cafe", "mtt", "dream_acc_dd", "ncfm")
 EVERY_PRESET = pytest.mark.parametrize(
     "method", [m if m in QUICK else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
 )

@@ -110,7 +110,7 @@ def test_a_selector_takes_those_least_sure_of() -> None:
     ("argv", "said"),
     [
         ("step --objective my_objective:Statistics", "cannot be imported"),
-        ("step --objective trajectory", "leads models to targets"),
+        ("step --objective trajectory", "needs models with targets"),
         ("step --objective feature --peer torch", "leave one of them out"),
         ("evaluate --objective feature", "leave --objective out"),
     ],

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from distill_jax.axes.optimiser import SGD, Adam, ClassByClassSGD
+from distill_jax.axes.optimiser import SGD, Adam, ClassByClassAdam, ClassByClassSGD
 from distill_jax.contracts import Optimiser
 from distill_jax.types import RequestError
 from tests.test_init import close
@@ -56,6 +56,31 @@ def test_class_by_class_equals_the_turn_by_turn_loop(classes, momentum):
         assert images.dtype == state.dtype == jnp.float64
         close(images, want, 1e-12)
         close(state, want_m, 1e-12)
+
+
+@pytest.mark.parametrize("classes", [4, 1])
+def test_class_by_class_adam_equals_the_turn_by_turn_loop(classes):
+    start = np.random.default_rng(classes).uniform(0, 1, (classes, 2, 3, 3, 1))
+    lr, b1, b2, decay = 0.05, 0.8, 0.9, 0.1
+    x, m, v, turn = start.copy(), np.zeros_like(start), np.zeros_like(start), 0
+    for sweep in range(3):
+        for c in range(classes):
+            g = np.zeros_like(x)
+            g[c] = gradient(x[c], c, sweep)
+            turn += 1
+            m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+            # Where nothing has moved yet the root is 0.
+            x = x - lr * (m / (1 - b1**turn) / (np.sqrt(v / (1 - b2**turn)) + 1e-8) + decay * x)
+    with jax.enable_x64(True):
+        c = jnp.arange(classes, dtype=jnp.float64)[:, None, None, None, None]
+        optimiser, images = ClassByClassAdam(2 * lr, b1, b2, decay), jnp.asarray(start)
+        state = optimiser.init(images)
+        for sweep in range(3):
+            images, state = optimiser.before(images, state, 0.5)
+            gradients = jnp.sin(3 * images + c) + 0.3 * images * (sweep + 1)
+            images, state = optimiser.after(gradients, images, state, 0.5)
+        close(images, x, 1e-12)
+        assert int(state[2]) == turn and images.dtype == jnp.float64
 
 
 def test_sgd_steps_all_classes_together():

@@ -11,7 +11,6 @@ from distill_jax.axes.perturb import Directions
 from distill_jax.axes.selector import Representative
 from distill_jax.cli.arguments import Common, parse
 from distill_jax.distill import State, init_state, inner_step
-from distill_jax.methods import METHODS
 from distill_jax.types import Array
 from tests import toy
 
@@ -20,6 +19,7 @@ AUGMENTED = {
     "dsa": "--models early-stage --perturb directions",
     "idc": "--models early-stage --perturb directions",
     "mtt": "--perturb directions",
+    "ncfm": "--perturb directions",
 }
 
 
@@ -32,11 +32,12 @@ def test_model_augmentation_is_one_field(method: str) -> None:
     _traces(method, models=toy.shrunk(spec).models, perturb=spec.perturb)
 
 
-@pytest.mark.parametrize("method", ["dc", "dsa", "dm", "idc", "acc_dd"])
+@pytest.mark.parametrize("method", ["dc", "dsa", "dm", "idc", "acc_dd", "ncfm"])
 def test_representative_matching_is_one_field(method: str) -> None:
     spec = parse([method, "digits", "--selector", "representative"], Common)[2].spec
     assert isinstance(spec.selector, Representative)
-    assert replace(spec, selector=METHODS[method].selector) == parse([method, "digits"], Common)[2].spec
+    plain = parse([method, "digits"], Common)[2].spec
+    assert replace(spec, selector=plain.selector) == plain
     _traces(method, selector=Representative(4))
 
 

@@ -75,7 +75,8 @@ def test_what_makes_no_sense_is_refused(
 
 @pytest.mark.slow
 def test_baselines_are_methods_that_take_no_step(tmp_path: Path) -> None:
-    assert set(BASELINES) == {"random", "herding", "kcenter", "kmeans", "full"} and len(PRESETS) == len(METHODS) + 5
+    names = {"random", "herding", "kcenter", "kmeans", "random_soft", "rded", "full"}
+    assert set(BASELINES) == names and len(PRESETS) == len(METHODS) + len(names)
     options = ["--repeats", "1", "--protocol.epochs", "2", *NET, *UNAUGMENTED, "--baselines", "random"]
     for method in ("kcenter", "full"):
         path = tmp_path / method

@@ -47,12 +47,12 @@ def test_a_run_leaves_these_files_and_no_others(finished: Path) -> None:
 def test_the_result_has_the_fields_of_the_contract(finished: Path) -> None:
     result = read(finished / "result.json")
     assert list(result) == [
-        "method", "dataset", "ipc", "factor", "net", "seed", "accuracy", "baselines", "seconds", "steps", "peak_bytes",
-        "environment", "config",
+        "method", "dataset", "ipc", "factor", "net", "seed", "bytes", "accuracy", "baselines", "seconds", "steps",
+        "peak_bytes", "environment", "config",
     ]  # fmt: skip
     told = {"method": "acc_dd", "dataset": "digits", "ipc": 1, "factor": 1, "net": "convnet", "seed": 0}
     assert {name: result[name] for name in told} == told
-    assert result["steps"] == {"outer": 4, "inner": 3}
+    assert result["steps"] == {"outer": 4, "inner": 3} and result["bytes"] == {"images": 2560, "labels": 40}
     for accuracy in (result["accuracy"], result["baselines"]["random"]):
         assert list(accuracy) == ["mean", "std", "per_repeat"] and len(accuracy["per_repeat"]) == 2
         assert accuracy["mean"] == pytest.approx(np.mean(accuracy["per_repeat"])) and 0 <= accuracy["mean"] <= 100

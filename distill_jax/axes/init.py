@@ -114,21 +114,25 @@ class KCenter(Coreset):
 # ------------------------------------------------------------------ shared by the above
 
 
-def tile(images: Array, ipc: int, factor: int) -> Array:
-    """Shrink ``images`` [ipc * factor**2, H, W, c] into the cells of [ipc, H, W, c], any dtype.
+def tile(images: Array, ipc: int, factor: int, shape: tuple[int, int] | None = None) -> Array:
+    """Resize ``images`` [ipc * factor**2, h, w, c] into the cells of [ipc, H, W, c], any dtype.
 
     Cell k, counted row by row, of stored image i shows image k * ipc + i, resized to the nearest pixel up or left.
+    ``shape``: (H, W), where that is not the size of ``images``.
     """
-    (down, row), (right, column) = (_grid(side, factor) for side in images.shape[1:3])
+    sides = zip(shape or images.shape[1:3], images.shape[1:3], strict=True)
+    (down, row), (right, column) = (_grid(side, factor, source) for side, source in sides)
     cells = images.reshape(factor, factor, ipc, *images.shape[1:])
     canvas = cells[down[:, None], right[None, :], :, row[:, None], column[None, :]]
     return jnp.moveaxis(canvas, 2, 0)
 
 
-def _grid(side: int, factor: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each of ``side`` canvas pixels: its cell, and the source pixel it shows. The first cells are the larger."""
+def _grid(side: int, factor: int, source: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """For each of ``side`` canvas pixels: its cell, and the pixel that it shows of an image with ``source`` a side (by
+    default as many as the canvas). The first cells are the larger."""
     sizes = [side // factor + (cell < side % factor) for cell in range(factor)]
-    return np.repeat(np.arange(factor), sizes), np.concatenate([np.arange(size) * side // size for size in sizes])
+    places = [np.arange(size) * (source or side) // size for size in sizes]
+    return np.repeat(np.arange(factor), sizes), np.concatenate(places)
 
 
 def _rows(data: RealData, positions: Array) -> Array:

@@ -48,6 +48,66 @@ class ClassByClassSGD(Optimiser):
         return images - jnp.asarray(self.lr * scale, images.dtype) * drift * state, decay * state
 
 
+@choice
+class ClassByClassAdam(Optimiser):
+    """AdamW as NCFM's release steps: classes take turns, each of which is a step on all images, with gradient zero for
+    the other classes; vectorised over classes, which do not interact, hence exact.
+
+    So every class takes C steps where the others' are without a gradient, on which decay and momentum act, and the
+    bias corrections count all of them.
+    """
+
+    lr: float = 1e-3
+    b1: float = 0.9
+    b2: float = 0.999
+    weight_decay: float = 5e-4
+
+    def validate(self) -> None:
+        _check(self.lr, self.b1)
+        _check(self.lr, self.b2)
+
+    def init(self, images: Array) -> tuple[Array, Array, Array]:
+        """(first moment, second moment, turns taken)"""
+        return jnp.zeros_like(images), jnp.zeros_like(images), jnp.zeros((), jnp.int32)
+
+    def before(self, images: Array, state: PyTree, scale: Array | float) -> tuple[Array, PyTree]:
+        """Class c after the c turns before its own."""
+        first, second, turns = state
+        waits = jnp.arange(len(images), dtype=jnp.int32)
+
+        def turn(i: Array, moving: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            i = i.astype(jnp.int32)
+            return self._turn(moving, jnp.zeros_like(images), i < waits, turns + 1 + i, scale)
+
+        images, first, second = jax.lax.fori_loop(0, len(images) - 1, turn, (images, first, second))
+        return images, (first, second, turns)
+
+    def after(self, gradients: Array, images: Array, state: PyTree, scale: Array | float) -> tuple[Array, PyTree]:
+        first, second, turns = state
+        own = jnp.arange(len(images), dtype=jnp.int32)
+
+        def turn(i: Array, moving: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            i = i.astype(jnp.int32)
+            now = jnp.where(i == 0, gradients, jnp.zeros_like(gradients))
+            return self._turn(moving, now, own + i < len(images), turns + 1 + own + i, scale)
+
+        images, first, second = jax.lax.fori_loop(0, len(images), turn, (images, first, second))
+        return images, (first, second, turns + len(images))
+
+    def _turn(
+        self, moving: tuple[Array, Array, Array], gradients: Array, takes: Array, number: Array, scale: Array | float
+    ) -> tuple[Array, Array, Array]:
+        """(images, moments) after turn ``number`` of each class that ``takes`` it: bool [C], int32 [C] or []."""
+        images, first, second = moving
+        kind = images.dtype
+        b1, b2, decay, rate = (jnp.asarray(x, kind) for x in (self.b1, self.b2, self.weight_decay, self.lr * scale))
+        number = jnp.broadcast_to(number, takes.shape).astype(kind)[:, None, None, None, None]
+        takes = takes[:, None, None, None, None]
+        m, v = b1 * first + (1 - b1) * gradients, b2 * second + (1 - b2) * gradients**2
+        step = (m / (1 - b1**number)) / (jnp.sqrt(v / (1 - b2**number)) + 1e-8) + decay * images
+        return jnp.where(takes, images - rate * step, images), jnp.where(takes, m, first), jnp.where(takes, v, second)
+
+
 class _Optax(Optimiser):
     """An optax transformation of all images at once."""
 

@@ -20,25 +20,12 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 
 from distill_jax.cli import process
 from distill_jax.cli.workdir import refuse_empty
-from distill_jax.data import LISTS, Dataset, load
+from distill_jax.data import LISTS, SHAPES, Dataset, load
 from distill_jax.evaluation import PROTOCOLS, Protocol
 from distill_jax.methods import PRESETS
 from distill_jax.recipes import RECIPE_OF, RECIPES, Experiment, resolve
 from distill_jax.spec import CHOICES, Spec, validate
 from distill_jax.types import RequestError, named
-
-SHAPES: dict[str, tuple[tuple[int, int, int], int]] = {
-    "digits": ((8, 8, 1), 10),
-    "mnist": ((28, 28, 1), 10),
-    "fashion_mnist": ((28, 28, 1), 10),
-    "svhn_cropped": ((32, 32, 3), 10),
-    "cifar10": ((32, 32, 3), 10),
-    "cifar100": ((32, 32, 3), 100),
-    "imagenette": ((224, 224, 3), 10),
-    "imagenet2012": ((224, 224, 3), 1000),
-}
-"""(H, W, c) and number of classes of named data sets, for what is said before any data is read"""
-
 
 Subset: TypeAlias = Annotated[
     tuple[str, ...] | None,

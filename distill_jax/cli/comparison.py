@@ -19,7 +19,8 @@ from distill_jax.distill import Problem, State, init_state
 from distill_jax.evaluation import Sets
 from distill_jax.run import Block, BlockSize, prepare, run
 from distill_jax.spec import Spec
-from distill_jax.types import RequestError, TrainSet
+from distill_jax.teachers import probabilities
+from distill_jax.types import Model, RequestError, TrainSet
 
 DRAWS = 20
 """of random real images, at least: one draw says little, and they cost little"""
@@ -62,29 +63,44 @@ class Point(NamedTuple):
     """of pretraining and distillation so far, without compiling"""
     accuracies: list[float]
     """percent, one for each network trained on it"""
+    random: list[float] | None = None
+    """the same of random images under the same labels; of the last set of a run whose labels are not hard"""
 
 
 def curve(setup: Setup, budget: Budget, repeats: int, interrupts: Interrupts) -> list[Point]:
     """Run ``setup`` until its budget is spent and score the sets on its way on the test data."""
     test, data = setup.data.test_arrays(), setup.real_data()
     scorer = Scorer(setup.net, setup.experiment.protocol, test, data.normaliser, setup.keys.score, interrupts)
-    if setup.method in BASELINES:
-        images = setup.data.classes * setup.spec.ipc
-        repeats = max(repeats, DRAWS) if setup.method == "random" else repeats
-        scored = BASELINES[setup.method](scorer, data, setup.spec.ipc, images, repeats, setup.keys.draw)
-        return [Point(0, 0.0, scored["per_repeat"])]
-    marks = _run(setup, budget, interrupts)
-    images = jnp.concatenate([mark.set.images for mark in marks])
+    images, labels = setup.data.classes * setup.spec.ipc, setup.spec.labels
+    clock = Clock()
+
+    def baseline(name: str, draws: int, teachers: Model | None = None) -> list[float]:
+        known = scorer._replace(teachers=teachers)
+        return BASELINES[name](known, data, setup.spec.ipc, images, draws, setup.keys.draw)["per_repeat"]
+
+    if setup.method in ("random", "random_soft") and labels.from_teachers:
+        problem = _prepared(setup, setup.spec, clock, interrupts)
+        teachers = problem.spec.models.teachers(problem.pool)
+        return [Point(0, clock.seconds["pretrain"], baseline("random_soft", max(repeats, DRAWS), teachers))]
+    if setup.method in ("random", "full"):
+        return [Point(0, 0.0, baseline(setup.method, max(repeats, DRAWS) if setup.method == "random" else repeats))]
+    problem = _prepared(setup, budget.fitted(setup.spec), clock, interrupts)
+    marks = _run(setup, problem, budget, clock, interrupts)
+    images_of_all = jnp.concatenate([mark.set.images for mark in marks])
     targets = jnp.concatenate([mark.set.targets for mark in marks])
-    each = np.arange(len(images), dtype=np.int32).reshape(len(marks), -1)
-    sets = Sets(TrainSet(images, targets), jnp.asarray(np.repeat(each, repeats, axis=0)))
+    each = np.arange(len(images_of_all), dtype=np.int32).reshape(len(marks), -1)
+    sets = Sets(TrainSet(images_of_all, targets), jnp.asarray(np.repeat(each, repeats, axis=0)))
     scored = np.asarray(scorer.score("scoring", sets)["per_repeat"]).reshape(len(marks), repeats)
     points: dict[int, Point] = {}
     for mark, row in zip(marks, scored.tolist(), strict=True):
         # A block that took more than a share of the budget left the same set at several marks.
         before = points.get(mark.step, Point(mark.step, mark.seconds, []))
         points[mark.step] = before._replace(accuracies=before.accuracies + row)
-    return list(points.values())
+    *others, last = points.values()
+    teachers = problem.spec.models.teachers(problem.pool) if labels.from_teachers or labels.learned else None
+    if teachers is not None:
+        last = last._replace(random=baseline("random_soft", repeats, teachers))
+    return [*others, last]
 
 
 class _Mark(NamedTuple):
@@ -93,15 +109,20 @@ class _Mark(NamedTuple):
     set: TrainSet
 
 
-def _run(setup: Setup, budget: Budget, interrupts: Interrupts) -> list[_Mark]:
-    """The sets at equal shares of the budget."""
-    clock, spec = Clock(), budget.fitted(setup.spec)
+def _prepared(setup: Setup, spec: Spec, clock: Clock, interrupts: Interrupts) -> Problem:
+    """What ``spec`` needs, its pool pretrained."""
 
     def tick(done: int, total: int) -> None:
         interrupts.check()
 
     problem = jax.block_until_ready(prepare(spec, setup.data, setup.seed, tick))
     clock.spent("pretrain")
+    return problem
+
+
+def _run(setup: Setup, problem: Problem, budget: Budget, clock: Clock, interrupts: Interrupts) -> list[_Mark]:
+    """The sets at equal shares of the budget."""
+    spec = problem.spec
     state = jax.block_until_ready(init_state(problem))
     clock.spent("distill")
 
@@ -134,7 +155,11 @@ def _run(setup: Setup, budget: Budget, interrupts: Interrupts) -> list[_Mark]:
 
 
 def training_set(problem: Problem, state: State) -> TrainSet:
-    """What a network would be trained on, network space."""
-    parameterisation = problem.spec.parameterisation
-    synthetic = state.synthetic._replace(images=stored(parameterisation, state.synthetic.images))
-    return decoded_set(parameterisation, synthetic, problem.data)
+    """What a network would be trained on, network space, with the labels that the spec asks for."""
+    spec = problem.spec
+    synthetic = state.synthetic._replace(images=stored(spec.parameterisation, state.synthetic.images))
+    made = decoded_set(spec.parameterisation, synthetic, problem.data)
+    teachers = spec.models.teachers(problem.pool) if spec.labels.from_teachers else None
+    if teachers is None:
+        return made
+    return made._replace(targets=jnp.asarray(probabilities(problem.net, teachers, made.images)))

@@ -75,7 +75,9 @@ def result(result: Mapping[str, Any]) -> str:
         if accuracy is not None:
             rows.append([name, plus_minus(accuracy), str(len(accuracy["per_repeat"]))])
     seconds = ", ".join(f"{phase} {duration(s)}" for phase, s in result["seconds"].items() if s >= 0.05)
-    return "\n".join([*table(rows), f"time: {seconds}; peak memory {result['peak_bytes'] / 2**30:.2f} GiB"])
+    taken = {part: size(n) for part, n in result.get("bytes", {}).items()}
+    stored = [f"ipc {result['ipc']}: {', '.join(f'{part} {n}' for part, n in taken.items())}"] if taken else []
+    return "\n".join([*table(rows), *stored, f"time: {seconds}; peak memory {result['peak_bytes'] / 2**30:.2f} GiB"])
 
 
 def plus_minus(accuracy: Mapping[str, Any]) -> str:
@@ -87,6 +89,15 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines with the columns aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def size(count: float) -> str:
+    """Bytes, short: 40 B, 2.5 KiB, 120 MiB."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):
+        if count < 1024 or unit == "PiB":
+            break
+        count /= 1024
+    return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
 
 
 def duration(seconds: float) -> str:

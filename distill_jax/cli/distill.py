@@ -41,6 +41,7 @@ from distill_jax.cli.workdir import (
 from distill_jax.data import Dataset
 from distill_jax.distilled import DistilledSet
 from distill_jax.evaluation import at_learned_rate, repeated
+from distill_jax.spec import Spec
 from distill_jax.types import PyTree, RequestError, named
 
 
@@ -67,11 +68,12 @@ class Distill(arguments.Common):
     repeats: int = 5
     """R: networks trained from scratch for each accuracy"""
     baselines: tuple[str, ...] | None = None
-    """what to compare with, of: random full; default: random, on digits also full"""
+    """what to compare with, of: random random_soft full; default: random, on digits also full, and random_soft, random
+    images labelled by the pool, where the method's labels are not hard"""
 
-    @property
-    def compared_with(self) -> tuple[str, ...]:
-        default = ("random", "full") if self.dataset == "digits" else ("random",)
+    def compared_with(self, spec: Spec) -> tuple[str, ...]:
+        soft = (spec.labels.from_teachers or spec.labels.learned) and spec.models.size > 0
+        default = ("random", *["random_soft"] * soft, *["full"] * (self.dataset == "digits"))
         return default if self.baselines is None else self.baselines
 
 
@@ -82,6 +84,8 @@ def run(argv: list[str]) -> None:
     path = options.workdir
     before = read_json(path / CONFIG) if path and options.resume else None
     setup = set_up(request, options.eval_every, before.get("spec") if isinstance(before, Mapping) else None)
+    if "random_soft" in options.compared_with(setup.spec) and not setup.spec.models.size:
+        raise RequestError(f"{setup.method} has no pool to label random images: leave random_soft out of --baselines")
     given = None
     if options.pool is not None:
         if setup.spec.models.size == 0:
@@ -110,7 +114,7 @@ def _check(options: Distill) -> None:
     for name in ("save_every", "eval_every"):
         if getattr(options, name) < 0:
             raise RequestError(f"{name} is {getattr(options, name)}: it must be 0 or more")
-    for name in options.compared_with:
+    for name in options.baselines or ():
         named("baseline", name, BASELINES)
 
 
@@ -137,7 +141,7 @@ def _config(setup: Setup, options: Distill) -> dict[str, Any]:
         "save_every": options.save_every,
         "eval_every": options.eval_every,
         "repeats": options.repeats,
-        "baselines": options.compared_with,
+        "baselines": options.compared_with(setup.spec),
         "deterministic": options.deterministic,
     }
 
@@ -171,12 +175,14 @@ def _work(session: Session, options: Distill, given: PyTree) -> dict[str, Any]:
     real = known.real_data(setup.spec.mean, setup.spec.std) if setup.spec.classes else data
 
     def baseline(name: str) -> dict[str, Any]:
-        return BASELINES[name](scorer, real, setup.spec.ipc, len(sets.store.images), options.repeats, setup.keys.draw)
+        known = scorer._replace(teachers=setup.spec.models.teachers(pool)) if name == "random_soft" else scorer
+        return BASELINES[name](known, real, setup.spec.ipc, len(sets.store.images), options.repeats, setup.keys.draw)
 
     protocol = at_learned_rate(scorer.protocol, distilled)
     accuracy = baseline("full") if setup.method == "full" else scorer.score("scoring", sets, protocol)
     clock.spent("evaluate")
-    baselines = {name: baseline(name) if name in options.compared_with else None for name in BASELINES}
+    compared_with = options.compared_with(setup.spec)
+    baselines = {name: baseline(name) if name in compared_with else None for name in BASELINES}
     clock.spent("baselines")
     # Only now is the card complete. A run that is interrupted before has saved the same images with no score yet.
     _save(workdir, distilled.with_card(score=None if setup.method == "full" else accuracy))
@@ -187,6 +193,7 @@ def _work(session: Session, options: Distill, given: PyTree) -> dict[str, Any]:
         "factor": setup.spec.parameterisation.factor,
         "net": arguments.choice_name("net", setup.spec.net),
         "seed": setup.seed,
+        "bytes": distilled.nbytes,
         "accuracy": accuracy,
         "baselines": baselines,
         "seconds": clock.rounded(),

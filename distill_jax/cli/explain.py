@@ -25,12 +25,12 @@ from distill_jax.axes.parameterisation import decoded_set
 from distill_jax.axes.perturb import NoPerturbation
 from distill_jax.cli import display
 from distill_jax.cli.amounts import arithmetic, binary, table
-from distill_jax.cli.arguments import SHAPES, Common, chosen_classes, parse
+from distill_jax.cli.arguments import Common, chosen_classes, parse
 from distill_jax.cli.compiler import ask, require
 from distill_jax.cli.cost import Cost, cost, cost_and_shapes, nbytes
 from distill_jax.cli.devices import DEVICES
 from distill_jax.cli.process import enter
-from distill_jax.data import count_classes, load
+from distill_jax.data import SHAPES, TRAINING_IMAGES, count_classes, load
 from distill_jax.distill import Problem, State, init_state, matching
 from distill_jax.platform import compiled_for, target
 from distill_jax.published import Comparison, compared, same
@@ -38,18 +38,6 @@ from distill_jax.recipes import Experiment
 from distill_jax.run import no_tick
 from distill_jax.spec import CHOICES, Spec, check, traced, with_chunks
 from distill_jax.types import Net, Normaliser, PyTree, RealData, named
-
-TRAINING_IMAGES = {
-    "digits": 1347,
-    "mnist": 60_000,
-    "fashion_mnist": 60_000,
-    "svhn_cropped": 73_257,
-    "cifar10": 50_000,
-    "cifar100": 50_000,
-    "imagenette": 9_469,
-    "imagenet2012": 1_281_167,
-}
-"""of named data sets; their classes are counted as equally large"""
 
 
 @dataclass(frozen=True)

@@ -57,11 +57,13 @@ def _page(path: Path) -> str:
     distilled = DistilledSet.load(path / DISTILLED)
     stored, seen = len(distilled.images), distilled.decoded_count
     names = {"distilled": "these images", "random": "random real images", "full": "all real images"}
+    names["random_soft"] = "random real images, labelled by the pool"
     images = {"distilled": f"{stored}" if seen == stored else f"{stored}, decoded to {seen}", "random": f"{stored}"}
+    images["random_soft"] = f"{stored}"
     scored = {"distilled": result["accuracy"], **result["baselines"]}
     where = result["environment"]
     environment = Environment(loader=PackageLoader("distill_jax.cli", "."), autoescape=True, trim_blocks=True)
-    environment.filters |= {"plus_minus": display.plus_minus, "duration": display.duration}
+    environment.filters |= {"plus_minus": display.plus_minus, "duration": display.duration, "size": display.size}
     return environment.get_template("report.html.j2").render(
         title=f"{result['method']} on {result['dataset'].rpartition('/')[2]}",
         shape="x".join(map(str, distilled.shape)),

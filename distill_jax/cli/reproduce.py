@@ -179,7 +179,7 @@ def _setup(line: str, ipc: int, options: Reproduce, shared: list[str]) -> Setup:
 def _write(workdir: Workdir, options: Reproduce, curves: Curves, command: str) -> None:
     with replaced(workdir.path / COMPARED) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["method", "ipc", "seed", "step", "seconds", "accuracy", "std"])
+        writer.writerow(["method", "ipc", "seed", "step", "seconds", "accuracy", "std", "random_same_labels"])
         for (line, ipc), runs in curves.items():
             for seed, points in enumerate(runs):
                 for point in points:
@@ -189,6 +189,7 @@ def _write(workdir: Workdir, options: Reproduce, curves: Curves, command: str) -
                         round(point.seconds, 3),
                         round(of["mean"], 3),
                         None if of["std"] is None else round(of["std"], 3),
+                        None if point.random is None else round(float(np.mean(point.random)), 3),
                     ]
                     writer.writerow([line, ipc, seed, *row])
     with replaced(workdir.path / COMPARED_TABLE) as temporary:
@@ -220,9 +221,19 @@ def _report(options: Reproduce, curves: Curves, command: str) -> str:
 
 
 def _table(curves: dict[str, list[list[Point]]]) -> list[str]:
-    """Markdown. "Above random" is given with twice its standard error."""
-    rows = ["| method | accuracy % | above random | seconds | steps |", "|---|---|---|---|---|"]
+    """Markdown. "Above random" is given with twice its standard error; where there are labels that are not hard, random
+    images under the same ones have a column."""
     finals = {line: _finals([points[-1] for points in runs]) for line, runs in curves.items()}
+    beside = {line: [p for points in runs for p in points[-1].random or ()] for line, runs in curves.items()}
+    head = [
+        "method",
+        "accuracy %",
+        "above random",
+        "seconds",
+        "steps",
+        *["random, same labels %"] * any(beside.values()),
+    ]
+    rows = [head, ["---"] * len(head)]
     random = finals.get("random")
     for line, runs in curves.items():
         last = [points[-1] for points in runs]
@@ -232,9 +243,10 @@ def _table(curves: dict[str, list[list[Point]]]) -> list[str]:
             error = np.hypot(_standard_error(accuracies), _standard_error(random))
             above = f"{np.mean(accuracies) - np.mean(random):+.1f} ± {2 * error:.1f}"
         seconds = np.mean([point.seconds for point in last])
-        accuracy = display.plus_minus(summary(accuracies))
-        rows.append(f"| {line} | {accuracy} | {above} | {seconds:.1f} | {last[0].step} |")
-    return rows
+        row = [line, display.plus_minus(summary(accuracies)), above, f"{seconds:.1f}", str(last[0].step)]
+        same = display.plus_minus(summary(beside[line])) if beside[line] else ""
+        rows.append([*row, same][: len(head)])
+    return ["| " + " | ".join(row) + " |" for row in rows]
 
 
 def _finals(points: list[Point]) -> list[float]:

@@ -15,8 +15,9 @@ from distill_jax.cli.display import Bar
 from distill_jax.cli.process import Interrupts
 from distill_jax.evaluation import Protocol, Sets, matched_epochs, test_accuracies, train_networks
 from distill_jax.run import Block
+from distill_jax.teachers import AT_ONCE, probabilities
 from distill_jax.train import real_set
-from distill_jax.types import Array, Model, Net, Normaliser, RealData
+from distill_jax.types import Array, Model, Net, Normaliser, RealData, RequestError
 
 
 class Scorer(NamedTuple):
@@ -29,6 +30,8 @@ class Scorer(NamedTuple):
     normaliser: Normaliser
     key: Array
     interrupts: Interrupts
+    teachers: Model | None = None
+    """Model[P]: who labels random images, where they are compared with soft labels"""
 
     def train(self, what: str, sets: Sets, protocol: Protocol | None = None) -> Model:
         """One network on each of the R ``sets``: Model[R]. ``what`` they are is shown while it lasts."""
@@ -85,6 +88,22 @@ def random_images(scorer: Scorer, data: RealData, ipc: int, decoded: int, repeat
     return scorer.score("random images", Sets(real_set(data), random_rows(data, ipc, repeats, key)))
 
 
+def random_soft(scorer: Scorer, data: RealData, ipc: int, decoded: int, repeats: int, key: Array) -> dict[str, Any]:
+    """As many real images as are stored, under what the teachers see in them: what soft labels gain by themselves.
+
+    Raises RequestError where there are no teachers.
+    """
+    if scorer.teachers is None:
+        raise RequestError("nobody labels the random images: leave out random_soft, or add --models early-stage")
+    rows, store = random_rows(data, ipc, repeats, key), real_set(data)
+    drawn = np.unique(rows)
+    parts = np.split(drawn, range(AT_ONCE, len(drawn), AT_ONCE))
+    shown = (scorer.normaliser.to_network(data.images[part]) for part in parts)
+    soft = np.concatenate([probabilities(scorer.net, scorer.teachers, x) for x in shown])
+    targets = store.targets.at[drawn].set(soft)
+    return scorer.score("random images, soft labels", Sets(store._replace(targets=targets), rows))
+
+
 def all_images(scorer: Scorer, data: RealData, ipc: int, decoded: int, repeats: int, key: Array) -> dict[str, Any]:
     """All training data, for as many steps as the distilled set was trained on."""
     protocol = matched_epochs(scorer.protocol, decoded, len(data.labels))
@@ -93,6 +112,7 @@ def all_images(scorer: Scorer, data: RealData, ipc: int, decoded: int, repeats: 
 
 BASELINES: dict[str, Callable[[Scorer, RealData, int, int, int, Array], dict[str, Any]]] = {
     "random": random_images,
+    "random_soft": random_soft,
     "full": all_images,
 }
 """(scorer, data, ipc, number of decoded images of the distilled set, repeats, key) -> summary"""

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import jax
 
+from distill_jax import __version__
 from distill_jax.checkpoint import check_pool, load_pool, save_pool
 from distill_jax.cli.arguments import Request
 from distill_jax.cli.display import Bar
 from distill_jax.cli.process import Interrupts
 from distill_jax.cli.workdir import MEMBERS, POOL, Workdir
 from distill_jax.data import Dataset
-from distill_jax.distilled import library_version
 from distill_jax.platform import target
 from distill_jax.recipes import Experiment
 from distill_jax.run import Keys
@@ -133,7 +133,7 @@ def set_up(request: Request[Any], eval_every: int = 0, chunks: Mapping[str, Any]
 def versions() -> dict[str, str]:
     """What the bits of a run depend on besides its configuration and the processor."""
     flags = os.environ.get("XLA_FLAGS", "")
-    numbers = {"distill_jax": library_version(), "jax": jax.__version__, "python": platform.python_version()}
+    numbers = {"distill_jax": __version__, "jax": jax.__version__, "python": platform.python_version()}
     return {**numbers, "devices": str(jax.device_count()), "xla_flags": flags}
 
 

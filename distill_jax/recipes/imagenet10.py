@@ -26,6 +26,7 @@ def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
         DREAMS: {"update.batch": 128},
         **FIRST,
         "dc dsa": dc_loops(ipc),
+        "rded": {"parameterisation.factor": 2},
     }  # fmt: skip
     return [mine]
 

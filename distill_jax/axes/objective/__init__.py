@@ -1,12 +1,15 @@
 """Matching objectives, one a file: how far what the synthetic images teach is from what the real images teach."""
 
 from distill_jax.axes.objective.alignment import LayerwiseAlignment, Terms, alignment_terms
+from distill_jax.axes.objective.characteristic import CalibratedCharacteristic, CharacteristicFunction
 from distill_jax.axes.objective.feature import FeatureMatching
 from distill_jax.axes.objective.gradient import METRICS, GradientMatching, class_gradient
 from distill_jax.axes.objective.trajectory import TrajectoryMatching
 
 __all__ = [
     "METRICS",
+    "CalibratedCharacteristic",
+    "CharacteristicFunction",
     "FeatureMatching",
     "GradientMatching",
     "LayerwiseAlignment",

@@ -1,0 +1,118 @@
+"""Random images under soft labels: the baseline, and where it stands beside a method whose labels are not hard."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from distill_jax.axes.labels import SoftLabels
+from distill_jax.cli import distill, evaluate, reproduce, score
+from distill_jax.cli.arguments import Common, parse, request
+from distill_jax.cli.comparison import training_set
+from distill_jax.cli.process import Interrupts
+from distill_jax.cli.score import Scorer
+from distill_jax.cli.workdir import COMPARED, COMPARED_RUNS, COMPARED_TABLE, DISTILLED, RESULT, read_json
+from distill_jax.distill import init_state
+from distill_jax.distilled import DistilledSet
+from distill_jax.evaluation import IDC_PROTOCOL, Sets
+from distill_jax.methods import BASELINES
+from distill_jax.teachers import probabilities
+from distill_jax.types import Model, RequestError
+from tests import toy
+from tests.test_reproduce import UNAUGMENTED, rows
+from tests.tiny import NET
+
+QUICK = [*NET, *UNAUGMENTED, "--protocol.epochs", "2", "--repeats", "2", "--models.epochs", "1"]
+
+
+def test_distill_labels_random_images_by_one_network_and_says_what_they_take(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["random_soft", "digits", *QUICK, "--ipc", "2", "--baselines", "random", "random_soft"]
+    assert distill.main([*line, "--workdir", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "ipc 2: images 5.0 KiB, labels 800 B" in said and "random_soft" in said
+    result = read_json(tmp_path / RESULT)
+    assert result["bytes"] == {"images": 20 * 64 * 4, "labels": 20 * 10 * 4} and result["steps"]["outer"] == 0
+    assert len(result["baselines"]["random_soft"]["per_repeat"]) == 2
+    made = DistilledSet.load(tmp_path / DISTILLED)
+    assert made.card["labels"] == "soft" and made.soft is not None and (made.soft > 0).all()
+    # Real images: 17 levels of grey.
+    np.testing.assert_allclose(made.images * 16, np.round(made.images * 16), atol=0.04)
+    assert "random real images, labelled by the pool" in (tmp_path / "report.html").read_text()
+    assert evaluate.main([str(tmp_path), "--dataset", "digits", "--repeats", "1"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("random_soft digits", ("random", "random_soft", "full")),
+        ("dm npz:a.npz --models early-stage --labels soft", ("random", "random_soft")),
+        ("mtt npz:a.npz --labels learned --syn-batch 0", ("random", "random_soft")),
+        ("dm npz:a.npz", ("random",)),
+    ],
+)
+def test_random_soft_stands_beside_labels_that_are_not_hard(words: str, expected: tuple[str, ...]) -> None:
+    options, _, experiment = parse(words.split(), distill.Distill)
+    assert options.compared_with(experiment.spec) == expected
+
+
+def test_a_method_without_a_pool_has_nobody_to_label_random_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["dm", "digits", "--baselines", "random_soft", "--workdir", str(tmp_path / "new")]
+    assert distill.main(line) == 2
+    assert "no pool to label random images" in capsys.readouterr().err and not (tmp_path / "new").exists()
+
+
+def test_the_baseline_trains_on_what_the_teachers_see_in_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Sets] = []
+    monkeypatch.setattr(Scorer, "score", lambda self, what, sets, protocol=None: seen.append(sets) or {})
+    monkeypatch.setattr(score, "AT_ONCE", 3)
+    data, net = toy.data(), toy.SMALL["spec.net"].build(toy.SHAPE, 2)
+    teachers: Model = jax.vmap(net.init)(jax.random.split(jax.random.key(0), 2))
+    test = data.images, data.labels
+    with Interrupts() as interrupts:
+        scorer = Scorer(net, IDC_PROTOCOL, test, data.normaliser, jax.random.key(1), interrupts, teachers)
+    score.random_soft(scorer, data, 3, 6, 4, jax.random.key(2))
+    (sets,) = seen
+    drawn = np.asarray(sets.rows)
+    assert drawn.shape == (4, 6) and len({tuple(sorted(row)) for row in drawn.tolist()}) > 1
+    np.testing.assert_array_equal(np.asarray(data.labels)[drawn], [[0, 0, 0, 1, 1, 1]] * 4)
+    expected = probabilities(net, teachers, data.normaliser.to_network(data.images))
+    np.testing.assert_allclose(sets.store.targets[drawn.ravel()], expected[drawn.ravel()], atol=1e-6)
+    with pytest.raises(RequestError, match="nobody labels"):
+        score.random_soft(scorer._replace(teachers=None), data, 3, 6, 4, jax.random.key(2))
+
+
+def test_a_comparison_trains_on_the_soft_labels() -> None:
+    problem = toy.problem("acc_dd", labels=SoftLabels())
+    made = training_set(problem, init_state(problem))
+    np.testing.assert_allclose(made.targets, probabilities(problem.net, problem.pool, made.images), atol=1e-6)
+    hard = replace(problem, spec=toy.problem("acc_dd").spec)
+    assert set(np.unique(training_set(hard, init_state(hard)).targets)) == {0, 1}
+
+
+def test_compare_shows_random_images_under_the_same_labels(tmp_path: Path) -> None:
+    soft = "soft: dm --models early-stage --models.size 1 --models.epochs 1 --labels soft --selector.batch 4"
+    plain = "random_soft --models.epochs 1"
+    line = ["compare", "--dataset", "digits", "--methods", soft, plain, "random", "--steps", "2", "--repeats", "2"]
+    shared = ["--", "--protocol.epochs", "2", *UNAUGMENTED, *NET]
+    assert reproduce.main([*line, "--workdir", str(tmp_path), *shared]) == 0
+    table = (tmp_path / COMPARED_TABLE).read_text().splitlines()
+    assert next(row for row in table if "accuracy %" in row).endswith("| random, same labels % |")
+    assert [row["random_same_labels"] != "" for row in rows(tmp_path / COMPARED)] == [True, False, False]
+    kept = read_json(tmp_path / COMPARED_RUNS)
+    assert {len(points[-1][2]) for name, points in kept.items() if name.startswith("random")} == {20}
+    assert reproduce.main([*line, "--workdir", str(tmp_path), "--resume", *shared]) == 0
+    assert (tmp_path / COMPARED_TABLE).read_text().splitlines()[1:] == table[1:]
+
+
+def test_rded_and_random_soft_take_no_step_and_have_soft_labels() -> None:
+    for method in ("rded", "random_soft"):
+        spec = request([method, "digits"], Common).experiment.spec
+        assert spec.steps == 0 and isinstance(spec.labels, SoftLabels) and method in BASELINES
