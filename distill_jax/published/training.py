@@ -73,7 +73,6 @@ def models(spec: Spec) -> Settings:
         "models_drawn": "uniformly, one per outer iteration",
         "pool_size": pool.size,
         "pool_checkpoint": "last epoch",
-        "pool_differences": "seed",
         "pretrain_epochs": pool.epochs,
         "pretrain_batch": pool.batch,
         "pretrain_cutmix_prob": pool.cutmix,

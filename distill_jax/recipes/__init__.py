@@ -48,8 +48,6 @@ RECIPE_OF |= {f"zca:{name}": recipe for name, recipe in RECIPE_OF.items()}
 
 IDC_FAMILY = "idc acc_dd dream dream_acc_dd"
 DREAMS = "dream dream_acc_dd"
-FIRST = {"idc acc_dd ncfm": {"init.order": "first"}}
-"""the released codes begin with the first images of each class"""
 
 DC_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 

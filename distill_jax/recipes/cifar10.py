@@ -16,7 +16,7 @@ RDED 23.5 / 50.2 / 68.4 with a new label for every view of an image, and batch n
     python -m experiments.distill acc_dd cifar10 --ipc 10
 """
 
-from distill_jax.recipes import DREAMS, FIRST, IDC_FAMILY, Overrides, dc_loops, idc_rate, mtt, nearest, normalised
+from distill_jax.recipes import DREAMS, IDC_FAMILY, Overrides, dc_loops, idc_rate, mtt, nearest, normalised
 
 MTT = {
     1: mtt(50, 2, 2, 100.0, rate_lr=1e-7),
@@ -38,7 +38,6 @@ def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
         IDC_FAMILY: {"optimiser.lr": 5e-3 * rate, "update.images": 2000},
         "acc_dd dream_acc_dd": {"optimiser.lr": 1e-2 * rate},
         DREAMS: {"update.batch": 128},
-        **FIRST,
         "dc dsa": dc_loops(ipc),
         "dm": {"optimiser.lr": 1.0 if ipc < 100 else 10.0},
         "mtt": nearest(MTT, ipc),

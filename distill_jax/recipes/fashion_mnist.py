@@ -4,7 +4,7 @@ l1 matching at base rate 1e-4; the reference side stays 32 in the released code,
 Clothes may be flipped.
 """
 
-from distill_jax.recipes import DREAMS, FIRST, IDC_FAMILY, Overrides, dc_loops, idc_rate, normalised
+from distill_jax.recipes import DREAMS, IDC_FAMILY, Overrides, dc_loops, idc_rate, normalised
 
 
 def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
@@ -15,7 +15,6 @@ def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
             "objective.metric": "l1", "optimiser.lr": rate, "update.images": 500,
         },
         DREAMS: {"update.batch": 128},
-        **FIRST,
         "dc dsa": dc_loops(ipc),
     }  # fmt: skip
     return [mine]

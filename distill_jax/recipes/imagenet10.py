@@ -8,7 +8,7 @@ their number, and photographs are cropped, mirrored, jittered and lit as usual o
 
 from distill_jax.augment_photos import PhotoAugment
 from distill_jax.nets import ResNetAP
-from distill_jax.recipes import DREAMS, FIRST, IDC_FAMILY, IMAGENET, Overrides, dc_loops, idc_rate
+from distill_jax.recipes import DREAMS, IDC_FAMILY, IMAGENET, Overrides, dc_loops, idc_rate
 
 
 def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
@@ -24,7 +24,6 @@ def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
         "acc_dd dream_acc_dd": {"outer_steps": 100, "models.epochs": 10, "models.cutmix": 1.0},
         "idc": {"update.early": 10},
         DREAMS: {"update.batch": 128},
-        **FIRST,
         "dc dsa": dc_loops(ipc),
         "rded": {"parameterisation.factor": 2},
     }  # fmt: skip

@@ -9,7 +9,7 @@ from dataclasses import replace
 from distill_jax.augment import Siamese
 from distill_jax.augment_photos import BasicAugment
 from distill_jax.evaluation import DC_BENCH
-from distill_jax.recipes import DREAMS, FIRST, IDC_FAMILY, Overrides, dc_loops, idc_rate, normalised, without_flip
+from distill_jax.recipes import DREAMS, IDC_FAMILY, Overrides, dc_loops, idc_rate, normalised, without_flip
 
 
 def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
@@ -26,7 +26,6 @@ def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
             "update.images": 500,
         },
         DREAMS: {"update.batch": 128},
-        **FIRST,
         "dc dsa": dc_loops(ipc),
     }
     return [*without_flip(), mine, *([packed] if factor > 1 else [])]

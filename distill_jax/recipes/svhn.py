@@ -4,7 +4,7 @@ mse matching at base rate 5e-3; no flip; at factor 1 and ipc 1 IDC's evaluation 
 """
 
 from distill_jax.augment import Siamese
-from distill_jax.recipes import DREAMS, FIRST, IDC_FAMILY, Overrides, dc_loops, idc_rate, normalised, without_flip
+from distill_jax.recipes import DREAMS, IDC_FAMILY, Overrides, dc_loops, idc_rate, normalised, without_flip
 
 
 def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
@@ -14,7 +14,6 @@ def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
             "optimiser.lr": 5e-3 * idc_rate(ipc, shape[0]), "update.images": 500,
         },
         DREAMS: {"update.batch": 128},
-        **FIRST,
         "dc dsa": dc_loops(ipc),
     }  # fmt: skip
     single = {"@idc": {"protocol.cutmix": 0.0, "protocol.augment": Siamese("color_crop_cutout_scale_rotate")}}

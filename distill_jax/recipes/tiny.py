@@ -9,7 +9,7 @@ Not in TFDS: use ``folder:PATH`` or ``npz:PATH`` with ``--recipe tiny``.
 """
 
 from distill_jax.nets import ConvNet
-from distill_jax.recipes import FIRST, IDC_FAMILY, IMAGENET, Overrides, dc_loops, idc_rate, mtt, nearest
+from distill_jax.recipes import IDC_FAMILY, IMAGENET, Overrides, dc_loops, idc_rate, mtt, nearest
 
 MTT = {
     1: mtt(10, 2, 10, 10_000.0, rate_lr=1e-4),
@@ -27,7 +27,6 @@ def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
         },
         "dream": {"optimiser.lr": (1e-6 if ipc == 50 else 5e-3) * rate},
         "dc dsa dm": {"net": ConvNet(depth=3)},
-        **FIRST,
         "dc dsa": dc_loops(ipc),
         "mtt": nearest(MTT, ipc),
         "random_soft": {"models.epochs": nearest({1: 11, 10: 50, 50: 90, 100: 102}, ipc)},
