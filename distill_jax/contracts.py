@@ -49,6 +49,10 @@ class ModelSource(Choice):
     def sample(self, net: Net, pool: PyTree, live: int, key: Array) -> Model:
         """Model[K], K = ``live``, drawn at the start of each outer iteration from what ``pretrain`` returned."""
 
+    def sample_at(self, net: Net, pool: PyTree, live: int, outer: Array, key: Array) -> Model:
+        """``sample`` in outer iteration ``outer`` (int32 [], from 0), for sources whose models change over the run."""
+        return self.sample(net, pool, live, key)
+
     def teachers(self, pool: PyTree) -> Model | None:
         """Model[P]: the trained networks in the pool, which can give soft labels; None where there are none."""
         return None
@@ -120,9 +124,19 @@ class Labels(Choice):
     learned: ClassVar[bool] = False
     """whether ``init`` returns a leaf, which the objective must then give a gradient"""
 
+    @property
+    def begins_with_teachers(self) -> bool:
+        """Whether ``begin`` looks at the models of the pool."""
+        return False
+
     def init(self, classes: int, decoded: int) -> PyTree:
         """float32 [C, D, C] logits that are learned, or None."""
         return None
+
+    def begin(self, net: Net, teachers: Model | None, shown: TrainSet) -> PyTree:
+        """``init``, for labels that depend on the images; ``shown`` has C*D of them at the start of the run, sorted by
+        class, with one-hot targets. ``teachers``: Model[P], the trained networks of the pool, or None."""
+        return self.init(shown.targets.shape[1], shown.targets.shape[0] // shown.targets.shape[1])
 
     def optimiser(self) -> optax.GradientTransformation:
         """What moves the leaf."""
@@ -160,6 +174,15 @@ class Objective(Choice):
     def learnable_optimiser(self) -> optax.GradientTransformation:
         """What moves ``Synthetic.learnable``."""
         return optax.identity()
+
+    @property
+    def skips(self) -> bool:
+        """Whether ``skip`` can leave a step out."""
+        return False
+
+    def skip(self, loss: Array) -> Array:
+        """bool []: after this ``loss`` neither images, labels nor what is learned besides move, nor their momentum."""
+        return jnp.zeros((), bool)
 
     def check(self, net: Net, shape: Shape) -> None:
         """Raise RequestError, naming two fields, where ``net`` for images of ``shape`` (H, W, c) lacks something."""
@@ -235,6 +258,9 @@ class Initialisation(Choice):
     """Where synthetic images start."""
 
     axis = "init"
+
+    by_teacher: ClassVar[bool] = False
+    """whether ``model`` is the first trained network of the pool, not one as an outer iteration begins with"""
 
     @abstractmethod
     def images(self, net: Net, model: Model, data: RealData, ipc: int, factor: int, key: Array) -> Array:

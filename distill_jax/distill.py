@@ -58,30 +58,32 @@ def init_state(problem: Problem) -> State:
     """The state before the first step."""
     spec, data = problem.spec, problem.data.of(problem.spec.classes)
     model_key, image_key = jax.random.split(jax.random.fold_in(problem.root, BEFORE_FIRST))
-    fresh = _fresh(problem, model_key)
-    one, decoded = tree.take(fresh["models"], 0), spec.parameterisation.decoded(spec.ipc)
+    step = jnp.zeros((), jnp.int32)
+    fresh, teachers = _fresh(problem, step, model_key), spec.models.teachers(problem.pool)
+    one = tree.take(teachers if spec.init.by_teacher else fresh["models"], 0)
     images = spec.init.images(problem.net, one, data, spec.ipc, spec.parameterisation.factor, image_key)
     if spec.parameterisation.space == "normalised":
         images = data.normaliser.to_network(images)
-    synthetic = Synthetic(images, spec.labels.init(data.classes, decoded), spec.objective.learnable())
+    labels = spec.labels.begin(problem.net, teachers, decoded_set(spec.parameterisation, Synthetic(images), data))
+    synthetic = Synthetic(images, labels, spec.objective.learnable())
     moves: Any = (spec.optimiser, spec.labels.optimiser(), spec.objective.learnable_optimiser())
     optimiser = Synthetic(*(move.init(part) for move, part in zip(moves, synthetic, strict=True)))
-    return State(jnp.zeros((), jnp.int32), synthetic, optimiser, selector=spec.selector.init(data), **fresh)
+    return State(step, synthetic, optimiser, selector=spec.selector.init(data), **fresh)
 
 
 def begin_outer(problem: Problem, state: State, key: Array) -> State:
     """Clamp pixels, draw and perturb fresh models. The images' momentum is kept, as in the released code."""
     images = stored(problem.spec.parameterisation, state.synthetic.images)
-    return state._replace(synthetic=state.synthetic._replace(images=images), **_fresh(problem, key))
+    return state._replace(synthetic=state.synthetic._replace(images=images), **_fresh(problem, state.step, key))
 
 
-def _fresh(problem: Problem, key: Array) -> dict[str, Any]:
+def _fresh(problem: Problem, step: Array, key: Array) -> dict[str, Any]:
     """What an outer iteration starts anew."""
-    spec, net = problem.spec, problem.net
+    spec, net, outer = problem.spec, problem.net, step // problem.spec.inner_steps
     sample_key, perturb_key, begin_key = jax.random.split(key, 3)
-    models = spec.perturb.perturb(spec.models.sample(net, problem.pool, spec.live, sample_key), perturb_key)
+    drawn = spec.models.sample_at(net, problem.pool, spec.live, outer, sample_key)
     begin = jax.vmap(lambda model, key: spec.update.begin(net, model, problem.data, key))
-    models, memory = begin(models, jax.random.split(begin_key, spec.live))
+    models, memory = begin(spec.perturb.perturb(drawn, perturb_key), jax.random.split(begin_key, spec.live))
     return {"models": models, "update": memory, "loss": jnp.zeros(())}
 
 
@@ -90,9 +92,9 @@ def inner_step(problem: Problem, state: State, key: Array) -> State:
     spec, data = problem.spec, problem.data
     select_key, match_key, update_key = jax.random.split(key, 3)
     outer, inner = state.step // spec.inner_steps, state.step % spec.inner_steps
-    looking = (problem.net, tree.take(state.models, 0), data.of(spec.classes))
-    selected = spec.selector.select(*looking, state.selector, inner, select_key)
-    selection, selector = mesh.kept(selected, 0)  # by every device for itself: sending it would cost more
+    looking = (problem.net, tree.take(state.models, 0), data.of(spec.classes), state.selector, inner)
+    # Every device selects for itself: sending the selection would cost more.
+    selection, selector = mesh.kept(spec.selector.select(*looking, select_key), 0)
     (images, *leaves), (moving, *states) = state.synthetic, state.optimiser
     scale = spec.optimiser.schedule(outer, spec.outer_steps)
     images, moving = spec.optimiser.before(images, moving, scale)
@@ -101,6 +103,9 @@ def inner_step(problem: Problem, state: State, key: Array) -> State:
     moves = (spec.labels.optimiser(), spec.objective.learnable_optimiser())
     others = [_stepped(*each) for each in zip(moves, grads[1:], states, leaves, strict=True)]
     synthetic, optimiser = (Synthetic(*each) for each in zip((images, moving), *others, strict=True))
+    if spec.objective.skips:
+        stay = partial(jnp.where, spec.objective.skip(loss))
+        synthetic, optimiser = jax.tree.map(stay, (state.synthetic, state.optimiser), (synthetic, optimiser))
 
     def update(live: tuple[Model, PyTree, Array], problem: Problem, syn: TrainSet) -> tuple[Model, PyTree]:
         model, memory, key = live
@@ -109,14 +114,8 @@ def inner_step(problem: Problem, state: State, key: Array) -> State:
     syn = mesh.kept(decoded_set(spec.parameterisation, synthetic, data), 0)
     live = (state.models, state.update, jax.random.split(update_key, spec.live))
     models, memory = mesh.map_chunks(update, live, spec.model_chunk, problem, syn)
-    return state._replace(
-        synthetic=synthetic,
-        optimiser=optimiser,
-        models=models,
-        update=memory,
-        selector=selector,
-        loss=state.loss + (loss - state.loss) / (inner + 1).astype(loss.dtype),
-    )
+    loss = state.loss + (loss - state.loss) / (inner + 1).astype(loss.dtype)
+    return State(state.step, synthetic, optimiser, models, memory, selector, loss)
 
 
 def _stepped(optimiser: optax.GradientTransformation, grads: PyTree, state: PyTree, leaves: PyTree):
@@ -126,13 +125,11 @@ def _stepped(optimiser: optax.GradientTransformation, grads: PyTree, state: PyTr
 
 
 def matching(problem: Problem, models: Model, synthetic: Synthetic, selection: Array, key: Array):
-    """(loss, gradient): summed over classes, mean over models; the gradient is a Synthetic, by each of its parts.
-
-    Devices share the classes, or the models where an objective needs all classes at once.
-    """
+    """(loss, gradient): summed over classes, mean over models; the gradient is a Synthetic, by each of its parts."""
     spec = problem.spec
     classes = jnp.asarray(spec.classes or range(problem.data.classes))
     shown = (selection, classes, jax.random.split(key, problem.data.classes)[classes])
+    # Devices share the classes, or the models where an objective needs all classes at once.
     if isinstance(spec.objective, ClassObjective):
         each = (synthetic.images, *shown)
         losses, grads = mesh.map_chunks(_class_matching, each, spec.class_chunk, problem, models)
@@ -179,14 +176,15 @@ def _shown(problem: Problem, images: Array, rows: Array, c: Array, key: Array) -
 def block(problem: Problem, state: State, steps: Array | int) -> tuple[State, Array]:
     """``steps`` inner steps (at most LONGEST_BLOCK), crossing outer iterations as they come: the state, and after each
     step the mean loss of its outer iteration so far [LONGEST_BLOCK]."""
+    spec = problem.spec
 
     def step(i: Array, carry: tuple[State, Array]) -> tuple[State, Array]:
         state, losses = carry
         outer_key, inner_key = jax.random.split(jax.random.fold_in(problem.root, state.step))
-        begins = state.step % problem.spec.inner_steps == 0
+        begins = state.step % spec.inner_steps == 0
         state = jax.lax.cond(begins, lambda s: begin_outer(problem, s, outer_key), lambda s: s, state)
-        if problem.spec.update.leaves_early:
-            left = jnp.all(jax.vmap(problem.spec.update.leave)(state.update))
+        if spec.update.leaves_early:
+            left = jnp.all(jax.vmap(spec.update.leave)(state.update))
             state = jax.lax.cond(left, lambda s: s, lambda s: inner_step(problem, s, inner_key), state)
         else:
             state = inner_step(problem, state, inner_key)

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from distill_jax import mesh
 from distill_jax.augment import NoAugment, Siamese
@@ -49,8 +50,10 @@ class Protocol(Choice):
     rate: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    schedule: Literal["thirds", "half", "dc"] = "thirds"
+    schedule: Literal["thirds", "half", "dc", "constant"] = "thirds"
     """how the rate falls: see ``train.SCHEDULES``"""
+    optimiser: Literal["sgd", "adam"] = "sgd"
+    """adam: with ``momentum`` as that of its first moment, and a decay that is not part of the gradient (AdamW)"""
     cutmix: float = 0.5
     augment: Augmentation = Siamese("color_crop_flip_scale_rotate")
 
@@ -59,6 +62,8 @@ class Protocol(Choice):
             raise RequestError(f"epochs is {self.epochs}: it must be at least 1")
         if self.schedule not in SCHEDULES:
             raise RequestError(f"schedule {self.schedule!r} is unknown: choose one of {' '.join(SCHEDULES)}")
+        if self.optimiser not in ("sgd", "adam"):
+            raise RequestError(f"optimiser {self.optimiser!r} is unknown: choose sgd or adam")
         if self.rate <= 0:
             raise RequestError(f"rate is {self.rate:g}: a learning rate must be above 0")
         if not 0 <= self.momentum < 1 or self.weight_decay < 0:
@@ -95,12 +100,27 @@ DSA_PROTOCOL = replace(
 """DSA, DM and MTT: 1001 epochs, x0.1 with a new optimiser from the 503rd, one operation a batch. MTT starts from the
 rate that it learned (``at_learned_rate``)."""
 
+DATM_PROTOCOL = replace(DSA_PROTOCOL, name="datm", batch=128)
+"""DATM: DSA's in smaller batches, from the rate that it learned."""
+
+RAT_PROTOCOL = Protocol(
+    name="rat", batch=100, rate=1e-3, weight_decay=0.0, schedule="constant", optimiser="adam", cutmix=0.0,
+    augment=Siamese("flip_rotate", choose="one"),
+)  # fmt: skip
+"""RaT-BPTT: Adam at a constant rate, as the network is unrolled. The paper takes the best of four test accuracies,
+after 300 to 3000 steps; here it is the one after ``epochs``, 1000 steps at 10 images for each of 10 classes."""
+
 DD_RANKING = replace(DSA_PROTOCOL, name="dd-ranking", epochs=300, schedule="half")
 """How networks are trained for the scores of DD-Ranking (``ranking.py``): its defaults for SGD with DSA's augmentation,
 with soft cross-entropy where labels are soft. Its code takes the best of several test accuracies, and searches the
 learning rate of random images on the test set. Neither happens here: one rate, the last epoch."""
 
-PROTOCOLS = {protocol.name: protocol for protocol in (IDC_PROTOCOL, DC_BENCH, CAFE_PROTOCOL, DSA_PROTOCOL, DD_RANKING)}
+PROTOCOLS = {protocol.name: protocol for protocol in (
+    IDC_PROTOCOL, DC_BENCH, CAFE_PROTOCOL, DSA_PROTOCOL, DATM_PROTOCOL, RAT_PROTOCOL, DD_RANKING,
+)}  # fmt: skip
+
+LEARNED_RATE = (DSA_PROTOCOL.name, DATM_PROTOCOL.name)
+"""the protocols that begin with a rate that came with the images, where there is one"""
 
 
 class Sets(NamedTuple):
@@ -165,9 +185,9 @@ def evaluate(
 
 
 def at_learned_rate(protocol: Protocol, distilled: DistilledSet) -> Protocol:
-    """``protocol`` at the learning rate that came with the images (MTT), where they are scored as their paper does."""
+    """``protocol`` at the learning rate that came with the images (MTT, DATM), in the protocols that begin with it."""
     rate = distilled.card.get("rate")
-    return replace(protocol, rate=rate) if rate and protocol.name == DSA_PROTOCOL.name else protocol
+    return replace(protocol, rate=rate) if rate and protocol.name in LEARNED_RATE else protocol
 
 
 def repeated(distilled: DistilledSet, repeats: int) -> Sets:
@@ -237,5 +257,20 @@ def _hits(net: Net, models: Model, images: Array, labels: Array, normaliser: Nor
 
 
 def _transform(protocol: Protocol, steps: int):
-    sgd = NetworkSGD(protocol.rate, protocol.momentum, protocol.weight_decay)
-    return sgd.transform(rate_drops(protocol.epochs, steps, protocol.schedule))
+    falling = rate_drops(protocol.epochs, steps, protocol.schedule)
+    if protocol.optimiser == "adam":
+        return _adam(protocol, falling)
+    return NetworkSGD(protocol.rate, protocol.momentum, protocol.weight_decay).transform(falling)
+
+
+def _adam(protocol: Protocol, falling: optax.Schedule) -> optax.GradientTransformation:
+    adam = optax.adamw(
+        lambda count: protocol.rate * falling(count), b1=protocol.momentum, weight_decay=protocol.weight_decay
+    )
+
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        # Adam corrects its bias by powers of the step, an integer, which strict promotion forbids.
+        with jax.numpy_dtype_promotion("standard"):
+            return adam.update(updates, state, params)
+
+    return optax.GradientTransformation(adam.init, update)

@@ -6,9 +6,9 @@ Numbers that depend on the data set (rates, networks, budgets) are in ``recipes/
 from dataclasses import replace
 
 from distill_jax.augment import NoAugment, Siamese
-from distill_jax.axes.init import Herding, KCenter, KMeansInit, Mix, Noise, RandomReal
+from distill_jax.axes.init import CorrectlyClassified, Herding, KCenter, KMeansInit, Mix, Noise, RandomReal
 from distill_jax.axes.interpolated import InterpolatedPool
-from distill_jax.axes.labels import SoftLabels
+from distill_jax.axes.labels import LearnedLabels, SoftLabels
 from distill_jax.axes.models import EarlyStagePool, ExpertTrajectories, RandomInit
 from distill_jax.axes.objective import (
     CalibratedCharacteristic,
@@ -16,14 +16,15 @@ from distill_jax.axes.objective import (
     GradientMatching,
     LayerwiseAlignment,
     TrajectoryMatching,
+    TruncatedBackprop,
 )
-from distill_jax.axes.optimiser import SGD, ClassByClassAdam, ClassByClassSGD
+from distill_jax.axes.optimiser import SGD, ClassByClassAdam, ClassByClassSGD, ClippedAdam
 from distill_jax.axes.parameterisation import MultiFormation, Pixels
 from distill_jax.axes.patches import RealPatches
 from distill_jax.axes.perturb import Directions, NoPerturbation
 from distill_jax.axes.selector import NoReal, RandomBatch, Representative
 from distill_jax.axes.update import DynamicTraining, Frozen, TrainOnReal, TrainOnSynthetic
-from distill_jax.evaluation import CAFE_PROTOCOL, DC_BENCH, DSA_PROTOCOL
+from distill_jax.evaluation import CAFE_PROTOCOL, DATM_PROTOCOL, DC_BENCH, DSA_PROTOCOL, RAT_PROTOCOL
 from distill_jax.spec import Spec
 from distill_jax.train import PLAIN_SGD
 
@@ -61,6 +62,18 @@ MTT = replace(
     update=Frozen(), init=RandomReal(), outer_steps=5000, inner_steps=1,
 )  # fmt: skip
 
+# Difficulty-Aligned Trajectory Matching (DATM, Guo et al. 2024): MTT from ever later epochs, with learned soft labels.
+DATM = replace(
+    MTT, models=ExpertTrajectories(grows_from=10, epochs=100), objective=TrajectoryMatching(80, threshold=1.0),
+    labels=LearnedLabels(lr=2.0, momentum=0.9, start="teachers"), init=CorrectlyClassified(), outer_steps=10_000,
+)  # fmt: skip
+
+# RaT-BPTT (Feng et al. 2024): images from which a network learns well, through the last of a random number of steps.
+RAT_BPTT = replace(
+    DC, selector=RandomBatch(500), objective=TruncatedBackprop(), optimiser=ClippedAdam(), update=Frozen(),
+    init=Noise(unit=True), outer_steps=20_000,
+)  # fmt: skip
+
 # IDC (Kim et al. 2022): several images stored in one (multi-formation), and a model that learns from real images.
 IDC = Spec(
     models=RandomInit(), perturb=NoPerturbation(), selector=RandomBatch(64), parameterisation=MultiFormation(2),
@@ -93,6 +106,8 @@ METHODS = {
     "cafe": CAFE,
     "cafe_dsa": CAFE_DSA,
     "mtt": MTT,
+    "datm": DATM,
+    "rat_bptt": RAT_BPTT,
     "idc": IDC,
     "acc_dd": ACC_DD,
     "dream": DREAM,
@@ -134,6 +149,6 @@ PRESETS = METHODS | BASELINES
 
 PROTOCOL_OF = {
     "dc": DC_BENCH, "cafe": CAFE_PROTOCOL, "dsa": DSA_PROTOCOL, "dm": DSA_PROTOCOL, "cafe_dsa": DSA_PROTOCOL,
-    "mtt": DSA_PROTOCOL, "random_soft": DSA_PROTOCOL,
+    "mtt": DSA_PROTOCOL, "datm": DATM_PROTOCOL, "rat_bptt": RAT_PROTOCOL, "random_soft": DSA_PROTOCOL,
 }  # fmt: skip
 """how each paper scores its images; IDC's protocol for all others"""

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from distill_jax import contracts
 from distill_jax.augment import NoAugment, Siamese
 from distill_jax.augment_photos import BasicAugment, PhotoAugment
-from distill_jax.axes.init import Herding, KCenter, KMeansInit, Mix, Noise, RandomReal
+from distill_jax.axes.init import CorrectlyClassified, Herding, KCenter, KMeansInit, Mix, Noise, RandomReal
 from distill_jax.axes.interpolated import InterpolatedPool
 from distill_jax.axes.labels import HardLabels, LearnedLabels, SoftLabels
 from distill_jax.axes.models import EarlyStagePool, ExpertTrajectories, RandomInit
@@ -24,8 +24,9 @@ from distill_jax.axes.objective import (
     GradientMatching,
     LayerwiseAlignment,
     TrajectoryMatching,
-)  # fmt: skip
-from distill_jax.axes.optimiser import SGD, Adam, ClassByClassAdam, ClassByClassSGD
+    TruncatedBackprop,
+)
+from distill_jax.axes.optimiser import SGD, Adam, ClassByClassAdam, ClassByClassSGD, ClippedAdam
 from distill_jax.axes.parameterisation import MultiFormation, Pixels
 from distill_jax.axes.patches import RealPatches
 from distill_jax.axes.perturb import Directions, NoPerturbation
@@ -47,15 +48,16 @@ CHOICES: dict[str, Mapping[str, Callable[[], Any]]] = {
     "objective": {
         "gradient": GradientMatching, "feature": FeatureMatching, "alignment": LayerwiseAlignment,
         "trajectory": TrajectoryMatching, "characteristic": CharacteristicFunction,
-        "calibrated": CalibratedCharacteristic,
+        "calibrated": CalibratedCharacteristic, "unrolled": TruncatedBackprop,
     },
     "optimiser": {
         "class-by-class": ClassByClassSGD, "class-by-class-adam": ClassByClassAdam, "sgd": SGD, "adam": Adam,
+        "clipped-adam": ClippedAdam,
     },
     "update": {"none": Frozen, "real": TrainOnReal, "synthetic": TrainOnSynthetic, "dynamic": DynamicTraining},
     "init": {
-        "random": RandomReal, "mix": Mix, "noise": Noise, "kmeans": KMeansInit, "herding": Herding,
-        "kcenter": KCenter, "rded": RealPatches,
+        "random": RandomReal, "mix": Mix, "noise": Noise, "correct": CorrectlyClassified, "kmeans": KMeansInit,
+        "herding": Herding, "kcenter": KCenter, "rded": RealPatches,
     },
     "net": ARCHITECTURES,
 }  # fmt: skip
@@ -183,6 +185,11 @@ def check(spec: Spec, shape: Shape, counts: list[int]) -> None:
     _check_classes(spec, len(counts))
     _check_targets(spec)
     _check_labels(spec)
+    if spec.init.by_teacher and not spec.models.size:
+        raise RequestError(
+            f"init {type(spec.init).__name__} needs a trained network, and models {type(spec.models).__name__} trains "
+            "none: add --models early-stage, or use --init random"
+        )
     spec.parameterisation.check(shape)
     for part in (spec.selector, spec.init):
         part.check(counts, spec.ipc, spec.parameterisation.factor)
@@ -225,6 +232,11 @@ def _check_labels(spec: Spec) -> None:
         raise RequestError(
             f"labels soft needs teachers, and models {type(spec.models).__name__} trains none: "
             "add --models early-stage, or leave out --labels"
+        )
+    if spec.labels.begins_with_teachers and not spec.models.size:
+        raise RequestError(
+            f"labels.start needs teachers, and models {type(spec.models).__name__} trains none: "
+            "use --labels.start class, or add --models early-stage"
         )
     if spec.labels.learned and not spec.objective.uses_labels:
         raise RequestError(

@@ -86,10 +86,11 @@ class Schedule(NamedTuple):
 
 SCHEDULES = {
     "thirds": Schedule(lambda epochs: (2 * epochs // 3, 5 * epochs // 6), 0.2),
+    "constant": Schedule(lambda epochs: (), 1.0),
     "half": Schedule(lambda epochs: (epochs // 2,), 0.1),
     "dc": Schedule(lambda epochs: (epochs // 2 + 2,), 0.1, extra=1, restarts=True),
 }
-"""thirds: IDC, Acc-DD; dc: DC, DSA, DM, MTT and DC-Bench, as released; half: DD-Ranking"""
+"""thirds: IDC, Acc-DD; dc: DC, DSA, DM, MTT and DC-Bench, as released; half: DD-Ranking; constant: RaT-BPTT"""
 
 
 def rate_drops(epochs: int, steps: int, schedule: str = "thirds") -> optax.Schedule:

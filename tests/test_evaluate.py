@@ -70,10 +70,19 @@ def test_the_named_protocols() -> None:
         "dc-bench": (300, 301, 256, 0.01, 0.9, 5e-4, 0.0),
         "cafe": (600, 601, 256, 0.01, 0.9, 5e-4, 0.0),
         "dsa": (1000, 1001, 256, 0.01, 0.9, 5e-4, 0.0),
+        "datm": (1000, 1001, 128, 0.01, 0.9, 5e-4, 0.0),
+        "rat": (1000, 1000, 100, 1e-3, 0.9, 0.0, 0.0),
         "dd-ranking": (300, 300, 256, 0.01, 0.9, 5e-4, 0.0),
     }
     one = Siamese("color_crop_cutout_flip_scale_rotate", "one")
-    assert [p.augment for p in PROTOCOLS.values()][1:] == [NoAugment(), NoAugment(), one, one]
+    assert [p.augment for p in PROTOCOLS.values()][1:] == [
+        NoAugment(),
+        NoAugment(),
+        one,
+        one,
+        Siamese("flip_rotate", "one"),
+        one,
+    ]
     ranking = PROTOCOLS["dd-ranking"]
     assert PROTOCOLS["idc"].restarts == ranking.restarts == ()
     np.testing.assert_allclose(learning_rates(ranking, 1), np.repeat([0.01, 0.001], 150), rtol=1e-6)
@@ -95,7 +104,7 @@ def test_the_loop_takes_the_steps_of_the_protocol(name: str) -> None:
     one = jax.tree.map(lambda a: a[0], models)
     _, after = net.apply(one._replace(stats=jax.tree.map(jnp.zeros_like, one.stats)), store.images, train=True)
     share = one.stats["norm0"]["mean"] / (after["norm0"]["mean"] / 0.1)
-    epochs = 4 + (name in ("dc-bench", "cafe", "dsa"))
+    epochs = 4 + (name in ("dc-bench", "cafe", "dsa", "datm"))
     np.testing.assert_allclose(np.log(1 - share) / np.log(0.9), 3 * epochs, rtol=1e-3)
 
 

@@ -15,6 +15,8 @@ from tests.tiny import NET
 SHORT = ["--inner-steps", "1", "--repeats", "1", "--protocol.epochs", "1"]
 POOLS = {
     "mtt": ["--models.size", "2", "--models.start", "1", "--models.ahead", "1"],
+    "datm": ["--models.size", "2", "--models.start", "1", "--models.grows-from", "0", "--models.epochs", "1"],
+    "rat_bptt": ["--objective.steps", "2", "--objective.window", "1"],
     **dict.fromkeys(["acc_dd", "dream_acc_dd", "ncfm"], ["--models.size", "2", "--models.epochs", "1"]),
     **dict.fromkeys(["herding", "kcenter", "kmeans", "random_soft", "rded"], ["--models.epochs", "1"]),
 }

@@ -26,6 +26,7 @@ SMALL = {
     "update.images": 8,
     "update.batch": 4,
     "objective.steps": 2,
+    "objective.window": 1,
     "outer_steps": 2,
     "inner_steps": 2,
 }

@@ -51,12 +51,52 @@ class Mix(Initialisation):
 class Noise(Initialisation):
     """Standard normal in network space (DC, CAFE)."""
 
+    unit: bool = False
+    """each image scaled to length 1 (RaT-BPTT)"""
+
     def images(self, net: Net, model: Model, data: RealData, ipc: int, factor: int, key: Array) -> Array:
         """float32 [C, I, H, W, c] in pixel space, that is mean + std * normal, not clipped to [0, 1]."""
         shape = (data.classes, ipc, *data.images.shape[1:])
         # Drawn flat, which gives the same numbers: XLA:CPU takes ten times as long to compile a draw of five axes.
         noise = jax.random.normal(key, (math.prod(shape),), jnp.float32).reshape(shape)
+        noise = unit_length(noise) if self.unit else noise
         return data.normaliser.to_pixel(noise)
+
+
+@choice
+class CorrectlyClassified(Initialisation):
+    """Random real images of the class among those that a trained network of the pool classifies correctly (DATM).
+
+    Where they are too few, those follow that it gives the most probability of their class.
+    """
+
+    by_teacher = True
+
+    def images(self, net: Net, model: Model, data: RealData, ipc: int, factor: int, key: Array) -> Array:
+        """float32 [C, I, H, W, c] in [0, 1]; with a factor above 1, tiled as ``Mix`` does."""
+        n = ipc * factor**2
+        labels, logits = data.labels, _logits(net, model, data)
+        sure = jnp.take_along_axis(jax.nn.softmax(logits), labels[:, None], axis=1)[:, 0]
+        # Above every probability, in random order.
+        chance = 1.0 + jax.random.uniform(key, sure.shape, sure.dtype)
+        rank = jnp.where(jnp.argmax(logits, axis=-1) == labels, chance, sure)[data.index]
+        real = jnp.arange(data.index.shape[1], dtype=jnp.int32)[None, :] < data.counts[:, None]
+        order = jnp.argsort(jnp.where(real, rank, -1.0), axis=1, descending=True)
+        positions = jnp.take_along_axis(order, jnp.arange(n, dtype=jnp.int32)[None, :] % data.counts[:, None], axis=1)
+        return as_pixels(jax.lax.map(lambda rows: tile(data.images[rows], ipc, factor), _rows(data, positions)))
+
+
+def _logits(net: Net, model: Model, data: RealData, batch: int = 256) -> Array:
+    """float32 [N, C] of all real images, in evaluation mode."""
+    n = data.images.shape[0]
+    batch = min(batch, n)
+    rows = jnp.arange(-(-n // batch) * batch) % n
+
+    def of_batch(rows: Array) -> Array:
+        return net.apply(model, data.normaliser.to_network(data.images[rows]), train=False)[0].logits
+
+    logits = jax.lax.map(of_batch, rows.reshape(-1, batch))
+    return logits.reshape(-1, logits.shape[-1])[:n]
 
 
 @choice
@@ -112,6 +152,11 @@ class KCenter(Coreset):
 
 
 # ------------------------------------------------------------------ shared by the above
+
+
+def unit_length(images: Array) -> Array:
+    """``images`` [..., H, W, c] divided each by its Euclidean length."""
+    return images / jnp.sqrt(jnp.sum(images**2, axis=(-3, -2, -1), keepdims=True))
 
 
 def tile(images: Array, ipc: int, factor: int, shape: tuple[int, int] | None = None) -> Array:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from distill_jax.contracts import Labels
-from distill_jax.types import Array, RequestError, choice
+from distill_jax.types import Array, Model, Net, RequestError, TrainSet, choice
 
 
 @choice
@@ -24,7 +24,7 @@ class SoftLabels(Labels):
 
 @choice
 class LearnedLabels(Labels):
-    """Logits that are learned along with the images (DATM section 3.3), from ``confidence`` times one-hot."""
+    """Logits that are learned along with the images (DATM section 3.3)."""
 
     learned = True
 
@@ -32,8 +32,16 @@ class LearnedLabels(Labels):
     momentum: float = 0.5
     confidence: float = 5.0
     """logit of an image's own class at the start; the others are 0"""
+    start: str = "class"
+    """where logits start: 'class': ``confidence`` times one-hot; 'teachers': what the pool's networks see"""
+
+    @property
+    def begins_with_teachers(self) -> bool:
+        return self.start == "teachers"
 
     def validate(self) -> None:
+        if self.start not in ("class", "teachers"):
+            raise RequestError(f"labels.start is {self.start!r}: it must be 'class' or 'teachers'")
         if self.lr <= 0 or not 0 <= self.momentum < 1:
             raise RequestError(
                 f"labels.lr {self.lr:g} and labels.momentum {self.momentum:g} make no optimiser: "
@@ -44,5 +52,27 @@ class LearnedLabels(Labels):
         own = jax.nn.one_hot(jnp.arange(classes), classes, dtype=jnp.float32)
         return jnp.broadcast_to(self.confidence * own[:, None, :], (classes, decoded, classes))
 
+    def begin(self, net: Net, teachers: Model | None, shown: TrainSet) -> Array:
+        """float32 [C, D, C]."""
+        if not self.begins_with_teachers or teachers is None:
+            return super().begin(net, teachers, shown)
+
+        def of_teacher(model: Model) -> Array:
+            return net.apply(model, shown.images, train=False)[0].logits
+
+        classes = shown.targets.shape[1]
+        logits = teachers_logits(jax.lax.map(of_teacher, teachers), jnp.argmax(shown.targets, axis=-1))
+        return logits.reshape(classes, -1, classes)
+
     def optimiser(self) -> optax.GradientTransformation:
         return optax.sgd(self.lr, self.momentum)
+
+
+def teachers_logits(logits: Array, labels: Array) -> Array:
+    """[M, C]: each image's mean of ``logits`` [P, M, C] over the teachers that see its class, int [M], in it.
+
+    Over all teachers where none does: the released code divides by zero.
+    """
+    right = (jnp.argmax(logits, axis=-1) == labels[None, :]).astype(logits.dtype)
+    right = jnp.where(jnp.any(right > 0, axis=0, keepdims=True), right, jnp.ones_like(right))
+    return jnp.sum(right[:, :, None] * logits, axis=0) / jnp.sum(right, axis=0)[:, None]

@@ -165,6 +165,44 @@ class Adam(_Optax):
         return optax.adamw(self.lr * scale, self.b1, self.b2, weight_decay=self.weight_decay)
 
 
+@choice
+class ClippedAdam(Adam):
+    """Adam on a gradient that is clipped to ``most`` times the running mean of its own length (RaT-BPTT appendix).
+
+    The mean starts at the first length, and counts the present one before it bounds it. The state is (Adam's, mean).
+    """
+
+    lr: float = 1e-3
+    most: float = 2.0
+    memory: float = 0.9
+    """share of the mean that stays from one step to the next"""
+
+    def validate(self) -> None:
+        super().validate()
+        if self.most <= 0 or not 0 <= self.memory < 1:
+            raise RequestError(
+                f"optimiser.most {self.most:g} and optimiser.memory {self.memory:g} clip nothing sensibly: "
+                "give most above 0, and memory from 0 to below 1"
+            )
+
+    def init(self, images: Array) -> tuple[PyTree, Array]:
+        return super().init(images), jnp.asarray(-1, images.dtype)
+
+    def after(self, gradients: Array, images: Array, state: PyTree, scale: Array | float) -> tuple[Array, PyTree]:
+        adam, mean = state
+        length = jnp.sqrt(jnp.sum(gradients**2))
+        mean = self.mean(mean, length)
+        bound = jnp.asarray(self.most, mean.dtype) * mean
+        gradients = gradients * jnp.where(length > bound, bound / jnp.where(length > 0, length, 1), 1)
+        images, adam = super().after(gradients, images, adam, scale)
+        return images, (adam, mean)
+
+    def mean(self, before: Array, length: Array) -> Array:
+        """The running mean that was ``before``, below 0 at the start, with ``length``: float []."""
+        memory = jnp.asarray(self.memory, length.dtype)
+        return jnp.where(before < 0, length, memory * before + (1 - memory) * length)
+
+
 def _check(lr: float, momentum: float) -> None:
     if lr <= 0:
         raise RequestError(f"optimiser.lr is {lr:g}: a learning rate must be above 0")

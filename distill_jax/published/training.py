@@ -11,7 +11,7 @@ from distill_jax.axes.objective import LayerwiseAlignment, TrajectoryMatching
 from distill_jax.axes.perturb import Directions
 from distill_jax.axes.update import DynamicTraining, TrainOnReal, TrainOnSynthetic
 from distill_jax.contracts import Augmentation
-from distill_jax.evaluation import Protocol
+from distill_jax.evaluation import LEARNED_RATE, Protocol
 from distill_jax.spec import Spec
 from distill_jax.train import SCHEDULES, NetworkSGD
 
@@ -125,7 +125,7 @@ def alignment(spec: Spec) -> Settings:
 
 def evaluation(spec: Spec, protocol: Protocol) -> Settings:
     """As the networks that give the figures are trained: the stand-alone test of IDC's family."""
-    learned = isinstance(spec.objective, TrajectoryMatching) and protocol.name == "dsa"
+    learned = isinstance(spec.objective, TrajectoryMatching) and protocol.name in LEARNED_RATE
     rates = rate_schedule(protocol.epochs, protocol.rate, protocol.schedule)
     multi = getattr(spec.parameterisation, "decode_type", "single") == "multi"
     cells = spec.parameterisation.factor**2

@@ -181,6 +181,24 @@ def mtt(
     return {**student, "optimiser.lr": syn_lr, "objective.rate_lr": rate_lr, "objective.rate": rate}
 
 
+def datm(
+    steps: int, ahead: int, first: int, grows: tuple[int, int, int], syn_lr: float, label_lr: float,
+    rate_lr: float = 1e-5, batch: int = 0,
+) -> dict[str, Any]:  # fmt: skip
+    """DATM's numbers (its configurations): N, M, T-; (T, T+, outer iterations from T to T+; T = T+ does not grow); the
+    rates of images, labels and the learnable rate; synthetic images in a step of the student (0: all)."""
+    begin, start, over = grows
+    grown = {"models.first": first, "models.grows_from": begin, "models.grows_over": over, "labels.lr": label_lr}
+    return {**mtt(steps, ahead, start, syn_lr, rate_lr, batch=batch), **grown}
+
+
+def unrolled(window: int, steps: int, lr: float, least: int = 0, batch: int = 10, classes: int = 0) -> dict[str, Any]:
+    """RaT-BPTT's numbers: M and T, the rate of the images, fewest steps before the window; images of a class, and
+    classes (0: all), in a step of the network."""
+    length = {"objective.window": window, "objective.steps": steps, "objective.least": least, "optimiser.lr": lr}
+    return {**length, "objective.batch": batch, "objective.class_batch": classes}
+
+
 def normalised(mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
     """The statistics that a code normalises with, whatever those of the pixels are."""
     return {"mean": mean, "std": std}
@@ -194,9 +212,11 @@ def without_flip() -> Overrides:
     dsa = Siamese("color_crop_cutout_scale_rotate", "one")
     mine = {
         "@idc": {"protocol.augment": Siamese("color_crop_scale_rotate")},
-        "@dsa @dd-ranking": {"protocol.augment": dsa},
+        "@dsa @datm @dd-ranking": {"protocol.augment": dsa},
         "dsa dm cafe_dsa": {"augment": dsa},
         "dsa cafe_dsa": {"update.augment": dsa},
-        "mtt": {"models.augment": dsa, "objective.augment": dsa},
+        "mtt datm": {"models.augment": dsa, "objective.augment": dsa},
+        "rat_bptt": {"objective.augment": Siamese("rotate", "one")},
+        "@rat": {"protocol.augment": Siamese("rotate", "one")},
     }
     return [mine]

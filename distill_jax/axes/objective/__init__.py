@@ -5,6 +5,7 @@ from distill_jax.axes.objective.characteristic import CalibratedCharacteristic, 
 from distill_jax.axes.objective.feature import FeatureMatching
 from distill_jax.axes.objective.gradient import METRICS, GradientMatching, class_gradient
 from distill_jax.axes.objective.trajectory import TrajectoryMatching
+from distill_jax.axes.objective.unrolled import InnerAdam, TruncatedBackprop, after_window
 
 __all__ = [
     "METRICS",
@@ -12,9 +13,12 @@ __all__ = [
     "CharacteristicFunction",
     "FeatureMatching",
     "GradientMatching",
+    "InnerAdam",
     "LayerwiseAlignment",
     "Terms",
     "TrajectoryMatching",
+    "TruncatedBackprop",
+    "after_window",
     "alignment_terms",
     "class_gradient",
 ]

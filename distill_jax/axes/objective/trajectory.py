@@ -1,6 +1,7 @@
 """Trajectory matching: train on the synthetic images and arrive where an expert arrived on the real ones.
 
-MTT, "Dataset Distillation by Matching Training Trajectories" (Cazenavette et al. 2022).
+MTT, "Dataset Distillation by Matching Training Trajectories" (Cazenavette et al. 2022), and DATM, "Towards Lossless
+Dataset Distillation via Difficulty-Aligned Trajectory Matching" (Guo et al. 2024), which also learns the labels.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from distill_jax.augment import Siamese
 from distill_jax.axes.parameterisation import targets
 from distill_jax.contracts import Augmentation, SetObjective
 from distill_jax.train import Order, Pipeline, epochs_order, train
-from distill_jax.types import Array, Model, Net, RequestError, Synthetic, TrainSet, choice
+from distill_jax.types import Array, Model, Net, RequestError, Synthetic, TrainSet, choice, static
 
 
 @choice
@@ -40,12 +41,16 @@ class TrajectoryMatching(SetObjective):
     rate_lr: float = 1e-5
     """learning rate of that learning rate"""
     rate_momentum: float = 0.5
+    threshold: float = static(default=0.0)
+    """loss above which a step is left out: nothing moves (DATM's release); 0: no step is"""
 
     def validate(self) -> None:
         if self.steps < 1:
             raise RequestError(f"objective.steps is {self.steps}: the student needs at least one step")
         if self.batch < 0:
             raise RequestError(f"objective.batch is {self.batch}: it must be 0 (all images) or more")
+        if self.threshold < 0:
+            raise RequestError(f"objective.threshold is {self.threshold:g}: it must be above 0, or 0 for none")
         for name, value in (("rate", self.rate), ("rate_lr", self.rate_lr)):
             if value <= 0:
                 raise RequestError(f"objective.{name} is {value:g}: a learning rate must be above 0")
@@ -58,6 +63,13 @@ class TrajectoryMatching(SetObjective):
 
     def learnable_optimiser(self) -> optax.GradientTransformation:
         return optax.sgd(self.rate_lr, self.rate_momentum)
+
+    @property
+    def skips(self) -> bool:
+        return self.threshold > 0
+
+    def skip(self, loss: Array) -> Array:
+        return loss > self.threshold
 
     def set_loss(self, net: Net, model: Model, real: Array, syn: Synthetic, key: Array) -> Array:
         """Scalar >= 0; 1 where the student did not move. Differentiable in images, labels and learning rate."""

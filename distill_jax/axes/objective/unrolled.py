@@ -1,0 +1,193 @@
+"""Truncated backpropagation through training: how well a network does that was trained on the synthetic images.
+
+RaT-BPTT, "Embarrassingly Simple Dataset Distillation" (Feng et al. 2024).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from distill_jax.augment import Siamese
+from distill_jax.axes.parameterisation import targets
+from distill_jax.contracts import Augmentation, SetObjective
+from distill_jax.train import Order, Pipeline, train
+from distill_jax.types import Array, Choice, Model, Net, PyTree, RequestError, Synthetic, TrainSet, choice
+
+EPS = 1e-8
+
+
+class Moments(NamedTuple):
+    """The state of ``InnerAdam``."""
+
+    count: Array
+    """int32 []: steps taken"""
+    first: PyTree
+    second: PyTree
+
+
+@choice
+class InnerAdam(Choice):
+    """Adam for the network that is unrolled, as the released code takes it."""
+
+    lr: float = 1e-3
+    b1: float = 0.9
+    b2: float = 0.999
+
+    def validate(self) -> None:
+        if self.lr <= 0:
+            raise RequestError(f"lr is {self.lr:g}: a learning rate must be above 0")
+        for name, value in (("b1", self.b1), ("b2", self.b2)):
+            if not 0 <= value < 1:
+                raise RequestError(f"{name} is {value:g}: it must be from 0 to below 1")
+
+    def transform(self, taped: bool) -> optax.GradientTransformation:
+        """The optax form. ``taped``: of the steps that are differentiated, whose epsilon is added before the bias of
+        the second moment is corrected (package ``higher``), not after it (PyTorch, optax)."""
+
+        def init(params: PyTree) -> Moments:
+            zeros = jax.tree.map(jnp.zeros_like, params)
+            return Moments(jnp.zeros((), jnp.int32), zeros, zeros)
+
+        def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, Moments]:
+            count = state.count + 1
+            first = jax.tree.map(lambda m, g: _mean(self.b1, m, g), state.first, updates)
+            second = jax.tree.map(lambda v, g: _mean(self.b2, v, g * g), state.second, updates)
+
+            def step(m: Array, v: Array) -> Array:
+                lr, b1, b2 = (jnp.asarray(x, m.dtype) for x in (self.lr, self.b1, self.b2))
+                taken = count.astype(m.dtype)
+                root, bias = _root(v), jnp.sqrt(1 - b2**taken)
+                below = (root + EPS) / bias if taped else root / bias + EPS
+                return -lr / (1 - b1**taken) * m / below
+
+            return jax.tree.map(step, first, second), Moments(count, first, second)
+
+        return optax.GradientTransformation(init, update)
+
+
+@choice
+class TruncatedBackprop(SetObjective):
+    """Cross-entropy on real images of a network after some steps of Adam on the synthetic set (RaT-BPTT section 3).
+
+    The network takes a random number of steps, up to ``steps``; the derivative goes through the last ``window`` of them
+    and holds constant what came before: parameters and Adam's moments. Each step draws its images and its augmentation
+    afresh, the real images theirs. A number of steps is drawn at each image step (the released code keeps one for ten).
+    """
+
+    uses_labels = True
+
+    steps: int = 200
+    """T: most steps of the network in all"""
+    window: int = 60
+    """M: steps at the end that are differentiated"""
+    least: int = 0
+    """fewest steps before the window; ``steps - window`` makes their number the same always"""
+    batch: int = 0
+    """synthetic images per class in a step; 0: all of them"""
+    class_batch: int = 0
+    """classes in a step; 0: all of them"""
+    inner: InnerAdam = InnerAdam()
+    """what trains the network"""
+    augment: Augmentation = Siamese("flip_rotate", "one")
+    """of each synthetic batch and of the real images, drawn per image"""
+
+    def validate(self) -> None:
+        if self.window < 1:
+            raise RequestError(f"objective.window is {self.window}: at least one step must be differentiated")
+        if self.steps < self.window:
+            raise RequestError(
+                f"objective.window is {self.window}, but the network takes {self.steps} steps: "
+                f"give --objective.steps {self.window} or more"
+            )
+        if not 0 <= self.least <= self.steps - self.window:
+            raise RequestError(
+                f"objective.least is {self.least}: with steps {self.steps} and window {self.window} it must be from 0 "
+                f"to {self.steps - self.window}"
+            )
+        for name in ("batch", "class_batch"):
+            if getattr(self, name) < 0:
+                raise RequestError(f"objective.{name} is {getattr(self, name)}: it must be 0 (all) or more")
+
+    def set_loss(self, net: Net, model: Model, real: Array, syn: Synthetic, key: Array) -> Array:
+        """Scalar >= 0, differentiable in images and labels. ``real`` [C, B, H, W, c]; ``syn.images`` [C, D, H, W, c]
+        and ``syn.labels`` [C, D, C] or None, float, in network space."""
+        classes, decoded = syn.images.shape[:2]
+        shown = _flat(syn.images, targets(classes, decoded, syn.labels))
+        judged = _flat(real, targets(classes, real.shape[1]))
+        length_key, before_key, order_key, within_key, real_key = jax.random.split(key, 5)
+        # One more than the most: the end is exclusive.
+        before = jax.random.randint(length_key, (), self.least, self.steps - self.window + 1)
+        model, state = self.warm(net, model, shown, before, classes, before_key)
+        order = jax.vmap(lambda k: self.picks(k, classes, decoded))(jax.random.split(order_key, self.window))
+        judged = judged._replace(images=self.augment.each(real_key, judged.images))
+        taped = self.inner.transform(taped=True)
+        return after_window(net, model, taped, state, shown, order, judged, within_key, self.augment)
+
+    def warm(
+        self, net: Net, model: Model, syn: TrainSet, steps: Array, classes: int, key: Array
+    ) -> tuple[Model, PyTree]:
+        """The model and Adam's state after ``steps`` (int32 []) steps, which are constants to a derivative."""
+        held, adam = jax.lax.stop_gradient(syn), self.inner.transform(taped=False)
+        decoded = held.images.shape[0] // classes
+
+        def step(i: Array, carry: tuple[Model, PyTree]) -> tuple[Model, PyTree]:
+            pick_key, train_key = jax.random.split(jax.random.fold_in(key, i))
+            order = jax.tree.map(lambda a: a[None], self.picks(pick_key, classes, decoded))
+            pipeline = Pipeline(order.rows.shape[1], 0.0, self.augment)
+            model, state = carry
+            return train(net, model, adam, state, held, order, pipeline, train_key)[:2]
+
+        return jax.lax.fori_loop(0, steps, step, (model, adam.init(model.params)))
+
+    def picks(self, key: Array, classes: int, decoded: int) -> Order:
+        """The synthetic images of one step, rows int32 [n] of a set that is sorted by class."""
+        batch, shown = min(self.batch or decoded, decoded), min(self.class_batch or classes, classes)
+        class_key, image_key = jax.random.split(key)
+        numbers = jnp.arange(classes, dtype=jnp.int32)
+        if shown < classes:
+            numbers = jax.random.permutation(class_key, numbers)[:shown]
+        images = jnp.broadcast_to(jnp.arange(decoded, dtype=jnp.int32), (shown, decoded))
+        if batch < decoded:
+            images = jax.random.permutation(image_key, images, axis=1, independent=True)[:, :batch]
+        rows = (numbers[:, None] * decoded + images).reshape(-1)
+        return Order(rows, jnp.ones(rows.shape, jnp.float32))
+
+
+def after_window(
+    net: Net,
+    model: Model,
+    optimiser: optax.GradientTransformation,
+    state: PyTree,
+    syn: TrainSet,
+    order: Order,
+    real: TrainSet,
+    key: Array,
+    augment: Augmentation,
+) -> Array:
+    """Mean cross-entropy on ``real`` of ``model`` once it saw ``syn`` in ``order``; every step is differentiable.
+
+    Targets may be any numbers at or above 0: they weigh log-probabilities as they are.
+    """
+    pipeline = Pipeline(order.rows.shape[1], 0.0, augment)
+    model, _, _ = train(net, model, optimiser, state, syn, order, pipeline, key, remat=True)
+    out, _ = net.apply(model, real.images, train=True)
+    return jnp.mean(optax.softmax_cross_entropy(out.logits, real.targets))
+
+
+def _flat(images: Array, targets: Array) -> TrainSet:
+    return TrainSet(images.reshape(-1, *images.shape[2:]), targets)
+
+
+def _mean(decay: float, old: Array, new: Array) -> Array:
+    share = jnp.asarray(decay, old.dtype)
+    return share * old + (1 - share) * new
+
+
+def _root(v: Array) -> Array:
+    """The root of ``v`` >= 0, with derivative 0 at 0, where it is infinite: no gradient ever came there."""
+    there = v > 0
+    return jnp.where(there, jnp.sqrt(jnp.where(there, v, 1)), 0)

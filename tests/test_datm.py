@@ -1,0 +1,235 @@
+"""Difficulty-aligned trajectory matching against the released code (golden README, "Newer methods")."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distill_jax.augment import NoAugment
+from distill_jax.axes.init import CorrectlyClassified
+from distill_jax.axes.labels import LearnedLabels, teachers_logits
+from distill_jax.axes.models import ExpertTrajectories
+from distill_jax.axes.objective import TrajectoryMatching
+from distill_jax.axes.optimiser import SGD
+from distill_jax.distill import init_state, run_block
+from distill_jax.methods import DATM, METHODS
+from distill_jax.nets import ConvNet, from_torch
+from distill_jax.recipes import resolve
+from distill_jax.spec import check
+from distill_jax.train import Order
+from distill_jax.types import Array, Model, Net, RequestError, TrainSet
+from tests import toy
+from tests.golden_weights import GOLDEN
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / "newer.npz") as file:
+        return {key: file[key] for key in file.files if key.startswith("datm_")}
+
+
+def network(golden: dict[str, np.ndarray], dtype: str) -> tuple[Net, Model]:
+    net = ConvNet(2, 8, dtype=dtype).build((8, 8, 3), 4)  # type: ignore[arg-type]
+    shapes = [tuple(int(n) for n in shape if n) for shape in golden["datm_shapes"]]
+
+    def load(flat: np.ndarray) -> Model:
+        pieces = np.split(flat.astype(dtype), np.cumsum([np.prod(shape) for shape in shapes])[:-1])
+        return from_torch(net, [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)])
+
+    return net, load(golden["datm_start"])._replace(target=load(golden["datm_target"]).params)
+
+
+def order_of(golden: dict[str, np.ndarray], dtype: str) -> Order:
+    """Batches of 3, 5 and 3 images."""
+    rows, weights = np.zeros((3, 5), np.int32), np.zeros((3, 5), dtype)
+    for step in range(3):
+        batch = golden[f"datm_batch{step}"]
+        rows[step, : len(batch)], weights[step, : len(batch)] = batch, 1
+    return Order(jnp.asarray(rows), jnp.asarray(weights))
+
+
+def loss_and_gradients(golden: dict[str, np.ndarray], dtype: str):
+    net, model = network(golden, dtype)
+    plain = TrajectoryMatching(augment=NoAugment())
+
+    @jax.jit
+    @lambda loss: jax.value_and_grad(loss, argnums=(0, 1, 2))
+    def loss(images: Array, logits: Array, rate: Array) -> Array:
+        shown = TrainSet(images, jax.nn.softmax(logits))
+        return plain.distance(net, model, shown, rate, order_of(golden, dtype), jax.random.key(0))
+
+    arrays = golden["datm_images"].transpose(0, 2, 3, 1), golden["datm_labels"], golden["datm_lr"]
+    return loss(*(jnp.asarray(a, dtype) for a in arrays))
+
+
+def theirs(golden: dict[str, np.ndarray], end: str) -> list[np.ndarray]:
+    images, *rest = (golden[f"datm_grad_{what}{end}"] for what in ("images", "labels", "lr"))
+    return [images.transpose(0, 2, 3, 1), *rest]
+
+
+def test_loss_and_its_derivatives(golden: dict[str, np.ndarray]) -> None:
+    loss, grads = loss_and_gradients(golden, "float32")
+    np.testing.assert_allclose(loss, golden["datm_loss"], rtol=1.1e-5)
+    for mine, known in zip(grads, theirs(golden, ""), strict=True):
+        np.testing.assert_allclose(mine, known, rtol=0, atol=1.1e-5 * np.abs(known).max())
+
+
+@pytest.mark.usefixtures("x64")
+def test_loss_and_its_derivatives_in_double_precision(golden: dict[str, np.ndarray]) -> None:
+    loss, grads = loss_and_gradients(golden, "float64")
+    np.testing.assert_allclose(loss, golden["datm_loss_f64"], rtol=1e-9)
+    for mine, known in zip(grads, theirs(golden, "_f64"), strict=True):
+        np.testing.assert_allclose(mine, known, rtol=0, atol=1e-9 * np.abs(known).max())
+
+
+def test_a_loss_above_the_threshold_is_skipped(golden: dict[str, np.ndarray]) -> None:
+    objective = TrajectoryMatching(threshold=1.0)
+    assert objective.skips and bool(objective.skip(jnp.asarray(golden["datm_loss"])))
+    assert not replace(objective, threshold=1.1).skip(jnp.asarray(golden["datm_loss"]))
+    assert not TrajectoryMatching().skips
+
+
+@pytest.mark.parametrize("threshold", [1e-6, 1e6])
+def test_nothing_moves_in_a_step_that_is_skipped(threshold: float) -> None:
+    problem = toy.problem("datm")
+    objective = replace(problem.spec.objective, threshold=threshold)
+    problem = replace(problem, spec=replace(problem.spec, objective=objective))
+    before = init_state(problem)
+    after, _ = run_block(problem, init_state(problem), 2)
+    changed = [
+        not np.array_equal(a, b)
+        for a, b in zip(
+            jax.tree.leaves((before.synthetic, before.optimiser)),
+            jax.tree.leaves((after.synthetic, after.optimiser)),
+            strict=True,
+        )
+    ]
+    assert any(changed) == (threshold > 1) and int(after.step) == 2
+
+
+# ------------------------------------------------------------------ experts and their epochs
+
+
+def test_the_end_of_the_range_grows(golden: dict[str, np.ndarray]) -> None:
+    experts = ExpertTrajectories(start=20, grows_from=10, grows_over=1000)
+    found = [int(experts.end(jnp.asarray(outer, jnp.int32))) for outer in golden["datm_upper_it"]]
+    np.testing.assert_array_equal(found, golden["datm_upper"])
+    assert ExpertTrajectories(start=20).end(jnp.asarray(0)) == 20
+
+
+def test_epochs_that_are_kept() -> None:
+    assert ExpertTrajectories(start=3, ahead=2).kept == (0, 1, 2, 3, 4)
+    assert ExpertTrajectories(start=3, ahead=2, first=1, epochs=9).kept == (1, 2, 3, 4, 9)
+    assert ExpertTrajectories(start=3, ahead=2, first=2, epochs=3).kept == (2, 3, 4)
+
+
+def test_draws_are_from_the_range_of_the_outer_iteration() -> None:
+    """A pool whose parameters are the number of their epoch."""
+    experts = ExpertTrajectories(size=2, start=6, ahead=3, first=1, grows_from=2, grows_over=4)
+    params = jnp.tile(jnp.asarray(experts.kept, jnp.float32), (2, 1))
+    pool, seen = Model({"w": params}, {}), {}
+    for outer in range(6):
+        drawn = experts.sample_at(None, pool, 200, jnp.asarray(outer), jax.random.key(outer))  # type: ignore[arg-type]
+        np.testing.assert_array_equal(drawn.target["w"] - drawn.params["w"], 3)
+        seen[outer] = set(np.asarray(drawn.params["w"]).astype(int).tolist())
+    assert [seen[outer] for outer in (0, 1, 3)] == [{1}, {1, 2}, {1, 2, 3, 4}]
+    assert seen[4] == seen[5] == {1, 2, 3, 4, 5}
+
+
+def test_a_run_draws_from_a_range_that_grows() -> None:
+    models = ExpertTrajectories(size=1, start=2, ahead=1, grows_from=1, grows_over=1, batch=4)
+    problem = toy.problem("datm", models=models, inner_steps=1, live=8)
+    first = init_state(problem)
+    later, _ = run_block(problem, init_state(problem), 2)
+    assert len(np.unique(jax.tree.leaves(first.models.params)[-1], axis=0)) == 1
+    assert len(np.unique(jax.tree.leaves(later.models.params)[-1], axis=0)) == 2
+
+
+# ------------------------------------------------------------------ where images and labels start
+
+
+def test_labels_start_at_the_logits_of_those_who_are_right(golden: dict[str, np.ndarray]) -> None:
+    logits, known = jnp.asarray(golden["datm_li_logits"]), golden["datm_li_out"]
+    found = teachers_logits(logits, jnp.asarray(golden["datm_li_y"], jnp.int32))
+    nobody = np.isnan(known).any(axis=1)
+    assert list(np.flatnonzero(nobody)) == [5, 7]
+    np.testing.assert_allclose(
+        found, np.where(nobody.reshape(-1, 1), np.mean(logits, axis=0), known), rtol=0, atol=1e-6
+    )
+
+
+def test_a_run_begins_with_images_and_labels_of_its_experts() -> None:
+    problem = toy.problem("datm")
+    state, teachers = init_state(problem), problem.spec.models.teachers(problem.pool)
+    shown = state.synthetic.images.reshape(-1, *toy.SHAPE)
+    logits = jnp.stack(
+        [problem.net.apply(jax.tree.map(lambda a, p=p: a[p], teachers), shown, train=False)[0].logits for p in range(2)]
+    )
+    expected = teachers_logits(logits, jnp.asarray([0, 0, 1, 1]))
+    np.testing.assert_allclose(state.synthetic.labels.reshape(4, 2), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("ipc", [2, 6])
+def test_correct_images_come_first(ipc: int) -> None:
+    net, data = ConvNet(1, 4).build(toy.SHAPE, 2), toy.data()
+    model = net.init(jax.random.key(3))
+    x = data.normaliser.to_network(data.images)
+    logits = net.apply(model, x, train=False)[0].logits
+    right = np.argmax(logits, axis=-1) == np.asarray(data.labels)
+    images = CorrectlyClassified().images(net, model, data, ipc, 1, jax.random.key(0))
+    sure = np.asarray(jax.nn.softmax(logits))[np.arange(16), np.asarray(data.labels)]
+    for c in range(2):
+        apart = np.abs(np.asarray(data.images, np.float32)[None] / 255 - np.asarray(images[c])[:, None])
+        rows = np.argmin(apart.sum(axis=(2, 3, 4)), axis=1).tolist()
+        of_class = np.flatnonzero(np.asarray(data.labels) == c)
+        assert len(set(rows)) == ipc and set(rows) <= set(of_class)
+        enough = min(ipc, int(right[of_class].sum()))
+        assert right[np.asarray(rows[:enough], int)].all()
+        rest = [row for row in of_class[np.argsort(-sure[of_class])] if not right[row]][: ipc - enough]
+        assert rows[enough:] == rest
+
+
+# ------------------------------------------------------------------ settings
+
+
+@pytest.mark.parametrize(
+    ("ipc", "numbers"),
+    [
+        (1, (80, 2, 0, 4, 4, 100, 5, 1e-7, 1.1)),
+        (10, (80, 2, 0, 10, 20, 100, 2, 1e-5, 1.0)),
+        (50, (80, 2, 0, 20, 40, 1000, 2, 1e-5, 1.0)),
+        (1000, (100, 2, 40, 60, 60, 50, 10, 1e-5, 1.0)),
+    ],
+)
+def test_recipes_have_the_published_numbers(ipc: int, numbers: tuple[float, ...]) -> None:
+    experiment = resolve("datm", "cifar10", ipc=ipc)
+    spec, student, experts = experiment.spec, experiment.spec.objective, experiment.spec.models
+    assert isinstance(student, TrajectoryMatching) and isinstance(experts, ExpertTrajectories)
+    assert isinstance(spec.labels, LearnedLabels) and isinstance(spec.optimiser, SGD)
+    lr = spec.optimiser.lr
+    ours = (student.steps, experts.ahead, experts.first, experts.grows_from, experts.start, lr)
+    assert (*ours, spec.labels.lr, student.rate_lr, student.threshold) == numbers
+    assert (spec.labels.momentum, experts.epochs, experts.batch, spec.outer_steps) == (0.9, 100, 256, 10_000)
+    assert (experiment.protocol.name, experiment.protocol.batch) == ("datm", 128)
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        (replace(DATM, models=ExpertTrajectories(first=20)), "models.first"),
+        (replace(DATM, models=ExpertTrajectories(grows_from=21)), "models.grows_from"),
+        (replace(DATM, models=ExpertTrajectories(grows_over=0)), "models.grows_over"),
+        (replace(DATM, models=ExpertTrajectories(epochs=-1)), "models.epochs"),
+        (replace(DATM, objective=TrajectoryMatching(threshold=-1.0)), "objective.threshold"),
+        (replace(DATM, labels=LearnedLabels(start="where")), "labels.start"),
+        (replace(METHODS["rat_bptt"], labels=LearnedLabels(start="teachers")), "labels.start needs teachers"),
+        (replace(METHODS["dc"], init=CorrectlyClassified()), "init CorrectlyClassified needs a trained network"),
+    ],
+)
+def test_bad_input(spec, field: str) -> None:
+    with pytest.raises(RequestError, match=field):
+        check(spec, toy.SHAPE, [900, 900])

@@ -1,0 +1,235 @@
+"""Truncated backpropagation against the released code (golden README, "Newer methods") and against a plain loop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from distill_jax.augment import NoAugment
+from distill_jax.axes.init import Noise, unit_length
+from distill_jax.axes.labels import LearnedLabels
+from distill_jax.axes.objective import InnerAdam, TruncatedBackprop, after_window
+from distill_jax.axes.optimiser import Adam, ClippedAdam
+from distill_jax.distill import init_state, matching
+from distill_jax.methods import RAT_BPTT
+from distill_jax.nets import ConvNet, from_torch
+from distill_jax.recipes import resolve
+from distill_jax.spec import check
+from distill_jax.train import NetworkSGD, Order, Pipeline, train
+from distill_jax.types import Array, Model, Net, RequestError, Synthetic, TrainSet
+from tests import toy
+from tests.golden_weights import GOLDEN
+
+SHAPE = (8, 8, 3)
+ALL = Pipeline(8, 0.0)
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / "newer.npz") as file:
+        return {key: file[key] for key in file.files if key.startswith("rat_")}
+
+
+def start(golden: dict[str, np.ndarray], dtype: str) -> tuple[Net, Model]:
+    net = ConvNet(2, 8, dtype=dtype).build(SHAPE, 4)  # type: ignore[arg-type]
+    shapes = [tuple(int(n) for n in shape if n) for shape in golden["rat_shapes"]]
+    pieces = np.split(golden["rat_init"].astype(dtype), np.cumsum([np.prod(shape) for shape in shapes])[:-1])
+    return net, from_torch(net, [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)])
+
+
+def nhwc(images: np.ndarray, dtype: str) -> Array:
+    return jnp.asarray(images.transpose(0, 2, 3, 1), dtype)
+
+
+def every_image(steps: int, dtype: str) -> Order:
+    return Order(jnp.tile(jnp.arange(8, dtype=jnp.int32), (steps, 1)), jnp.ones((steps, 8), dtype))
+
+
+def transforms(inner: str) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
+    """Of the steps before the window, and in it."""
+    if inner == "adam":
+        return InnerAdam().transform(taped=False), InnerAdam().transform(taped=True)
+    sgd = NetworkSGD(0.01, 0.9, 5e-4).transform()
+    return sgd, sgd
+
+
+def computed(golden: dict[str, np.ndarray], case: str, dtype: str):
+    """(loss, (gradient by images, by targets)) after two steps held constant and three in the window."""
+    labels, inner = case.split("_")
+    net, model = start(golden, dtype)
+    targets = golden["rat_soft"] if labels == "soft" else np.eye(4)[np.repeat(np.arange(4), 2)]
+    real = TrainSet(nhwc(golden["rat_real"], dtype), jax.nn.one_hot(golden["rat_real_y"], 4, dtype=dtype))
+    before, taped = transforms(inner)
+    key, free = jax.random.key(0), NoAugment()
+
+    @jax.jit
+    @lambda loss: jax.value_and_grad(loss, argnums=(0, 1))
+    def loss(images: Array, targets: Array) -> Array:
+        shown = TrainSet(images, targets)
+        held = jax.lax.stop_gradient(shown)
+        warm, state, _ = train(net, model, before, before.init(model.params), held, every_image(2, dtype), ALL, key)
+        return after_window(net, warm, taped, state, shown, every_image(3, dtype), real, key, free)
+
+    return loss(nhwc(golden["rat_images"], dtype), jnp.asarray(targets, dtype))
+
+
+@pytest.mark.parametrize("case", ["hard_adam", "soft_adam", "hard_sgd"])
+def test_meta_gradient(golden: dict[str, np.ndarray], case: str) -> None:
+    loss, (images, labels) = computed(golden, case, "float32")
+    np.testing.assert_allclose(loss, golden[f"rat_{case}_loss"], rtol=1e-5)
+    theirs = golden[f"rat_{case}_grad"].transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(images, theirs, rtol=0, atol=1.2e-4 * np.abs(theirs).max())
+    if case == "soft_adam":
+        theirs = golden[f"rat_{case}_grad_label"]
+        np.testing.assert_allclose(labels, theirs, rtol=0, atol=1.2e-4 * np.abs(theirs).max())
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("case", ["hard_adam", "soft_adam", "hard_sgd"])
+def test_meta_gradient_in_double_precision(golden: dict[str, np.ndarray], case: str) -> None:
+    loss, (images, labels) = computed(golden, case, "float64")
+    np.testing.assert_allclose(loss, golden[f"rat_{case}_loss_f64"], rtol=1e-9)
+    theirs = golden[f"rat_{case}_grad_f64"].transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(images, theirs, rtol=0, atol=1e-9 * np.abs(theirs).max())
+    if case == "soft_adam":
+        theirs = golden[f"rat_{case}_grad_label_f64"]
+        np.testing.assert_allclose(labels, theirs, rtol=0, atol=1e-9 * np.abs(theirs).max())
+
+
+# ------------------------------------------------------------------ the objective as a whole
+
+
+SMALL = TruncatedBackprop(steps=7, window=2, least=1, batch=1, class_batch=2, augment=NoAugment())
+
+
+def small_problem() -> tuple[Net, Model, Array, Synthetic]:
+    net = ConvNet(1, 2).build((4, 4, 1), 3)
+    real = jax.random.normal(jax.random.key(1), (3, 5, 4, 4, 1))
+    return net, net.init(jax.random.key(0)), real, Synthetic(jax.random.normal(jax.random.key(2), (3, 2, 4, 4, 1)))
+
+
+def by_hand(net: Net, model: Model, real: Array, images: Array, key: Array, length: int) -> Array:
+    """A plain loop over the steps; those before the window see copies of the images."""
+    _, before_key, order_key, _, _ = jax.random.split(key, 5)
+    keys = [jax.random.split(jax.random.fold_in(before_key, i))[0] for i in range(length)]
+    keys += list(jax.random.split(order_key, 2))
+    params, first, second = model.params, *(jax.tree.map(jnp.zeros_like, model.params) for _ in range(2))
+
+    def loss(params, x: Array, labels: Array) -> Array:
+        logits = net.apply(model._replace(params=params), x, train=True)[0].logits
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+    for k, pick_key in enumerate(keys, 1):
+        shown = images.reshape(6, 4, 4, 1) if k > length else jax.lax.stop_gradient(images.reshape(6, 4, 4, 1))
+        rows = SMALL.picks(pick_key, 3, 2).rows
+        grads = jax.grad(loss)(params, shown[rows], rows // 2)
+        first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, grads)
+        second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g**2, second, grads)
+
+        def moved(p: Array, m: Array, v: Array, k: int = k) -> Array:
+            root = jnp.where(v > 0, jnp.sqrt(jnp.where(v > 0, v, 1)), 0)
+            if k > length:
+                return p - 1e-3 * np.sqrt(1 - 0.999**k) / (1 - 0.9**k) * m / (root + 1e-8)
+            return p - 1e-3 * m / (1 - 0.9**k) / (root / np.sqrt(1 - 0.999**k) + 1e-8)
+
+        params = jax.tree.map(moved, params, first, second)
+        if k == length:
+            params, first, second = jax.lax.stop_gradient((params, first, second))
+    return loss(params, real.reshape(15, 4, 4, 1), jnp.repeat(jnp.arange(3), 5))
+
+
+def test_equals_a_plain_loop() -> None:
+    net, model, real, syn = small_problem()
+    key = jax.random.key(3)
+    length = int(jax.random.randint(jax.random.split(key, 5)[0], (), 1, 6))
+    ours = jax.jit(jax.value_and_grad(lambda x: SMALL.set_loss(net, model, real, Synthetic(x), key)))(syn.images)
+    theirs = jax.jit(jax.value_and_grad(lambda x: by_hand(net, model, real, x, key, length)))(syn.images)
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-5)
+    np.testing.assert_allclose(ours[1], theirs[1], rtol=0, atol=1e-3 * np.abs(theirs[1]).max())
+
+
+def test_a_step_shows_images_of_some_classes() -> None:
+    rows = np.asarray(SMALL.picks(jax.random.key(0), 3, 2).rows)
+    assert rows.shape == (2,) and len(set(rows // 2)) == 2
+    everything = replace(SMALL, batch=9, class_batch=0).picks(jax.random.key(0), 3, 2).rows
+    np.testing.assert_array_equal(everything, np.arange(6))
+
+
+def test_models_at_once_are_models_in_turn() -> None:
+    problem = toy.problem("rat_bptt", live=2, labels=LearnedLabels())
+    state = init_state(problem)
+    rows = jnp.tile(jnp.arange(4, dtype=jnp.int32), (2, 1))
+
+    def gradient(chunk: int):
+        chunked = replace(problem, spec=replace(problem.spec, model_chunk=chunk))
+        return jax.jit(matching)(chunked, state.models, state.synthetic, rows, jax.random.key(0))
+
+    (one, grads), (two, others) = gradient(1), gradient(2)
+    np.testing.assert_allclose(one, two, rtol=1e-5)
+    np.testing.assert_allclose(grads.images, others.images, rtol=0, atol=1e-3 * np.abs(grads.images).max())
+    assert np.abs(grads.labels).max() > 0
+
+
+# ------------------------------------------------------------------ where images start, and how they move
+
+
+def test_noise_of_length_one(golden: dict[str, np.ndarray]) -> None:
+    before = jnp.asarray(golden["rat_project_in"].reshape(3, 4, 4, 3))
+    np.testing.assert_allclose(unit_length(before).reshape(3, 48), golden["rat_project_out"], rtol=1e-6)
+    images = Noise(unit=True).images(None, None, toy.data(), 3, 1, jax.random.key(0))  # type: ignore[arg-type]
+    lengths = np.linalg.norm(toy.data().normaliser.to_network(images).reshape(6, -1), axis=1)
+    np.testing.assert_allclose(lengths, 1, rtol=1e-4)
+
+
+def test_running_mean_of_lengths(golden: dict[str, np.ndarray]) -> None:
+    mean, found = jnp.asarray(-1.0), []
+    for length in golden["rat_ema_norm"]:
+        mean = ClippedAdam().mean(mean, jnp.asarray(length, jnp.float32))
+        found.append(float(mean))
+    np.testing.assert_allclose(found, golden["rat_ema"], rtol=1e-6)
+
+
+def test_gradients_are_clipped_to_twice_their_usual_length() -> None:
+    clipped, plain = ClippedAdam(), Adam(1e-3)
+    images = jnp.zeros((2, 1, 2, 2, 1))
+    state, other = clipped.init(images), plain.init(images)
+    ours = theirs = images
+    for length, kept in ((1.0, 1.0), (100.0, 2 * (0.9 + 10.0))):
+        gradient = jnp.full(images.shape, length / np.sqrt(8), jnp.float32)
+        ours, state = clipped.after(gradient, ours, state, 1.0)
+        theirs, other = plain.after(gradient * (kept / length), theirs, other, 1.0)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+# ------------------------------------------------------------------ settings
+
+
+def test_recipe_has_the_published_numbers() -> None:
+    experiment = resolve("rat_bptt", "cifar10", ipc=10)
+    spec, how = experiment.spec, experiment.spec.objective
+    assert isinstance(how, TruncatedBackprop) and isinstance(spec.optimiser, ClippedAdam)
+    assert (how.window, how.steps, how.batch, how.class_batch, how.inner.lr) == (60, 200, 10, 0, 1e-3)
+    assert (spec.selector.batch, spec.optimiser.lr, spec.parameterisation.space) == (500, 1e-3, "normalised")
+    assert (experiment.protocol.name, experiment.protocol.optimiser, experiment.protocol.rate) == ("rat", "adam", 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"window": 0}, "window"),
+        ({"steps": 10}, "window"),
+        ({"least": 141}, "least"),
+        ({"batch": -1}, "batch"),
+        ({"class_batch": -1}, "class_batch"),
+        ({"inner": InnerAdam(lr=0.0)}, "objective.inner.lr"),
+        ({"inner": InnerAdam(b2=1.0)}, "objective.inner.b2"),
+    ],
+)
+def test_bad_input(changes: dict, field: str) -> None:
+    with pytest.raises(RequestError, match=field):
+        check(replace(RAT_BPTT, objective=TruncatedBackprop(**changes)), toy.SHAPE, [900, 900])
