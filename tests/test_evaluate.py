@@ -86,7 +86,7 @@ def test_the_named_protocols() -> None:
     ranking = PROTOCOLS["dd-ranking"]
     assert PROTOCOLS["idc"].restarts == ranking.restarts == ()
     np.testing.assert_allclose(learning_rates(ranking, 1), np.repeat([0.01, 0.001], 150), rtol=1e-6)
-    with pytest.raises(RequestError, match="choose one of thirds half dc"):
+    with pytest.raises(RequestError, match="choose one of thirds constant half dc"):
         Protocol(schedule="dcc").validate()  # type: ignore[arg-type]
 
 
