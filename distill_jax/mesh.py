@@ -18,9 +18,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from distill_jax import tree
+from distill_jax.platform import on_cpu
 from distill_jax.types import Array, PyTree
 
 AXIS = "devices"
+WORTH_SPLITTING = 2**15
+"""pixels of a batch from which CPU devices share its way through a network: below, they wait for each other for longer
+than they work (digits, two cores: ten steps take 11.4 ms shared and 6.9 ms not), and each does all of it"""
 
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
 """set while a function is traced that runs on one device of a map"""
@@ -99,9 +103,9 @@ def placed(state: Any) -> Any:
     return kept(state, 0)._replace(synthetic=by_class[0], optimiser=by_class[1])
 
 
-def split_batch(x: Array) -> Array:
-    """A batch [N, ...] of a training step, each device a part of it, where they divide it."""
-    if size() == 1 or x.shape[0] % size():
+def split_batch(x: Array, pixels: int) -> Array:
+    """A batch [N, ...] of a training step, each device a part of it, where they divide it and it is worth it."""
+    if size() == 1 or x.shape[0] % size() or (on_cpu() and pixels < WORTH_SPLITTING):
         return x
     # Whole on every device first: what comes before is done by each, and nothing is sent.
     for spec in (PartitionSpec(), PartitionSpec(AXIS)):

@@ -179,7 +179,8 @@ def train(
         if pipeline.cutmix > 0:
             x, targets = cutmix(mix_key, x, targets, pipeline.cutmix)
         # Devices share the passes through the network; before them images meet each other, which would cost more.
-        x, targets = mesh.split_batch(x), mesh.split_batch(targets)
+        pixels = x.shape[0] * x.shape[1] * x.shape[2]
+        x, targets = mesh.split_batch(x, pixels), mesh.split_batch(targets, pixels)
 
         def loss_of(params: PyTree) -> tuple[Array, PyTree]:
             out, stats = net.apply(model._replace(params=params), x, train=True)

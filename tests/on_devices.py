@@ -19,6 +19,7 @@ from distill_jax.data import Dataset
 from distill_jax.distill import init_state, inner_step, run_block
 from distill_jax.evaluation import IDC_PROTOCOL, Sets, test_accuracies, train_networks
 from distill_jax.nets import ConvNet
+from distill_jax.platform import compiled_for
 from distill_jax.recipes import resolve
 from distill_jax.run import prepare, run
 from distill_jax.spec import Spec
@@ -85,7 +86,8 @@ def collectives(method: str, classes: str, side: str, ipc: str, batch: str = "8"
     spec = replace(small(method, int(ipc), int(batch), int(side)), net=ConvNet(2, 8))
     problem = mesh.replicated(prepare(spec, images(int(classes), int(side), 40)))
     state = mesh.placed(mesh.replicated(init_state(problem)))
-    text = run_block.lower(problem, state, 1).compile().as_text() or ""
+    with compiled_for("gpu"):  # small batches are shared out on accelerators alone
+        text = run_block.lower(problem, state, 1).compile().as_text() or ""
     kinds = "all-reduce|all-gather|collective-permute|all-to-all|reduce-scatter"
     found = re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", text)
     return sorted((kind, re.sub(r"\{[^}]*\}|/\*.*?\*/", "", shape)) for shape, kind in found)
