@@ -162,7 +162,7 @@ def train_networks(
         return jax.block_until_ready(_epochs(net, protocol, chunk, *arrays)), none
 
     passes = protocol.passes
-    carry = models, _init(protocol, models.params)
+    carry = mesh.kept((models, _init(protocol, models.params)), repeats)
     return host_loop(advance, carry, 0, passes, callbacks, BlockSize(longest=passes))[0]
 
 
@@ -248,7 +248,8 @@ def _epochs(
         return jax.lax.fori_loop(first, first + count, epoch, (model, state))
 
     each = (models, state, sets.rows, keys)
-    return mesh.map_chunks(repeat, each, chunk, sets.store, normaliser, jnp.asarray(first), jnp.asarray(count))
+    shared = (sets.store, normaliser, jnp.asarray(first), jnp.asarray(count))
+    return mesh.kept(mesh.map_chunks(repeat, each, chunk, *shared), sets.rows.shape[0])
 
 
 @partial(jax.jit, static_argnums=0)

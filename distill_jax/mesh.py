@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from distill_jax import tree
@@ -91,10 +92,13 @@ def replicated(arrays: PyTree) -> PyTree:
 
 
 def kept(arrays: PyTree, length: int) -> PyTree:
-    """``arrays`` as ``sharded`` says, within a program and outside of one."""
+    """``arrays`` as ``sharded`` says, within a program and outside of one. What goes round a loop of calls must be kept
+    alike before the first call and at the end of each, or the second call compiles anew."""
     if size() == 1:
         return arrays
-    return jax.tree.map(jax.lax.with_sharding_constraint, arrays, sharded(arrays, length))
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arrays))
+    place = jax.lax.with_sharding_constraint if traced else jax.device_put
+    return jax.tree.map(place, arrays, sharded(arrays, length))
 
 
 def placed(state: Any) -> Any:

@@ -117,6 +117,7 @@ def run(
         states, losses = run_block(problems, states, count, chunk)
         return states, np.asarray(losses)[:, :count]
 
+    states = mesh.kept(states, problems.root.shape[0])
     return host_loop(advance, states, int(states.step[0]), problems.spec.steps, callbacks, size)
 
 
@@ -147,7 +148,8 @@ def run_block(problems: Problem, states: State, steps: Array | int, chunk: int) 
         return distill.block(replace(problems, spec=spec, root=root), state._replace(step=now), steps)
 
     points = (problems.spec, problems.root, states)
-    return mesh.map_chunks(one, points, chunk, problems, now, jnp.asarray(steps))
+    advanced = mesh.map_chunks(one, points, chunk, problems, now, jnp.asarray(steps))
+    return mesh.kept(advanced, problems.root.shape[0])
 
 
 def training_sets(problems: Problem, states: State, repeats: int) -> Sets:

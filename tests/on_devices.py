@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill_jax import distill, mesh, sweep
+from distill_jax import distill, evaluation, mesh, sweep
+from distill_jax.axes.models import _epoch
 from distill_jax.axes.selector.rules import choose, representatives
 from distill_jax.cli import distill as runner
 from distill_jax.data import Dataset
@@ -93,10 +94,18 @@ def collectives(method: str, classes: str, side: str, ipc: str, batch: str = "8"
     return sorted((kind, re.sub(r"\{[^}]*\}|/\*.*?\*/", "", shape)) for shape, kind in found)
 
 
-def traces() -> int:
-    problem = prepare(small("acc_dd"), images(4, 8))
+def traces() -> list[int]:
+    """Programs of a block, of an epoch of pretraining, of a block of epochs of evaluation, and of a sweep's block."""
+    data = images(4, 8)
+    spec = small("acc_dd")
+    problem = prepare(replace(spec, models=replace(spec.models, size=2, epochs=3)), data)  # type: ignore[type-var]
     run(problem, init_state(problem))
-    return distill.run_block._cache_size()  # type: ignore[attr-defined]
+    sets = Sets.same(real_set(problem.data), 3)
+    train_networks(problem.net, replace(IDC_PROTOCOL, epochs=5), sets, jax.random.key(2), problem.data.normaliser)
+    points = sweep.stacked(problem, [problem.spec, problem.spec], [problem.root])
+    sweep.run(points, sweep.init_states(points))
+    programs: list[Any] = [distill.run_block, _epoch, evaluation._epochs, sweep.run_block]
+    return [program._cache_size() for program in programs]
 
 
 if __name__ == "__main__":

@@ -86,8 +86,8 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_blocks_on_two_devices_are_one_program() -> None:
-    assert on(2, "traces") == 1
+def test_what_goes_round_on_two_devices_is_compiled_once() -> None:
+    assert on(2, "traces") == [1, 1, 1, 1]
 
 
 def test_cores_and_devices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,7 +196,7 @@ def train_pool(
         like = jax.eval_shape(lambda m: tree.stack([m] * len(keep), axis=1), models)
         found = None if members is None else members.get(first, like)
         if found is None:
-            state = _init(length, optimiser, models.params)
+            models, state = mesh.kept((models, _init(length, optimiser, models.params)), len(group))
             history = [models] if 0 in keep else []
             for epoch in range(epochs):
                 models, state = _epoch(net, pipeline, length, models, state, data, optimiser, keys, epoch)
@@ -240,7 +240,8 @@ def _epoch(
         )
         return model, state
 
-    return mesh.map_chunks(one, (models, state, keys), keys.shape[0], data, optimiser, jnp.asarray(epoch))
+    trained = mesh.map_chunks(one, (models, state, keys), keys.shape[0], data, optimiser, jnp.asarray(epoch))
+    return mesh.kept(trained, keys.shape[0])
 
 
 def _transform(optimiser: NetworkSGD, length: int | None, steps: int):
