@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from distill_jax.cli import distill, evaluate, join
+from distill_jax.cli import distill, evaluate, explain, join
 from distill_jax.cli.workdir import RESULT, read_json
 from distill_jax.data import digits
 from distill_jax.distill import init_state, matching
@@ -107,3 +108,19 @@ def test_a_class_has_the_gradient_that_it_has_among_all() -> None:
     _, of_part = matching(part, state.models, some, selection[:2], key)
     np.testing.assert_allclose(of_part.images, grads.images[np.asarray([7, 2])], rtol=1e-4, atol=1e-6)
     assert distil(replace(spec, classes=(7, 2)), data).card["class_names"] == ["7", "2"]
+
+
+@pytest.mark.parametrize("runner", ["ablate", "pretrain", "reproduce"])
+def test_only_distill_makes_parts(runner: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["acc_dd", "digits"] if runner != "reproduce" else ["compare", "--dataset", "digits", "--methods", "acc_dd"]
+    more = ["--perturb.max", "0", "0.09"] if runner == "ablate" else []
+    cut = ["--"] if runner == "reproduce" else []
+    module = import_module(f"distill_jax.cli.{runner}")
+    assert module.main([*line, *more, "--workdir", str(tmp_path / "new"), *cut, "--classes", "0:5"]) == 2
+    assert "only experiments.distill makes the images of some classes" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_part_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert explain.main(["acc_dd", "cifar10", "--classes", "0:5"]) == 0
+    assert "5 classes x 1 models" in capsys.readouterr().out

@@ -83,7 +83,8 @@ def run(argv: list[str]) -> None:
     _check(options)
     path = options.workdir
     before = read_json(path / CONFIG) if path and options.resume else None
-    setup = set_up(request, options.eval_every, before.get("spec") if isinstance(before, Mapping) else None)
+    begun = before.get("spec") if isinstance(before, Mapping) else None
+    setup = set_up(request, options.eval_every, begun, parts=True)
     if "random_soft" in options.compared_with(setup.spec) and not setup.spec.models.size:
         raise RequestError(f"{setup.method} has no pool to label random images: leave random_soft out of --baselines")
     given = None
@@ -175,8 +176,8 @@ def _work(session: Session, options: Distill, given: PyTree) -> dict[str, Any]:
     real = known.real_data(setup.spec.mean, setup.spec.std) if setup.spec.classes else data
 
     def baseline(name: str) -> dict[str, Any]:
-        known = scorer._replace(teachers=setup.spec.models.teachers(pool)) if name == "random_soft" else scorer
-        return BASELINES[name](known, real, setup.spec.ipc, len(sets.store.images), options.repeats, setup.keys.draw)
+        judge = scorer._replace(teachers=setup.spec.models.teachers(pool)) if name == "random_soft" else scorer
+        return BASELINES[name](judge, real, setup.spec.ipc, len(sets.store.images), options.repeats, setup.keys.draw)
 
     protocol = at_learned_rate(scorer.protocol, distilled)
     accuracy = baseline("full") if setup.method == "full" else scorer.score("scoring", sets, protocol)

@@ -169,7 +169,8 @@ def _reference(one: Comparison, text: Callable[[Any], str]) -> tuple[str]:
 def _walk(problem: Problem, state: State) -> list[str]:
     """The data flow of one inner step, drawn as in the design."""
     spec, data = problem.spec, problem.data
-    stored, real = state.synthetic.images, (data.classes, spec.selector.batch) + data.images.shape[1:]
+    stored = state.synthetic.images
+    real = (stored.shape[0], spec.selector.batch) + data.images.shape[1:]
     decoded = jax.eval_shape(jax.vmap(spec.parameterisation.decode), stored)
     drawn = f" -> draw {spec.syn_batch} each" if 0 < spec.syn_batch < decoded.shape[1] else ""
     augment = "" if isinstance(spec.augment, NoAugment) else " --augment"
@@ -221,7 +222,7 @@ def _residents(problem: Problem, state: State) -> list[tuple[str, str, str]]:
 
 
 def _costs(problem: Problem, state: State, pretraining: Cost) -> list[str]:
-    spec, data = problem.spec, problem.data
+    spec = problem.spec
     picked, sweep, update = (cost(part, problem, state, problem.root) for part in (_select, _sweep, _update))
     update = update.times(spec.live)
     every = spec.selector.every  # a selector that refreshes now and then is counted evenly
@@ -233,7 +234,7 @@ def _costs(problem: Problem, state: State, pretraining: Cost) -> list[str]:
             *_amounts(picked),
             type(spec.selector).__name__ + (f", every {every} steps" if every > 1 else ""),
         ),
-        ("matching sweep", *_amounts(sweep), f"{data.classes} classes x {spec.live} models"),
+        ("matching sweep", *_amounts(sweep), f"{state.synthetic.images.shape[0]} classes x {spec.live} models"),
         ("model update", *_amounts(update), type(spec.update).__name__),
         ("inner step", *_amounts(step), ""),
         ("the run", *_amounts(step.times(spec.steps)), f"{spec.outer_steps} outer x {spec.inner_steps} inner steps"),
@@ -251,11 +252,12 @@ def _costs(problem: Problem, state: State, pretraining: Cost) -> list[str]:
 
 def _select(problem: Problem, state: State, key: jax.Array) -> jax.Array:
     model = tree.take(state.models, 0)
-    return problem.spec.selector.select(problem.net, model, problem.data, state.selector, state.step, key)[0]
+    shown = problem.data.of(problem.spec.classes)
+    return problem.spec.selector.select(problem.net, model, shown, state.selector, state.step, key)[0]
 
 
 def _sweep(problem: Problem, state: State, key: jax.Array) -> PyTree:
-    selection = jnp.zeros((problem.data.classes, problem.spec.selector.batch), jnp.int32)
+    selection = jnp.zeros((state.synthetic.images.shape[0], problem.spec.selector.batch), jnp.int32)
     return matching(problem, state.models, state.synthetic, selection, key)
 
 

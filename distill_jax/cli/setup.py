@@ -111,14 +111,18 @@ class Setup:
         }
 
 
-def set_up(request: Request[Any], eval_every: int = 0, chunks: Mapping[str, Any] | None = None) -> Setup:
+def set_up(
+    request: Request[Any], eval_every: int = 0, chunks: Mapping[str, Any] | None = None, parts: bool = False
+) -> Setup:
     """What ``request`` asks for, checked against the data. ``chunks``: the sizes that the run to resume was begun with.
 
-    Raises RequestError where the spec does not fit the data.
+    Raises RequestError where the spec does not fit the data, or asks for a part of the classes without ``parts``.
     """
     options, recipe, experiment, source = request
     data = source.withhold(WITHHELD, options.seed) if eval_every else source
     spec = experiment.spec
+    if spec.classes and not parts:
+        raise RequestError("only experiments.distill makes the images of some classes: leave out --classes")
     check(spec, data.shape, data.counts.tolist())
     if chunks:
         sizes = {name: getattr(spec, name) or chunks.get(name, 0) for name in ("class_chunk", "model_chunk")}
