@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill_jax.contracts import Augmentation
-from distill_jax.types import Array, RequestError, choice
+from distill_jax.types import Array, RequestError, choice, wide
 
 # ------------------------------------------------------------------ operations: (x [N, H, W, c], u [2]) -> like x
 
@@ -131,11 +131,6 @@ def _centres(side: int, dtype: jnp.dtype) -> Array:
 def _to_index(position: Array, side: int) -> Array:
     """From the axis from -1 to 1 to fractional pixel indices."""
     return ((position + 1) * side - 1) / 2
-
-
-def wide(dtype: jnp.dtype) -> jnp.dtype:
-    """What positions are computed in for images of ``dtype``: float32 at least."""
-    return jnp.dtype(dtype if dtype == jnp.float64 else jnp.float32)
 
 
 def hat(distance: Array) -> Array:

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill_jax.augment import below, bilinear, hat, wide
+from distill_jax.augment import below, bilinear, hat
 from distill_jax.contracts import Augmentation
-from distill_jax.types import Array, Normaliser, RequestError, choice, static
+from distill_jax.types import Array, Normaliser, RequestError, choice, static, wide
 
 # ------------------------------------------------------------------ IDC on ImageNet subsets
 

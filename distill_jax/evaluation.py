@@ -148,8 +148,8 @@ def train_networks(
 ) -> Model:
     """Train one network from scratch on each of R sets: Model[R]. ``callbacks`` see blocks of epochs.
 
-    ``chunk`` networks are trained at once (0: one on CPU, all elsewhere); the result does not depend on it, nor on how
-    the epochs are cut into blocks.
+    ``chunk`` networks are trained at once on each device (0: one on CPU, all elsewhere); the result does not depend on
+    it, nor on how the epochs are cut into blocks.
     """
     repeats = sets.rows.shape[0]
     chunk = chunk or (1 if on_cpu() else repeats)

@@ -76,7 +76,7 @@ def alone() -> Iterator[None]:
         _alone.reset(token)
 
 
-def sharded(arrays: PyTree, length: int) -> PyTree:
+def _sharded(arrays: PyTree, length: int) -> PyTree:
     """Shardings of ``arrays``: those with a leading axis of ``length`` that the devices divide are shared out."""
 
     def of(a: Any) -> NamedSharding:
@@ -92,13 +92,14 @@ def replicated(arrays: PyTree) -> PyTree:
 
 
 def kept(arrays: PyTree, length: int) -> PyTree:
-    """``arrays`` as ``sharded`` says, within a program and outside of one. What goes round a loop of calls must be kept
-    alike before the first call and at the end of each, or the second call compiles anew."""
+    """``arrays`` shared out by their leading axis of ``length``, where the devices divide it; within a program and
+    outside of one. What goes round a loop of calls must be kept alike before the first call and at the end of each, or
+    the second call compiles anew."""
     if size() == 1:
         return arrays
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arrays))
     place = jax.lax.with_sharding_constraint if traced else jax.device_put
-    return jax.tree.map(place, arrays, sharded(arrays, length))
+    return jax.tree.map(place, arrays, _sharded(arrays, length))
 
 
 def placed(state: Any) -> Any:

@@ -109,7 +109,7 @@ def run(
 ) -> State:
     """All points to the end of the run: states [S, ...]; callbacks see losses [S, steps].
 
-    ``chunk`` points advance at once (0: one on CPU, all elsewhere); the result does not depend on it.
+    ``chunk`` points advance at once on each device (0: one on CPU, all elsewhere); the result does not depend on it.
     """
     chunk = chunk or automatic_chunk(problems)
 

@@ -66,6 +66,11 @@ def named(what: str, name: str, known: Mapping[str, T]) -> T:
     raise RequestError(f"unknown {what} {name!r}: {near_miss(name, known)}")
 
 
+def wide(dtype: Any) -> Any:
+    """What sums over ``dtype``, and positions in images of it, are kept in: float32, or float64 for float64."""
+    return jnp.dtype(jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32)
+
+
 # ------------------------------------------------------------------ choices
 
 

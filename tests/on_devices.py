@@ -16,6 +16,7 @@ from distill_jax import distill, evaluation, mesh, sweep
 from distill_jax.axes.models import _epoch
 from distill_jax.axes.selector.rules import choose, representatives
 from distill_jax.cli import distill as runner
+from distill_jax.cli import explain
 from distill_jax.data import Dataset
 from distill_jax.distill import init_state, inner_step, run_block
 from distill_jax.evaluation import IDC_PROTOCOL, Sets, test_accuracies, train_networks
@@ -110,10 +111,12 @@ def traces() -> list[int]:
 
 if __name__ == "__main__":
     what, *arguments = sys.argv[1:]
-    if what == "distill":
+    if what == "explain":
+        found: Any = explain.main(["acc_dd", "digits", "--net.width", "4"])
+    elif what == "distill":
         path, *more = arguments
         assert runner.main([*TINY, "--workdir", path, *more]) == 0
-        found: Any = "done"
+        found = "done"
     else:
         found = {"sweep": one_sweep, "rest": rest, "collectives": collectives, "traces": traces}[what](*arguments)
     print(json.dumps(found))

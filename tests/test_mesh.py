@@ -21,15 +21,20 @@ ROOT = Path(__file__).parent.parent
 
 
 @cache
-def on(devices: int, what: str, *arguments: str) -> Any:
-    """What ``tests.on_devices`` says of ``what``, in a process of so many devices."""
+def said(devices: int, what: str, *arguments: str) -> str:
+    """What ``tests.on_devices`` prints of ``what``, in a process of so many devices."""
     flags = re.sub(r"(device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"])
     command = [sys.executable, "-m", "tests.on_devices", what, *arguments]
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return done.stdout
+
+
+def on(devices: int, what: str, *arguments: str) -> Any:
+    """The last line of it, which is JSON."""
+    return json.loads(said(devices, what, *arguments).splitlines()[-1])
 
 
 def test_one_device_is_a_plain_map() -> None:
@@ -88,6 +93,10 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_what_goes_round_on_two_devices_is_compiled_once() -> None:
     assert on(2, "traces") == [1, 1, 1, 1]
+
+
+def test_arithmetic_is_that_of_all_devices_together() -> None:
+    assert said(2, "explain") == said(1, "explain")
 
 
 def test_cores_and_devices(monkeypatch: pytest.MonkeyPatch) -> None:

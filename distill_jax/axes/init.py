@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill_jax.axes.selector.random import draw_distinct
-from distill_jax.axes.selector.rules import Rule, choose, herding, k_center, representatives
+from distill_jax.axes.selector.rules import Rule, choose, herding, k_center, representatives, seen
 from distill_jax.contracts import Initialisation
 from distill_jax.types import Array, Model, Net, RealData, RequestError, as_pixels, choice
 
@@ -75,7 +75,7 @@ class CorrectlyClassified(Initialisation):
     def images(self, net: Net, model: Model, data: RealData, ipc: int, factor: int, key: Array) -> Array:
         """float32 [C, I, H, W, c] in [0, 1]; with a factor above 1, tiled as ``Mix`` does."""
         n = ipc * factor**2
-        labels, logits = data.labels, _logits(net, model, data)
+        labels, logits = data.labels, seen(net, model, data).logits
         sure = jnp.take_along_axis(jax.nn.softmax(logits), labels[:, None], axis=1)[:, 0]
         # Above every probability, in random order.
         chance = 1.0 + jax.random.uniform(key, sure.shape, sure.dtype)
@@ -84,19 +84,6 @@ class CorrectlyClassified(Initialisation):
         order = jnp.argsort(jnp.where(real, rank, -1.0), axis=1, descending=True)
         positions = jnp.take_along_axis(order, jnp.arange(n, dtype=jnp.int32)[None, :] % data.counts[:, None], axis=1)
         return as_pixels(jax.lax.map(lambda rows: tile(data.images[rows], ipc, factor), _rows(data, positions)))
-
-
-def _logits(net: Net, model: Model, data: RealData, batch: int = 256) -> Array:
-    """float32 [N, C] of all real images, in evaluation mode."""
-    n = data.images.shape[0]
-    batch = min(batch, n)
-    rows = jnp.arange(-(-n // batch) * batch) % n
-
-    def of_batch(rows: Array) -> Array:
-        return net.apply(model, data.normaliser.to_network(data.images[rows]), train=False)[0].logits
-
-    logits = jax.lax.map(of_batch, rows.reshape(-1, batch))
-    return logits.reshape(-1, logits.shape[-1])[:n]
 
 
 @choice

@@ -182,8 +182,9 @@ def train_pool(
 ) -> Model:
     """``size`` networks from different seeds after each epoch in ``keep`` (None: 0, 1, ..., ``epochs``): Model[P, T].
 
-    One call of a compiled epoch per network on a CPU, for AT_ONCE of them on an accelerator. ``falling``: the learning
-    rate drops towards the end as in evaluation; else it is constant. ``members`` keeps each group when it is finished.
+    One call of a compiled epoch for one network on each CPU device, for AT_ONCE on each accelerator. ``falling``: the
+    learning rate drops towards the end as in evaluation; else it is constant. ``members`` keeps each group when it is
+    finished.
     """
     at_once = (1 if on_cpu() else AT_ONCE) * mesh.size()
     length = epochs if falling else None

@@ -85,19 +85,26 @@ def plus_minus(accuracy: Mapping[str, Any]) -> str:
     return f"{accuracy['mean']:.2f}" + ("" if accuracy["std"] is None else f" ± {accuracy['std']:.2f}")
 
 
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines with the columns aligned."""
+def table(rows: Sequence[Sequence[str]], numbers: bool = False) -> list[str]:
+    """Lines with the columns aligned: to the left, or (``numbers``) all but the first and the last to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    last = len(widths) - 1
+
+    def line(row: Sequence[str]) -> str:
+        cells = zip(row, widths, strict=True)
+        return "  ".join(c.rjust(w) if numbers and 0 < i < last else c.ljust(w) for i, (c, w) in enumerate(cells))
+
+    return [line(row).rstrip() for row in rows]
 
 
 def size(count: float) -> str:
     """Bytes, short: 40 B, 2.5 KiB, 120 MiB."""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):
-        if count < 1024 or unit == "PiB":
-            break
-        count /= 1024
-    return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+    return _scaled(count, 1024, ["B", "KiB", "MiB", "GiB", "TiB", "PiB"])
+
+
+def arithmetic(count: float) -> str:
+    """Operations, short: 54 FLOP, 1.1 TFLOP."""
+    return _scaled(count, 1000, ["FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"])
 
 
 def duration(seconds: float) -> str:
@@ -116,3 +123,10 @@ def _pairs(values: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items()
     )
+
+
+def _scaled(amount: float, step: int, units: list[str]) -> str:
+    place = 0
+    while amount >= step and place < len(units) - 1:
+        amount, place = amount / step, place + 1
+    return f"{amount:.0f} {units[place]}" if place == 0 or amount >= 100 else f"{amount:.1f} {units[place]}"

@@ -19,16 +19,16 @@ import jax
 import jax.numpy as jnp
 from tyro.conf import arg
 
-from distill_jax import tree
+from distill_jax import mesh, tree
 from distill_jax.augment import NoAugment
 from distill_jax.axes.parameterisation import decoded_set
 from distill_jax.axes.perturb import NoPerturbation
 from distill_jax.cli import display
-from distill_jax.cli.amounts import arithmetic, binary, table
 from distill_jax.cli.arguments import Common, chosen_classes, parse
 from distill_jax.cli.compiler import ask, require
 from distill_jax.cli.cost import Cost, cost, cost_and_shapes, nbytes
 from distill_jax.cli.devices import DEVICES
+from distill_jax.cli.display import arithmetic, table
 from distill_jax.cli.process import enter
 from distill_jax.data import SHAPES, TRAINING_IMAGES, count_classes, load
 from distill_jax.distill import Problem, State, init_state, matching
@@ -61,7 +61,8 @@ def run(argv: list[str]) -> None:
         require(device)
     height, width, channels = data.images.shape[1:]
     print(f"{options.method} on {options.dataset} (recipe {recipe}), {experiment.spec.ipc} images per class\n")
-    with compiled_for(device.platform) if device else nullcontext():
+    # The arithmetic of all devices together is that of one device that is alone.
+    with mesh.alone(), compiled_for(device.platform) if device else nullcontext():
         print(explained(experiment, data))
     if device:
         print("", ask(device, argv), sep="\n")
@@ -110,7 +111,7 @@ def explained(experiment: Experiment, data: RealData) -> str:
             "",
             *_choices(experiment.spec),
             "",
-            *table(["on the device", "bytes", ""], _residents(problem, state)),
+            *table([("on the device", "bytes", ""), *_residents(problem, state)], numbers=True),
             "",
             *_costs(problem, state, pretraining),
         ]
@@ -154,7 +155,7 @@ def _published(settings: list[Comparison]) -> list[str]:
     rows = [(one.name, text(one.ours), *_reference(one, text)) for one in settings]
     different = sum(not one.equal for one in settings)
     head = f"{len(settings) - different} of {len(settings)} settings are the published ones"
-    return [head + (", the others are marked" if different else ""), "", *display.table([COLUMNS, *rows])]
+    return [head + (", the others are marked" if different else ""), "", *table([COLUMNS, *rows])]
 
 
 COLUMNS = ("setting", "here", "published")
@@ -213,11 +214,11 @@ def _pretraining(spec: Spec, net: Net, data: RealData, key: jax.Array) -> tuple[
 def _residents(problem: Problem, state: State) -> list[tuple[str, str, str]]:
     live, size = problem.spec.live, problem.spec.models.size
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.models.params)) // live
-    pool = [("pool", binary(nbytes(problem.pool)), f"{size} x {parameters:,} parameters")] if size else []
+    pool = [("pool", display.size(nbytes(problem.pool)), f"{size} x {parameters:,} parameters")] if size else []
     return [
-        ("real data", binary(nbytes(problem.data)), f"{problem.data.images.shape[0]:,} images"),
+        ("real data", display.size(nbytes(problem.data)), f"{problem.data.images.shape[0]:,} images"),
         *pool,
-        ("state", binary(nbytes(state)), f"images, {live} x {parameters:,} parameters, momenta"),
+        ("state", display.size(nbytes(state)), f"images, {live} x {parameters:,} parameters, momenta"),
     ]
 
 
@@ -240,7 +241,7 @@ def _costs(problem: Problem, state: State, pretraining: Cost) -> list[str]:
         ("the run", *_amounts(step.times(spec.steps)), f"{spec.outer_steps} outer x {spec.inner_steps} inner steps"),
         ("pool, before it", *_amounts(pretraining), ""),
     ]
-    lines = table(["", "arithmetic", "bytes moved", ""], [row for row in rows if not row[1].startswith("0 ")])
+    lines = table([("", "arithmetic", "bytes moved", ""), *(row for row in rows if row[1][:2] != "0 ")], numbers=True)
     said = [
         "",
         "Arithmetic and bytes are those of convolutions and matrix products; what is between them can be fused.",
@@ -269,7 +270,7 @@ def _update(problem: Problem, state: State, key: jax.Array) -> PyTree:
 
 
 def _amounts(amount: Cost) -> tuple[str, str]:
-    return arithmetic(amount.flops), binary(amount.bytes)
+    return arithmetic(amount.flops), display.size(amount.bytes)
 
 
 def _dims(shape: tuple[int, ...]) -> str:

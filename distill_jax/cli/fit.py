@@ -15,9 +15,8 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from distill_jax.cli import explain
-from distill_jax.cli.amounts import arithmetic, binary, table
 from distill_jax.cli.devices import DEVICES, Device
-from distill_jax.cli.display import duration
+from distill_jax.cli.display import arithmetic, duration, size, table
 from distill_jax.cli.hlo import parsed
 from distill_jax.cli.roofline import Loop, Roofline, Work
 from distill_jax.distill import run_block
@@ -111,7 +110,7 @@ def report(device: Device, spec: Spec, memory: Memory, text: str, seconds: float
             "",
             _fits(device, memory),
             "",
-            *table(["", "kernels", "bytes moved", "arithmetic", "time", ""], rows),
+            *table([("", "kernels", "bytes moved", "arithmetic", "time", ""), *rows], numbers=True),
             "",
             f"The step is limited by {step.limit}. Memory and kernels are the compiler's. Times are estimates:",
             f"for each kernel the longest of {1e6 * device.launch:.0f} us, {_rates(device)}.",
@@ -121,7 +120,7 @@ def report(device: Device, spec: Spec, memory: Memory, text: str, seconds: float
 
 
 def _row(name: str, work: Work, said: str) -> tuple[str, ...]:
-    return name, f"{work.kernels:,.0f}", binary(work.bytes), arithmetic(work.flops), _time(work.seconds), said
+    return name, f"{work.kernels:,.0f}", size(work.bytes), arithmetic(work.flops), _time(work.seconds), said
 
 
 def _each(loop: Loop) -> str:
@@ -155,8 +154,8 @@ def _fits(device: Device, memory: Memory) -> str:
     else:
         verdict = "it does NOT fit: try --class-chunk 1 --model-chunk 1, or a smaller batch"
     return (
-        f"memory: {binary(memory.arguments)} of data and state, {binary(memory.temporaries)} in between, "
-        f"{100 * share:.1f} % of {binary(device.memory)}: {verdict}"
+        f"memory: {size(memory.arguments)} of data and state, {size(memory.temporaries)} in between, "
+        f"{100 * share:.1f} % of {size(device.memory)}: {verdict}"
     )
 
 

@@ -28,17 +28,12 @@ from jax.typing import DTypeLike
 
 from distill_jax.nets import winograd
 from distill_jax.platform import target
-from distill_jax.types import Array
+from distill_jax.types import Array, wide
 
 Pads: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 """(top, bottom), (left, right)"""
 
 _NO_PADS: Pads = ((0, 0), (0, 0))
-
-
-def wide(dtype: DTypeLike) -> jnp.dtype:
-    """What sums over ``dtype`` are kept in: float32, or float64 for float64."""
-    return jnp.dtype(jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32)
 
 
 def conv2d(x: Array, kernel: Array, stride: int = 1, padding: int | None = None) -> Array:

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from distill_jax.nets.conv import average_pool, conv2d, max_pool, wide
-from distill_jax.types import Array
+from distill_jax.nets.conv import average_pool, conv2d, max_pool
+from distill_jax.types import Array, wide
 
 NormName: TypeAlias = Literal["instance", "batch", "layer", "group", "none"]
 ActivationName: TypeAlias = Literal["relu", "leaky_relu", "sigmoid", "silu"]

@@ -10,10 +10,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from distill_jax.contracts import Architecture
-from distill_jax.nets.conv import wide
 from distill_jax.nets.layers import Dense
 from distill_jax.nets.net import DTypeName, FlaxNet, require_choice, require_positive, require_side
-from distill_jax.types import Array, NetBlock, Out, RequestError, choice
+from distill_jax.types import Array, NetBlock, Out, RequestError, choice, wide
 
 
 @choice

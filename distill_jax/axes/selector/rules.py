@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,22 @@ Rule: TypeAlias = Callable[[Array, Array, int, Array], Array]
 """(points [N, E], how many of them are real, k, key) -> int32 [k]: the points chosen"""
 
 
+class Seen(NamedTuple):
+    """What a network makes of N images."""
+
+    logits: Array
+    """float32 [N, C]"""
+    embedding: Array
+    """float32 [N, E]"""
+
+
 def choose(
     rule: Rule, net: Net, model: Model, data: RealData, k: int, key: Array, normalise: bool, chunk: int = 0
 ) -> Array:
     """int32 [C, k] rows of ``data.index``: those that ``rule`` chooses of each class, no class smaller than ``k``.
 
-    ``chunk`` classes are visited at once (0: one on CPU, all elsewhere); the choice does not depend on it.
+    ``chunk`` classes are visited at once on each device (0: one on CPU, all elsewhere); the choice does not depend on
+    it.
     """
     embeddings = embed(net, model, data, normalise)
 
@@ -40,18 +50,24 @@ def embed(net: Net, model: Model, data: RealData, normalise: bool, batch: int = 
 
     DREAM shows the network images in [0, 1], although it is trained on normalised ones.
     """
-    n = data.images.shape[0]
-    batch = min(batch, n)
-    rows = jnp.arange(-(-n // batch) * batch) % n
     normaliser = data.normaliser
     if not normalise:
         normaliser = Normaliser(jnp.zeros_like(normaliser.mean), jnp.ones_like(normaliser.std))
+    return seen(net, model, data._replace(normaliser=normaliser), batch).embedding
 
-    def of_batch(rows: Array, model: Model, images: Array, normaliser: Normaliser) -> Array:
-        return net.apply(model, normaliser.to_network(images[rows]), train=False)[0].embedding
 
-    embeddings = mesh.map_chunks(of_batch, rows.reshape(-1, batch), 1, model, data.images, normaliser)
-    return embeddings.reshape(-1, embeddings.shape[-1])[:n]
+def seen(net: Net, model: Model, data: RealData, batch: int = 256) -> Seen:
+    """What a network makes of all real images, ``batch`` at a time, in evaluation mode."""
+    n = data.images.shape[0]
+    batch = min(batch, n)
+    rows = jnp.arange(-(-n // batch) * batch) % n
+
+    def of_batch(rows: Array, model: Model, images: Array, normaliser: Normaliser) -> Seen:
+        out, _ = net.apply(model, normaliser.to_network(images[rows]), train=False)
+        return Seen(out.logits, out.embedding)
+
+    batches = mesh.map_chunks(of_batch, rows.reshape(-1, batch), 1, model, data.images, data.normaliser)
+    return jax.tree.map(lambda a: a.reshape(-1, a.shape[-1])[:n], batches)
 
 
 # ------------------------------------------------------------------ the rules
