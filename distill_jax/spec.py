@@ -13,10 +13,9 @@ import jax.numpy as jnp
 from distill_jax import contracts
 from distill_jax.augment import NoAugment, Siamese
 from distill_jax.augment_photos import BasicAugment, PhotoAugment
-from distill_jax.axes.init import CorrectlyClassified, Herding, KCenter, KMeansInit, Mix, Noise, RandomReal
-from distill_jax.axes.interpolated import InterpolatedPool
+from distill_jax.axes.init import CorrectlyClassified, Herding, KCenter, KMeansInit, Mix, Noise, RandomReal, RealPatches
 from distill_jax.axes.labels import HardLabels, LearnedLabels, SoftLabels
-from distill_jax.axes.models import EarlyStagePool, ExpertTrajectories, RandomInit
+from distill_jax.axes.models import EarlyStagePool, ExpertTrajectories, InterpolatedPool, RandomInit
 from distill_jax.axes.objective import (
     CalibratedCharacteristic,
     CharacteristicFunction,
@@ -28,7 +27,6 @@ from distill_jax.axes.objective import (
 )
 from distill_jax.axes.optimiser import SGD, Adam, ClassByClassAdam, ClassByClassSGD, ClippedAdam
 from distill_jax.axes.parameterisation import MultiFormation, Pixels
-from distill_jax.axes.patches import RealPatches
 from distill_jax.axes.perturb import Directions, NoPerturbation
 from distill_jax.axes.selector import NoReal, RandomBatch, Representative
 from distill_jax.axes.update import DynamicTraining, Frozen, TrainOnReal, TrainOnSynthetic

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax
 import numpy as np
+import optax
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -40,3 +42,13 @@ def waves(side: int) -> np.ndarray:
     i, h, w, c = np.ogrid[:2, :side, :side, :3]
     slow = 1.2 * np.sin(2 * np.pi * 1.7 * ((i + 1) * h + (c + 1) * w) / side + 0.9 * c)
     return (slow + 0.6 * np.cos(0.05 * ((h * w) % 97) * (i + 1) + i)).astype(np.float32)
+
+
+def training_pass(net, model, x, y):
+    """(loss, (Out, new statistics)), gradients: cross-entropy in training mode"""
+
+    def loss(params):
+        out, stats = net.apply(model._replace(params=params), x, True)
+        return optax.softmax_cross_entropy_with_integer_labels(out.logits, y).mean(), (out, stats)
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))(model.params)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill_jax import distill, evaluation, mesh, sweep
-from distill_jax.axes.models import _epoch
+from distill_jax.axes.models.pools import _epoch
 from distill_jax.axes.selector.rules import choose, representatives
 from distill_jax.cli import distill as runner
 from distill_jax.cli import explain

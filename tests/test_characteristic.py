@@ -12,8 +12,7 @@ import pytest
 
 from distill_jax import tree
 from distill_jax.augment import NoAugment
-from distill_jax.axes.interpolated import InterpolatedPool, interpolated
-from distill_jax.axes.models import RandomInit
+from distill_jax.axes.models import InterpolatedPool, RandomInit, interpolated
 from distill_jax.axes.objective import CalibratedCharacteristic, CharacteristicFunction, FeatureMatching
 from distill_jax.axes.objective.characteristic import calibration_loss, characteristic, parts
 from distill_jax.axes.optimiser import SGD, Adam, ClassByClassAdam

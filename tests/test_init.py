@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill_jax.axes.init import Mix, Noise, RandomReal, _grid
+from distill_jax.axes.init import Mix, Noise, RandomReal
+from distill_jax.axes.init.first_images import _grid
 from distill_jax.axes.selector import draw_distinct
 from distill_jax.contracts import Initialisation
 from distill_jax.types import RealData, RequestError

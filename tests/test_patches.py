@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distill_jax.axes.init import tile
-from distill_jax.axes.patches import RealPatches, losses, patches, surest
+from distill_jax.axes.init.patches import RealPatches, losses, patches, surest
 from distill_jax.nets import ConvNet, from_torch
 from distill_jax.types import Array, Model, Normaliser, RealData, RequestError
 from tests.golden_weights import GOLDEN, pixels

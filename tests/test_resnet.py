@@ -10,7 +10,7 @@ import pytest
 from distill_jax.nets import ResNet, ResNetAP, from_torch
 from distill_jax.types import RequestError
 from tests.golden_weights import GOLDEN, cifar_normalised, deterministic, waves
-from tests.test_nets import OTHERS
+from tests.test_nets_golden import OTHERS
 
 QUICK = ("rn10_bn_cifar", "rnap10_in_cifar")
 

@@ -60,7 +60,7 @@ def test_pretraining(moments: tuple[float, ...], tmp_path: Path) -> None:
 
 
 def test_members_that_are_finished_are_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from distill_jax.axes import models as training
+    from distill_jax.axes.models import pools as training
 
     assert pretrain.main([*PRETRAIN, "--workdir", str(tmp_path / "whole")]) == 0
     calls, epoch = [], training._epoch

@@ -1,4 +1,4 @@
-"""The initialisation axis: where synthetic images start. Coresets left as they are serve as baselines."""
+"""Synthetic images that start as real ones, chosen at random or by a rule, or as noise."""
 
 from __future__ import annotations
 

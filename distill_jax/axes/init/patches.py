@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from distill_jax import tree
-from distill_jax.axes.init import tile
+from distill_jax.axes.init.first_images import tile
 from distill_jax.axes.selector.random import draw_distinct
 from distill_jax.contracts import Initialisation
 from distill_jax.types import Array, Model, Net, RealData, RequestError, as_pixels, choice

@@ -1,0 +1,27 @@
+"""The initialisation axis: where synthetic images start. Coresets left as they are serve as baselines."""
+
+from distill_jax.axes.init.first_images import (
+    CorrectlyClassified,
+    Herding,
+    KCenter,
+    KMeansInit,
+    Mix,
+    Noise,
+    RandomReal,
+    tile,
+    unit_length,
+)
+from distill_jax.axes.init.patches import RealPatches
+
+__all__ = [
+    "CorrectlyClassified",
+    "Herding",
+    "KCenter",
+    "KMeansInit",
+    "Mix",
+    "Noise",
+    "RandomReal",
+    "RealPatches",
+    "tile",
+    "unit_length",
+]

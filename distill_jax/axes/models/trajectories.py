@@ -1,0 +1,98 @@
+"""Expert trajectories: networks trained on real data, kept epoch by epoch (MTT, DATM)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from distill_jax.augment import Siamese
+from distill_jax.axes.models.pools import train_pool
+from distill_jax.contracts import Augmentation, ModelSource
+from distill_jax.train import PLAIN_SGD, NetworkSGD, Pipeline
+from distill_jax.types import Array, Members, Model, Net, RealData, RequestError, Tick, choice
+
+
+@choice
+class ExpertTrajectories(ModelSource):
+    """Networks where an expert was after a random early epoch, with where it was some epochs later as target (MTT).
+
+    Start epochs are uniform from ``first`` to below ``start``, an end that may grow over the run, from easy to hard
+    (DATM section 3.2). Only the epochs that can be drawn are trained, ``start - 1 + ahead``, unless ``epochs`` asks for
+    more, for teachers that have learned all they can.
+    """
+
+    size: int = 100
+    """P: experts; they differ by seed"""
+    start: int = 20
+    """T+: trajectories start at an epoch below this"""
+    ahead: int = 2
+    """M: epochs from the start to the target"""
+    optimiser: NetworkSGD = PLAIN_SGD
+    batch: int = 256
+    augment: Augmentation = Siamese("color_crop_cutout_flip_scale_rotate", "one")
+    """of the real images, drawn per image"""
+    first: int = 0
+    """T-: trajectories start at this epoch or later"""
+    grows_from: int = 0
+    """T: the end of the range of start epochs in the first outer iteration, T+ in the last; 0: T+ in all"""
+    grows_over: int = 1000
+    """outer iterations in which that end grows"""
+    epochs: int = 0
+    """epochs that each expert is trained; 0, or too few: those that can be drawn"""
+
+    @property
+    def gives_target(self) -> bool:
+        return True
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The epochs after which an expert is kept: those that can be drawn, and the last."""
+        drawn = range(self.first, self.start + self.ahead)
+        return (*drawn, *range(max(self.epochs, drawn[-1]), drawn[-1], -1)[:1])
+
+    def validate(self) -> None:
+        for name, value in (("size", self.size), ("start", self.start), ("ahead", self.ahead)):
+            if value < 1:
+                raise RequestError(f"models.{name} is {value}: it must be at least 1")
+        if not 0 <= self.first < self.start:
+            raise RequestError(f"models.first is {self.first}: it must be from 0 to below models.start, {self.start}")
+        if self.grows_from and not self.first < self.grows_from <= self.start:
+            raise RequestError(
+                f"models.grows_from is {self.grows_from}: it must be above models.first, {self.first}, and at most "
+                f"models.start, {self.start}; or 0"
+            )
+        for name, value, least in (("grows_over", self.grows_over, 1), ("epochs", self.epochs, 0)):
+            if value < least:
+                raise RequestError(f"models.{name} is {value}: it must be at least {least}")
+        Pipeline(self.batch).validate()
+
+    def pretrain(self, net: Net, data: RealData, key: Array, tick: Tick, members: Members | None = None) -> Model:
+        """Model[P, T]: after each of the T numbers of epochs in ``kept`` of SGD at a constant rate."""
+        pipeline, keep = Pipeline(self.batch, 0.0, self.augment), self.kept
+        return train_pool(net, data, self.size, keep[-1], pipeline, self.optimiser, key, tick, members, False, keep)
+
+    def end(self, outer: Array) -> Array | int:
+        """int32 [] or its value: start epochs are below this in outer iteration ``outer``, counted from 0."""
+        if not self.grows_from:
+            return self.start
+        outer = jnp.minimum(outer, self.grows_over)
+        return self.grows_from + (self.start - self.grows_from) * outer // self.grows_over
+
+    def sample(self, net: Net, pool: Model, live: int, key: Array) -> Model:
+        """Model[K] with targets: experts and start epochs of the whole range, drawn with replacement."""
+        return self._drawn(pool, live, self.start, key)
+
+    def sample_at(self, net: Net, pool: Model, live: int, outer: Array, key: Array) -> Model:
+        """``sample`` from the range as it is in outer iteration ``outer``."""
+        return self._drawn(pool, live, self.end(outer), key)
+
+    def _drawn(self, pool: Model, live: int, end: Array | int, key: Array) -> Model:
+        expert_key, epoch_key = jax.random.split(key)
+        experts = jax.random.randint(expert_key, (live,), 0, jax.tree.leaves(pool)[0].shape[0])
+        epochs = jax.random.randint(epoch_key, (live,), self.first, end) - self.first
+        target = jax.tree.map(lambda a: a[experts, epochs + self.ahead], pool.params)
+        return jax.tree.map(lambda a: a[experts, epochs], pool)._replace(target=target)
+
+    def teachers(self, pool: Model) -> Model:
+        """Model[P]: the experts after their last epoch."""
+        return jax.tree.map(lambda a: a[:, -1], pool)
