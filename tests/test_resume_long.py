@@ -1,15 +1,21 @@
-"""Pretraining, ablations and comparisons go on after a kill, and end with the same pool and figures, bit for bit."""
+"""Whatever takes minutes goes on after a kill, and ends with the same pool and figures, bit for bit."""
 
 import csv
+import json
 import random
 import time
 from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distill_jax.axes.parameterisation import Pixels
 from distill_jax.checkpoint import load_pool
-from distill_jax.cli import ablate, pretrain, reproduce, workdir
+from distill_jax.cli import ablate, evaluate, pretrain, reproduce, workdir
+from distill_jax.data import load
+from distill_jax.distilled import DistilledSet
 from tests.test_ablate import SMALL
 from tests.tiny import NET, python
 
@@ -23,6 +29,8 @@ SHARED = [
     "--", "--selector.batch", "4", "--protocol.epochs", "2", "--augment", "none", "--protocol.augment.strategy", "",
     *NET,
 ]  # fmt: skip
+
+EVALUATE = ["--dataset", "digits", "--nets", "mlp", "convnet", "lenet", "--repeats", "2", "--epochs", "3"]
 
 
 def killed(*argv: str, after: float) -> None:
@@ -129,3 +137,64 @@ def test_a_killed_run_goes_on_where_it_was(runner: str, tmp_path: Path, monkeypa
     assert module.main([*argv, "--workdir", str(tmp_path / "part"), "--resume", *shared]) == 0
     whole, resumed = (rows(tmp_path / name / figures, "seconds") for name in ("whole", "part"))
     assert resumed == whole
+
+
+@pytest.fixture
+def digits_set(tmp_path: Path) -> str:
+    """A set of ten real digits."""
+    data = load("digits")
+    first = [int(np.flatnonzero(data.y_train == c)[0]) for c in range(data.classes)]
+    images = jnp.asarray(data.x_train[first][:, None] / np.float32(255))
+    made = DistilledSet.of(Pixels(), images, data.class_names, data.real_data().normaliser, {"dataset": "digits"})
+    made.save(tmp_path / "set.npz")
+    return str(tmp_path / "set.npz")
+
+
+def figures(path: Path) -> dict[str, Any]:
+    """The networks' accuracies in the only evaluation of a file."""
+    (evaluation,) = json.loads(path.read_text())["evaluations"]
+    kept = ("net", "accuracy", "interval_95")
+    return {name: {key: of[key] for key in kept} for name, of in evaluation["nets"].items()}
+
+
+@pytest.mark.slow
+def test_an_evaluation(digits_set: str, tmp_path: Path) -> None:
+    whole, part = tmp_path / "whole.json", tmp_path / "part.json"
+    assert evaluate.main([digits_set, *EVALUATE, "--out", str(whole)]) == 0
+    for moment in (5.0, 7.0, 9.0):
+        killed(
+            "experiments.evaluate",
+            digits_set,
+            *EVALUATE,
+            "--out",
+            str(part),
+            "--resume",
+            after=moment + random.random(),
+        )
+    assert evaluate.main([digits_set, *EVALUATE, "--out", str(part), "--resume"]) == 0
+    assert figures(part) == figures(whole)
+
+
+def test_networks_that_are_scored_are_not_trained_again(
+    digits_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distill_jax.cli.score import Scorer
+
+    whole, part, scored = tmp_path / "whole.json", tmp_path / "part.json", []
+    assert evaluate.main([digits_set, *EVALUATE, "--out", str(whole)]) == 0
+
+    class Killed(BaseException):
+        pass
+
+    def dies(self, *args, _score=Scorer.score):
+        scored.append(1)
+        if len(scored) == 2:
+            raise Killed
+        return _score(self, *args)
+
+    monkeypatch.setattr(Scorer, "score", dies)
+    with pytest.raises(Killed):
+        evaluate.main([digits_set, *EVALUATE, "--out", str(part)])
+    assert evaluate.main([digits_set, *EVALUATE, "--out", str(part), "--resume"]) == 0
+    assert len(scored) == 2 + 2, "the first network was kept"
+    assert figures(part) == figures(whole)
