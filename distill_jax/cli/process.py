@@ -108,11 +108,11 @@ def deterministic_operations() -> None:
 
 
 def keep_compiled_programs() -> None:
-    """Keep what takes a second or more to compile in the user's cache folder, unless jax was told where to."""
+    """Keep what takes a tenth of a second or more to compile in the user's cache folder, unless jax was told where to."""
     if jax.config.values["jax_compilation_cache_dir"] is None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "distill_jax"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @contextmanager

@@ -155,8 +155,10 @@ def train_pool(
     length = epochs if falling else None
     keep = tuple(range(epochs + 1)) if keep is None else keep
     groups = []
-    for first in range(0, size, at_once):
-        group = range(first, min(first + at_once, size))
+    # The devices share full groups only: one that is not full would be another program, and take as long.
+    full = size + -size % mesh.size()
+    for first in range(0, full, at_once):
+        group = range(first, min(first + at_once, full))
         keys = jnp.stack([jax.random.fold_in(key, i) for i in group])
         models = fresh(net, keys)
         like = jax.eval_shape(lambda m: tree.stack([m] * len(keep), axis=1), models)
@@ -167,12 +169,22 @@ def train_pool(
             for epoch in range(epochs):
                 models, state = _epoch(net, pipeline, length, models, state, data, optimiser, keys, epoch)
                 history += [models] if epoch + 1 in keep else []
-                tick(first * epochs + (epoch + 1) * len(group), size * epochs)
-            found = tree.stack(history, axis=1)
+                tick(min(first * epochs + (epoch + 1) * len(group), size * epochs), size * epochs)
+            found = _stacked(history)
             if members is not None:
                 members.put(first, found)
         groups.append(found)
-    return jax.tree.map(lambda *a: jnp.concatenate(a), *groups)
+    return _joined(groups, size)
+
+
+@jax.jit
+def _stacked(history: list[Model]) -> Model:
+    return tree.stack(history, axis=1)
+
+
+@partial(jax.jit, static_argnums=1)
+def _joined(groups: list[Model], size: int) -> Model:
+    return jax.tree.map(lambda *a: jnp.concatenate(a)[:size], *groups)
 
 
 @partial(jax.jit, static_argnums=0)
