@@ -108,7 +108,7 @@ def deterministic_operations() -> None:
 
 
 def keep_compiled_programs() -> None:
-    """Keep what takes a tenth of a second or more to compile in the user's cache folder, unless jax was told where to."""
+    """Keep what takes a tenth of a second to compile in the user's cache folder, unless jax was told where to."""
     if jax.config.values["jax_compilation_cache_dir"] is None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "distill_jax"))
