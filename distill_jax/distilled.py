@@ -16,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from distill_jax import __version__
+from distill_jax import __version__, sets
 from distill_jax.axes.parameterisation import MultiFormation, Pixels
 from distill_jax.contracts import Parameterisation
 from distill_jax.data import whiten
@@ -38,7 +38,8 @@ class DistilledSet:
     """int32 [C*I]: 0, ..., 0, 1, ..., 1, ..., C-1"""
     card: Mapping[str, Any]
     """schema, class_names [C], space, range, mean and std [c] of pixel values, factor, decode, bound, packed, labels,
-    zca, ipc, hash, library; and what the maker of the set added: method, dataset, recipe, seed, protocol, score, ..."""
+    zca, ipc, hash, library; and what the maker of the set added: method, dataset, recipe, seed, protocol, score, bits
+    (8: pixels are multiples of 1/255), ..."""
     soft: np.ndarray | None = field(default=None, repr=False)
     """float32 [M, C]: class probabilities of the decoded images (``with_soft``); None where labels are hard"""
     zca: np.ndarray | None = field(default=None, repr=False)
@@ -198,22 +199,24 @@ class DistilledSet:
 
     def save(self, path: Path | str) -> None:
         """Write an npz file with ``images``, ``labels``, ``card``, a 0-d JSON string, and ``soft`` and ``zca``
-        where the set has them. Nothing in it is pickled."""
+        where the set has them. Nothing in it is pickled; rounded images are compressed, to about a third."""
         arrays = {"images": self.images, "labels": self.labels, "card": np.array(json.dumps(dict(self.card)))}
         arrays |= {name: a for name, a in (("soft", self.soft), ("zca", self.zca)) if a is not None}
         with Path(path).open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+            (np.savez_compressed if "bits" in self.card else np.savez)(file, **arrays)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: Path | str) -> DistilledSet:
-        """Read what ``save`` wrote. Raises RequestError for a file that is missing, damaged or something else."""
+        """Read what ``save`` wrote, or a set that comes with the library, such as ``digits-ipc1``. Raises RequestError
+        for a file that is missing, damaged or something else."""
         try:
-            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            with sets.located(Path(path)).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 images, labels, card = (arrays[key] for key in ("images", "labels", "card"))
                 soft, zca = (arrays[key] if key in arrays.files else None for key in ("soft", "zca"))
         except FileNotFoundError:
+            known = ", ".join(sets.names())
             raise RequestError(
-                f"no distilled set in {path}: give a distilled.npz, or the workdir that it is in"
+                f"no distilled set in {path}: give a distilled.npz, the workdir that it is in, or one of {known}"
             ) from None
         except KeyError as error:
             raise RequestError(f"{path} is no distilled set: {error.args[0]}") from error

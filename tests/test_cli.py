@@ -208,3 +208,8 @@ def test_a_signal_is_kept_until_it_is_asked_for(signum: signal.Signals) -> None:
             interrupts.check()
     assert stopped.value.signum == signum
     assert signal.getsignal(signum) is before
+
+
+def test_a_result_names_its_commit() -> None:
+    found = process.environment()["commit"]
+    assert (found is not None) == (Path(process.__file__).parents[2] / ".git").exists()

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ORDER = [
     "types", "platform", "contracts", "tree", "mesh", "data", "nets", "augment", "augment_photos", "train", "axes",
-    "spec",
+    "spec", "sets",
     "distill", "distilled", "join", "teachers", "run", "evaluation", "sweep", "ranking", "formats", "checkpoint",
     "methods", "recipes", "published", "cli",
 ]  # fmt: skip

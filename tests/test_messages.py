@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.benchmark import Benchmark
-from distill_jax.cli import ablate, distill, evaluate, explain, export, import_set, pretrain, report, reproduce
+from distill_jax.cli import ablate, distill, evaluate, explain, export, import_set, pretrain, report
+from distill_jax.cli.entrants import Compare
+from distill_jax.cli.table_plan import Reproduce
 from distill_jax.evaluation import Protocol
 from distill_jax.spec import CHOICES, Spec
 
@@ -16,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "distill_jax").rglob("*.py")) + sorted((ROOT / "benchmarks").glob("*.py"))
 COMMANDS = [
     ablate.Ablate, Benchmark, distill.Distill, evaluate.Evaluate, explain.Explain, export.Export, import_set.ImportSet,
-    pretrain.Pretrain, report.Report, reproduce.Reproduce,
+    pretrain.Pretrain, report.Report, Compare, Reproduce,
 ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from distill_jax.cli import distill, reproduce
 from distill_jax.cli.comparison import Budget
+from distill_jax.cli.entrants import Compare, entrant
 from distill_jax.cli.workdir import COMPARED, COMPARED_PLOT, COMPARED_TABLE, DISTILLED, RESULT, read_json
 from distill_jax.methods import BASELINES, METHODS, PRESETS
 from distill_jax.types import RequestError
@@ -39,8 +40,8 @@ def test_methods_are_compared_under_equal_steps(tmp_path: Path, capsys: pytest.C
 
 
 def test_what_is_chosen_by_never_is_the_test_set() -> None:
-    options = reproduce.Reproduce("compare", "digits", held_out=True)
-    job = reproduce._setup("dm", 1, options, [])
+    options = Compare("compare", "digits", held_out=True)
+    job = entrant("dm", 1, options, [])
     assert len(job.data.x_train) + len(job.data.x_test) == len(job.source.x_train)
 
 

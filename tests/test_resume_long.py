@@ -17,6 +17,7 @@ from distill_jax.cli import ablate, evaluate, pretrain, reproduce, workdir
 from distill_jax.data import load
 from distill_jax.distilled import DistilledSet
 from tests.test_ablate import SMALL
+from tests.test_reproduce_table import OWN
 from tests.tiny import NET, python
 
 PRETRAIN = ["acc_dd", "digits", *NET, "--models.size", "4", "--models.epochs", "2"]
@@ -109,6 +110,20 @@ def test_a_comparison(tmp_path: Path) -> None:
         killed("experiments.reproduce", *part, after=moment + random.random())
     assert reproduce.main(part) == 0
     whole, resumed = (rows(tmp_path / name / workdir.COMPARED, "seconds") for name in ("whole", "part"))
+    assert resumed == whole
+
+
+@pytest.mark.slow
+def test_a_table(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text(OWN)
+    argv = [str(tmp_path / "own.toml"), "--seeds", "2", "--repeats", "1"]
+    assert reproduce.main([*argv, "--workdir", str(tmp_path / "whole")]) == 0
+    part = [*argv, "--workdir", str(tmp_path / "part"), "--resume"]
+    for moment in (6.0, 9.0, 12.0):
+        killed("experiments.reproduce", *part, after=moment + random.random())
+    assert reproduce.main(part) == 0
+    clocks = ("pretrain_seconds", "distill_seconds")
+    whole, resumed = (rows(tmp_path / name / workdir.REPRODUCED, *clocks) for name in ("whole", "part"))
     assert resumed == whole
 
 

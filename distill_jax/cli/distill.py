@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tyro.conf import FlagCreatePairsOff
 
 from distill_jax.checkpoint import Checkpoints
 from distill_jax.cli import arguments, display, report
 from distill_jax.cli.image_grid import draw
-from distill_jax.cli.optimise import Session, optimise
+from distill_jax.cli.optimise import Session, optimise, rounded
 from distill_jax.cli.process import Clock, Interrupts, enter, environment, peak_bytes, resumable
 from distill_jax.cli.score import BASELINES, Scorer
 from distill_jax.cli.setup import Setup, pool_for, pool_path, read_pool, set_up
@@ -71,13 +71,37 @@ class Distill(arguments.Common):
     """what to compare with, of: random random_soft full; default: random, on digits also full, and random_soft, random
     images labelled by the pool, where the method's labels are not hard"""
 
+    uint8: FlagCreatePairsOff[bool] = False
+    """round the images to the 256 values of 8 bits before they are scored and saved: a file of a third of the size"""
+
     def compared_with(self, spec: Spec) -> tuple[str, ...]:
         soft = (spec.labels.from_teachers or spec.labels.learned) and spec.models.size > 0
         default = ("random", *["random_soft"] * soft, *["full"] * (self.dataset == "digits"))
         return default if self.baselines is None else self.baselines
 
 
+class Job(NamedTuple):
+    """A request, resolved."""
+
+    options: Distill
+    setup: Setup
+    pool: PyTree
+    """the one that was given"""
+    path: Path
+    """the workdir"""
+
+
 def run(argv: list[str]) -> None:
+    job = requested(argv)
+    path = job.path
+    with Interrupts() as interrupts, resumable("distill", argv, path):
+        result = work(job, interrupts)
+    print(display.result(result))
+    print(f"images {path / DISTILLED}, picture {path / GRID}, report {path / REPORT}, all figures {path / RESULT}")
+
+
+def requested(argv: list[str]) -> Job:
+    """What ``argv`` asks for. Raises RequestError, before anything is written, for what makes no sense."""
     request = arguments.request(argv, Distill)
     options = request.options
     _check(options)
@@ -87,6 +111,8 @@ def run(argv: list[str]) -> None:
     setup = set_up(request, options.eval_every, begun, parts=True)
     if "random_soft" in options.compared_with(setup.spec) and not setup.spec.models.size:
         raise RequestError(f"{setup.method} has no pool to label random images: leave random_soft out of --baselines")
+    if options.uint8 and (setup.spec.parameterisation.space != "pixel" or setup.data.whitening is not None):
+        raise RequestError(f"images of {setup.method} on {setup.dataset} are no pixels in [0, 1]: leave out --uint8")
     given = None
     if options.pool is not None:
         if setup.spec.models.size == 0:
@@ -95,16 +121,20 @@ def run(argv: list[str]) -> None:
     path = path or new_folder(setup.folder)
     if not options.resume and not options.overwrite:
         refuse_used(path)
-    with held(path) as workdir, Interrupts() as interrupts:
+    return Job(options, setup, given, path)
+
+
+def work(job: Job, interrupts: Interrupts) -> Mapping[str, Any]:
+    """All phases that earlier processes did not finish; returns what ``result.json`` holds."""
+    options, setup, given, path = job
+    with held(path) as workdir:
         result = _begin(workdir, setup, options)
         if result is None:
             print(display.configuration(setup.title, setup.experiment), flush=True)
             session = Session(setup, setup.real_data(), workdir, Clock(), interrupts)
-            with resumable("distill", argv, path):
-                result = _work(session, options, given)
+            result = _work(session, options, given)
             report.write(path)
-    print(display.result(result))
-    print(f"images {path / DISTILLED}, picture {path / GRID}, report {path / REPORT}, all figures {path / RESULT}")
+    return result
 
 
 def _check(options: Distill) -> None:
@@ -144,6 +174,7 @@ def _config(setup: Setup, options: Distill) -> dict[str, Any]:
         "repeats": options.repeats,
         "baselines": options.compared_with(setup.spec),
         "deterministic": options.deterministic,
+        **({"uint8": True} if options.uint8 else {}),
     }
 
 
@@ -169,6 +200,7 @@ def _work(session: Session, options: Distill, given: PyTree) -> dict[str, Any]:
 
     watch = judge_on(setup.data)[0] if options.eval_every else None
     distilled = optimise(session, pool, options.save_every, options.eval_every, watch)
+    distilled = rounded(distilled) if options.uint8 else distilled
     _save(workdir, distilled)
 
     scorer, known = judge_on(setup.source)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -125,6 +126,12 @@ def as_set(session: Session, problem: Problem, state: State) -> DistilledSet:
         "score": None,
     }
     return distilled_set(problem, setup.data, state, about)
+
+
+def rounded(distilled: DistilledSet) -> DistilledSet:
+    """The same images, pixels in [0, 1], each the nearest multiple of 1/255, as 8 bits hold it; the card says so."""
+    images = np.rint(distilled.images * np.float32(255)) / np.float32(255)
+    return replace(distilled, images=images).with_soft(distilled.soft).with_card(bits=8)
 
 
 def _not_finite(setup: Setup, block: Block, saved: int, workdir: Workdir) -> str:

@@ -256,7 +256,7 @@ def environment() -> dict[str, Any]:
         "device_count": len(devices),
         "jax": jax.__version__,
         "python": platform.python_version(),
-        "commit": _commit(Path(__file__).parents[1]),
+        "commit": _commit(Path(__file__).parents[2]),
     }
 
 

@@ -22,14 +22,16 @@ DISTILLED, GRID, REPORT, CHECKPOINTS, POOL = "distilled.npz", "grid.png", "repor
 MEMBERS = "pool-members"
 SWEPT, SWEPT_PLOT, POINTS = "ablation.csv", "ablation.png", "points"
 COMPARED, COMPARED_TABLE, COMPARED_PLOT, COMPARED_RUNS = "compare.csv", "compare.md", "compare.png", "compare.json"
+REPRODUCED, REPRODUCED_PAGE, REPRODUCED_RUNS, CELLS = "table.csv", "table.md", "table.json", "cells"
 RUN = (
     CONFIG, METRICS, RESULT, EVALUATION, DISTILLED, GRID, REPORT, CHECKPOINTS, SWEPT, SWEPT_PLOT, POINTS, COMPARED,
-    COMPARED_TABLE, COMPARED_PLOT, COMPARED_RUNS,
+    COMPARED_TABLE, COMPARED_PLOT, COMPARED_RUNS, REPRODUCED, REPRODUCED_PAGE, REPRODUCED_RUNS,
 )  # fmt: skip
 """what runs and evaluations write, besides the pool, which ``pretrain`` may have written before"""
 
 MAY_DIFFER = (
     "spec.outer_steps", "spec.labels", "protocol", "repeats", "baselines", "save_every", "eval_every", "versions",
+    "uint8", "sources",
 )  # fmt: skip
 """fields of ``config.json`` that a resumed run may have changed"""
 

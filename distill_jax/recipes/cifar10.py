@@ -1,20 +1,14 @@
-"""CIFAR-10, 32x32x3, 10 classes, ConvNet-3.
+"""CIFAR-10, 32x32x3, 10 classes, ConvNet-3. Published accuracies: published/tables/cifar10.toml.
 
-Published accuracy, ipc 1 / 10 / 50, each under its paper's protocol: DC 28.3 / 44.9 / 53.9 (dc-bench), DSA 28.2 / 52.1
-/ 60.6, DM 26.0 / 48.9 / 63.0 and MTT 46.3 / 65.3 / 71.6 (dsa), CAFE 30.3 / 46.3 / 55.5 (cafe), IDC 50.6 / 67.5 / 74.5,
-DREAM 51.1 / 69.4 / 74.8 and Acc-DD with a fifth of IDC's iterations (the default here) 49.2 / 67.1 / 73.8 (idc);
-random images 14.4 / 26.0 / 43.4, all data 88.1.
-DATM 46.9 / 66.8 / 76.1, at ipc 500 and 1000 83.5 / 85.5 (datm); RaT-BPTT 53.2 / 69.4 / 75.3 (rat, best of four tests).
-MTT's figures at ipc 1 and 10 are for whitened images, ``mtt zca:cifar10``; so are all of DATM's and RaT-BPTT's. Here
-DATM's experts are MTT's, by plain SGD (the release flattens theirs by GSAM), and images are whitened as MTT's are for
-RaT-BPTT too. RaT-BPTT's numbers are known for ipc 10 alone.
+Acc-DD takes a fifth of IDC's iterations, the paper's Ours5. MTT's images at ipc 1 and 10 are whitened, ``mtt
+zca:cifar10``; so are all of DATM's and RaT-BPTT's. Here DATM's experts are MTT's, by plain SGD (the release flattens
+theirs by GSAM), and images are whitened as MTT's are for RaT-BPTT too. RaT-BPTT's numbers are known for ipc 10 alone.
 
-NCFM 49.5 / 71.8 / 77.4, and without its network that draws the frequencies, as here, - / 65.6 / 74.2; its protocol
-(2000 epochs of AdamW, the best reading on the test set) is not among ours. Its settings are the preset's for every ipc.
-The released code shows the same first 1024 images of each class in every step; here they are drawn anew.
-Random images under an early-stopped network's labels (random_soft) 21.1 / 46.3 / 62.1: protocol dsa for 3000 epochs,
-the best reading. That network is stopped after 20 / 44 / 128 epochs, where its own accuracy is 56.0 / 65.1 / 74.9.
-RDED 23.5 / 50.2 / 68.4 with a new label for every view of an image, and batch norm (--net.norm batch).
+NCFM's protocol (2000 epochs of AdamW, the best reading on the test set) is not among ours. Its settings are the
+preset's for every ipc. The released code shows the same first 1024 images of each class in every step; here they are
+drawn anew. The network whose labels random images get (random_soft) is stopped after 20 / 44 / 128 epochs, where its
+own accuracy is 56.0 / 65.1 / 74.9. RDED labels every view of an image anew, and its network has batch norm (--net.norm
+batch).
 
     python -m experiments.distill acc_dd cifar10 --ipc 10
 """

@@ -1,12 +1,7 @@
-"""CIFAR-100, 32x32x3, 100 classes, ConvNet-3: CIFAR-10's settings.
+"""CIFAR-100, 32x32x3, 100 classes, ConvNet-3: CIFAR-10's settings. Published accuracies:
+published/tables/cifar100.toml.
 
-Published accuracy, ipc 1 / 10 / 50, each under its paper's protocol as for CIFAR-10: DC 12.8 / 25.2 / -, DSA 13.9 /
-32.3 / 42.8, DM 11.4 / 29.7 / 43.6, CAFE 12.9 / 27.8 / 37.9, MTT 24.3 / 40.1 / 47.7, IDC 25.1 / 45.1 / -, DREAM 29.5 /
-46.8 / 52.6, Acc-DD 29.8 / 45.6 / 52.6; random images 4.2 / 14.6 / 30.0, all data 56.2.
-
-MTT's figures at ipc 1 and 50 are for whitened images, ``mtt zca:cifar100``.
-NCFM 34.4 / 48.7 / 54.7, without its network that draws the frequencies, as here, - / 45.9 / 53.7: at ipc 10 alone its
-images move by SGD. Random images under soft labels 16.0 / 34.3 / 47.1, RDED 19.6 / 48.1 / 57.0.
+MTT's images at ipc 1 and 50 are whitened, ``mtt zca:cifar100``. NCFM's images move by SGD at ipc 10 alone.
 DC, DSA and DM normalise with CIFAR-100's statistics, the others with CIFAR-10's.
 """
 

@@ -2,9 +2,7 @@
 
 ConvNet-4 for IDC's family and MTT, ConvNet-3 for DC, DSA and DM, as their code takes it; MTT's commands for ipc 1 and
 10 name no depth, its paper says 4. DREAM's release has a base rate of 1e-6 at ipc 50, which goes for DREAM alone.
-Published at ipc 1 / 10 / 50: MTT 8.8 / 23.2 / 28.0 (dsa), NCFM 18.2 / 26.8 / 29.6 (9.4 / 14.2 / 22.0 without its
-network that draws the frequencies, as here), random images under soft labels 7.6 / 27.2 / 35.6, RDED 12.0 / 39.6 /
-47.6.
+Published accuracies: published/tables/tiny.toml.
 Not in TFDS: use ``folder:PATH`` or ``npz:PATH`` with ``--recipe tiny``.
 """
 

@@ -1,0 +1,205 @@
+"""Which method is best on your data: several of them under one budget, with several seeds.
+
+    python -m experiments.reproduce compare --dataset digits --methods idc acc_dd dream --seconds 20 --points 5
+    python -m experiments.reproduce compare --dataset digits --methods all --ipc 1 10
+
+Writes ``compare.csv`` (one line per method, seed and point), ``compare.md`` (a table) and, where there are several
+points, ``compare.png`` (accuracy against seconds).
+"""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tyro
+
+from distill_jax.cli import arguments, display
+from distill_jax.cli.comparison import Point, curve
+from distill_jax.cli.entrants import Compare, entrant
+from distill_jax.cli.process import Interrupts, environment, resumable
+from distill_jax.cli.score import summary
+from distill_jax.cli.setup import Setup
+from distill_jax.cli.workdir import (
+    COMPARED,
+    COMPARED_PLOT,
+    COMPARED_RUNS,
+    COMPARED_TABLE,
+    Workdir,
+    held,
+    new_folder,
+    refuse_used,
+    replaced,
+)
+from distill_jax.types import RequestError
+
+
+class Curves(dict[tuple[str, int], list[list[Point]]]):
+    """(method, ipc) -> for each seed, the points of its run."""
+
+
+class Comparison(NamedTuple):
+    """A request, resolved."""
+
+    options: Compare
+    setups: Mapping[tuple[str, int], Setup]
+    """(method, ipc) -> what is run with every seed"""
+    path: Path
+    """the workdir"""
+    command: str
+
+
+def run(argv: list[str]) -> None:
+    comparison = requested(argv)
+    path = comparison.path
+    with Interrupts() as interrupts, resumable("reproduce", argv, path):
+        work(comparison, interrupts)
+    print((path / COMPARED_TABLE).read_text())
+    print(
+        f"figures {path / COMPARED}, table {path / COMPARED_TABLE}"
+        + (f", picture {path / COMPARED_PLOT}" if comparison.options.points > 1 else "")
+    )
+
+
+def requested(argv: list[str]) -> Comparison:
+    """What ``argv`` asks for. Raises RequestError, before anything is written, for what makes no sense."""
+    cut = argv.index("--") if "--" in argv else len(argv)
+    mine, shared = argv[:cut], argv[cut + 1 :]
+    about = inspect.getdoc(Compare)
+    options = tyro.cli(Compare, args=mine, prog="python -m experiments.reproduce", description=about)
+    for name in ("seeds", "repeats"):
+        if getattr(options, name) < 1:
+            raise RequestError(f"{name} is {getattr(options, name)}: it must be at least 1")
+    _ = options.budget  # refused here where it makes no sense
+    lines = options.lines.items()
+    setups = {(name, ipc): entrant(line, ipc, options, shared) for ipc in options.ipc for name, line in lines}
+    arguments.check_resume(options)
+    path = options.workdir or new_folder(f"compare-{next(iter(setups.values())).folder}")
+    if not options.overwrite and not options.resume:
+        refuse_used(path)
+    words = [word for word in argv if word not in ("--resume", "--overwrite")]
+    return Comparison(options, setups, path, shlex.join(["python", "-m", "experiments.reproduce", *words]))
+
+
+def work(comparison: Comparison, interrupts: Interrupts) -> Curves:
+    """All runs that an earlier process did not finish."""
+    options, setups, path, command = comparison
+    curves = Curves()
+    with held(path) as workdir:
+        kept = _begin(workdir, options, setups)
+        for (line, ipc), setup in setups.items():
+            runs = curves.setdefault((line, ipc), [])
+            for seed in range(options.seeds):
+                name = f"{line}, ipc {ipc}, seed {seed}"
+                if name not in kept:
+                    kept[name] = curve(replace(setup, seed=seed), options.budget, options.repeats, interrupts)
+                    workdir.write(COMPARED_RUNS, kept)
+                runs.append([Point(*point) for point in kept[name]])
+                last = runs[-1][-1]
+                accuracy, took = display.plus_minus(summary(last.accuracies)), display.duration(last.seconds)
+                print(f"{name}: {accuracy} % after {last.step} steps, {took}", flush=True)
+                # After every run, so that nothing is lost where a later one breaks.
+                _write(workdir, options, curves, command)
+    return curves
+
+
+def _begin(workdir: Workdir, options: Compare, setups: Mapping[tuple[str, int], Setup]) -> dict[str, Any]:
+    """Make the workdir ready; returns the runs that an earlier process finished, by name."""
+    described = {f"{line}, ipc {ipc}": setup.describe() for (line, ipc), setup in setups.items()}
+    versions = [of.pop("versions") for of in described.values()][0]
+    budget = {"seconds": options.seconds, "steps": options.steps, "points": options.points}
+    about = {"repeats_of_each": options.repeats, "held_out": options.held_out, "versions": versions}
+    config = {"schema": 1, "methods": described, "budget": budget, **about}
+    begun = workdir.begin(config, options.resume, options.overwrite)
+    return (workdir.read(COMPARED_RUNS) if begun else None) or {}
+
+
+# ------------------------------------------------------------------ what is written
+
+
+def _write(workdir: Workdir, options: Compare, curves: Curves, command: str) -> None:
+    with replaced(workdir.path / COMPARED) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["method", "ipc", "seed", "step", "seconds", "accuracy", "std", "random_same_labels"])
+        for (line, ipc), runs in curves.items():
+            for seed, points in enumerate(runs):
+                for point in points:
+                    of = summary(point.accuracies)
+                    row = [
+                        point.step,
+                        round(point.seconds, 3),
+                        round(of["mean"], 3),
+                        None if of["std"] is None else round(of["std"], 3),
+                        None if point.random is None else round(float(np.mean(point.random)), 3),
+                    ]
+                    writer.writerow([line, ipc, seed, *row])
+    with replaced(workdir.path / COMPARED_TABLE) as temporary:
+        temporary.write_text(_report(options, curves, command))
+    if options.points > 1:
+        from distill_jax.cli.plot import draw_curves  # matplotlib takes half a second to import
+
+        with replaced(workdir.path / COMPARED_PLOT) as temporary:
+            title = f"{options.dataset.rpartition('/')[2]}, {options.seeds} seed{'s' * (options.seeds > 1)}"
+            draw_curves(title, {_label(*key, options): runs for key, runs in curves.items()}).savefig(
+                temporary, format="png", dpi=150
+            )
+
+
+def _label(line: str, ipc: int, options: Compare) -> str:
+    return line if len(options.ipc) == 1 else f"{line}, ipc {ipc}"
+
+
+def _report(options: Compare, curves: Curves, command: str) -> str:
+    about = environment()
+    scored = "held-out training images" if options.held_out else "the test images"
+    how = f"protocol {options.protocol} for all"
+    lines = [f"`{command}`", "", f"Accuracy on {scored}, {how}; {about['device']}, jax {about['jax']}.", ""]
+    for ipc in options.ipc:
+        of_ipc = {line: runs for (line, i), runs in curves.items() if i == ipc}
+        if of_ipc:
+            lines += [f"{ipc} image{'s' * (ipc > 1)} per class", "", *_table(of_ipc), ""]
+    return "\n".join(lines)
+
+
+def _table(curves: dict[str, list[list[Point]]]) -> list[str]:
+    """Markdown. "Above random" is given with twice its standard error; where there are labels that are not hard, random
+    images under the same ones have a column."""
+    finals = {line: _finals([points[-1] for points in runs]) for line, runs in curves.items()}
+    beside = {line: [p for points in runs for p in points[-1].random or ()] for line, runs in curves.items()}
+    head = [
+        "method",
+        "accuracy %",
+        "above random",
+        "seconds",
+        "steps",
+        *["random, same labels %"] * any(beside.values()),
+    ]
+    rows = [head, ["---"] * len(head)]
+    random = finals.get("random")
+    for line, runs in curves.items():
+        last = [points[-1] for points in runs]
+        accuracies = finals[line]
+        above = ""
+        if random is not None and line != "random":
+            error = np.hypot(_standard_error(accuracies), _standard_error(random))
+            above = f"{np.mean(accuracies) - np.mean(random):+.1f} ± {2 * error:.1f}"
+        seconds = np.mean([point.seconds for point in last])
+        row = [line, display.plus_minus(summary(accuracies)), above, f"{seconds:.1f}", str(last[0].step)]
+        same = display.plus_minus(summary(beside[line])) if beside[line] else ""
+        rows.append([*row, same][: len(head)])
+    return ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def _finals(points: list[Point]) -> list[float]:
+    """One number per run; for a single run, one per network trained on its set."""
+    return points[0].accuracies if len(points) == 1 else [float(np.mean(point.accuracies)) for point in points]
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0

@@ -1,0 +1,92 @@
+"""What a comparison is asked for: the options, and the methods that take part, each set up."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from distill_jax.cli import arguments
+from distill_jax.cli.comparison import Budget
+from distill_jax.cli.setup import Setup, set_up
+from distill_jax.evaluation import PROTOCOLS
+from distill_jax.methods import PRESETS
+from distill_jax.types import RequestError
+
+FAMILY = ("idc", "acc_dd", "dream", "dream_acc_dd", "dsa", "dsa --models early-stage --perturb directions")
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Run methods on a data set under one budget and set their accuracies side by side.
+
+    Options of experiments.distill that all methods take follow after a lone --, as in -- --net.width 32.
+    """
+
+    target: Annotated[Positional[Literal["compare"]], arg(metavar="compare")]
+    """what to make"""
+    dataset: Annotated[str, arg(metavar="DATASET")]
+    """digits, npz:PATH, folder:PATH, or a name of TensorFlow Datasets"""
+    subset: arguments.Subset = None
+    methods: Annotated[tuple[str, ...], arg(metavar="METHOD [METHOD ...]")] = FAMILY
+    """methods, each with options of its own if quoted: "dsa --models early-stage", and with a name for the table if
+    one stands before a colon: "mine: idc --net.width 64"; all: every method and baseline"""
+    ipc: tuple[int, ...] = (1,)
+    """images stored per class; several make several tables"""
+    seconds: float = 0.0
+    """budget: seconds of pretraining and distillation, compilation not counted"""
+    steps: int = 0
+    """budget: inner steps; without --seconds and --steps each method takes its own number"""
+    points: int = 1
+    """sets scored along the way, at equal shares of the budget; from 2 on there is a picture"""
+    seeds: int = 1
+    """runs of each method, with the seeds 0, 1, ..."""
+    repeats: int = 5
+    """R: networks trained from scratch on each set; random images are drawn 20 times at least"""
+    protocol: Annotated[str, arg(metavar="|".join(PROTOCOLS))] = "idc"
+    """how the sets of all methods are scored, whatever their papers do"""
+    held_out: FlagCreatePairsOff[bool] = False
+    """score on a tenth of the training data, withheld from all else, and not on the test set: to choose by"""
+    devices: int = 0
+    """on a CPU, how many devices it counts as, which share the work; 0: one for each physical core"""
+    workdir: Path | None = None
+    """where everything goes; default: a new folder under runs/"""
+    resume: FlagCreatePairsOff[bool] = False
+    """go on with the comparison in WORKDIR: runs that are finished are kept"""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """replace what is in WORKDIR"""
+
+    @property
+    def budget(self) -> Budget:
+        return Budget(self.seconds, self.steps, self.points)
+
+    @property
+    def lines(self) -> dict[str, str]:
+        """What each is called -> the method with its options."""
+        named = (line.rpartition(": ") for line in (PRESETS if self.methods == ("all",) else self.methods))
+        return {name or line: line for name, _, line in named}
+
+
+@dataclass(frozen=True)
+class Entrant(arguments.Common):
+    """A method that takes part."""
+
+
+def entrant(line: str, ipc: int, options: Compare, shared: list[str]) -> Setup:
+    """Raises RequestError for a method or an option that does not exist, before any work."""
+    try:
+        method, *own = shlex.split(line)
+    except ValueError as error:
+        raise RequestError(
+            f"--methods {line!r} cannot be read ({error}): close its quotes, and name a method"
+        ) from error
+    only = arguments.chosen_classes(options.subset)
+    words = [method, options.dataset, *(["--subset", *only] if only else []), "--ipc", str(ipc)]
+    words += ["--protocol", options.protocol, *shared, *own]
+    request = arguments.request(words, Entrant)
+    if (request.options.subset or ()) != only:
+        raise RequestError("all methods are compared on the same classes: give --subset beside --dataset")
+    return set_up(request, eval_every=int(options.held_out))

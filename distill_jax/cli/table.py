@@ -1,0 +1,184 @@
+"""``reproduce TABLE``: the cells of a published table, each a run of ``experiments.distill`` in a folder of its own.
+
+    python -m experiments.reproduce small --data mnist=npz:mnist.npz cifar10=npz:cifar10.npz
+    python -m experiments.reproduce cifar10 --cells acc_dd idc --budget 0.1 --workdir runs/cifar10
+    python -m experiments.reproduce cifar10 --cells acc_dd idc --budget 0.1 --workdir runs/cifar10 --resume
+
+Writes ``table.md`` and ``table.csv`` anew after every run.
+"""
+
+from __future__ import annotations
+
+import inspect
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from distill_jax.cli import arguments, compare, display, distill
+from distill_jax.cli.distill import Distill
+from distill_jax.cli.process import Broken, Interrupts, resumable
+from distill_jax.cli.setup import versions
+from distill_jax.cli.table_page import Gain, Outcome, comma_separated, page
+from distill_jax.cli.table_plan import Plan, Reproduce, planned
+from distill_jax.cli.workdir import (
+    CELLS,
+    CONFIG,
+    REPRODUCED,
+    REPRODUCED_PAGE,
+    REPRODUCED_RUNS,
+    Workdir,
+    held,
+    new_folder,
+    refuse_used,
+    replaced,
+)
+from distill_jax.data import load
+from distill_jax.published.tables import Acceleration
+from distill_jax.types import RequestError
+
+
+@dataclass(frozen=True)
+class Session:
+    """A table at work."""
+
+    plan: Plan
+    workdir: Workdir
+    command: str
+    interrupts: Interrupts
+    outcomes: dict[str, Outcome]
+    """key of a cell -> what is known of it"""
+    gains: dict[str, Gain]
+    """key of an acceleration -> what is known of it"""
+    kept: dict[str, Any]
+    """the runs that are finished, by the names of their folders"""
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """data set -> why it cannot be read"""
+
+
+def run(argv: list[str]) -> None:
+    cut = argv.index("--") if "--" in argv else len(argv)
+    about = inspect.getdoc(Reproduce)
+    options = tyro.cli(Reproduce, args=argv[:cut], prog="python -m experiments.reproduce", description=about)
+    arguments.check_resume(options)
+    plan = planned(options, argv[cut + 1 :])
+    outcomes, gains = plan.outcomes(), plan.gains()
+    for gain in gains.values():
+        for method in (gain.of.slow, gain.of.fast):
+            arguments.parse([*shlex.split(method), *plan.words(gain.of)], Distill)
+    path = options.workdir or new_folder(f"table-{plan.table.name}")
+    if not options.overwrite and not options.resume:
+        refuse_used(path)
+    words = [word for word in argv if word not in ("--resume", "--overwrite")]
+    command = shlex.join(["python", "-m", "experiments.reproduce", *words])
+    with held(path) as workdir, Interrupts() as interrupts, resumable("reproduce", argv, path):
+        session = Session(plan, workdir, command, interrupts, outcomes, gains, _begin(workdir, plan))
+        _write(session)
+        broken = _work(session)
+    print((path / REPRODUCED_PAGE).read_text())
+    print(f"table {path / REPRODUCED_PAGE}, figures {path / REPRODUCED}, a folder for each run in {path / CELLS}")
+    if broken:
+        raise Broken(f"{', '.join(broken)} broke, as the table says: --resume tries again")
+
+
+def _begin(workdir: Workdir, plan: Plan) -> dict[str, Any]:
+    """Make the workdir ready; returns the runs that an earlier process finished."""
+    options = plan.options
+    config = {"schema": 1, "table": plan.table.name, "budget": options.budget, "options": plan.shared}
+    config |= {"sources": plan.sources, "repeats": options.repeats, "versions": versions()}
+    if options.overwrite:
+        for of_run in sorted((workdir.path / CELLS).glob(f"*/*/{CONFIG}")):
+            Workdir(of_run.parent).clear()
+    begun = workdir.begin(config, options.resume, options.overwrite)
+    return (workdir.read(REPRODUCED_RUNS) if begun else None) or {}
+
+
+def _work(session: Session) -> list[str]:
+    """All runs that no earlier process finished. What cannot be run is noted down; returns the cells that broke."""
+    options, broken = session.plan.options, []
+    for key, outcome in session.outcomes.items():
+        try:
+            for run in _runs(session, outcome, options.seeds):
+                outcome = replace(outcome, runs=(*outcome.runs, run))
+                session.outcomes[key] = outcome
+                # After every run, so that nothing is lost where a later one breaks.
+                _write(session)
+        except (RequestError, Broken) as error:
+            session.outcomes[key] = replace(outcome, problem=str(error))
+            broken += [key] * isinstance(error, Broken)
+            _write(session)
+    for key, gain in session.gains.items():
+        session.interrupts.check()
+        try:
+            session.gains[key] = replace(gain, curves=_curves(session, gain.of))
+        except RequestError as error:
+            session.gains[key] = replace(gain, problem=str(error))
+        _write(session)
+    return broken
+
+
+def _runs(session: Session, outcome: Outcome, seeds: int) -> Iterator[dict[str, Any]]:
+    """What the page needs of the run with each seed."""
+    for seed in range(seeds):
+        name, words = f"{outcome.cell.key}/seed{seed}", [*outcome.words, "--seed", str(seed)]
+        if session.kept.get(name, {}).get("words") != words:
+            session.interrupts.check()
+            print(name, flush=True)
+            result = _distilled(session, session.workdir.path / CELLS / name, words)
+            print(f"{name}: {display.plus_minus(result['accuracy'])} %", flush=True)
+            environment = result["environment"]
+            session.kept[name] = {
+                "words": words,
+                "accuracy": result["accuracy"]["per_repeat"],
+                "steps": result["steps"]["outer"] * result["steps"]["inner"],
+                "seconds": {phase: result["seconds"][phase] for phase in ("pretrain", "distill")},
+                "device": f"{environment['device_count']} × {environment['device']}",
+            }
+            session.workdir.write(REPRODUCED_RUNS, session.kept)
+        yield session.kept[name]
+
+
+def _distilled(session: Session, folder: Path, words: list[str]) -> Any:
+    """The result of the run in ``folder``. Raises RequestError where its data cannot be read or used."""
+    options, _, _ = arguments.parse(words, Distill)
+    if options.dataset in session.unreadable:
+        raise RequestError(session.unreadable[options.dataset])
+    try:
+        job = distill.requested([*words, "--workdir", str(folder), *_resume(folder)])
+    except RequestError:
+        try:
+            load(options.dataset, only=arguments.chosen_classes(options.subset))
+        except RequestError as error:
+            # Kept, because another cell need not look for it again, which may take a minute.
+            session.unreadable[options.dataset] = f"no data: {error}"
+            raise RequestError(f"no data: {error}") from error
+        raise
+    return distill.work(job, session.interrupts)
+
+
+def _curves(session: Session, of: Acceleration) -> compare.Curves:
+    """Accuracy of the two methods along their ways."""
+    options, folder = session.plan.options, session.workdir.path / CELLS / of.key / "compare"
+    source, *both = session.plan.words(of)
+    methods = [f"{name}: {line}" for name, line in zip(of.names, (of.slow, of.fast), strict=True)]
+    steps = max(of.points, round(options.budget * of.steps))
+    words = ["compare", "--dataset", source, "--methods", *methods, "--ipc", str(of.ipc)]
+    words += ["--steps", str(steps), "--points", str(of.points), "--seeds", str(options.seeds)]
+    words += ["--repeats", str(of.repeats), "--workdir", str(folder), *_resume(folder), "--", *both]
+    return compare.work(compare.requested(words), session.interrupts)
+
+
+def _resume(folder: Path) -> list[str]:
+    return ["--resume"] if (folder / CONFIG).exists() else []
+
+
+def _write(session: Session) -> None:
+    workdir, budget = session.workdir, session.plan.options.budget
+    outcomes, gains = list(session.outcomes.values()), list(session.gains.values())
+    with replaced(workdir.path / REPRODUCED) as temporary:
+        temporary.write_text(comma_separated(outcomes, budget))
+    with replaced(workdir.path / REPRODUCED_PAGE) as temporary:
+        temporary.write_text(page(session.plan.table, outcomes, gains, budget, session.command))

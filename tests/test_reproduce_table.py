@@ -1,0 +1,201 @@
+"""experiments.reproduce TABLE: cells that are killed and resumed, cells without data, and what the page says."""
+
+import csv
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distill_jax import run as loop
+from distill_jax.cli import distill, reproduce, table
+from distill_jax.cli.comparison import Point
+from distill_jax.cli.score import Scorer
+from distill_jax.cli.table_page import reached
+from distill_jax.cli.workdir import CELLS, REPRODUCED, REPRODUCED_PAGE, RESULT, read_json
+from distill_jax.distill import run_block
+from tests.tiny import NET, PLAIN, POOL
+
+SHORT = [*NET, "--inner-steps", "3", "--update.images", "64", "--protocol.epochs", "2"]
+OWN = f"""
+title = "Digits, reduced"
+note = "A table of the user's own."
+
+[notes]
+acc_dd = "a note"
+
+[[data]]
+name = "digits"
+options = "{shlex.join([*SHORT, *PLAIN])}"
+rows = [
+    {{ method = "acc_dd --outer-steps 4 {" ".join(POOL)}", published = {{ 1 = 8.0 }} }},
+]
+
+[[data]]
+name = "absent"
+rows = [{{ method = "idc", published = {{ 1 = 50.6 }} }}]
+
+[[data]]
+name = "digits"
+rows = [{{ method = "random {" ".join(NET)} --protocol.epochs 2", ipc = [1] }}]
+
+[[acceleration]]
+data = "digits"
+slow = "idc"
+fast = "acc_dd {" ".join(POOL)}"
+target = 1.0
+steps = 6
+points = 2
+repeats = 1
+options = "{shlex.join([*SHORT, *PLAIN])}"
+"""
+"""a cell of each kind: that takes steps, whose data is not there, that takes no step"""
+
+FEW = ["--seeds", "2", "--repeats", "2"]
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("tables") / "own.toml"
+    path.write_text(OWN)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def finished(own: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tables") / "whole"
+    assert reproduce.main([own, *FEW, "--workdir", str(path)]) == 0
+    return path
+
+
+def rows(path: Path) -> dict[str, dict[str, str]]:
+    """key of a cell -> what the CSV says, but for times."""
+    with (path / REPRODUCED).open() as file:
+        lines = {row["cell"]: row for row in csv.DictReader(file)}
+    return {key: {k: v for k, v in row.items() if not k.endswith("seconds")} for key, row in lines.items()}
+
+
+def test_what_a_page_says(finished: Path) -> None:
+    found = rows(finished)
+    assert list(found) == ["acc_dd-digits-ipc1", "idc-absent-ipc1", "random-digits-ipc1"]
+    cell = found["acc_dd-digits-ipc1"]
+    runs = [read_json(finished / CELLS / "acc_dd-digits-ipc1" / f"seed{seed}" / RESULT) for seed in (0, 1)]
+    means = [run["accuracy"]["mean"] for run in runs]
+    assert float(cell["accuracy"]) == pytest.approx(np.mean(means), abs=1e-3)  # as it is rounded
+    assert float(cell["std"]) == pytest.approx(np.std(means, ddof=1), abs=1e-3)
+    assert float(cell["difference"]) == pytest.approx(np.mean(means) - 8.0, abs=1e-3)
+    assert cell["within_1"] == str(abs(np.mean(means) - 8.0) <= 1)
+    assert (cell["seeds"], cell["networks"], cell["steps"], cell["budget"]) == ("2", "4", "12", "1.0")
+    page = (finished / REPRODUCED_PAGE).read_text()
+    assert "- acc_dd: a note" in page and "A table of the user's own." in page and "Budget" not in page
+    assert cell["command"] in page and cell["command"].startswith("python -m experiments.distill acc_dd digits --ipc 1")
+    assert "| digits, 1 | 1 % | acc_dd | 2 of 2 seeds |" in page
+
+
+def test_a_cell_without_data_is_listed_and_the_others_go_on(finished: Path) -> None:
+    cell = rows(finished)["idc-absent-ipc1"]
+    assert cell["problem"].startswith("no data: no data set 'absent'") and cell["accuracy"] == cell["difference"] == ""
+    assert rows(finished)["random-digits-ipc1"]["seeds"] == "2", "it comes after"
+    page = (finished / REPRODUCED_PAGE).read_text()
+    assert "| idc-absent-ipc1 | no data |" in page and "- idc-absent-ipc1: no data: no data set 'absent'" in page
+
+
+class Killed(BaseException):
+    """Nobody expects it."""
+
+
+def dies(function: Callable, call: int) -> Callable:
+    """``function``, but its call number ``call``, counted from 1, ends in Killed after it did its work."""
+    calls = iter(range(1, 1000))
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        number, result = next(calls), function(*args, **kwargs)
+        if number == call:
+            raise Killed
+        return result
+
+    return wrapper
+
+
+def test_killed_three_times_the_figures_are_the_same(
+    own: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of the first run, between two runs, and in a comparison."""
+    argv = [own, *FEW, "--workdir", str(tmp_path), "--resume"]
+    begun: list[str] = []
+
+    def counted(words: list[str], requested: Callable = distill.requested) -> Any:
+        begun.append(words[0])
+        return requested(words)
+
+    # One inner step, then the rest in a block of its own; a score and its baseline for every run.
+    for owner, name, function, call in [
+        (loop, "run_block", run_block, 2),
+        (table, "_write", table._write, 3),
+        (Scorer, "score", Scorer.score, 5),
+    ]:
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, dies(function, call))
+            patched.setattr(distill, "requested", counted)
+            with pytest.raises(Killed):
+                reproduce.main(argv)
+    before = len(begun)
+    with monkeypatch.context() as patched:
+        patched.setattr(distill, "requested", counted)
+        assert reproduce.main(argv) == 0
+    assert begun[before:] == ["idc"], "what is finished is not begun again; data may have come meanwhile"
+    assert rows(tmp_path) == rows(finished)
+
+
+def test_more_seeds_go_on_from_fewer(own: str, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--cells", "random", "--repeats", "2", "--workdir", str(finished)]
+    before = (finished / REPRODUCED).read_text(), (finished / REPRODUCED_PAGE).read_text()
+    assert reproduce.main([own, *few]) == 2
+    assert "--resume goes on with it" in capsys.readouterr().err
+    assert reproduce.main([own, *few, "--seeds", "3", "--resume"]) == 0
+    assert {key: row["seeds"] for key, row in rows(finished).items()} == {"random-digits-ipc1": "3"}
+    assert rows(finished)["random-digits-ipc1"]["low"] != "", "three seeds have an interval"
+    assert reproduce.main([own, *few, "--seeds", "3", "--resume", "--budget", "0.5"]) == 2
+    assert "budget was 1.0, now it is 0.5" in capsys.readouterr().err
+    for name, text in zip((REPRODUCED, REPRODUCED_PAGE), before, strict=True):
+        (finished / name).write_text(text)  # for the tests that read them
+
+
+def test_a_budget_is_told_and_kept(own: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [own, "--cells", "acc_dd", "--budget", "0.5", "--seeds", "1", "--repeats", "1", "--workdir", str(tmp_path)]
+    assert reproduce.main(argv) == 0
+    assert "**Budget 0.5**: every cell takes 0.5 times the outer steps" in capsys.readouterr().out
+    cell = rows(tmp_path)["acc_dd-digits-ipc1"]
+    assert (cell["steps"], cell["budget"], cell["std"], cell["low"]) == ("6", "0.5", "", "")
+    run = tmp_path / CELLS / "acc_dd-digits-ipc1" / "seed0"
+    before = (run / RESULT).stat().st_mtime_ns
+    assert reproduce.main([*argv, "--overwrite"]) == 0
+    assert (run / RESULT).stat().st_mtime_ns > before, "it begins again"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["cifr10"], "did you mean cifar10?"),
+        (["cifar10", "--budget", "0"], "budget is 0"),
+        (["cifar10", "--seeds", "0"], "seeds is 0"),
+        (["cifar10", "--cells", "acc_dx"], "is part of no cell of cifar10: try random-cifar10-ipc1/"),
+        (["cifar10", "--data", "cifar10"], "write --data cifar10=npz:PATH"),
+        (["cifar10", "--data", "cifa=digits"], "did you mean cifar10?"),
+        (["cifar10", "--resume"], "--resume needs the --workdir"),
+        (["cifar10", "--", "--net.width", "0"], "width is 0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce.main(words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_when_an_accuracy_is_reached() -> None:
+    points = [Point(0, 1.0, [10.0, 20.0]), Point(10, 3.0, [30.0, 40.0]), Point(20, 5.0, [50.0, 60.0])]
+    assert reached(points, 25.0) == (5.0, 2.0)
+    assert reached(points, 45.0) == (15.0, 4.0)
+    assert reached(points, 15.0) == (0.0, 1.0), "the first images have it"
+    assert reached(points, 56.0) is None
