@@ -4,13 +4,14 @@ import os
 import signal
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
 from distill_jax.axes.models import EarlyStagePool, RandomInit
 from distill_jax.axes.objective import GradientMatching
 from distill_jax.axes.perturb import Directions
-from distill_jax.cli import arguments
+from distill_jax.cli import arguments, process
 from distill_jax.cli.process import Broken, Interrupted, Interrupts, enter
 from distill_jax.contracts import ClassObjective
 from distill_jax.methods import ACC_DD

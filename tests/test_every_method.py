@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from distill_jax.checkpoint import check_pool
-from distill_jax.cli import ablate, arguments, distill
+from distill_jax.cli import ablate, analyse, arguments, distill
 from distill_jax.cli.distill import Distill
 from distill_jax.cli.setup import set_up
 from distill_jax.methods import METHODS, PRESETS
@@ -50,3 +50,12 @@ def test_ablate(method: str, tmp_path: Path) -> None:
     argv += ["--outer-steps", "1", "--optimiser.lr", "0.01", "0.1", "--seeds", "1", "--workdir", str(tmp_path)]
     assert ablate.main(argv) == 0
     assert len((tmp_path / "ablation.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_analyse(method: str, tmp_path: Path) -> None:
+    argv = [method, "digits", *NET, *POOLS.get(method, []), "--steps", "2", "--images", "20", "--networks", "2"]
+    assert analyse.main([*argv, "--late-epochs", "0", "--workdir", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "analysis.json").read_text())
+    assert (found["models"] is None) == (method in ("mtt", "datm", "ncfm"))

@@ -12,6 +12,7 @@ from PIL import Image
 
 from distill_jax.axes.parameterisation import Pixels
 from distill_jax.cli import report
+from distill_jax.cli.image_grid import _layout, _strips
 from distill_jax.distilled import DistilledSet
 from distill_jax.types import Normaliser
 
@@ -105,3 +106,15 @@ def test_a_report_needs_a_finished_run(tmp_path: Path, capsys) -> None:
     assert report.main([str(tmp_path)]) == 2
     assert "holds no finished run" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("classes", "ipc", "side", "shown"),
+    [(10, 1, 8, 64), (10, 1, 224, 224), (10, 10, 224, 112), (10, 1, 512, 256), (2, 1, 96, 96), (60, 10, 96, 32)],
+)
+def test_large_images_are_no_thumbnails(classes: int, ipc: int, side: int, shown: int) -> None:
+    """They keep their size, or half of it, as far as the page is wide enough."""
+    images = np.zeros((classes, ipc, side, side, 1), np.float32)
+    flat = jnp.full(1, 0.5)
+    made = DistilledSet.of(Pixels(), images, tuple(map(str, range(classes))), Normaliser(flat, flat), {})  # type: ignore
+    assert _layout(_strips(made))[0] == shown

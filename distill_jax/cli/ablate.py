@@ -117,7 +117,7 @@ def run(argv: list[str]) -> None:
         rows: list[Row] = []
         for number, (group, setup) in enumerate(zip(groups, setups, strict=True)):
             with workdir.within(f"{POINTS}/{number}") as part:
-                rows += _measured(setup, options, group, numbers, part, given, interrupts)
+                rows += measured(setup, options, group, numbers, part, given, interrupts)
         _write(workdir, first, options, swept, rows)
     print("\n".join(_table(options, swept, rows)))
     print(f"figures {path / SWEPT}, picture {path / SWEPT_PLOT}")
@@ -165,7 +165,7 @@ def _setup(rest: list[str], group: Mapping[str, float]) -> Setup:
 # ------------------------------------------------------------------ one compiled program
 
 
-def _measured(
+def measured(
     setup: Setup,
     options: Ablate,
     group: Mapping[str, float],

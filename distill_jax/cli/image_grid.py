@@ -12,8 +12,9 @@ from distill_jax.distilled import DistilledSet
 
 SHOWN = 10
 """images of a class at most, stored and decoded each"""
-TILE = 64
-"""pixels a side that images are enlarged to, by a whole number, or shrunk to"""
+TILE, LARGEST = 64, 256
+"""pixels a side that small images are enlarged to, by a whole number, and that large ones may keep where the page is
+wide enough"""
 WIDTH, GAP, MARGIN, FONT = 1600, 2, 16, 13
 PAPER, INK, GREY = "white", "black", (110, 110, 110)
 
@@ -52,7 +53,9 @@ def _layout(strips: list[Strip]) -> tuple[int, int, tuple[int, int]]:
     first = strips[0]
     images = len(first.stored) + (0 if first.decoded is None else len(first.decoded) + 1)
     side = first.stored.shape[1]
-    sides = [side * times for times in range(TILE // side, 0, -1)] or [TILE]
+    kept = min(side, LARGEST)
+    enlarged = [side * times for times in range(TILE // side, 0, -1)]
+    sides = enlarged or [*(size for size in (kept, kept // 2) if size > TILE), TILE]
     for shown in (*sides, min(sides[-1], TILE // 2)):
         cell = (max((shown + GAP) * images, 40) + MARGIN, shown + FONT + 5 + MARGIN)
         across = _across(len(strips), cell)

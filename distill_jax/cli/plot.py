@@ -26,14 +26,14 @@ def draw(title: str, scored: str, swept: Mapping[str, Sequence[float]], accuraci
     axes.set_title(title, loc="left", color=INK)
     if len(swept) == 1:
         ((name, values),) = swept.items()
-        _curve(axes, name, values, accuracies)
+        curve(axes, name, values, accuracies)
         axes.set_ylabel(scored)
     else:
         figure.colorbar(_map(axes, swept, accuracies), ax=axes, label=scored)
     return figure
 
 
-def _curve(axes: Axes, name: str, values: Sequence[float], accuracies: np.ndarray) -> None:
+def curve(axes: Axes, name: str, values: Sequence[float], accuracies: np.ndarray) -> None:
     order = np.argsort(values)
     x, accuracies = np.asarray(values, float)[order], accuracies[order]
     seeds = accuracies.shape[1]

@@ -23,9 +23,11 @@ MEMBERS = "pool-members"
 SWEPT, SWEPT_PLOT, POINTS = "ablation.csv", "ablation.png", "points"
 COMPARED, COMPARED_TABLE, COMPARED_PLOT, COMPARED_RUNS = "compare.csv", "compare.md", "compare.png", "compare.json"
 REPRODUCED, REPRODUCED_PAGE, REPRODUCED_RUNS, CELLS = "table.csv", "table.md", "table.json", "cells"
+ANALYSIS, ANALYSIS_TEXT, ANALYSIS_PLOT = "analysis.json", "analysis.md", "analysis.png"
 RUN = (
     CONFIG, METRICS, RESULT, EVALUATION, DISTILLED, GRID, REPORT, CHECKPOINTS, SWEPT, SWEPT_PLOT, POINTS, COMPARED,
     COMPARED_TABLE, COMPARED_PLOT, COMPARED_RUNS, REPRODUCED, REPRODUCED_PAGE, REPRODUCED_RUNS,
+    ANALYSIS, ANALYSIS_TEXT, ANALYSIS_PLOT,
 )  # fmt: skip
 """what runs and evaluations write, besides the pool, which ``pretrain`` may have written before"""
 

@@ -1,0 +1,213 @@
+"""What the papers argue with, measured on your own data: a page of figures about one method.
+
+    python -m experiments.analyse acc_dd digits
+    python -m experiments.analyse acc_dd digits --pretraining-epochs 0 1 2 4 8
+
+Writes ``analysis.json`` (all figures), ``analysis.md`` (what they say) and ``analysis.png``. Test images are not used.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import FlagCreatePairsOff, arg
+
+from distill_jax import analysis, sweep
+from distill_jax.axes.selector import NoReal, RandomBatch, Representative
+from distill_jax.cli import arguments, display, evidence
+from distill_jax.cli.evidence_text import sentences
+from distill_jax.cli.process import Interrupts, enter, environment, resumable
+from distill_jax.cli.setup import Setup, pool_for, pool_path, read_pool, set_up
+from distill_jax.cli.workdir import (
+    ANALYSIS,
+    ANALYSIS_PLOT,
+    ANALYSIS_TEXT,
+    MEMBERS,
+    Workdir,
+    held,
+    new_folder,
+    refuse_used,
+    replaced,
+)
+from distill_jax.contracts import Selector
+from distill_jax.distill import Problem
+from distill_jax.spec import check, described, traced
+from distill_jax.types import RequestError
+
+
+@dataclass(frozen=True)
+class Analyse(arguments.Common):
+    """Measure on a data set what the papers argue with: how large the gradients of images near and far from the centre
+    of their class are, how well random and representative batches stand for a class, and how differently random,
+    early-stage, perturbed and late models move the synthetic images. Test images are not used.
+    """
+
+    workdir: Path | None = None
+    """where everything goes; default: a new folder under runs/"""
+    resume: FlagCreatePairsOff[bool] = False
+    """go on with the analysis in WORKDIR"""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """replace the analysis in WORKDIR"""
+    pool: Path | None = None
+    """models that experiments.pretrain trained; default: they are pretrained"""
+    walk: Annotated[int, arg(name="steps")] = 50
+    """inner steps over which one network is followed"""
+    samples: int = 0
+    """images of each class in a batch; 0: as many as the method shows, at most half of the smallest class"""
+    images: int = 500
+    """random images that stand for each class, at most"""
+    networks: int = 5
+    """models of each kind whose gradients are compared"""
+    late_epochs: int = 20
+    """epochs on the images that stand for the classes, after which a model counts as late; 0: no late models"""
+    pretraining_epochs: tuple[int, ...] = ()
+    """epochs of pretraining at which the method is run and scored on held-out training images; default: none, because
+    each is a run of minutes"""
+    seeds: int = 3
+    """runs at each number of pretraining epochs"""
+    repeats: int = 3
+    """networks that score each of those runs"""
+
+
+def run(argv: list[str]) -> None:
+    request = arguments.request(argv, Analyse)
+    options = request.options
+    _check(options)
+    setup = set_up(request)
+    if setup.spec.steps == 0:
+        raise RequestError(f"{options.method} takes no steps, so there is nothing to analyse: choose another METHOD")
+    selectors = _selectors(setup, options)
+    swept = [_at_epochs(request, epochs) for epochs in options.pretraining_epochs]
+    if options.pool is not None and setup.spec.models.size == 0:
+        raise RequestError(f"{setup.method} takes no pool: leave out --pool, or choose --models early-stage")
+    given = None if options.pool is None else read_pool(setup, pool_path(options.pool))
+    path = options.workdir or new_folder(f"analyse-{setup.folder}")
+    if not options.resume and not options.overwrite:
+        refuse_used(path)
+    with held(path) as workdir, Interrupts() as interrupts, resumable("analyse", argv, path):
+        workdir.begin(_config(setup, options), options.resume, options.overwrite)
+        print(display.configuration(setup.title, setup.experiment), flush=True)
+        data = setup.real_data()
+        pool = pool_for(setup, workdir, data, given, interrupts)
+        some = analysis.part(data, options.images, setup.keys.draw)
+        problem = Problem(traced(replace(setup.spec, live=1)), setup.net, some, pool, setup.keys.run)
+        found = _found(evidence.Job(setup, problem, selectors, options, workdir, interrupts), swept)
+        text = _write(workdir, setup, found)
+    print(text)
+    print(f"figures {path / ANALYSIS}, text {path / ANALYSIS_TEXT}, picture {path / ANALYSIS_PLOT}")
+
+
+# ------------------------------------------------------------------ the request
+
+
+def _check(options: Analyse) -> None:
+    """Refuse options that make no sense."""
+    arguments.check_resume(options)
+    if options.walk < 1:
+        raise RequestError(f"steps is {options.walk}: it must be at least 1")
+    least = {"samples": 0, "images": 2, "networks": 2, "late_epochs": 0, "seeds": 1, "repeats": 1}
+    for name, value in least.items():
+        if getattr(options, name) < value:
+            raise RequestError(f"{name} is {getattr(options, name)}: it must be at least {value}")
+    sweep.combinations({"pretraining_epochs": options.pretraining_epochs})  # refuses what is given twice
+
+
+def _selectors(setup: Setup, options: Analyse) -> dict[str, Selector]:
+    """The selections that are compared: random, representative and, where it is another one, the method's own.
+
+    Raises RequestError where the images that stand for a class are too few for them, or for the method.
+    """
+    own, counts = setup.spec.selector, [min(count, options.images) for count in setup.data.counts.tolist()]
+    batch = options.samples or max(1, min(own.batch or RandomBatch().batch, min(counts) // 2))
+    if batch > min(counts):
+        least = min(counts)
+        few = f"class {counts.index(least)} is shown by {least} images"
+        raise RequestError(f"samples is {batch}, but {few}: use --samples {least} or less")
+    random = own if type(own) is RandomBatch else RandomBatch()
+    representative = own if type(own) is Representative else Representative()
+    found: dict[str, Selector] = {
+        "random": replace(random, batch=batch),
+        "representative": replace(representative, batch=batch),
+    }
+    if type(own) not in (RandomBatch, Representative, NoReal):
+        found[arguments.choice_name("selector", own)] = own
+    for selector in found.values():
+        check(replace(setup.spec, selector=selector), setup.data.shape, counts)
+    return found
+
+
+def _at_epochs(request: arguments.Request[Analyse], epochs: int) -> Setup:
+    """The method with a pool of so many epochs, on nine tenths of the training images, the rest in the test's place."""
+    spec = request.experiment.spec
+    sweep.field_at(spec, "models.epochs")
+    spec = sweep.replaced(spec, "models.epochs", epochs)
+    return set_up(request._replace(experiment=replace(request.experiment, spec=spec)), eval_every=1)
+
+
+def _config(setup: Setup, options: Analyse) -> dict[str, Any]:
+    names = ("samples", "images", "networks", "late_epochs", "pretraining_epochs")
+    # Not under their own names, which a run may change when it is resumed: here figures depend on them.
+    runs = {"outer_steps": setup.spec.outer_steps, "seeds": options.seeds, "repeats": options.repeats}
+    runs |= {"protocol": described(setup.experiment.protocol), "labels": described(setup.spec.labels)}
+    pool = None if options.pool is None else str(options.pool)
+    asked = {name: getattr(options, name) for name in names}
+    return {**setup.describe(), "pool": pool, "steps": options.walk, **asked, "runs": runs}
+
+
+# ------------------------------------------------------------------ the figures
+
+
+def _found(job: evidence.Job, swept: Sequence[Setup]) -> dict[str, Any]:
+    """All figures; each phase is kept as soon as it is finished."""
+    found = job.workdir.read(ANALYSIS) or _about(job)
+    phases = {
+        "batches": evidence.batches,
+        "models": evidence.models,
+        "pretraining": partial(evidence.pretraining, swept),
+    }
+    for name, phase in phases.items():
+        if name not in found:
+            found[name] = phase(job)
+            job.workdir.write(ANALYSIS, found)
+        job.interrupts.check()
+    shutil.rmtree(job.workdir.path / MEMBERS, ignore_errors=True)
+    return found
+
+
+def _about(job: evidence.Job) -> dict[str, Any]:
+    """What the figures are of."""
+    setup, counts = job.setup, job.problem.data.counts.tolist()
+    return {
+        "schema": 1,
+        "method": setup.method,
+        "dataset": setup.dataset,
+        **setup.part,
+        "seed": setup.seed,
+        "net": arguments.choice_name("net", setup.spec.net),
+        "steps": job.options.walk,
+        "samples": job.selectors["random"].batch,
+        "images": [min(counts), max(counts)],
+        "environment": environment(),
+    }
+
+
+def _write(workdir: Workdir, setup: Setup, found: Mapping[str, Any]) -> str:
+    """Write text and picture; returns the text."""
+    text = sentences(found)
+    page = f"# {setup.title}\n\n![all figures]({ANALYSIS_PLOT})\n\n{text}\n"
+    with replaced(workdir.path / ANALYSIS_TEXT) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    from distill_jax.cli.evidence_plot import draw  # matplotlib takes half a second to import
+
+    title = f"{setup.method} on {setup.dataset.rpartition('/')[2]}"
+    with replaced(workdir.path / ANALYSIS_PLOT) as temporary:
+        draw(title, found).savefig(temporary, format="png", dpi=150)
+    return text
+
+
+main = partial(enter, run)
