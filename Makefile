@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # A file, so that an interrupted installation is not mistaken for a finished one.
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test slow lint
+.PHONY: demo test slow lint docs
 
 demo: $(INSTALLED)
 	$(BIN)/python -m experiments.distill acc_dd digits --ipc 1 --workdir runs/demo --overwrite
@@ -24,6 +24,11 @@ lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m pyright
+
+# The documentation site, into build/site. A broken link or reference is an error.
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,docs]'
+	$(BIN)/python -m mkdocs build --strict
 
 $(INSTALLED): setup.cfg pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 2; }

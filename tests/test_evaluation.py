@@ -94,6 +94,17 @@ def test_the_interval_is_students() -> None:
     assert summary([1.0])["std"] is None
 
 
+def test_the_scores_of_a_single_repeat_have_no_deviation() -> None:
+    accuracies, scores = (
+        {name: summary([0.5]) for name in names.split()} for names in ("full random", "hlr ior lrs ars")
+    )
+    spent = {"compile": 0.0, "evaluate": 0.0}
+    net = {"accuracy": summary([1.0]), "interval_95": None, "seconds": spent}
+    net["ranking"] = {"accuracies": accuracies, "scores": scores}
+    shown = evaluate.report({"nets": {"convnet": net}, "repeats": 1, "seconds": spent})
+    assert shown.count("0.500") == 4 and "±" not in shown
+
+
 def test_soft_labels_are_trained_on() -> None:
     distilled = softened(digits())
     sets = repeated(distilled, 3)

@@ -73,12 +73,25 @@ def test_downstream_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.slow
 def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(tmp_path)
+    said = run_notebook("quickstart", tmp_path, monkeypatch, capsys)
+    assert said.count("of the held-out images") == 4 and (tmp_path / "digits.npz").exists()
+
+
+@pytest.mark.slow
+def test_the_ablation_notebook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = run_notebook("perturbation_ablation", tmp_path, monkeypatch, capsys)
+    assert said.count("of the held-out images") == 6 and "programs compiled for all points: 1\n" in said
+
+
+def run_notebook(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """What the cells of a notebook print, run in ``folder``."""
+    monkeypatch.chdir(folder)
     monkeypatch.setenv("MPLBACKEND", "agg")
-    cells = json.loads((ROOT / "examples" / "quickstart.ipynb").read_text(encoding="utf-8"))["cells"]
+    cells = json.loads((ROOT / "examples" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
     names: dict = {}
     for cell in cells:
         if cell["cell_type"] == "code":
             exec("".join(cell["source"]), names)
-    said = capsys.readouterr().out
-    assert said.count("of the held-out images") == 4 and (tmp_path / "digits.npz").exists()
+    return capsys.readouterr().out

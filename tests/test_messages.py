@@ -17,7 +17,8 @@ from distill_jax.spec import CHOICES, Spec
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "distill_jax").rglob("*.py")) + sorted((ROOT / "benchmarks").glob("*.py"))
 COMMANDS = [
-    ablate.Ablate, analyse.Analyse, Benchmark, distill.Distill, evaluate.Evaluate, explain.Explain, export.Export, import_set.ImportSet,
+    ablate.Ablate, analyse.Analyse, Benchmark, distill.Distill, evaluate.Evaluate,
+    explain.Explain, export.Export, import_set.ImportSet,
     pretrain.Pretrain, report.Report, Compare, Reproduce,
 ]  # fmt: skip
 

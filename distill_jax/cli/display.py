@@ -80,9 +80,10 @@ def result(result: Mapping[str, Any]) -> str:
     return "\n".join([*table(rows), *stored, f"time: {seconds}; peak memory {result['peak_bytes'] / 2**30:.2f} GiB"])
 
 
-def plus_minus(accuracy: Mapping[str, Any]) -> str:
+def plus_minus(accuracy: Mapping[str, Any], digits: int = 2) -> str:
     """Mean and standard deviation over the repeats; the mean alone where there is one repeat."""
-    return f"{accuracy['mean']:.2f}" + ("" if accuracy["std"] is None else f" ± {accuracy['std']:.2f}")
+    numbers = [accuracy["mean"]] if accuracy["std"] is None else [accuracy["mean"], accuracy["std"]]
+    return " ± ".join(f"{number:.{digits}f}" for number in numbers)
 
 
 def table(rows: Sequence[Sequence[str]], numbers: bool = False) -> list[str]:

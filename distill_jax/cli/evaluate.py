@@ -208,7 +208,7 @@ def report(found: Mapping[str, Any]) -> str:
         rows.append([name, display.plus_minus(of["accuracy"]), limits, str(found["repeats"]), *took])
         if "ranking" in of:
             accuracies, score = of["ranking"]["accuracies"], of["ranking"]["scores"]
-            cells = [f"{score[key]['mean']:.3f} ± {score[key]['std']:.3f}" for key in ("hlr", "ior", "lrs", "ars")]
+            cells = [display.plus_minus(score[key], 3) for key in ("hlr", "ior", "lrs", "ars")]
             scores.append([name, *cells, *(display.plus_minus(accuracies[key]) for key in ("full", "random"))])
     seconds = found["seconds"]
     lines = display.table(rows) + (display.table(scores) if len(scores) > 1 else [])
