@@ -77,10 +77,16 @@ class Selector(Choice):
     """B"""
     every: int = 1
     """inner steps that share one selection, which is what the selection costs"""
+    paired: ClassVar[bool] = False
+    """whether image b of a class is the one that its decoded image b is compared with; ``begin`` then has teachers"""
 
     def init(self, data: RealData) -> PyTree:
         """What the selector remembers from step to step; nothing by default."""
         return ()
+
+    def begin(self, net: Net, teachers: Model | None, data: RealData) -> PyTree:
+        """``init``, for a selector that looks at ``teachers``: Model[P], the trained networks of the pool, or None."""
+        return self.init(data)
 
     @abstractmethod
     def select(
@@ -166,6 +172,8 @@ class Objective(Choice):
     """whether models must come with parameters to lead them to"""
     uses_labels: ClassVar[bool] = False
     """whether the loss has a gradient with respect to ``Synthetic.labels``"""
+    paired: ClassVar[bool] = False
+    """whether real image b of a class is compared with its decoded image b, for which a selector must be ``paired``"""
 
     def learnable(self) -> PyTree:
         """First values of what is learned along with the images; None: nothing."""

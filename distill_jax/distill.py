@@ -68,7 +68,8 @@ def init_state(problem: Problem) -> State:
     synthetic = Synthetic(images, labels, spec.objective.learnable())
     moves: Any = (spec.optimiser, spec.labels.optimiser(), spec.objective.learnable_optimiser())
     optimiser = Synthetic(*(move.init(part) for move, part in zip(moves, synthetic, strict=True)))
-    return State(step, synthetic, optimiser, selector=spec.selector.init(data), **fresh)
+    selector = spec.selector.begin(problem.net, teachers, data)
+    return State(step, synthetic, optimiser, selector=selector, **fresh)
 
 
 def begin_outer(problem: Problem, state: State, key: Array) -> State:

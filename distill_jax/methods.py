@@ -6,7 +6,17 @@ Numbers that depend on the data set (rates, networks, budgets) are in ``recipes/
 from dataclasses import replace
 
 from distill_jax.augment import NoAugment, Siamese
-from distill_jax.axes.init import CorrectlyClassified, Herding, KCenter, KMeansInit, Mix, Noise, RandomReal, RealPatches
+from distill_jax.axes.init import (
+    AnchorMosaics,
+    CorrectlyClassified,
+    Herding,
+    KCenter,
+    KMeansInit,
+    Mix,
+    Noise,
+    RandomReal,
+    RealPatches,
+)
 from distill_jax.axes.labels import LearnedLabels, SoftLabels
 from distill_jax.axes.models import EarlyStagePool, ExpertTrajectories, InterpolatedPool, RandomInit
 from distill_jax.axes.objective import (
@@ -14,13 +24,14 @@ from distill_jax.axes.objective import (
     FeatureMatching,
     GradientMatching,
     LayerwiseAlignment,
+    PairedFeatures,
     TrajectoryMatching,
     TruncatedBackprop,
 )
-from distill_jax.axes.optimiser import SGD, ClassByClassAdam, ClassByClassSGD, ClippedAdam
+from distill_jax.axes.optimiser import SGD, ClassByClassAdam, ClassByClassSGD, ClippedAdam, ResidualAdam
 from distill_jax.axes.parameterisation import MultiFormation, Pixels
 from distill_jax.axes.perturb import Directions, NoPerturbation
-from distill_jax.axes.selector import NoReal, RandomBatch, Representative
+from distill_jax.axes.selector import Anchors, NoReal, RandomBatch, Representative
 from distill_jax.axes.update import DynamicTraining, Frozen, TrainOnReal, TrainOnSynthetic
 from distill_jax.evaluation import CAFE_PROTOCOL, DATM_PROTOCOL, DC_BENCH, DSA_PROTOCOL, RAT_PROTOCOL
 from distill_jax.spec import Spec
@@ -97,6 +108,15 @@ NCFM = replace(
     inner_steps=1, syn_batch=0,
 )  # fmt: skip
 
+# CIM (ECCV 2026): surest images, tiled, each led to the features of the whole image that it shows, under labels of the
+# network that chose them. Published with a new label for each view, learned by a loss on logits; here as RDED below.
+# One outer iteration, so that pixels are clamped when all is done and not before.
+CIM = replace(
+    IDC, models=EarlyStagePool(1, 100, batch=128), selector=Anchors(), labels=SoftLabels(), init=AnchorMosaics(),
+    augment=Siamese("crop_cutout_flip"), objective=PairedFeatures(), optimiser=ResidualAdam(), update=Frozen(),
+    outer_steps=1, inner_steps=200, syn_batch=0,
+)  # fmt: skip
+
 METHODS = {
     "dc": DC,
     "dsa": DSA,
@@ -111,6 +131,7 @@ METHODS = {
     "dream": DREAM,
     "dream_acc_dd": DREAM_ACC_DD,
     "ncfm": NCFM,
+    "cim": CIM,
 }
 
 # What a method has to beat: as many real images, chosen and left as they are.

@@ -13,7 +13,17 @@ import jax.numpy as jnp
 from distill_jax import contracts
 from distill_jax.augment import NoAugment, Siamese
 from distill_jax.augment_photos import BasicAugment, PhotoAugment
-from distill_jax.axes.init import CorrectlyClassified, Herding, KCenter, KMeansInit, Mix, Noise, RandomReal, RealPatches
+from distill_jax.axes.init import (
+    AnchorMosaics,
+    CorrectlyClassified,
+    Herding,
+    KCenter,
+    KMeansInit,
+    Mix,
+    Noise,
+    RandomReal,
+    RealPatches,
+)
 from distill_jax.axes.labels import HardLabels, LearnedLabels, SoftLabels
 from distill_jax.axes.models import EarlyStagePool, ExpertTrajectories, InterpolatedPool, RandomInit
 from distill_jax.axes.objective import (
@@ -22,13 +32,14 @@ from distill_jax.axes.objective import (
     FeatureMatching,
     GradientMatching,
     LayerwiseAlignment,
+    PairedFeatures,
     TrajectoryMatching,
     TruncatedBackprop,
 )
-from distill_jax.axes.optimiser import SGD, Adam, ClassByClassAdam, ClassByClassSGD, ClippedAdam
+from distill_jax.axes.optimiser import SGD, Adam, ClassByClassAdam, ClassByClassSGD, ClippedAdam, ResidualAdam
 from distill_jax.axes.parameterisation import MultiFormation, Pixels
 from distill_jax.axes.perturb import Directions, NoPerturbation
-from distill_jax.axes.selector import NoReal, RandomBatch, Representative
+from distill_jax.axes.selector import Anchors, NoReal, RandomBatch, Representative
 from distill_jax.axes.update import DynamicTraining, Frozen, TrainOnReal, TrainOnSynthetic
 from distill_jax.nets import ARCHITECTURES, ConvNet
 from distill_jax.types import Choice, RequestError, Shape, choice
@@ -39,23 +50,23 @@ CHOICES: dict[str, Mapping[str, Callable[[], Any]]] = {
         "interpolated": InterpolatedPool,
     },
     "perturb": {"none": NoPerturbation, "directions": Directions},
-    "selector": {"random": RandomBatch, "representative": Representative, "none": NoReal},
+    "selector": {"random": RandomBatch, "representative": Representative, "anchors": Anchors, "none": NoReal},
     "parameterisation": {"pixels": Pixels, "multi-formation": MultiFormation},
     "labels": {"hard": HardLabels, "soft": SoftLabels, "learned": LearnedLabels},
     "augment": {"none": NoAugment, "siamese": Siamese, "photos": PhotoAugment, "basic": BasicAugment},
     "objective": {
         "gradient": GradientMatching, "feature": FeatureMatching, "alignment": LayerwiseAlignment,
         "trajectory": TrajectoryMatching, "characteristic": CharacteristicFunction,
-        "calibrated": CalibratedCharacteristic, "unrolled": TruncatedBackprop,
+        "calibrated": CalibratedCharacteristic, "unrolled": TruncatedBackprop, "paired": PairedFeatures,
     },
     "optimiser": {
         "class-by-class": ClassByClassSGD, "class-by-class-adam": ClassByClassAdam, "sgd": SGD, "adam": Adam,
-        "clipped-adam": ClippedAdam,
+        "clipped-adam": ClippedAdam, "residual-adam": ResidualAdam,
     },
     "update": {"none": Frozen, "real": TrainOnReal, "synthetic": TrainOnSynthetic, "dynamic": DynamicTraining},
     "init": {
         "random": RandomReal, "mix": Mix, "noise": Noise, "correct": CorrectlyClassified, "kmeans": KMeansInit,
-        "herding": Herding, "kcenter": KCenter, "rded": RealPatches,
+        "herding": Herding, "kcenter": KCenter, "rded": RealPatches, "anchors": AnchorMosaics,
     },
     "net": ARCHITECTURES,
 }  # fmt: skip
@@ -183,6 +194,7 @@ def check(spec: Spec, shape: Shape, counts: list[int]) -> None:
     _check_classes(spec, len(counts))
     _check_targets(spec)
     _check_labels(spec)
+    _check_pairs(spec)
     if spec.init.by_teacher and not spec.models.size:
         raise RequestError(
             f"init {type(spec.init).__name__} needs a trained network, and models {type(spec.models).__name__} trains "
@@ -243,6 +255,25 @@ def _check_labels(spec: Spec) -> None:
         )
     if spec.labels.learned and spec.syn_batch:
         raise RequestError("learned labels go with all images of a class: add --syn-batch 0, or use --labels hard")
+
+
+def _check_pairs(spec: Spec) -> None:
+    """Refuse a paired objective without pairs, or without the network that chooses them."""
+    if spec.objective.paired and not spec.selector.paired:
+        raise RequestError(
+            f"objective {type(spec.objective).__name__} compares image with image, and selector "
+            f"{type(spec.selector).__name__} has no pairs: use --selector anchors, or --objective feature"
+        )
+    if spec.selector.paired and not spec.models.size:
+        raise RequestError(
+            f"selector {type(spec.selector).__name__} needs a trained network, and models {type(spec.models).__name__} "
+            "trains none: add --models early-stage, or use --selector random"
+        )
+    cells = spec.ipc * spec.parameterisation.factor**2
+    if spec.objective.paired and (spec.parameterisation.decoded(spec.ipc) != cells or spec.syn_batch):
+        raise RequestError(
+            "pairs need every decoded image in its place: use --parameterisation.decode-type single and --syn-batch 0"
+        )
 
 
 PIXELS_AT_ONCE = 2**19

@@ -106,8 +106,9 @@ def run(
     callbacks: Sequence[Callback] = (),
     size: BlockSize = DEFAULT_SIZE,
     chunk: int = 0,
+    stop: int | None = None,
 ) -> State:
-    """All points to the end of the run: states [S, ...]; callbacks see losses [S, steps].
+    """All points to the end of the run, or to step ``stop``: states [S, ...]; callbacks see losses [S, steps].
 
     ``chunk`` points advance at once on each device (0: one on CPU, all elsewhere); the result does not depend on it.
     """
@@ -118,7 +119,8 @@ def run(
         return states, np.asarray(losses)[:, :count]
 
     states = mesh.kept(states, problems.root.shape[0])
-    return host_loop(advance, states, int(states.step[0]), problems.spec.steps, callbacks, size)
+    stop = problems.spec.steps if stop is None else stop
+    return host_loop(advance, states, int(states.step[0]), stop, callbacks, size)
 
 
 def automatic_chunk(problems: Problem) -> int:

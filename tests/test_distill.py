@@ -73,13 +73,15 @@ MATCHING = jax.jit(matching)
 
 
 def first_images(problem: Problem) -> Array:
-    """int32 [C, B]: the first real images of each class."""
+    """int32 [C, B]: the first real images of each class, or those that go with the synthetic ones."""
     spec, data = problem.spec, problem.data
+    if spec.objective.paired:
+        return init_state(problem).selector
     return jnp.tile(jnp.arange(spec.selector.batch, dtype=jnp.int32), (data.classes, 1))
 
 
 # Between them, these have every choice that any preset makes.
-QUICK = ("dsa", "dm", "cafe", "mtt", "dream_acc_dd", "ncfm")
+QUICK = ("dsa", "dm", "cafe", "mtt", "dream_acc_dd", "ncfm", "cim")
 EVERY_PRESET = pytest.mark.parametrize(
     "method", [m if m in QUICK else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
 )

@@ -59,6 +59,7 @@ SMALL = {
 LESS = {
     "distill": "--repeats 1 --baselines", "ablate": "--repeats 1 --seeds 1", "pretrain": "", "explain": "",
     "evaluate": "--repeats 1 --epochs 1", "benchmark": "--shapes tiny --pairs 1",
+    "tune": "--seconds 1 --repeats 1", "analyse": "",
     "reproduce": "--seconds 0 --steps 2 --points 1 --seeds 1 --repeats 1 -- --net.width 4 --protocol.epochs 1",
 }  # fmt: skip
 """options that come later win"""
@@ -75,6 +76,11 @@ def commands(text: str) -> list[str]:
 def taken_apart(command: str) -> tuple[ModuleType, list[str]]:
     """The module of a command, and its arguments."""
     name, *argv = shlex.split(command.removeprefix("python -m experiments."))
+    if "--config" in argv and not Path(argv[argv.index("--config") + 1]).exists():
+        argv = [
+            *argv[: argv.index("--config")],
+            *argv[argv.index("--config") + 2 :],
+        ]  # which experiments.tune would have written
     return importlib.import_module(f"{'benchmarks' if name == 'benchmark' else 'distill_jax.cli'}.{name}"), argv
 
 

@@ -18,7 +18,7 @@ POOLS = {
     "datm": ["--models.size", "2", "--models.start", "1", "--models.grows-from", "0", "--models.epochs", "1"],
     "rat_bptt": ["--objective.steps", "2", "--objective.window", "1"],
     **dict.fromkeys(["acc_dd", "dream_acc_dd", "ncfm"], ["--models.size", "2", "--models.epochs", "1"]),
-    **dict.fromkeys(["herding", "kcenter", "kmeans", "random_soft", "rded"], ["--models.epochs", "1"]),
+    **dict.fromkeys(["herding", "kcenter", "kmeans", "random_soft", "rded", "cim"], ["--models.epochs", "1"]),
 }
 
 

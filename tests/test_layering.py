@@ -10,9 +10,8 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     "types", "platform", "contracts", "tree", "mesh", "data", "nets", "augment", "augment_photos", "train", "axes",
     "spec", "sets",
-    "distill", "analysis", "distilled", "join", "teachers", "run", "evaluation", "sweep", "ranking", "formats",
-    "checkpoint",
-    "methods", "recipes", "published", "cli",
+    "distill", "analysis", "distilled", "join", "teachers", "run", "evaluation", "sweep", "halving", "ranking",
+    "formats", "checkpoint", "methods", "recipes", "published", "cli",
 ]  # fmt: skip
 """The modules and packages of ``distill_jax``; each imports only from itself and from those before it."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.benchmark import Benchmark
-from distill_jax.cli import ablate, analyse, distill, evaluate, explain, export, import_set, pretrain, report
+from distill_jax.cli import ablate, analyse, distill, evaluate, explain, export, import_set, pretrain, report, tune
 from distill_jax.cli.entrants import Compare
 from distill_jax.cli.table_plan import Reproduce
 from distill_jax.evaluation import Protocol
@@ -19,7 +19,7 @@ FILES = sorted((ROOT / "distill_jax").rglob("*.py")) + sorted((ROOT / "benchmark
 COMMANDS = [
     ablate.Ablate, analyse.Analyse, Benchmark, distill.Distill, evaluate.Evaluate,
     explain.Explain, export.Export, import_set.ImportSet,
-    pretrain.Pretrain, report.Report, Compare, Reproduce,
+    pretrain.Pretrain, report.Report, Compare, Reproduce, tune.Tune,
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Patches that a network is surest of, against the released code of RDED and CIM (golden README, "Newer methods")."""
+"""Patches that a network is surest of, against the released code of RDED (golden README, "Newer methods")."""
 
 from __future__ import annotations
 
@@ -54,18 +54,6 @@ def test_patches_scores_and_mosaics_golden(factor: int, ipc: int) -> None:
     np.testing.assert_allclose(chosen[:2], np.moveaxis(theirs("selected0"), 1, -1), atol=5e-6)
     mosaic = tile(chosen, ipc, factor, SHAPE[:2])
     np.testing.assert_allclose(mosaic, np.moveaxis(theirs("mosaic"), 1, -1), atol=5e-6)
-
-
-def test_whole_images_are_ranked_as_cim_ranks_its_anchors_golden() -> None:
-    """CIM begins with the surest whole images; the method itself is not here."""
-    images = pixels(FIGURES["cim_src_u8"])
-    scores = losses(NET, observer(), normalised(images), SHAPE, CLASS)
-    np.testing.assert_allclose(scores, FIGURES["cim_scores"], rtol=0, atol=1.1e-5 * FIGURES["cim_scores"].max())
-    image, _ = surest(scores[:, None], 12)
-    np.testing.assert_array_equal(image, FIGURES["cim_order"])
-    np.testing.assert_allclose(
-        tile(jnp.asarray(images)[image], 3, 2), np.moveaxis(FIGURES["cim_init"], 1, -1), atol=1e-6
-    )
 
 
 def test_boxes_are_squares_inside_the_image() -> None:

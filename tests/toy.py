@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from distill_jax.axes.objective import TrajectoryMatching
+from distill_jax.axes.parameterisation import MultiFormation
 from distill_jax.distill import Problem
 from distill_jax.nets import ConvNet
 from distill_jax.recipes import resolve
@@ -31,6 +32,9 @@ SMALL = {
     "inner_steps": 2,
 }
 
+# In cells as large as an image, CIM has nothing to learn.
+OWN = {"cim": {"ipc": 1, "parameterisation": MultiFormation(2)}}
+
 
 def data() -> RealData:
     """Class 0 is bright on the left, class 1 on the right; 9 and 7 noisy images of them."""
@@ -47,6 +51,7 @@ def problem(method: str, seed: int = 0, **changes) -> Problem:
     """A preset, shrunk to the toy: ``changes`` replace fields of its spec."""
     experiment = resolve(method, "digits", ipc=2, shape=SHAPE)
     spec = shrunk(experiment.spec)
+    changes = OWN.get(method, {}) | changes
     if isinstance(spec.objective, TrajectoryMatching):
         # Experts of one short epoch are so near to their start that the published rates overshoot.
         spec = replace(spec, objective=replace(spec.objective, rate_lr=1e-7))

@@ -166,6 +166,24 @@ class Adam(_Optax):
 
 
 @choice
+class ResidualAdam(Adam):
+    """Adam whose decay leads back to the first images rather than to zero: AdamW on what was added to them (CIM).
+
+    The state is (Adam's, the first images).
+    """
+
+    weight_decay: float = 0.01
+
+    def init(self, images: Array) -> tuple[PyTree, Array]:
+        return super().init(images), jnp.copy(images)
+
+    def after(self, gradients: Array, images: Array, state: PyTree, scale: Array | float) -> tuple[Array, PyTree]:
+        adam, first = state
+        residual, adam = super().after(gradients, images - first, adam, scale)
+        return first + residual, (adam, first)
+
+
+@choice
 class ClippedAdam(Adam):
     """Adam on a gradient that is clipped to ``most`` times the running mean of its own length (RaT-BPTT appendix).
 

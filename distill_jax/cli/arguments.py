@@ -18,7 +18,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
 
-from distill_jax.cli import process
+from distill_jax.cli import config, process
 from distill_jax.cli.workdir import refuse_empty
 from distill_jax.data import LISTS, SHAPES, Dataset, load
 from distill_jax.evaluation import PROTOCOLS, Protocol
@@ -53,6 +53,8 @@ class Common:
     ] = None
     factor: Annotated[int | None, arg(metavar="INT")] = None
     """the same as --parameterisation.factor"""
+    config: Annotated[str | None, arg(metavar="FILE")] = None
+    """settings, as experiments.tune writes them: JSON, {"optimiser.lr": 0.01}; other options of the line go before"""
     seed: int = 0
     """everything random follows from it"""
     devices: int = 0
@@ -100,7 +102,10 @@ def parse(
 
     ``shape`` (H, W, c) is that of the images; None: the known shape of a named data set, or 32x32x3.
     """
-    chosen, words = _pick(argv, options)
+    given, _ = picked(argv, options)
+    settings = config.read(given.get("config"))
+    argv = [*argv, *config.words(settings, given)]
+    chosen, words = picked(argv, options)
     method, dataset = (words + ["acc_dd", "digits"][len(words) :])[:2]
     preset: Spec = named("method", method, PRESETS)
     recipe = chosen.get("recipe", RECIPE_OF.get(dataset, "generic"))
@@ -119,6 +124,7 @@ def parse(
             f"{method} stores plain images: add --parameterisation multi-formation for --factor {factor}"
         )
 
+    config.check(chosen.get("config", ""), settings, default)
     parsed = tyro.cli(
         _options_over(default, options),
         args=_expanded(argv),
@@ -191,7 +197,7 @@ def choice_name(axis: str, choice: Any) -> str:
 # ------------------------------------------------------------------ stage 1
 
 
-def _pick(argv: Sequence[str], runner: type[Any]) -> tuple[Mapping[str, str], list[str]]:
+def picked(argv: Sequence[str], runner: type[Any]) -> tuple[Mapping[str, str], list[str]]:
     """The options by name with the first value of each, and the words that belong to no option."""
     flags, several = _flags(runner), _several(runner)
     options: dict[str, str] = {}

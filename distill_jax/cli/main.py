@@ -12,6 +12,7 @@ COMMANDS = {
     "evaluate": "score a distilled set with networks trained from scratch",
     "explain": "shapes, arithmetic and bytes of a method; whether it fits an accelerator, and how long it takes",
     "ablate": "one or two settings swept over seeds",
+    "tune": "choose numbers for a data set on held-out training images",
     "analyse": "what the papers argue with, measured on your data: gradients, batches and models",
     "reproduce": "a published table cell by cell, or methods side by side under one budget",
     "report": "write report.html about a run anew",

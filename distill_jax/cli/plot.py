@@ -11,6 +11,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from distill_jax.cli.comparison import Point
+from distill_jax.cli.tuned import Row
 
 INK, ACCENT, FAINT = "#333333", "#1f5fa8", "#9db8d6"
 
@@ -113,6 +114,30 @@ def draw_curves(title: str, curves: Mapping[str, Sequence[Sequence[Point]]]) -> 
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(frameon=False, fontsize="small", loc="outside lower center", ncols=3)
+    return figure
+
+
+def draw_rungs(title: str, rows: Sequence[Row]) -> Figure:
+    """A race of ``tune``: for each number that was tuned, held-out accuracy against its value at the end of each rung.
+
+    Bars are the standard deviation over networks; where several numbers were tuned, candidates share a value.
+    """
+    names = list(rows[0].point)
+    figure = Figure(figsize=(6.4 * len(names), 4.2), layout="constrained")
+    for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names), sharey=True)), names, strict=True):
+        for rung in sorted({row.rung for row in rows}):
+            of_rung = sorted((row for row in rows if row.rung == rung), key=lambda row: row.point[name])
+            x, y = ([row.point[name] for row in of_rung], [row.accuracy for row in of_rung])
+            spread = [float(_std(np.asarray([row.accuracies]))[0]) for row in of_rung]
+            label = f"rung {rung}, {of_rung[0].step} steps"
+            axes.errorbar(x, y, spread, fmt="o-" if len(names) == 1 else "o", capsize=4, linewidth=1.5, label=label)
+        _spread(axes, np.unique([row.point[name] for row in rows]))
+        axes.set_xlabel(_label(name))
+        axes.set_ylabel("accuracy on held-out images, %")
+        axes.grid(axis="y", color="#e5e5e5")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize="small", loc="best")
+    figure.suptitle(title, x=0.02, ha="left", color=INK)
     return figure
 
 

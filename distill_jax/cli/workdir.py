@@ -21,6 +21,7 @@ CONFIG, METRICS, RESULT, EVALUATION = "config.json", "metrics.jsonl", "result.js
 DISTILLED, GRID, REPORT, CHECKPOINTS, POOL = "distilled.npz", "grid.png", "report.html", "checkpoints", "pool"
 MEMBERS = "pool-members"
 SWEPT, SWEPT_PLOT, POINTS = "ablation.csv", "ablation.png", "points"
+SCHEDULE, TUNED, TUNING, TUNING_PLOT = "schedule.json", "tuned.json", "tune.csv", "tune.png"
 COMPARED, COMPARED_TABLE, COMPARED_PLOT, COMPARED_RUNS = "compare.csv", "compare.md", "compare.png", "compare.json"
 REPRODUCED, REPRODUCED_PAGE, REPRODUCED_RUNS, CELLS = "table.csv", "table.md", "table.json", "cells"
 ANALYSIS, ANALYSIS_TEXT, ANALYSIS_PLOT = "analysis.json", "analysis.md", "analysis.png"
@@ -28,6 +29,7 @@ RUN = (
     CONFIG, METRICS, RESULT, EVALUATION, DISTILLED, GRID, REPORT, CHECKPOINTS, SWEPT, SWEPT_PLOT, POINTS, COMPARED,
     COMPARED_TABLE, COMPARED_PLOT, COMPARED_RUNS, REPRODUCED, REPRODUCED_PAGE, REPRODUCED_RUNS,
     ANALYSIS, ANALYSIS_TEXT, ANALYSIS_PLOT,
+    SCHEDULE, TUNED, TUNING, TUNING_PLOT,
 )  # fmt: skip
 """what runs and evaluations write, besides the pool, which ``pretrain`` may have written before"""
 
@@ -189,7 +191,7 @@ def new_folder(name: str, under: Path = Path("runs")) -> Path:
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise RequestError, naming the field, where a run would be resumed with another configuration."""
-    old, new = _flat(before), _flat(json.loads(json.dumps(now)))
+    old, new = flat(before), flat(json.loads(json.dumps(now)))
     for name in old | new:
         if old.get(name) != new.get(name) and not any(f"{name}.".startswith(f"{free}.") for free in MAY_DIFFER):
             raise RequestError(
@@ -236,8 +238,8 @@ def _lock(descriptor: int, path: Path) -> None:
         # Anything else: a network file system without locks, where nobody can hold one.
 
 
-def _flat(tree: Any, name: str = "") -> dict[str, Any]:
+def flat(tree: Any, name: str = "") -> dict[str, Any]:
     """Nested dicts as one, with dotted names."""
     if not isinstance(tree, Mapping):
         return {name: tree}
-    return {k: v for key in tree for k, v in _flat(tree[key], f"{name}.{key}" if name else key).items()}
+    return {k: v for key in tree for k, v in flat(tree[key], f"{name}.{key}" if name else key).items()}

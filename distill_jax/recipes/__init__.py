@@ -87,6 +87,9 @@ def resolve(
         experiment = apply(method, experiment, make(ipc, shape, experiment.spec.parameterisation.factor))
     if factor is not None:
         experiment = apply(method, experiment, [{"*": {"parameterisation.factor": factor}}])
+    if experiment.spec.selector.paired:
+        pairs = experiment.spec.parameterisation.decoded(ipc)
+        experiment = apply(method, experiment, [{"*": {"selector.batch": pairs}}])
     if len(experiment.spec.mean) != shape[2]:  # images of the user's own, with other channels
         experiment = apply(method, experiment, [{"*": normalised((), ())}])
     # A recipe may know a better default for an axis, but not better than who chose something else.
@@ -214,6 +217,7 @@ def without_flip() -> Overrides:
         "@idc": {"protocol.augment": Siamese("color_crop_scale_rotate")},
         "@dsa @datm @dd-ranking": {"protocol.augment": dsa},
         "dsa dm cafe_dsa": {"augment": dsa},
+        "cim": {"augment": Siamese("crop_cutout")},
         "dsa cafe_dsa": {"update.augment": dsa},
         "mtt datm": {"models.augment": dsa, "objective.augment": dsa},
         "rat_bptt": {"objective.augment": Siamese("rotate", "one")},

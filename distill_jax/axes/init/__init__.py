@@ -11,9 +11,10 @@ from distill_jax.axes.init.first_images import (
     tile,
     unit_length,
 )
-from distill_jax.axes.init.patches import RealPatches
+from distill_jax.axes.init.patches import AnchorMosaics, RealPatches
 
 __all__ = [
+    "AnchorMosaics",
     "CorrectlyClassified",
     "Herding",
     "KCenter",

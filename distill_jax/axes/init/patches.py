@@ -1,4 +1,4 @@
-"""Patches of real images that a network is surest of, stitched together and not optimised (RDED, Sun et al. 2024)."""
+"""Mosaics of what a network is surest of: patches of real images (RDED, Sun et al. 2024), or whole ones (CIM)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import optax
 
 from distill_jax import tree
 from distill_jax.axes.init.first_images import tile
+from distill_jax.axes.selector.anchors import surest_images
 from distill_jax.axes.selector.random import draw_distinct
 from distill_jax.contracts import Initialisation
 from distill_jax.types import Array, Model, Net, RealData, RequestError, as_pixels, choice
@@ -86,6 +87,26 @@ class RealPatches(Initialisation):
         top = jnp.floor(jax.random.uniform(top_key, dims) * (height + 1 - side))
         left = jnp.floor(jax.random.uniform(left_key, dims) * (width + 1 - side))
         return jnp.stack([top, left, side, side], axis=-1).astype(jnp.int32)
+
+
+@choice
+class AnchorMosaics(Initialisation):
+    """The surest whole images of each class, tiled as ``Mix`` does: decoded image d shows anchor d (``Anchors``)."""
+
+    by_teacher = True
+
+    def check(self, counts: Sequence[int], ipc: int, factor: int) -> None:
+        """Raises RequestError where a class has fewer images than cells."""
+        if ipc * factor**2 > min(counts):
+            raise RequestError(
+                f"ipc {ipc} and factor {factor} ask --init for {ipc * factor**2} different images, but a class has "
+                f"only {min(counts)}: use a smaller --ipc or --factor, or --init mix"
+            )
+
+    def images(self, net: Net, model: Model, data: RealData, ipc: int, factor: int, key: Array) -> Array:
+        """float32 [C, I, H, W, c] in [0, 1]."""
+        rows = jnp.take_along_axis(data.index, surest_images(net, model, data, ipc * factor**2), axis=1)
+        return jax.lax.map(lambda rows: tile(as_pixels(data.images[rows]), ipc, factor), rows)
 
 
 def patches(image: Array, boxes: Array, size: tuple[int, int]) -> Array:

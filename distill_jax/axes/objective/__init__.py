@@ -4,6 +4,7 @@ from distill_jax.axes.objective.alignment import LayerwiseAlignment, Terms, alig
 from distill_jax.axes.objective.characteristic import CalibratedCharacteristic, CharacteristicFunction
 from distill_jax.axes.objective.feature import FeatureMatching
 from distill_jax.axes.objective.gradient import METRICS, GradientMatching, class_gradient
+from distill_jax.axes.objective.paired import PairedFeatures
 from distill_jax.axes.objective.trajectory import TrajectoryMatching
 from distill_jax.axes.objective.unrolled import InnerAdam, TruncatedBackprop, after_window
 
@@ -15,6 +16,7 @@ __all__ = [
     "GradientMatching",
     "InnerAdam",
     "LayerwiseAlignment",
+    "PairedFeatures",
     "Terms",
     "TrajectoryMatching",
     "TruncatedBackprop",

@@ -1,0 +1,80 @@
+"""A file of settings, ``--config FILE``: what METHOD and DATASET set, it sets otherwise, and the command line has the
+last word.
+
+    {"recipe": "mnist", "net.width": 32, "optimiser.lr": 0.0001}
+
+A name is that of an option without its dashes: a field of Spec, of a choice in it or of the protocol, the choice on an
+axis, ``protocol``, ``recipe``, ``subset`` or ``factor``. A list is an option with several values.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from distill_jax.recipes import Experiment
+from distill_jax.spec import CHOICES
+from distill_jax.sweep import field_at
+from distill_jax.types import RequestError, near_miss
+
+NAMES = ("recipe", "subset", "factor", "protocol", *CHOICES)
+"""what a file may set besides fields"""
+
+
+def read(file: str | None) -> dict[str, Any]:
+    """The settings in ``file``; none for None. Raises RequestError where it is no JSON object of strings, numbers,
+    truth values and lists of them."""
+    if file is None:
+        return {}
+    try:
+        content = json.loads(Path(file).read_text())
+    except (OSError, ValueError) as error:
+        raise RequestError(f"--config {file} cannot be read ({error}): give a JSON file") from error
+    if not isinstance(content, dict):
+        raise RequestError(f'--config {file} holds no settings: write an object, as in {{"optimiser.lr": 0.01}}')
+    if "schema" in content:
+        raise RequestError(f"--config {file} is what a run wrote down about itself: give a file of settings by name")
+    for name, value in content.items():
+        if value is None or isinstance(value, Mapping):
+            said = f'write each by its own name, as in "{name}.lr": 0.01' if isinstance(value, Mapping) else "give one"
+            raise RequestError(f"--config {file}: {name} has no value: {said}")
+    return content
+
+
+def words(settings: Mapping[str, Any], given: Container[str]) -> list[str]:
+    """The options that ``settings`` stand for, without those ``given`` on the command line (with dashes for
+    underscores)."""
+    line: list[str] = []
+    for name, value in settings.items():
+        option = name.replace("_", "-")
+        front, dot, last = option.rpartition(".")
+        negated = f"{front}{dot}no-{last}"
+        aliases = {"factor", "parameterisation.factor"}
+        if any(other in given for other in (aliases if option in aliases else {option, negated})):
+            continue
+        if isinstance(value, bool):
+            line.append(f"--{option if value else negated}")
+        else:
+            line += [
+                f"--{option}",
+                *map(str, value if isinstance(value, Sequence) and value != str(value) else [value]),
+            ]
+    return line
+
+
+def check(file: str, settings: Mapping[str, Any], experiment: Experiment) -> None:
+    """Raise RequestError, with the nearest name, for a setting that ``experiment`` has no place for."""
+    for name in settings:
+        head, dot, field = name.partition(".")
+        try:
+            if head == "protocol" and dot:
+                known = [f.name for f in fields(experiment.protocol)]
+                if field.partition(".")[0] not in known:
+                    raise RequestError(f"{name} is unknown: {near_miss(name, [f'protocol.{k}' for k in known])}")
+            elif name not in NAMES:
+                field_at(experiment.spec, name)
+        except RequestError as error:
+            raise RequestError(f"--config {file}: {error}") from None

@@ -1,0 +1,244 @@
+"""Which numbers for my data: candidates race on held-out training images, and the best is written as settings.
+
+    python -m experiments.tune acc_dd folder:photos --seconds 600
+    python -m experiments.tune dm digits --tune optimiser.lr optimiser.momentum --reach 5
+
+Writes ``tuned.json`` (for ``--config``), ``tune.csv`` (a line per rung and candidate) and ``tune.png``. The race is
+``halving.py``'s; how long it lasts is decided once, by the speed that is measured first, and kept in ``schedule.json``.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tyro.conf import FlagCreatePairsOff, arg
+
+from distill_jax import sweep
+from distill_jax.checkpoint import Checkpoints
+from distill_jax.cli import arguments, display, tuned
+from distill_jax.cli.display import Bar
+from distill_jax.cli.process import Interrupts, enter, resumable
+from distill_jax.cli.score import Scorer
+from distill_jax.cli.setup import Setup, pool_for, pool_path, read_pool, set_up
+from distill_jax.cli.workdir import CHECKPOINTS, POINTS, SCHEDULE, Workdir, held, new_folder, refuse_used
+from distill_jax.distill import Problem, State
+from distill_jax.evaluation import test_accuracies, train_networks
+from distill_jax.halving import Rung, Schedule, Speed, at, candidates, scheduled, survivors
+from distill_jax.run import Block
+from distill_jax.spec import traced
+from distill_jax.types import RequestError
+
+SAVE_SECONDS = 60.0
+"""between two checkpoints of a rung"""
+
+
+@dataclass(frozen=True)
+class Tune(arguments.Common):
+    """Choose numbers of a method for a data set, by successive halving on a tenth of the training images.
+
+    Candidates are multiples of the number that METHOD, the recipe and the command line give. All take the same steps
+    as one compiled program, the better half goes on, and the best is written as settings for --config. The test set is
+    not looked at.
+    """
+
+    tune: Annotated[tuple[str, ...], arg(metavar="FIELD [FIELD ...]")] = ("optimiser.lr",)
+    """numbers to choose, by the path of their field"""
+    seconds: float = 600.0
+    """budget of wall clock for everything: pretraining, compiling, the race and its scores"""
+    candidates: int = 0
+    """values of each number, an odd count; 0: 7 of one number, 5 of each of two, 3 of each of more"""
+    reach: float = 30.0
+    """the values of a number go from that of the recipe divided by this to that times this"""
+    repeats: int = 3
+    """R: networks trained from scratch on the set of each candidate at first; more as candidates become fewer"""
+    workdir: Path | None = None
+    """where everything goes; default: a new folder under runs/"""
+    resume: FlagCreatePairsOff[bool] = False
+    """go on with the race in WORKDIR"""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """replace the race in WORKDIR"""
+    pool: Path | None = None
+    """models that experiments.pretrain --eval-every 1 trained; default: they are pretrained"""
+
+
+class Race(NamedTuple):
+    """What a race never changes."""
+
+    setup: Setup
+    points: list[dict[str, float]]
+    """the candidates' numbers, by path"""
+    problem: Problem
+    scorer: Scorer
+    workdir: Workdir
+
+    def stacked(self, alive: Sequence[int]) -> Problem:
+        """The candidates ``alive`` as one problem. They share the root key, and so every draw."""
+        specs = [at(self.setup.spec, self.points[i]) for i in alive]
+        return sweep.stacked(self.problem, specs, [self.problem.root])
+
+
+def run(argv: list[str]) -> None:
+    began = time.monotonic()
+    request = arguments.request(argv, Tune)
+    options = request.options
+    _check(options)
+    setup = set_up(request, eval_every=1)
+    _check_method(setup)
+    count = options.candidates or {1: 7, 2: 5}.get(len(options.tune), 3)
+    points = candidates(setup.spec, options.tune, count, options.reach)
+    settings = tuned.settings(argv, Tune, request)
+    given = read_pool(setup, pool_path(options.pool)) if options.pool and setup.spec.models.size else None
+    path = options.workdir or new_folder(f"tune-{setup.folder}")
+    if not options.resume and not options.overwrite:
+        refuse_used(path)
+    with held(path) as workdir, Interrupts() as interrupts, resumable("tune", argv, path):
+        asked = {"points": points, "seconds": options.seconds, "repeats": options.repeats}
+        workdir.begin({**setup.describe(), "tune": asked}, options.resume, options.overwrite)
+        print(display.configuration(setup.title, setup.experiment), flush=True)
+        data = setup.real_data()
+        pool = pool_for(setup, workdir, data, given, interrupts)
+        problem = Problem(traced(setup.spec), setup.net, data, pool, setup.keys.run)
+        test, protocol = setup.data.test_arrays(), setup.experiment.protocol
+        scorer = Scorer(setup.net, protocol, test, data.normaliser, setup.keys.score, interrupts)
+        race = Race(setup, points, problem, scorer, workdir)
+        if not workdir.has(SCHEDULE):
+            speed = measured(race, options.repeats)
+            left = options.seconds - (time.monotonic() - began)
+            steps, epochs = setup.spec.steps, protocol.epochs
+            fixed = scheduled(len(points), options.repeats, steps, epochs, speed, left)
+            workdir.write(SCHEDULE, fixed._asdict())
+        kept = workdir.read(SCHEDULE)
+        schedule = Schedule([Rung(*rung) for rung in kept["rungs"]], kept["epochs"])
+        print(*tuned.announced(schedule, setup, len(test[1])), sep="\n", flush=True)
+        rows = raced(race, schedule)
+        print(*tuned.written(workdir, setup, rows, settings), sep="\n")
+    print(f"this process took {display.duration(time.monotonic() - began)} of {display.duration(options.seconds)}")
+
+
+def _check(options: Tune) -> None:
+    """Refuse what makes no sense, before anything is written."""
+    arguments.check_resume(options)
+    if not options.tune or len(set(options.tune)) < len(options.tune):
+        raise RequestError("--tune takes one number or several different ones, as in --tune optimiser.lr perturb.max")
+    if not 0 < options.seconds < float("inf"):
+        raise RequestError(f"seconds is {options.seconds:g}: give a number above 0")
+    if not 1 < options.reach < float("inf"):
+        raise RequestError(f"reach is {options.reach:g}: it must be above 1")
+    if options.repeats < 1:
+        raise RequestError(f"repeats is {options.repeats}: it must be at least 1")
+    if options.candidates and (options.candidates < 3 or options.candidates % 2 == 0):
+        raise RequestError(f"candidates is {options.candidates}: give an odd number from 3, the middle is the recipe's")
+
+
+def _check_method(setup: Setup) -> None:
+    """Refuse methods that nothing can be chosen for here."""
+    if setup.spec.steps == 0:
+        raise RequestError(f"{setup.method} takes no steps, so there is nothing to tune: choose another METHOD")
+    if setup.spec.labels.from_teachers:
+        raise RequestError(
+            "soft labels are given when a run has ended: tune with --labels hard, and distil with --labels soft"
+        )
+
+
+# ------------------------------------------------------------------ the race
+
+
+def measured(race: Race, repeats: int) -> Speed:
+    """Take the first steps and epochs of all candidates, and forget them."""
+    began, scorer = time.perf_counter(), race.scorer
+    problems = race.stacked(range(len(race.points)))
+    blocks: list[tuple[float, int]] = []
+
+    def enough(block: Block) -> bool:
+        scorer.interrupts.check()
+        blocks.append((block.seconds, block.end - block.first))
+        return len(blocks) > 2 and block.seconds > 0.5
+
+    def taken() -> tuple[float, float]:
+        """(seconds of one step, seconds that were not spent on steps) since this was called last."""
+        nonlocal began
+        now, (seconds, count) = time.perf_counter(), blocks[-1]
+        aside = now - began - sum(seconds for seconds, _ in blocks[1:])
+        began = now
+        blocks.clear()
+        return seconds / count, aside
+
+    states = sweep.run(problems, sweep.init_states(problems, sweep.automatic_chunk(problems)), [enough])
+    step, compilation = taken()
+    sets = sweep.training_sets(problems, states, repeats)
+    networks = train_networks(scorer.net, scorer.protocol, sets, scorer.key, scorer.normaliser, [enough])
+    test_accuracies(scorer.net, networks, scorer.test, scorer.normaliser)
+    epoch, scoring = taken()
+    return Speed(step / len(race.points), epoch, compilation, scoring)
+
+
+def raced(race: Race, schedule: Schedule) -> list[tuned.Row]:
+    """Every candidate at the end of every rung that it took part in; rungs that were finished before are read."""
+    alive = [list(range(len(race.points)))]
+    rows: list[tuned.Row] = []
+    for k, rung in enumerate(schedule.rungs):
+        with race.workdir.within(f"{POINTS}/{k}") as part:
+            found = part.read("rows.json")
+            if found is None:
+                found = _scored(race, schedule, alive, k)
+                part.write("rows.json", found)
+        rows += [tuned.Row(k + 1, rung.stop, race.points[i], *of) for i, of in zip(alive[k], found, strict=True)]
+        if k + 1 < len(schedule.rungs):
+            means = [float(np.mean(accuracies)) for accuracies, _ in found]
+            alive.append([alive[k][i] for i in survivors(means, schedule.rungs[k + 1].candidates)])
+    return rows
+
+
+def _scored(race: Race, schedule: Schedule, alive: list[list[int]], k: int) -> list[tuple[list[float], float]]:
+    """(percent of each network on held-out images, matching loss) of the candidates of rung ``k``. Those of a set that
+    is no longer finite are 0."""
+    rung, problems = schedule.rungs[k], race.stacked(alive[k])
+    states = _states(race, schedule, alive, k)
+    finite = np.asarray(jnp.isfinite(states.synthetic.images).all(axis=(1, 2, 3, 4, 5)))
+    if not finite.all():
+        print(f"{np.sum(~finite)} of {finite.size} candidates diverged: their images are not finite", file=sys.stderr)
+    protocol = replace(race.scorer.protocol, epochs=schedule.epochs)
+    sets = sweep.training_sets(problems, states, rung.repeats)
+    scored = np.asarray(race.scorer.score(f"scoring rung {k + 1}", sets, protocol)["per_repeat"])
+    accuracies = np.where(finite[:, None], scored.reshape(-1, rung.repeats), 0.0)
+    return list(zip(accuracies.tolist(), np.asarray(states.loss, np.float64).tolist(), strict=True))
+
+
+def _states(race: Race, schedule: Schedule, alive: list[list[int]], k: int) -> State:
+    """The states [S, ...] at the end of rung ``k``: from its last checkpoint, else from the end of the rung before."""
+    problems, stop = race.stacked(alive[k]), schedule.rungs[k].stop
+    checkpoints = Checkpoints(race.workdir.path / POINTS / str(k) / CHECKPOINTS)
+    restored = checkpoints.restore(jax.eval_shape(sweep.init_states, problems))
+    if restored is not None:
+        states = restored.state
+    elif k == 0:
+        states = sweep.init_states(problems, sweep.automatic_chunk(problems))
+    else:
+        rows = np.searchsorted(alive[k - 1], alive[k])
+        states = jax.tree.map(lambda a: a[rows], _states(race, schedule, alive, k - 1))
+    saved = time.monotonic()
+    with Bar(f"rung {k + 1}", stop, start=int(states.step[0]), unit=f"steps of {len(alive[k])} candidates") as bar:
+
+        def show(block: Block) -> None:
+            bar.update(block.end, {"loss": f"{np.nanmean(block.losses[:, -1]):.4g}"})
+
+        def save(block: Block) -> None:
+            nonlocal saved
+            stopping = race.scorer.interrupts.signum is not None
+            if time.monotonic() - saved > SAVE_SECONDS or block.end == stop or stopping:
+                checkpoints.save(block.end, block.state)
+                saved = time.monotonic()
+
+        return sweep.run(problems, states, [show, save, lambda block: race.scorer.interrupts.check()], stop=stop)
+
+
+main = partial(enter, run)

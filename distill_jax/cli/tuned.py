@@ -1,0 +1,120 @@
+"""What ``tune`` says and writes: the schedule, the table, the figures, the picture, and the settings that won."""
+
+from __future__ import annotations
+
+import csv
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from distill_jax.cli import arguments, config, display
+from distill_jax.cli.arguments import Request
+from distill_jax.cli.score import summary
+from distill_jax.cli.setup import Setup
+from distill_jax.cli.workdir import TUNED, TUNING, TUNING_PLOT, Workdir, flat, replaced
+from distill_jax.evaluation import LEARNED_RATE
+from distill_jax.halving import Schedule
+from distill_jax.spec import CHOICES, described
+
+
+class Row(NamedTuple):
+    """A candidate at the end of a rung."""
+
+    rung: int
+    """from 1"""
+    step: int
+    point: Mapping[str, float]
+    accuracies: Sequence[float]
+    """percent of held-out images, one for each network"""
+    loss: float
+    """mean matching loss of the last outer iteration"""
+
+    @property
+    def accuracy(self) -> float:
+        return float(np.mean(self.accuracies))
+
+
+def settings(argv: Sequence[str], runner: type[Any], request: Request[Any]) -> dict[str, Any]:
+    """What ``argv`` sets otherwise than METHOD and DATASET do, for ``--config``."""
+    options, _, experiment, data = request
+    given, _ = arguments.picked(argv, runner)
+    chosen = {**config.read(given.get("config")), **given}
+    stage = ("recipe", "factor", "parameterisation.factor", "protocol", *CHOICES)
+    first = {name: chosen[name] for name in stage if name in chosen} | {"ipc": experiment.spec.ipc}
+    words = [options.method, options.dataset, *config.words(first, ())]
+    default = arguments.parse(words, runner, data.shape)[2]
+    now, before = (
+        {**flat(described(e.spec)), **flat({"protocol": described(e.protocol)})} for e in (experiment, default)
+    )
+    changed = {name: value for name, value in now.items() if value != before.get(name)}
+    subset = {"subset": list(options.subset)} if options.subset else {}
+    return first | subset | changed
+
+
+def announced(schedule: Schedule, setup: Setup, images: int) -> list[str]:
+    """The race before it begins."""
+    protocol, last = setup.experiment.protocol, schedule.rungs[-1].stop
+    lines = [["rung", "candidates", "inner steps", "networks each"]]
+    lines += [[str(k + 1), *map(str, rung)] for k, rung in enumerate(schedule.rungs)]
+    said = f"scored on {images} held-out training images, protocol {protocol.name}, {schedule.epochs} epochs"
+    said += f" of its {protocol.epochs}" if schedule.epochs < protocol.epochs else ""
+    notes = []
+    if last < setup.spec.steps:
+        notes.append(
+            f"the race ends after {last} of {setup.spec.steps} steps: give more --seconds to tune for all of them"
+        )
+    if setup.spec.objective.learnable() is not None and protocol.name in LEARNED_RATE:
+        notes.append(f"networks are trained at rate {protocol.rate:g}, not at the one that each candidate learns")
+    return [*display.table(lines, numbers=True), said, *notes]
+
+
+def written(workdir: Workdir, setup: Setup, rows: Sequence[Row], settings: Mapping[str, Any]) -> list[str]:
+    """Write everything; returns the table and what to do next."""
+    names, last = list(rows[0].point), max(row.rung for row in rows)
+    best = max((row for row in rows if row.rung == last), key=lambda row: row.accuracy)
+    with replaced(workdir.path / TUNING) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["rung", "step", *names, "networks", "accuracy", "std", "loss"])
+        for row in rows:
+            of = summary(list(row.accuracies))
+            figures = [len(row.accuracies), round(of["mean"], 4), None if of["std"] is None else round(of["std"], 4)]
+            writer.writerow([row.rung, row.step, *(row.point[name] for name in names), *figures, row.loss])
+    workdir.write(TUNED, {**settings, **best.point})
+    title = f"{setup.method} on {setup.dataset.rpartition('/')[2]}, {setup.spec.ipc} per class"
+    from distill_jax.cli.plot import draw_rungs  # matplotlib takes half a second to import
+
+    with replaced(workdir.path / TUNING_PLOT) as temporary:
+        draw_rungs(title, rows).savefig(temporary, format="png", dpi=150)
+    file = workdir.path / TUNED
+    command = ["python", "-m", "experiments.distill", setup.method, setup.dataset, "--config", str(file)]
+    won = ", ".join(f"{name} {value:g}" for name, value in best.point.items())
+    return [
+        *_table(rows, names),
+        *_edges(rows, best),
+        f"best: {won}, {display.plus_minus(summary(list(best.accuracies)))} % of held-out images",
+        f"settings {file}, figures {workdir.path / TUNING}, picture {workdir.path / TUNING_PLOT}",
+        f"next: {shlex.join(command)}",
+    ]
+
+
+def _table(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
+    """A line per candidate, a column per rung."""
+    rungs = sorted({(row.rung, row.step) for row in rows})
+    lines = [[*names, *(f"held-out % after {step}" for _, step in rungs)]]
+    for point in [row.point for row in rows if row.rung == 1]:
+        found = {row.rung: display.plus_minus(summary(list(row.accuracies))) for row in rows if row.point == point}
+        lines.append([*(f"{point[name]:g}" for name in names), *(found.get(rung, "") for rung, _ in rungs)])
+    return display.table(lines)
+
+
+def _edges(rows: Sequence[Row], best: Row) -> list[str]:
+    """Where the best value is the least or the largest that was tried, the best of all may lie beyond."""
+    lines = []
+    for name, value in best.point.items():
+        tried = [row.point[name] for row in rows]
+        which = "least" if value == min(tried) else "largest" if value == max(tried) else ""
+        said = f"{name} {value:g} is the {which} tried: the best may lie beyond; --{name} {value:g} tunes around it"
+        lines += [said] if which else []
+    return lines

@@ -1,0 +1,119 @@
+"""Anchors, paired features and residual decay against the released code of CIM (golden README, "Newer methods")."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distill_jax.axes.init import AnchorMosaics
+from distill_jax.axes.objective import PairedFeatures
+from distill_jax.axes.optimiser import ResidualAdam
+from distill_jax.axes.parameterisation import MultiFormation
+from distill_jax.axes.selector import Anchors
+from distill_jax.distill import init_state
+from distill_jax.methods import CIM
+from distill_jax.recipes import resolve
+from distill_jax.spec import check
+from distill_jax.tree import stack
+from distill_jax.types import Array, RealData, RequestError
+from tests import toy
+from tests.golden_weights import pixels
+from tests.test_patches import CLASS, FIGURES, MEAN, NET, STD, normalised, observer
+
+
+def figure(name: str) -> np.ndarray:
+    """Channels last, where it has channels."""
+    values = FIGURES[f"cim_{name}"]
+    return np.moveaxis(values, 1, -1) if values.ndim == 4 else values
+
+
+def real(images_of_class: np.ndarray) -> RealData:
+    """Four classes, of which the observer's one has the golden images."""
+    images = np.concatenate([images_of_class, images_of_class[:14], images_of_class[:13], images_of_class[:12]])
+    labels = np.repeat([CLASS, 0, 2, 3], [20, 14, 13, 12])
+    return RealData.from_arrays(np.round(images * 255), labels, MEAN, STD)
+
+
+def test_anchors_and_their_mosaics_golden() -> None:
+    data, models = real(np.moveaxis(FIGURES["cim_src_u8"], 1, -1) / 255), stack([observer(), observer()])
+    selector = Anchors(batch=12)
+    memory = jax.jit(selector.begin, static_argnums=0)(NET, models, data)
+    np.testing.assert_array_equal(memory[CLASS], FIGURES["cim_order"])
+    assert memory.shape == (4, 12) and all(len(set(row.tolist())) == 12 for row in np.asarray(memory))
+    assert int(memory[3].max()) < 12, "a class that is smaller than others shows its own images"
+    mosaics = AnchorMosaics().images(NET, observer(), data, 3, 2, jax.random.key(0))
+    np.testing.assert_allclose(mosaics[CLASS], figure("init"), atol=1e-6)
+
+
+def loss_of(block: int):
+    anchors = normalised(pixels(FIGURES["cim_src_u8"])[FIGURES["cim_order"]])
+
+    def loss(images: Array) -> Array:
+        shown = normalised(MultiFormation(2).decode(images))
+        return PairedFeatures(block).class_loss(NET, observer(), anchors, shown, jnp.int32(CLASS), jax.random.key(0))
+
+    return loss
+
+
+# Ten times the distance of the original in float32 from itself in float64 (golden README).
+@pytest.mark.parametrize(("block", "name"), [(0, "first"), (-1, "last")])
+def test_loss_and_gradient_golden(block: int, name: str) -> None:
+    loss, gradient = jax.jit(jax.value_and_grad(loss_of(block)))(jnp.asarray(figure("init") + figure("delta")))
+    np.testing.assert_allclose(loss, FIGURES[f"cim_{name}_loss"], rtol=1.1e-5)
+    theirs = figure(f"{name}_grad")
+    np.testing.assert_allclose(gradient, theirs, rtol=0, atol=1.1e-5 * np.abs(theirs).max())
+
+
+def test_steps_of_the_residual_golden() -> None:
+    optimiser, images = ResidualAdam(lr=0.01), jnp.asarray(figure("init"))[None]
+    first, state = images, optimiser.init(images)
+    step = jax.jit(jax.value_and_grad(lambda images: loss_of(-1)(images[0])))
+    for expected in FIGURES["cim_steps_loss"]:
+        loss, gradient = step(images)
+        np.testing.assert_allclose(loss, expected, rtol=1.1e-5)
+        images, state = optimiser.after(gradient, images, state, 1.0)
+    theirs = figure("steps_delta")
+    # The residual is the difference of two images in float32, whose pixels are rounded to 6e-8 in each of four steps.
+    np.testing.assert_allclose((images - first)[0], theirs, rtol=0, atol=4e-5 * np.abs(theirs).max())
+
+
+def test_without_a_gradient_images_go_back_to_the_first() -> None:
+    optimiser = ResidualAdam(lr=0.5, weight_decay=0.5)
+    first = jnp.full((1, 1, 2, 2, 1), 0.25)
+    moved, _ = optimiser.after(jnp.zeros_like(first), first + 1.0, optimiser.init(first), 1.0)
+    np.testing.assert_allclose(moved, first + 0.75, rtol=1e-6)
+
+
+def test_at_the_start_each_decoded_image_is_its_anchor() -> None:
+    """With factor 1 nothing is lost in a mosaic, and the loss is 0."""
+    problem = toy.problem("cim", ipc=2, parameterisation=MultiFormation(1))
+    state = init_state(problem)
+    shown = np.asarray(problem.data.images)[np.asarray(jnp.take_along_axis(problem.data.index, state.selector, axis=1))]
+    np.testing.assert_allclose(state.synthetic.images, shown[:, :2] / 255, atol=1e-6)
+
+
+def test_a_recipe_sets_as_many_anchors_as_decoded_images() -> None:
+    for ipc, factor in ((1, 2), (10, 2), (10, 1)):
+        assert resolve("cim", "cifar10", ipc=ipc, factor=factor).spec.selector.batch == ipc * factor**2
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"ipc": 2}, "need --selector.batch 8"),
+        ({"selector": Anchors(16)}, "16 different images"),
+        ({"selector": resolve("dm").spec.selector}, "use --selector anchors"),
+        ({"models": resolve("dm").spec.models}, "trains none"),
+        ({"syn_batch": 2}, "--syn-batch 0"),
+        ({"parameterisation": MultiFormation(2, "multi")}, "decode-type single"),
+        ({"objective": PairedFeatures(7)}, "names no block"),
+    ],
+)
+def test_refuses(changes: dict, said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        check(replace(CIM, **changes), (32, 32, 3), [12] * 4)
+    check(CIM, (32, 32, 3), [12] * 4)

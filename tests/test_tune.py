@@ -1,0 +1,181 @@
+"""The runner that chooses numbers: one program per rung, the winner of its own figures, and no way to lose them."""
+
+import csv
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from distill_jax import distill, evaluation, sweep
+from distill_jax.checkpoint import Checkpoints, load_pool
+from distill_jax.cli import arguments, tune
+from distill_jax.cli.distill import Distill
+from distill_jax.cli.setup import set_up
+from distill_jax.data import Dataset
+from distill_jax.distill import Problem
+from distill_jax.halving import Rung, Schedule, Speed
+from distill_jax.spec import traced
+from tests.test_resume import Killed, dies
+
+SMALL = """
+    acc_dd digits --repeats 1 --candidates 3 --outer-steps 2 --inner-steps 3 --net.width 4 --net.depth 1
+    --protocol.epochs 2 --augment none --protocol.augment.strategy= --update.augment.strategy=
+    --selector.batch 4 --update.images 8 --update.batch 8 --models.size 1 --models.epochs 0 --seconds 100
+"""
+
+
+MEASURED, TEST_ARRAYS = tune.measured, Dataset.test_arrays
+HELD_OUT = 136
+
+
+@pytest.fixture(autouse=True)
+def speed(monkeypatch: pytest.MonkeyPatch):
+    """Tests take the same schedule however fast the machine is."""
+    monkeypatch.setattr(tune, "measured", lambda race, repeats: Speed(0.01, 0.01, 0.0, 0.0))
+    monkeypatch.setattr(tune, "SAVE_SECONDS", 0.0)
+
+
+def outcome(workdir: Path) -> dict[str, Any]:
+    rows = [(workdir / f"points/{k}/rows.json").read_text() for k in (0, 1)]
+    last = Checkpoints(workdir / "points/1/checkpoints").restore()
+    assert last is not None
+    states = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(last.state)]
+    return {name: (workdir / name).read_text() for name in ("tune.csv", "tuned.json")} | {
+        "rows": rows,
+        "states": states,
+    }
+
+
+def run(workdir: Path, *more: str) -> int:
+    return tune.main([*SMALL.split(), "--workdir", str(workdir), *more])
+
+
+def held_out(self: Dataset):
+    """``Dataset.test_arrays``, of training images that were held out only."""
+    assert len(self.x_test) == HELD_OUT, "the test set is looked at"
+    return TEST_ARRAYS(self)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A race that may not look at the test set."""
+    path = tmp_path_factory.mktemp("tune") / "run"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tune, "measured", lambda race, repeats: Speed(0.01, 0.01, 0.0, 0.0))
+        patched.setattr(Dataset, "test_arrays", held_out)
+        assert run(path) == 0
+    return path
+
+
+def test_the_winner_is_the_best_of_its_own_figures(finished: Path, capsys: pytest.CaptureFixture[str]):
+    with (finished / "tune.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [(line["rung"], line["step"], line["networks"]) for line in lines] == [("1", "3", "1")] * 3 + [
+        ("2", "6", "2")
+    ] * 2
+    first, last = ([line for line in lines if line["rung"] == rung] for rung in "12")
+    stayed = sorted(first, key=lambda line: -float(line["accuracy"]))[:2]
+    assert {line["optimiser.lr"] for line in last} == {line["optimiser.lr"] for line in stayed}
+    best = max(last, key=lambda line: float(line["accuracy"]))
+    chosen = json.loads((finished / "tuned.json").read_text())
+    assert chosen["optimiser.lr"] == float(best["optimiser.lr"]) and chosen["net.width"] == 4
+    assert (finished / "tune.png").read_bytes().startswith(b"\x89PNG")
+    # Once more says the same and computes nothing; what it says comes next is a command that there is.
+    assert run(finished, "--resume") == 0
+    said = capsys.readouterr().out
+    command = shlex.split(next(line for line in said.splitlines() if line.startswith("next: ")))[4:]
+    spec = arguments.parse(command, Distill)[2].spec
+    assert spec.optimiser.lr == chosen["optimiser.lr"] and spec.steps == 6  # type: ignore[attr-defined]
+    assert "held-out % after 6" in said and "136 held-out training images, protocol idc, 2 epochs" in said
+
+
+def test_survivors_go_on_from_where_they_are(finished: Path):
+    """Those of the last rung are where they had been without the others."""
+    setup = set_up(arguments.request(SMALL.split(), tune.Tune), eval_every=1)
+    with (finished / "tune.csv").open() as file:
+        rates = [float(line["optimiser.lr"]) for line in csv.DictReader(file) if line["rung"] == "2"]
+    pool, _ = load_pool(finished / "pool")
+    problem = Problem(traced(setup.spec), setup.net, setup.real_data(), pool, setup.keys.run)
+    points = sweep.stacked(problem, sweep.specs_of(setup.spec, {"optimiser.lr": rates}), [problem.root])
+    alone = sweep.run(points, sweep.init_states(points, 1))
+    last = Checkpoints(finished / "points/1/checkpoints").restore(alone)
+    assert last is not None and last.step == 6
+    np.testing.assert_array_equal(last.state.synthetic.images, alone.synthetic.images)
+
+
+def test_one_trace_per_rung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    traces = {"steps": 0, "scores": 0}
+
+    def counted(phase: str, module: object, name: str) -> None:
+        function = getattr(module, name)
+
+        def count(*args, **kwargs):
+            traces[phase] += 1
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, count)
+
+    counted("steps", distill, "inner_step")
+    counted("scores", evaluation, "train")
+    monkeypatch.setattr(tune, "measured", MEASURED)
+    monkeypatch.setattr(tune, "scheduled", lambda *_: Schedule([Rung(3, 3, 1), Rung(2, 6, 2)], 2))
+    # A network of its own, so that no test before has compiled the programs.
+    assert run(tmp_path, "--net.width", "5") == 0
+    assert traces == {"steps": 2, "scores": 2}, "measuring compiles what the first rung takes"
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "call", "after"),
+    [
+        (sweep, "run_block", 2, True),  # in the middle of the first rung
+        (Checkpoints, "save", 5, False),  # before the first checkpoint of the second rung
+        (Checkpoints, "save", 5, True),
+        (tune.Workdir, "write", 3, False),  # the first rung is scored, and not written down
+        (tune.Workdir, "write", 3, True),
+        (tune.tuned, "written", 1, False),
+    ],
+)
+def test_killed_anywhere(owner, name, call, after, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, dies(getattr(owner, name), call, after))
+        with pytest.raises(Killed):
+            run(tmp_path)
+    assert (tmp_path / "schedule.json").exists() and not (tmp_path / "tuned.json").exists()
+    # The schedule was decided before the race, and is not decided again.
+    monkeypatch.setattr(tune, "measured", lambda *_: pytest.fail("measured again"))
+    assert run(tmp_path, "--resume") == 0
+    assert outcome(tmp_path) == outcome(finished)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("random digits", "takes no steps"),
+        ("acc_dd digits --tune optimiser.lrr", "did you mean optimiser.lr"),
+        ("idc digits --tune perturb.max", "add --perturb directions"),
+        ("acc_dd digits --tune optimiser.lr optimiser.lr", "several different ones"),
+        ("acc_dd digits --tune models.epochs", "experiments.ablate takes any setting"),
+        ("acc_dd digits --seconds 0", "seconds is 0"),
+        ("acc_dd digits --reach 1", "reach is 1"),
+        ("acc_dd digits --candidates 4", "candidates is 4"),
+        ("acc_dd digits --repeats 0", "repeats is 0"),
+        ("acc_dd digits --labels soft", "tune with --labels hard"),
+    ],
+)
+def test_refuses(argv: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    workdir = tmp_path / "run"
+    assert tune.main([*argv.split(), "--workdir", str(workdir)]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert not workdir.exists()
+
+
+def test_a_folder_holds_one_race(finished: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(finished) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert run(finished, "--resume", "--seconds", "50") == 2
+    assert "tune.seconds was 100" in capsys.readouterr().err
