@@ -20,13 +20,13 @@ from statistics import median
 from typing import Annotated, Any, Literal
 
 import jax
-import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from benchmarks.kmeans import time_kmeans
 from benchmarks.step import NETWORKS, SIZES, Step, evaluation, step
 from distill_jax.cli import arguments
 from distill_jax.cli.display import table
+from distill_jax.cli.parser import parsed
 from distill_jax.cli.process import enter
 from distill_jax.spec import CHOICES
 from distill_jax.types import RequestError
@@ -60,7 +60,7 @@ class Benchmark:
 
 
 def run(argv: list[str]) -> None:
-    options = tyro.cli(Benchmark, args=argv, prog="python -m experiments.benchmark")
+    options = parsed(Benchmark, argv, "benchmark")
     if options.pairs < 1:
         raise RequestError(f"pairs is {options.pairs}: it must be at least 1")
     if options.objective and options.target not in ("step", "all"):
@@ -182,7 +182,7 @@ def _report(measured: dict[str, Any]) -> list[str]:
     return lines
 
 
-main = partial(enter, run)
+main = partial(enter, run, less_memory="--shapes digits")
 
 
 if __name__ == "__main__":

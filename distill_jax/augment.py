@@ -188,8 +188,9 @@ class Siamese(Augmentation):
     def validate(self) -> None:
         for member in self.members:
             if member not in MEMBERS:
-                nearest = difflib.get_close_matches(member, MEMBERS, n=1, cutoff=0.0)[0]
-                raise RequestError(f"strategy names {member!r}: did you mean {nearest!r}? One of {', '.join(MEMBERS)}")
+                nearest = difflib.get_close_matches(member, MEMBERS, n=1, cutoff=0.4)
+                meant = f"did you mean {nearest[0]!r}? One" if nearest else "give some"
+                raise RequestError(f"strategy names {member!r}: {meant} of {', '.join(MEMBERS)}")
         if len(set(self.members)) < len(self.members):
             raise RequestError(f"strategy {self.strategy!r} names a member twice: name each once")
         if self.choose not in ("one-geometric", "one"):

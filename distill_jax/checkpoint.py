@@ -14,6 +14,8 @@ import hashlib
 import json
 import logging
 import math
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -86,7 +88,14 @@ class Checkpoints:
             for later in manager.all_steps():
                 if later >= step:
                     manager.delete(later)
-            manager.save(step, args=items)
+            try:
+                manager.save(step, args=items)
+            except ValueError as error:  # how tensorstore says what the system said
+                code = re.search(r"os_error_code='(\d+)'|OS error (\d+)", str(error))
+                if code is None:
+                    raise
+                number = int(code[1] or code[2])
+                raise OSError(number, os.strerror(number), str(self.directory)) from error
 
     def restore(self, like: PyTree = None) -> Restored | None:
         """The newest undamaged checkpoint; None where nothing was saved yet.

@@ -285,8 +285,9 @@ def _wrong(
         return "labels are not int32 0, ..., 0, 1, ..., C-1"
     if card["space"] not in ("pixel", "normalised") or not isinstance(card["factor"], int) or card["factor"] < 1:
         return "the card's space or factor make no sense"
-    if any(len(card[key]) != images.shape[3] for key in ("mean", "std")):
-        return f"mean and std are not of {images.shape[3]} channels"
+    mean, std = (np.asarray(card[key], np.float32) for key in ("mean", "std"))
+    if not (mean.shape == std.shape == images.shape[3:] and np.isfinite(mean).all() and (std > 0).all()):
+        return f"the card's mean and std are not numbers for each of {images.shape[3]} channels, std above 0"
     if card["hash"] != content_hash(images, labels, soft, zca):
         return "the content does not match the card's hash"
     if (soft is not None) != (card.get("labels", "hard") == "soft"):

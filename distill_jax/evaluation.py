@@ -51,7 +51,8 @@ class Protocol(Choice):
     momentum: float = 0.9
     weight_decay: float = 5e-4
     schedule: Literal["thirds", "half", "dc", "constant"] = "thirds"
-    """how the rate falls: see ``train.SCHEDULES``"""
+    """how the rate falls over E epochs: 'thirds' to a fifth after 2/3 and again after 5/6, 'half' to a tenth half-way,
+    'dc' likewise with one epoch more and a new optimiser, 'constant' not at all"""
     optimiser: Literal["sgd", "adam"] = "sgd"
     """adam: with ``momentum`` as that of its first moment, and a decay that is not part of the gradient (AdamW)"""
     cutmix: float = 0.5

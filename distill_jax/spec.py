@@ -47,8 +47,7 @@ from distill_jax.types import Choice, RequestError, Shape, choice
 CHOICES: dict[str, Mapping[str, Callable[[], Any]]] = {
     "models": {
         "random": RandomInit, "early-stage": EarlyStagePool, "trajectories": ExpertTrajectories,
-        "interpolated": InterpolatedPool,
-    },
+        "interpolated": InterpolatedPool},
     "perturb": {"none": NoPerturbation, "directions": Directions},
     "selector": {"random": RandomBatch, "representative": Representative, "anchors": Anchors, "none": NoReal},
     "parameterisation": {"pixels": Pixels, "multi-formation": MultiFormation},
@@ -119,10 +118,9 @@ class Spec(Choice):
         for name, least in (("outer_steps", 0), ("inner_steps", 1), ("live", 1)):
             if getattr(self, name) < least:
                 raise RequestError(f"{name} is {getattr(self, name)}: it must be at least {least}")
-        for name in ("syn_batch", "class_chunk", "model_chunk"):
+        for name, zero in (("syn_batch", "all"), ("class_chunk", "automatic"), ("model_chunk", "automatic")):
             if getattr(self, name) < 0:
-                raise RequestError(f"{name} is {getattr(self, name)}: it must be 0 (automatic) or more")
-
+                raise RequestError(f"{name} is {getattr(self, name)}: it must be 0 ({zero}) or more")
         if len(self.mean) != len(self.std) or any(s <= 0 for s in self.std):
             raise RequestError("mean and std go together: give --mean and --std one number per channel, std above 0")
         if len(set(self.classes)) < len(self.classes) or any(c < 0 for c in self.classes):
@@ -178,6 +176,8 @@ def validate(value: Choice, path: str = "") -> None:
     except RequestError as error:
         # What stands on no axis does not know what it is called.
         raise error if value.axis else RequestError(f"{path}{error}") from None
+    except TypeError as error:  # a card that was edited by hand
+        raise RequestError(f"{path[:-1] or 'spec'}: a value has the wrong type ({error}): give a number") from error
 
 
 def check(spec: Spec, shape: Shape, counts: list[int]) -> None:

@@ -2,7 +2,10 @@
 
 import sys
 
-from benchmarks.benchmark import main
+from distill_jax.cli.main import stoppable
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with stoppable():
+        from benchmarks.benchmark import main
+
+        sys.exit(main())

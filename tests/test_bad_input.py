@@ -10,6 +10,7 @@ import pytest
 
 from distill_jax.cli import distill, evaluate, pretrain
 from distill_jax.cli.workdir import held
+from distill_jax.distilled import DistilledSet
 from tests.tiny import NET, POOL, TINY
 
 
@@ -71,14 +72,19 @@ def files(folder: Path) -> dict[Path, bytes | None]:
         ("acc_dd digits --protocol.rate nan", "protocol.rate is nan"),
         ("acc_dd digits --protocol.momentum 5", "protocol.momentum 5"),
         ("acc_dd digits --update.images 0", "--update none"),
+        ("acc_dd digits --net.dtype float64", "silently be float32"),
+        ("acc_dd digits --augment.strategy wobble", "give some of color"),
+        ("acc_dd digits --syn-batch -1", "0 (all)"),
         ("acc_dd digits --update.images 999999999999", "update.images is 999999999999"),
         ("acc_dd digits --net.width 999999999", "net.width is 999999999"),
+        ("acc_dd digits --net.depth 99999999 --net.pooling none", "depth is 99999999"),
         ("acc_dd digits --seed -1", "seed is -1"),
         ("acc_dd digits --seed 99999999999999999999", "seed is 99999999999999999999"),
         ("acc_dd digits --objective :", "MODULE:CLASS"),
         ("acc_dd npz:nowhere.npz", "nowhere.npz"),
         ("acc_dd npz:", "npz:PATH"),
         ("acc_dd folder:nowhere", "nowhere"),
+        ("acc_dd folder:" + "x" * 300, "File name too long"),
     ],
 )
 def test_a_request_that_makes_no_sense(runner, line: str, said: str, empty: Path, capsys) -> None:
@@ -97,6 +103,8 @@ def test_a_request_that_makes_no_sense(runner, line: str, said: str, empty: Path
         ("--eval-every -2", "eval_every is -2"),
         ("--baselines randon", "did you mean random?"),
         ("--pool nowhere", "nowhere"),
+        ("--pool " + "x" * 300, "File name too long"),
+        ("--resume --workdir " + "x" * 300, "give another path"),
     ],
 )
 def test_options_of_distill_that_make_no_sense(options: str, said: str, empty: Path, capsys) -> None:
@@ -221,7 +229,9 @@ def test_a_workdir_that_cannot_be_written_to(workdir: str, empty: Path, capsys) 
 @pytest.mark.parametrize(
     "options, said",
     [
-        ([], "--dataset"),
+        (["--dataset", "zca:digits"], "leave out zca:"),
+        (["--dataset", "digits", "--out", "{tmp}"], "is a folder"),
+        (["--dataset", "digits", "--out", "{tmp}/foreign.json"], "give another --out"),
         (["--dataset", "digitz"], "digits"),
         (["--dataset", "digits", "--nets", "convnett"], "did you mean convnet?"),
         (["--dataset", "digits", "--nets", "mlp", "convnet", "mlp"], "names a network twice"),
@@ -243,8 +253,18 @@ def test_evaluating_with_options_that_make_no_sense(options, said, finished: Pat
         class_names = np.array([f"{name} {c}" for c in range(10)])
         arrays = {"x_train": images, "x_test": images, "class_names": class_names, **labels}
         np.savez(tmp_path / f"{name}.npz", **arrays)  # type: ignore[arg-type]
+    (tmp_path / "foreign.json").write_text("[1]")
     argv = [str(finished), *(word.format(tmp=tmp_path) for word in options)]
     refused(capsys, evaluate.main, argv, said)
+
+
+def test_evaluating_a_set_whose_card_names_no_data(finished: Path, tmp_path: Path, capsys) -> None:
+    distilled = DistilledSet.load(finished / "distilled.npz")
+    distilled.with_card(dataset=None).save(tmp_path / "set.npz")
+    refused(capsys, evaluate.main, [str(tmp_path / "set.npz")], "give --dataset")
+    edited = {**distilled.card["protocol"], "momentum": "x"}
+    distilled.with_card(protocol=edited).save(tmp_path / "set.npz")
+    refused(capsys, evaluate.main, [str(tmp_path / "set.npz")], "wrong type")
 
 
 def test_evaluating_what_is_no_distilled_set(tmp_path: Path, capsys) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -107,6 +109,22 @@ def test_keeps_the_last_two_and_drops_later_ones(tmp_path: Path) -> None:
     assert same(found(runs.restore(state())).state, state(5))
     with pytest.raises(RequestError, match="at least 1"):
         Checkpoints(tmp_path, keep=0)
+
+
+def test_a_full_disk_is_an_error_of_the_system_and_harms_nothing(tmp_path: Path) -> None:
+    """Tensorstore says it as a ValueError; files that may not grow are the next best thing to a disk that is full."""
+    runs = Checkpoints(tmp_path)
+    runs.save(1, state(1))
+    large = state(2)._replace(images=jax.random.normal(jax.random.key(0), (2, 50, 16, 16, 1)))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(OSError) as full:
+            runs.save(2, large)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert full.value.errno == errno.EFBIG and full.value.filename == str(tmp_path)
+    assert runs.steps() == (1,) and same(found(runs.restore(state())).state, state(1))
 
 
 def test_another_configuration_is_refused_by_name(tmp_path: Path) -> None:

@@ -1,23 +1,31 @@
 """From a command line to an experiment, and exit codes."""
 
+import errno
 import os
+import re
 import signal
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pytest
 
+import distill_jax
+from benchmarks import benchmark
+from benchmarks.benchmark import Benchmark
 from distill_jax.axes.models import EarlyStagePool, RandomInit
 from distill_jax.axes.objective import GradientMatching
 from distill_jax.axes.perturb import Directions
-from distill_jax.cli import arguments, process
-from distill_jax.cli.process import Broken, Interrupted, Interrupts, enter
+from distill_jax.cli import arguments, distill, evaluate, process, reproduce
+from distill_jax.cli.main import main
+from distill_jax.cli.process import LESS_MEMORY, Broken, Interrupted, Interrupts, enter
 from distill_jax.contracts import ClassObjective
 from distill_jax.methods import ACC_DD
 from distill_jax.nets import ConvNet
 from distill_jax.recipes import resolve
+from distill_jax.spec import Spec
 from distill_jax.types import RequestError, choice
+from tests.tiny import python
 
 
 @dataclass(frozen=True)
@@ -147,16 +155,26 @@ def test_a_wrong_request_is_refused_with_a_hint(line: str, said: str) -> None:
 )
 def test_a_wrong_option_ends_with_code_2_and_names_the_nearest(line: str, said: str, capsys) -> None:
     assert enter(lambda argv: parse(" ".join(argv)), line.split()) == 2
-    assert said in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert said in shown and shown.startswith("error: ") and shown.count("\n") == 1
 
 
 def test_help_needs_neither_method_nor_data(capsys) -> None:
-    assert enter(lambda argv: arguments.request(argv, Options), ["--help"]) == 0
+    assert enter(lambda argv: arguments.request(argv, Options), ["--help-all"]) == 0
     shown = capsys.readouterr().out
     for word in ("METHOD", "DATASET", "--outer-steps", "--perturb.max", "--optimiser.lr", "image updates per outer"):
         assert word in shown
-    assert enter(lambda argv: arguments.request(argv, Options), ["dsa", "cifar10", "--help"]) == 0
+    assert enter(lambda argv: arguments.request(argv, Options), ["dsa", "cifar10", "--help-all"]) == 0
     assert "--update.epochs" in capsys.readouterr().out
+
+
+def test_help_shows_the_common_options_alone_and_names_the_way_to_the_others(capsys) -> None:
+    assert enter(lambda argv: arguments.request(argv, Options), ["--help"]) == 0
+    shown = capsys.readouterr().out
+    for word in ("METHOD", "DATASET", "--repeats", "--ipc", "--outer-steps", "--models random|", "--help-all"):
+        assert word in shown
+    assert "--perturb.max" not in shown and "--class-chunk" not in shown
+    assert shown.count("\n") < 100
 
 
 def test_the_data_set_is_read_and_its_shape_used() -> None:
@@ -178,6 +196,18 @@ def test_a_wrong_option_is_refused_before_data_are_read(capsys) -> None:
         (Broken("the loss is not finite"), 1, "error: the loss is not finite\n"),
         (Interrupted(signal.SIGTERM), 143, ""),
         (KeyboardInterrupt(), 130, "interrupted\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "runs/x"),
+            1,
+            "error: no space in runs/x (No space left on device): make some; what was finished is kept, and --resume "
+            "goes on with a run\n",
+        ),
+        (
+            OSError(errno.ENAMETOOLONG, "File name too long", "xxx"),
+            2,
+            "error: cannot use xxx (File name too long): give another path\n",
+        ),
+        (MemoryError("no room"), 1, f"error: out of memory (no room): try {LESS_MEMORY}\n"),
     ],
 )
 def test_exit_codes(error: BaseException, code: int, said: str, capsys) -> None:
@@ -186,6 +216,46 @@ def test_exit_codes(error: BaseException, code: int, said: str, capsys) -> None:
 
     assert enter(run, []) == code
     assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(
+    "runner, options",
+    [(distill, distill.Distill), (evaluate, evaluate.Evaluate), (reproduce, distill.Distill), (benchmark, Benchmark)],
+)
+def test_the_advice_where_memory_does_not_suffice_names_options_of_the_command(runner, options) -> None:
+    advice = runner.main.keywords.get("less_memory", LESS_MEMORY)
+    known = {field.name for kind in (options, Spec, getattr(runner, "Reproduce", Spec)) for field in fields(kind)}
+    assert {name.replace("-", "_") for name in re.findall(r"--([a-z-]+)", advice)} <= known - {"ipc"}
+    assert "--" in advice
+
+
+def test_devices_that_no_machine_has_are_refused(capsys) -> None:
+    assert enter(lambda argv: None, ["--devices", "99999999"]) == 2
+    assert "devices is 99999999" in capsys.readouterr().err
+
+
+def test_the_version_is_said_by_every_command(capsys) -> None:
+    for runner, line in ((main, []), (main, ["distill"]), (benchmark.main, [])):
+        assert runner([*line, "--version"]) == 0
+        assert capsys.readouterr().out == f"distill_jax {distill_jax.__version__}\n"
+
+
+def test_an_interrupt_before_anything_can_be_saved_ends_the_process_at_once() -> None:
+    """Whatever is being imported might swallow an exception; the handler raises none."""
+    code = """
+import time
+from distill_jax.cli.main import stoppable
+with stoppable():
+    print("ready", flush=True)
+    try:
+        time.sleep(60)
+    except BaseException:
+        time.sleep(60)
+"""
+    process = python("-c", code)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert (process.communicate(timeout=30)[1], process.returncode) == ("interrupted\n", 130)
 
 
 def test_what_nobody_expected_keeps_its_traceback() -> None:

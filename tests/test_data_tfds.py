@@ -143,7 +143,7 @@ def test_unknown_names(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         refused("no data set 'cifr10': did you mean cifar10", load, "cifr10")
         refused("did you mean mnist", load, "MNIST")
         refused("did you mean digits", load, "digit")
-        refused(r"choose digits, npz:PATH, folder:PATH or a name of TFDS", load, "xyzzy")
+        refused(r"choose digits, npz:PATH, folder:PATH, hf:PATH or a name of TFDS", load, "xyzzy")
         refused(f"write folder:{data_dir}", load, str(data_dir))
         (data_dir / "a.npz").touch()
         refused(f"write npz:{data_dir}/a.npz", load, f"{data_dir}/a.npz")
@@ -162,9 +162,9 @@ def test_unknown_versions_and_configs() -> None:
 
 def test_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     without("tensorflow", monkeypatch)
-    refused(r"cifar10 is not in .* needs TensorFlow, once: pip install 'distill_jax\[tfds\]'", load, "cifar10")
+    refused(r"cifar10 is not in .* needs TensorFlow, once: pip install -e '\.\[tfds\]'", load, "cifar10")
     without("tensorflow_datasets", monkeypatch)
-    refused(r"cifar10 needs TensorFlow Datasets .*pip install 'distill_jax\[tfds\]'", load, "cifar10")
+    refused(r"cifar10 needs TensorFlow Datasets .*pip install -e '\.\[tfds\]'", load, "cifar10")
 
 
 def test_failing_to_prepare_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

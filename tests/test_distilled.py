@@ -156,6 +156,9 @@ IMAGES = made().images
         ({"factor": "two"}, "factor"),
         ({"mean": [0.5]}, "mean"),
         ({"mean": 0.5}, "card"),
+        ({"mean": "x"}, "card"),
+        ({"mean": ["a", "b"]}, "card"),
+        ({"std": [0.5, 0.0]}, "std above 0"),
     ],
 )
 def test_a_file_that_makes_no_sense_is_refused(tmp_path: Path, changes: dict, said: str) -> None:

@@ -82,7 +82,7 @@ def test_a_set_goes_out_and_comes_in_on_the_command_line(tmp_path: Path, capsys:
     told = ["idc", str(tmp_path / "out" / "data.pt"), *names, "--mean", "0.5", "0.5", "0.5", "--std", "1", "1", "1"]
     other = tmp_path / "new" / "other.npz"
     assert import_set.main([*told, "--out", str(other)]) == 2
-    assert "give factor" in capsys.readouterr().err and not other.exists()
+    assert "give --factor" in capsys.readouterr().err and not other.exists()
     assert import_set.main([*told, "--factor", "2", "--out", str(other)]) == 0
     assert DistilledSet.load(other).card["mean"] == [0.5, 0.5, 0.5]
     assert import_set.main([*told, "--factor", "2", "--out", str(other)]) == 2

@@ -35,7 +35,7 @@ def paths(value: object, prefix: str = "") -> set[str]:
 
 
 OPTIONS = {field.name for command in COMMANDS for field in fields(command)}
-OPTIONS |= {field.name for field in fields(Spec)} | paths(Protocol(), "protocol.") | {"help", "version"}
+OPTIONS |= {field.name for field in fields(Spec)} | paths(Protocol(), "protocol.") | {"help", "help_all", "version"}
 for _axis, _choices in CHOICES.items():
     OPTIONS |= {path for make in _choices.values() for path in paths(make(), f"{_axis}.")}
 

@@ -17,6 +17,12 @@ def test_the_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("0 ")
 
 
+def test_what_a_command_needs_is_said_before_it() -> None:
+    """In a fresh clone only make works: the environment is activated, and reading cifar10 is installed, before."""
+    first = README.index("python -m experiments.")
+    assert README.index(". .venv/bin/activate") < first and README.index(",tfds]'") < README.index("cifar10 --ipc 10")
+
+
 def test_every_runner_it_names_exists() -> None:
     named = set(re.findall(r"python -m (experiments\.\w+)", README))
     assert named and all((Path(__file__).parents[1] / f"{name.replace('.', '/')}.py").exists() for name in named)

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill_jax.cli import distill, reproduce
-from distill_jax.cli.comparison import Budget
+from distill_jax.cli import compare, distill, reproduce
+from distill_jax.cli.comparison import Budget, Point
 from distill_jax.cli.entrants import Compare, entrant
 from distill_jax.cli.workdir import COMPARED, COMPARED_PLOT, COMPARED_TABLE, DISTILLED, RESULT, read_json
 from distill_jax.methods import BASELINES, METHODS, PRESETS
@@ -39,6 +39,14 @@ def test_methods_are_compared_under_equal_steps(tmp_path: Path, capsys: pytest.C
     assert table in capsys.readouterr().out
 
 
+def test_nothing_is_above_random_where_random_takes_no_part() -> None:
+    runs = {name: [[Point(20, 1.0, [50.0, 52.0])]] for name in ("dm", "random")}
+    assert "above random" in compare._table(runs)[0]
+    del runs["random"]
+    assert compare._table(runs)[0] == "| method | accuracy % | seconds | steps |"
+    assert compare._table(runs)[2] == "| dm | 51.00 ± 1.41 | 1.0 | 20 |"
+
+
 def test_what_is_chosen_by_never_is_the_test_set() -> None:
     options = Compare("compare", "digits", held_out=True)
     job = entrant("dm", 1, options, [])
@@ -63,13 +71,15 @@ def test_a_budget_of_seconds_ends_a_run() -> None:
         (["--dataset", "digits", "--seconds", "nan"], "--seconds or --steps"),
         (["--dataset", "digits", "--methods", "dm '"], "cannot be read"),
         (["--dataset", "digits", "--seeds", "0"], "seeds is 0"),
+        (["--dataset", "digits", "--methods", "dm", "--", "--foo", "5"], "--foo"),
+        (["--dataset", "digits", "--methods", "dm", "--", "--foo", "5"], "experiments.distill --help"),
         (["--dataset", "digits", "--methods", "dm --net.width 0"], "width is 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(
     words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert reproduce.main(["compare", *words, "--workdir", str(tmp_path / "new")]) == 2
+    assert reproduce.main(["compare", "--workdir", str(tmp_path / "new"), *words]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 

@@ -1,7 +1,11 @@
 """The commands and the files they write: a contract (design section 4)."""
 
+import importlib.machinery
 import json
 import math
+import re
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +113,47 @@ def test_evaluating_the_file_gives_the_score_of_the_run(finished: Path, tmp_path
     assert evaluate.main([str(finished), "--dataset", "digits", "--repeats", "2", *out]) == 0
     assert f"{mean:.2f} ± {std:.2f}" in capsys.readouterr().out
     assert {path.name for path in finished.iterdir()} == before
+
+
+def test_evaluating_takes_the_data_set_from_the_card_and_tells_others_apart(finished: Path, tmp_path: Path, capsys):
+    argv = [str(finished), "--repeats", "1", "--epochs", "1", "--out", str(tmp_path / "evaluation.json")]
+    assert evaluate.main(argv) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert read(tmp_path / "evaluation.json")["evaluations"][0]["dataset"]["name"] == "digits"
+    data = load("digits")
+    arrays = {"x_train": data.x_train, "y_train": data.y_train, "x_test": data.x_test, "y_test": data.y_test}
+    np.savez(tmp_path / "fewer.npz", **{name: array[:500] for name, array in arrays.items()})  # type: ignore[arg-type]
+    assert evaluate.main([*argv, "--dataset", f"npz:{tmp_path / 'fewer.npz'}"]) == 0
+    assert "was distilled from other images than npz:" in capsys.readouterr().err
+
+
+def test_tensorboard_gets_the_lines_of_the_metrics(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    scalars: list[tuple] = []
+
+    class SummaryWriter:
+        def __init__(self, folder: str, purge_step: int) -> None:
+            assert folder == str(tmp_path / "run" / "tensorboard") and purge_step == 1
+
+        def add_scalar(self, *scalar: object) -> None:
+            scalars.append(scalar)
+
+        def flush(self) -> None: ...
+
+    argv = [*TINY, "--workdir", str(tmp_path / "run"), "--tensorboard"]
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    assert distill.main(argv) == 2
+    assert "pip install tensorboardX" in capsys.readouterr().err and not (tmp_path / "run").exists()
+    module = types.ModuleType("tensorboardX")
+    module.__dict__.update(SummaryWriter=SummaryWriter, __spec__=importlib.machinery.ModuleSpec("tensorboardX", None))
+    monkeypatch.setitem(sys.modules, "tensorboardX", module)
+    assert distill.main(argv) == 0
+    assert re.search(r"distilling: 12/12 steps.*held-out \d+\.\d %", capsys.readouterr().err)
+    assert outcome(tmp_path / "run") == outcome(finished)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    names = ("loss", "held_out_accuracy", "seconds")
+    assert scalars == [(name, line[name], line["step"]) for line in lines for name in names if name in line]
 
 
 def test_a_finished_run_is_shown_again_and_not_repeated(finished: Path, capsys) -> None:

@@ -152,6 +152,15 @@ def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
             use(tmp_path / ("x" * 300))
 
 
+def test_resuming_what_is_not_there_says_so_and_names_the_run_that_may_be_meant(tmp_path: Path, capsys) -> None:
+    (tmp_path / "demo").mkdir()
+    Workdir(tmp_path / "demo").write(CONFIG, {})
+    with held(tmp_path / "dmo") as workdir:
+        assert not workdir.begin({"versions": {}}, resume=True, overwrite=False)
+    said = f"no run to go on with in {tmp_path / 'dmo'}: a new one begins (did you mean {tmp_path / 'demo'}?)"
+    assert capsys.readouterr().err == f"there is {said}\n"
+
+
 def test_a_new_folder_is_new(tmp_path: Path) -> None:
     assert new_folder("run", tmp_path) == tmp_path / "run"
     (tmp_path / "run").mkdir()

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -59,13 +58,13 @@ class Ablate(arguments.Common):
     """runs per point, with the seeds SEED, SEED + 1, ..."""
     repeats: int = 3
     """networks trained from scratch on the images of each run; a run's accuracy is their mean"""
-    workdir: Path | None = None
+    workdir: arguments.Folder = None
     """where everything goes; default: a new folder under runs/"""
     resume: FlagCreatePairsOff[bool] = False
     """go on with the ablation in WORKDIR"""
     overwrite: FlagCreatePairsOff[bool] = False
     """replace the ablation in WORKDIR"""
-    pool: Path | None = None
+    pool: arguments.Folder = None
     """models that experiments.pretrain trained; default: they are pretrained"""
     held_out: FlagCreatePairsOff[bool] = False
     """score on a tenth of the training data, withheld from all else, and not on the test set: to choose a value by"""

@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff, arg
@@ -47,13 +46,13 @@ class Analyse(arguments.Common):
     early-stage, perturbed and late models move the synthetic images. Test images are not used.
     """
 
-    workdir: Path | None = None
+    workdir: arguments.Folder = None
     """where everything goes; default: a new folder under runs/"""
     resume: FlagCreatePairsOff[bool] = False
     """go on with the analysis in WORKDIR"""
     overwrite: FlagCreatePairsOff[bool] = False
     """replace the analysis in WORKDIR"""
-    pool: Path | None = None
+    pool: arguments.Folder = None
     """models that experiments.pretrain trained; default: they are pretrained"""
     walk: Annotated[int, arg(name="steps")] = 50
     """inner steps over which one network is followed"""

@@ -9,19 +9,27 @@ option is refused at once) and after it (because recipes depend on the shape of 
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, make_dataclass
-from typing import Annotated, Any, Generic, NamedTuple, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Generic,
+    NamedTuple,
+    TypeAlias,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
-import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
-from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
 
-from distill_jax.cli import config, process
+from distill_jax.cli import config, parser, process
 from distill_jax.cli.workdir import refuse_empty
 from distill_jax.data import LISTS, SHAPES, Dataset, load
-from distill_jax.evaluation import PROTOCOLS, Protocol
 from distill_jax.methods import PRESETS
 from distill_jax.recipes import RECIPE_OF, RECIPES, Experiment, resolve
 from distill_jax.spec import CHOICES, Spec, validate
@@ -37,14 +45,22 @@ Subset: TypeAlias = Annotated[
 ]
 """the option --subset of every runner that reads a data set"""
 
+Folder: TypeAlias = Annotated[Path | None, arg(metavar="FOLDER")]
+"""--workdir, --pool"""
+
 
 @dataclass(frozen=True)
 class Common:
     """The options of every runner that takes METHOD and DATASET; a runner adds its own in a subclass."""
 
+    command: ClassVar[str] = ""
+    """what the runner is called, where that is not the name of the class"""
+
     method: Positional[Annotated[str, arg(metavar="METHOD", help=" ".join(PRESETS))]]
     dataset: Positional[
-        Annotated[str, arg(metavar="DATASET", help="digits, npz:PATH, folder:PATH, or a name of TensorFlow Datasets")]
+        Annotated[
+            str, arg(metavar="DATASET", help="digits, npz:PATH, folder:PATH, hf:PATH, or a name of TensorFlow Datasets")
+        ]
     ]
     subset: Subset = None
     recipe: Annotated[
@@ -125,14 +141,8 @@ def parse(
         )
 
     config.check(chosen.get("config", ""), settings, default)
-    parsed = tyro.cli(
-        _options_over(default, options),
-        args=_expanded(argv),
-        prog=f"python -m experiments.{options.__name__.lower()}",
-        description=inspect.getdoc(options),
-        registry=_registry,
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    names = {axis: choice_name(axis, getattr(default.spec, axis)) for axis in CHOICES}
+    parsed = parser.parsed_over(default, names, options, _expanded(argv), options.command)
     if words[:2] != [parsed.method, parsed.dataset]:
         raise RequestError("cannot tell METHOD and DATASET from the values of options: put them first")
     spec = Spec(**{f.name: getattr(parsed, f.name) for f in fields(Spec)})
@@ -221,7 +231,7 @@ def picked(argv: Sequence[str], runner: type[Any]) -> tuple[Mapping[str, str], l
 def _flags(options: type[Any]) -> set[str]:
     """Options that take no value: those of the runner, and the switches of every choice."""
     hints = get_type_hints(options)
-    flags = {"help"} | {f.name.replace("_", "-") for f in fields(options) if hints[f.name] is bool}
+    flags = {"help", "help-all"} | {f.name.replace("_", "-") for f in fields(options) if hints[f.name] is bool}
     for axis, choices in CHOICES.items():
         for make in choices.values():
             switches = [f.name.replace("_", "-") for f in fields(make()) if f.type in (bool, "bool")]
@@ -260,38 +270,3 @@ def _expanded(argv: Sequence[str]) -> list[str]:
             words.append(word)
         after = word == "--classes" or (after and not word.startswith("--"))
     return words
-
-
-# ------------------------------------------------------------------ stage 2
-
-_registry = ConstructorRegistry()
-
-CONTRACTS = {get_type_hints(Spec)[axis] for axis in CHOICES}
-
-
-@_registry.struct_rule
-def _by_value(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """A field annotated with an axis' contract has the fields of the choice that is its default."""
-    if is_dataclass(info.default) and info.type in CONTRACTS:
-        spec = ConstructorRegistry.get_struct_spec(StructTypeInfo.make(type(info.default), info.default, False))
-        return spec if isinstance(spec, StructConstructorSpec) else None
-    return None
-
-
-def _options_over(default: Experiment, options: type[Any]) -> type[Any]:
-    """A dataclass with the runner's options and all fields of Spec on top, ``protocol.`` below.
-
-    It inherits, rather than copies, so that tyro finds the docstrings of the fields for its help.
-    """
-    on_top: list[tuple[str, Any, Any]] = []
-    for name, annotation in get_type_hints(Spec).items():
-        value = getattr(default.spec, name)
-        on_top.append((name, type(value) if name in CHOICES else annotation, value))
-        if name in CHOICES:
-            names = "|".join(CHOICES[name])
-            which = arg(name=name, metavar=f"{names}|MODULE:CLASS", help=f"choice on the axis {name}")
-            on_top.append((f"choice_of_{name}", Annotated[str, which], choice_name(name, value)))
-    which = arg(name="protocol", metavar="|".join(PROTOCOLS), help="how the result is scored; default: as in the paper")
-    on_top.append(("name_of_protocol", Annotated[str, which], default.protocol.name))
-    below = [("protocol", Protocol, default.protocol)]
-    return make_dataclass("Options", [*on_top, *below], bases=(Spec, options), frozen=True)

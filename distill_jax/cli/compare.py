@@ -10,7 +10,6 @@ points, ``compare.png`` (accuracy against seconds).
 from __future__ import annotations
 
 import csv
-import inspect
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,11 +17,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tyro
 
 from distill_jax.cli import arguments, display
 from distill_jax.cli.comparison import Point, curve
 from distill_jax.cli.entrants import Compare, entrant
+from distill_jax.cli.parser import parsed
 from distill_jax.cli.process import Interrupts, environment, resumable
 from distill_jax.cli.score import summary
 from distill_jax.cli.setup import Setup
@@ -71,8 +70,7 @@ def requested(argv: list[str]) -> Comparison:
     """What ``argv`` asks for. Raises RequestError, before anything is written, for what makes no sense."""
     cut = argv.index("--") if "--" in argv else len(argv)
     mine, shared = argv[:cut], argv[cut + 1 :]
-    about = inspect.getdoc(Compare)
-    options = tyro.cli(Compare, args=mine, prog="python -m experiments.reproduce", description=about)
+    options = parsed(Compare, mine, "reproduce")
     for name in ("seeds", "repeats"):
         if getattr(options, name) < 1:
             raise RequestError(f"{name} is {getattr(options, name)}: it must be at least 1")
@@ -172,16 +170,16 @@ def _table(curves: dict[str, list[list[Point]]]) -> list[str]:
     images under the same ones have a column."""
     finals = {line: _finals([points[-1] for points in runs]) for line, runs in curves.items()}
     beside = {line: [p for points in runs for p in points[-1].random or ()] for line, runs in curves.items()}
+    random = finals.get("random")
     head = [
         "method",
         "accuracy %",
-        "above random",
+        *["above random"] * (random is not None),
         "seconds",
         "steps",
         *["random, same labels %"] * any(beside.values()),
     ]
     rows = [head, ["---"] * len(head)]
-    random = finals.get("random")
     for line, runs in curves.items():
         last = [points[-1] for points in runs]
         accuracies = finals[line]
@@ -190,7 +188,8 @@ def _table(curves: dict[str, list[list[Point]]]) -> list[str]:
             error = np.hypot(_standard_error(accuracies), _standard_error(random))
             above = f"{np.mean(accuracies) - np.mean(random):+.1f} ± {2 * error:.1f}"
         seconds = np.mean([point.seconds for point in last])
-        row = [line, display.plus_minus(summary(accuracies)), above, f"{seconds:.1f}", str(last[0].step)]
+        beyond = [above] * (random is not None)
+        row = [line, display.plus_minus(summary(accuracies)), *beyond, f"{seconds:.1f}", str(last[0].step)]
         same = display.plus_minus(summary(beside[line])) if beside[line] else ""
         rows.append([*row, same][: len(head)])
     return ["| " + " | ".join(row) + " |" for row in rows]

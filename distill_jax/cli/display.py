@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +17,13 @@ EVERY = 10.0
 """seconds between two lines of progress where standard error is not a terminal"""
 
 
+OF_STEPS = (
+    "perturb", "selector", "augment", "objective", "optimiser", "update", "inner_steps", "live", "syn_batch",
+    "class_chunk", "model_chunk",
+)  # fmt: skip
+"""fields of Spec that say nothing about a method without steps"""
+
+
 class Bar:
     """Progress on standard error: a bar on a terminal, otherwise a plain line now and then."""
 
@@ -24,18 +32,26 @@ class Bar:
         self._said = time.monotonic()
         self._pace: tuple[float, int] | None = None
         self._tqdm = None
+        # Before the first report the step is compiled, which can take a minute or two on a CPU.
+        self._compiling = threading.Timer(EVERY, lambda: self._print([f"{what}: compiling"]))
+        self._compiling.daemon = True
         if sys.stderr.isatty():
             self._tqdm = tqdm(total=total, initial=start, desc=what, unit=unit or "it", dynamic_ncols=True, leave=False)
+            self._tqdm.set_postfix_str("compiling")
+        else:
+            self._compiling.start()
 
     def __enter__(self) -> Bar:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._compiling.cancel()
         if self._tqdm is not None:
             self._tqdm.close()
 
     def update(self, done: int, facts: Mapping[str, str] | None = None, total: int | None = None) -> None:
         """``done`` of the total are done; ``facts`` are shown beside it. ``total``: where it was not known before."""
+        self._compiling.cancel()
         self._total = total or self._total
         now = time.monotonic()
         first, self._pace = self._pace is None, self._pace or (now, done)
@@ -55,12 +71,16 @@ class Bar:
         parts = [f"{self._what}: {done}/{self._total} {self._unit}".rstrip()]
         parts += [f"{name} {fact}" for name, fact in (facts or {}).items()]
         parts += [f"{duration(left)} left"] if left else []
+        self._print(parts)
+
+    def _print(self, parts: Sequence[str]) -> None:
         print(", ".join(parts), file=sys.stderr, flush=True)
 
 
 def configuration(title: str, experiment: Experiment) -> str:
-    """Every resolved choice, one axis a line."""
-    spec = vars(experiment.spec)
+    """Every resolved choice that the method uses, one axis a line."""
+    unused = OF_STEPS if experiment.spec.steps == 0 else ()
+    spec = {name: value for name, value in vars(experiment.spec).items() if name not in unused and value != ()}
     lines = {name: repr(value) for name, value in spec.items() if isinstance(value, Choice)}
     lines["sizes"] = _pairs({name: value for name, value in spec.items() if name not in lines})
     lines["protocol"] = repr(experiment.protocol)

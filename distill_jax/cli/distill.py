@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from tyro.conf import FlagCreatePairsOff
+from tyro.conf import FlagCreatePairsOff, arg
 
 from distill_jax.checkpoint import Checkpoints
 from distill_jax.cli import arguments, display, report
@@ -23,6 +23,7 @@ from distill_jax.cli.optimise import Session, optimise, rounded
 from distill_jax.cli.process import Clock, Interrupts, enter, environment, peak_bytes, resumable
 from distill_jax.cli.score import BASELINES, Scorer
 from distill_jax.cli.setup import Setup, pool_for, pool_path, read_pool, set_up
+from distill_jax.cli.tensorboard import require_tensorboard
 from distill_jax.cli.workdir import (
     CHECKPOINTS,
     CONFIG,
@@ -53,21 +54,23 @@ class Distill(arguments.Common):
     import path, --objective my_module:MyObjective; its fields follow as --models.size 3.
     """
 
-    workdir: Path | None = None
+    workdir: arguments.Folder = None
     """where everything goes; default: a new folder under runs/"""
     resume: FlagCreatePairsOff[bool] = False
     """go on with the run in WORKDIR"""
     overwrite: FlagCreatePairsOff[bool] = False
     """delete the run in WORKDIR and begin again"""
-    pool: Path | None = None
+    pool: arguments.Folder = None
     """models that experiments.pretrain trained; default: those in WORKDIR, else they are pretrained"""
     save_every: int = 0
     """outer steps between checkpoints; 0: about a minute"""
     eval_every: int = 0
     """outer steps between reports on a tenth of the training data, which is withheld for that; 0: use all of it"""
+    tensorboard: FlagCreatePairsOff[bool] = False
+    """write loss and held-out accuracy for TensorBoard too, into WORKDIR/tensorboard"""
     repeats: int = 5
     """R: networks trained from scratch for each accuracy"""
-    baselines: tuple[str, ...] | None = None
+    baselines: Annotated[tuple[str, ...] | None, arg(metavar="NAME [NAME ...]")] = None
     """what to compare with, of: random random_soft full; default: random, on digits also full, and random_soft, random
     images labelled by the pool, where the method's labels are not hard"""
 
@@ -140,6 +143,8 @@ def work(job: Job, interrupts: Interrupts) -> Mapping[str, Any]:
 def _check(options: Distill) -> None:
     """Refuse options that make no sense."""
     arguments.check_resume(options)
+    if options.tensorboard:
+        require_tensorboard()
     if options.repeats < 1:
         raise RequestError(f"repeats is {options.repeats}: it must be at least 1")
     for name in ("save_every", "eval_every"):
@@ -199,7 +204,7 @@ def _work(session: Session, options: Distill, given: PyTree) -> dict[str, Any]:
         return Scorer(net, protocol, test, data.normaliser, setup.keys.score, interrupts), known
 
     watch = judge_on(setup.data)[0] if options.eval_every else None
-    distilled = optimise(session, pool, options.save_every, options.eval_every, watch)
+    distilled = optimise(session, pool, options.save_every, options.eval_every, watch, options.tensorboard)
     distilled = rounded(distilled) if options.uint8 else distilled
     _save(workdir, distilled)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
@@ -29,7 +28,7 @@ class Compare:
     target: Annotated[Positional[Literal["compare"]], arg(metavar="compare")]
     """what to make"""
     dataset: Annotated[str, arg(metavar="DATASET")]
-    """digits, npz:PATH, folder:PATH, or a name of TensorFlow Datasets"""
+    """digits, npz:PATH, folder:PATH, hf:PATH, or a name of TensorFlow Datasets"""
     subset: arguments.Subset = None
     methods: Annotated[tuple[str, ...], arg(metavar="METHOD [METHOD ...]")] = FAMILY
     """methods, each with options of its own if quoted: "dsa --models early-stage", and with a name for the table if
@@ -52,7 +51,7 @@ class Compare:
     """score on a tenth of the training data, withheld from all else, and not on the test set: to choose by"""
     devices: int = 0
     """on a CPU, how many devices it counts as, which share the work; 0: one for each physical core"""
-    workdir: Path | None = None
+    workdir: arguments.Folder = None
     """where everything goes; default: a new folder under runs/"""
     resume: FlagCreatePairsOff[bool] = False
     """go on with the comparison in WORKDIR: runs that are finished are kept"""
@@ -73,6 +72,8 @@ class Compare:
 @dataclass(frozen=True)
 class Entrant(arguments.Common):
     """A method that takes part."""
+
+    command: ClassVar[str] = "distill"
 
 
 def entrant(line: str, ipc: int, options: Compare, shared: list[str]) -> Setup:

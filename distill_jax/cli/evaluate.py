@@ -10,7 +10,6 @@ deviation, and the 95 % interval of the mean. Soft labels in the set are trained
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,12 +17,13 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from distill_jax.cli import arguments, display
 from distill_jax.cli.dd_ranking import dd_ranking_scores
+from distill_jax.cli.parser import parsed
 from distill_jax.cli.process import Clock, Interrupts, enter, environment, peak_bytes
+from distill_jax.cli.same_data import check_same_data, dataset_of
 from distill_jax.cli.score import Scorer, interval
 from distill_jax.cli.workdir import DISTILLED, EVALUATION, read_json, refuse_read_only, write_json
 from distill_jax.contracts import Architecture
@@ -53,17 +53,18 @@ class Evaluate:
     """Train networks from scratch on a distilled set, and test them on the real test images."""
 
     path: Positional[Annotated[Path, arg(metavar="PATH", help="a distilled.npz, or the workdir that it is in")]]
-    dataset: Annotated[str, arg(metavar="DATASET")]
-    """digits, npz:PATH, folder:PATH, or a name of TensorFlow Datasets"""
+    dataset: Annotated[str, arg(metavar="DATASET")] = ""
+    """digits, npz:PATH, folder:PATH, hf:PATH, or a name of TensorFlow Datasets; default: the one in the
+    set's card"""
     subset: arguments.Subset = None
     nets: Annotated[tuple[str, ...] | None, arg(metavar="NET [NET ...]", help=NETS)] = None
     repeats: int = 5
     """R: networks of each kind, from different seeds"""
-    epochs: int | None = None
+    epochs: Annotated[int | None, arg(metavar="INT")] = None
     """default: as the protocol says"""
-    full_epochs: int | None = None
+    full_epochs: Annotated[int | None, arg(metavar="INT")] = None
     """with --protocol dd-ranking, epochs on all training data; default: as the protocol says"""
-    factor: int | None = None
+    factor: Annotated[int | None, arg(metavar="INT")] = None
     """decode with this factor, instead of the one in the card"""
     protocol: Annotated[str | None, arg(metavar="|".join(PROTOCOLS))] = None
     """how networks are trained and tested; default: as for the score in the set's card"""
@@ -80,15 +81,21 @@ class Evaluate:
 
 
 def run(argv: list[str]) -> None:
-    options = tyro.cli(Evaluate, args=argv, prog="python -m experiments.evaluate", description=inspect.getdoc(Evaluate))
+    options = parsed(Evaluate, argv, "evaluate")
     _check(options)
     distilled = _read(options)
+    if not options.dataset:
+        name, subset = dataset_of(distilled, options.path)
+        options = replace(options, dataset=name, subset=options.subset or subset)
     out = options.out or _file(options).with_name(EVALUATION)
+    if out.is_dir():
+        raise RequestError(f"--out {out} is a folder: name a file in it, as in --out {out / EVALUATION}")
     refuse_read_only(out.parent, "--out")
+    _earlier(out)  # refuses another file before anything is trained
     for name in options.nets or ():
         arguments.choose("net", name)
     data = load(options.dataset, only=arguments.chosen_classes(options.subset))
-    _check_same_data(distilled, data, options)
+    check_same_data(distilled, options.path, data, options.dataset)
     experiment = _experiment(distilled, options)
     validate(experiment.protocol, "protocol.")
     preset = experiment.spec.net
@@ -190,10 +197,12 @@ def _entry(distilled: DistilledSet, data: Dataset, protocol: Protocol, options: 
 
 def _earlier(out: Path) -> list[dict[str, Any]]:
     """The entries that earlier evaluations left in ``out``."""
-    content = read_json(out)
+    content = read_json(out, "give another --out")
     if content is None:
         return []
-    if content.get("schema") == 2:
+    if not isinstance(content, dict) or "schema" not in content:
+        raise RequestError(f"{out} was not written by an evaluation: give another --out")
+    if content["schema"] == 2:
         return content["evaluations"]
     return [{name: value for name, value in content.items() if name != "schema"}]
 
@@ -243,30 +252,6 @@ def _read(options: Evaluate) -> DistilledSet:
     return distilled
 
 
-def _check_same_data(distilled: DistilledSet, data: Dataset, options: Evaluate) -> None:
-    """Refuse test images that the set cannot be meant for."""
-    if data.shape != distilled.shape:
-        sizes = ["x".join(map(str, shape)) for shape in (data.shape, distilled.shape)]
-        raise RequestError(
-            f"{options.dataset} has images {sizes[0]}, {options.path} has {sizes[1]}: give its own --dataset"
-        )
-    if distilled.zca is not None and data.whitening is None:
-        raise RequestError(
-            f"{options.path} stands for whitened images, {options.dataset} is not: give --dataset zca:{options.dataset}"
-        )
-    meant = distilled.card["class_names"]
-    if list(data.class_names) == distilled.card.get("part_of"):
-        raise RequestError(
-            f"{options.path} holds {len(meant)} of the {data.classes} classes of {options.dataset}: join it with the "
-            "others first (experiments.join), or add their names after --subset"
-        )
-    if list(data.class_names) != list(meant):
-        have, want = (f"{len(names)}: {', '.join(map(str, names[:3]))}, ..." for names in (data.class_names, meant))
-        raise RequestError(
-            f"{data.name} has other classes ({have}) than {options.path} ({want}): give its own --dataset and --subset"
-        )
-
-
 def _experiment(distilled: DistilledSet, options: Evaluate) -> Experiment:
     """The network and the protocol that the set's own score is from; where it has none, those of the recipe."""
     card = distilled.card
@@ -285,4 +270,4 @@ def _experiment(distilled: DistilledSet, options: Evaluate) -> Experiment:
     return replace(experiment, protocol=protocol)
 
 
-main = partial(enter, run)
+main = partial(enter, run, less_memory="fewer --repeats, or smaller networks in --nets")

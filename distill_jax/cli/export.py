@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from distill_jax.cli.parser import parsed
 from distill_jax.cli.process import enter
 from distill_jax.cli.workdir import DISTILLED, replaced
 from distill_jax.distilled import DistilledSet
@@ -57,7 +57,7 @@ def saved(distilled: DistilledSet, out: Path) -> None:
 
 def run(argv: list[str]) -> None:
     description = f"{inspect.getdoc(Export)}\n\n{FORMATS_TABLE}"
-    options = tyro.cli(Export, args=argv, prog="python -m experiments.export", description=description)
+    options = parsed(Export, argv, "export", description)
     form = named("format", options.format, FORMATS)
     distilled = set_in(options.path)
     if options.hard:

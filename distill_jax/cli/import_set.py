@@ -11,16 +11,17 @@ CIFAR-10 (and some for CIFAR-100 too), which are not those of the pixels.
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
 from tyro.conf import Positional, arg
 
 from distill_jax.cli.arguments import Subset, chosen_classes
 from distill_jax.cli.export import FORMATS_TABLE, saved, summary
+from distill_jax.cli.parser import parsed
 from distill_jax.cli.process import enter
 from distill_jax.data import load
 from distill_jax.formats import FORMATS, read
@@ -38,12 +39,12 @@ class ImportSet:
     dataset: Annotated[str | None, arg(metavar="DATASET")] = None
     """the real data that the set stands for: it tells the names of the classes and, for pixels, mean and std"""
     subset: Subset = None
-    class_names: tuple[str, ...] | None = None
+    class_names: Annotated[tuple[str, ...] | None, arg(metavar="NAME [NAME ...]")] = None
     """in the order of the labels"""
-    mean: tuple[float, ...] | None = None
+    mean: Annotated[tuple[float, ...] | None, arg(metavar="FLOAT [FLOAT ...]")] = None
     """of pixels in [0, 1], each channel, as the codebase normalises them"""
-    std: tuple[float, ...] | None = None
-    factor: int | None = None
+    std: Annotated[tuple[float, ...] | None, arg(metavar="FLOAT [FLOAT ...]")] = None
+    factor: Annotated[int | None, arg(metavar="INT")] = None
     """stored images are grids of factor x factor; 1: they are not packed"""
     space: Literal["pixel", "normalised"] | None = None
     """default: as is the custom of the format"""
@@ -51,7 +52,7 @@ class ImportSet:
 
 def run(argv: list[str]) -> None:
     description = f"{inspect.getdoc(ImportSet)}\n\n{FORMATS_TABLE}"
-    options = tyro.cli(ImportSet, args=argv, prog="python -m experiments.import_set", description=description)
+    options = parsed(ImportSet, argv, "import_set", description)
     form = named("format", options.format, FORMATS)
     if options.out.exists():
         raise RequestError(f"{options.out} exists: give another --out")
@@ -62,7 +63,11 @@ def run(argv: list[str]) -> None:
         raise RequestError("--subset is of a data set: add --dataset, or give the names as --class-names")
     told = {key: getattr(options, key) for key in ("class_names", "mean", "std", "factor", "space")}
     data = load(options.dataset, only=only) if options.dataset else None
-    distilled = read(form, *options.paths, **told, dataset=data)
+    try:
+        distilled = read(form, *options.paths, **told, dataset=data)
+    except RequestError as error:  # which names fields
+        said = re.sub(r"\bgive (?:the )?(mean|std|factor|space)\b", r"give --\1", str(error))
+        raise RequestError(said.replace("class_names", "--class-names")) from error
     about = {"imported": options.format} | ({"dataset": options.dataset} if options.dataset else {})
     about |= {"subset": list(only)} if only else {}
     distilled = distilled.with_card(**{**about, **distilled.card})

@@ -7,16 +7,15 @@ python -m experiments.join runs/first runs/second --out digits.npz
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import tyro
 from tyro.conf import Positional, arg
 
 from distill_jax.cli.export import saved, set_in
+from distill_jax.cli.parser import parsed
 from distill_jax.cli.process import enter
 from distill_jax.join import joined
 
@@ -34,7 +33,7 @@ class Join:
 
 
 def run(argv: list[str]) -> None:
-    options = tyro.cli(Join, args=argv, prog="python -m experiments.join", description=inspect.getdoc(Join))
+    options = parsed(Join, argv, "join")
     whole = joined([set_in(path) for path in options.parts])
     saved(whole, options.out)
     print(

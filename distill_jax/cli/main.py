@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 COMMANDS = {
     "distill": "learn a synthetic training set, score it and report on it",
@@ -41,7 +45,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"error: unknown command {words[0]!r}: {near_miss(name, COMMANDS)}", file=sys.stderr)
         return 2
-    return importlib.import_module(f"distill_jax.cli.{name}").main(words[1:])
+    with stoppable():
+        return importlib.import_module(f"distill_jax.cli.{name}").main(words[1:])
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Ctrl-C ends the process at once, with code 130, where a run has nothing to save yet (``process.Interrupts``).
+
+    An exception would come out of whatever is being imported or compiled, which may swallow it, or crash.
+    """
+
+    def leave(signum: int, _: object) -> None:
+        os.write(2, b"interrupted\n")
+        os._exit(128 + signum)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def command(name: str) -> None:

@@ -17,7 +17,8 @@ from distill_jax.cli.display import Bar
 from distill_jax.cli.process import Broken, Clock, Interrupts
 from distill_jax.cli.score import Scorer
 from distill_jax.cli.setup import Setup
-from distill_jax.cli.workdir import CHECKPOINTS, Workdir
+from distill_jax.cli.tensorboard import event_writer
+from distill_jax.cli.workdir import CHECKPOINTS, EVENTS, Workdir
 from distill_jax.distill import Problem, State, init_state
 from distill_jax.distilled import DistilledSet
 from distill_jax.evaluation import at_learned_rate, repeated
@@ -39,8 +40,11 @@ class Session(NamedTuple):
     interrupts: Interrupts
 
 
-def optimise(session: Session, pool: PyTree, save_every: int, eval_every: int, scorer: Scorer | None) -> DistilledSet:
-    """Distil, from the last checkpoint in the workdir if there is one; ``scorer`` reports on the set along the way.
+def optimise(
+    session: Session, pool: PyTree, save_every: int, eval_every: int, scorer: Scorer | None, tensorboard: bool = False
+) -> DistilledSet:
+    """Distil, from the last checkpoint in the workdir if there is one; ``scorer`` reports on the set along the way, to
+    ``tensorboard`` too.
 
     ``save_every`` and ``eval_every`` are outer steps; 0: about every SAVE_SECONDS, and never. What is saved does not
     depend on where the run was interrupted. Raises Interrupted, with everything saved, after a signal, and Broken where
@@ -65,7 +69,9 @@ def optimise(session: Session, pool: PyTree, save_every: int, eval_every: int, s
         for damaged in restored.skipped:
             print(f"the checkpoint of step {damaged} is damaged: going on from step {step}", file=sys.stderr)
     workdir.cut_log(step)
+    write_event = event_writer(workdir.path / EVENTS, step) if tensorboard else None
     saved, saved_at = step, time.monotonic()
+    held_out: dict[str, str] = {}
     shown = _images_per_step(setup)
 
     def check(block: Block) -> None:
@@ -84,8 +90,12 @@ def optimise(session: Session, pool: PyTree, save_every: int, eval_every: int, s
                 made = as_set(session, problem, block.state)
                 protocol = at_learned_rate(scorer.protocol, made)
                 line["held_out_accuracy"] = scorer.score("held-out accuracy", repeated(made, 1), protocol)["mean"]
+                held_out["held-out"] = f"{line['held_out_accuracy']:.1f} %"
                 clock.spent("evaluate")
-            workdir.log({**line, "seconds": round(clock.seconds["distill"], 3)})
+            line["seconds"] = round(clock.seconds["distill"], 3)
+            workdir.log(line)
+            if write_event is not None:
+                write_event(line)
 
     def save(block: Block) -> None:
         nonlocal saved, saved_at
@@ -100,7 +110,8 @@ def optimise(session: Session, pool: PyTree, save_every: int, eval_every: int, s
         def show(block: Block) -> None:
             rate = shown * len(block.losses) / block.seconds
             outer = f"{block.end // spec.inner_steps}/{spec.outer_steps}"
-            bar.update(block.end, {"outer": outer, "loss": f"{block.losses[-1]:.4g}", "images/s": f"{rate:.0f}"})
+            facts = {"outer": outer, "loss": f"{block.losses[-1]:.4g}", "images/s": f"{rate:.0f}", **held_out}
+            bar.update(block.end, facts)
 
         size = BlockSize(every=math.gcd(save_every, eval_every) * spec.inner_steps)
         callbacks = [check, log, save, show, lambda block: session.interrupts.check()]

@@ -28,7 +28,7 @@ from distill_jax.types import Model, RequestError
 class Pretrain(arguments.Common):
     """Pretrain the pool of models that a method starts from, into WORKDIR/pool."""
 
-    workdir: Path | None = None
+    workdir: arguments.Folder = None
     """default: a new folder under runs/"""
     resume: FlagCreatePairsOff[bool] = False
     """go on with the pool in WORKDIR: members that are finished are kept"""
@@ -57,6 +57,8 @@ def run(argv: list[str]) -> None:
             read_pool(setup, path / POOL)
             print(f"finished already: {path / POOL}")
             return
+        if options.resume and not workdir.has(MEMBERS):
+            workdir.say_new(POOL)
         for name in (POOL, MEMBERS) if not options.resume else ():
             shutil.rmtree(path / name, ignore_errors=True)
         clock = Clock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import resource
@@ -20,7 +21,14 @@ from typing import Any
 
 import jax
 
+from distill_jax import __version__
 from distill_jax.types import RequestError
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_SUCH_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS)
+MOST_DEVICES = 1024
+LESS_MEMORY = "--class-chunk 1 --model-chunk 1, or a smaller batch"
+"""what makes a step need less, by options of experiments.distill"""
 
 PHASES = ("pretrain", "compile", "distill", "evaluate", "baselines")
 
@@ -37,16 +45,20 @@ class Interrupted(Exception):
         self.signum = signum
 
 
-def enter(run: Callable[[list[str]], object], argv: Sequence[str] | None = None) -> int:
+def enter(run: Callable[[list[str]], object], argv: Sequence[str] | None = None, less_memory: str = LESS_MEMORY) -> int:
     """Call ``run`` with the arguments of the command line, and return the exit code of the process.
 
-    0 done, 2 the request is wrong (RequestError, or the parser's own refusal), 130 and 143 interrupted, 1 it broke.
+    0 done, 2 the request is wrong (RequestError), 130 and 143 interrupted, 1 it broke. ``less_memory``: what to try
+    where memory does not suffice, by options that the command has.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["--version"]:
+        print(f"distill_jax {__version__}")
+        return 0
     compile_faster()
-    share_processors(words)
     keep_compiled_programs()
     try:
+        share_processors(words)
         run(words)
     except RequestError as error:
         return _complain(f"error: {error}", 2)
@@ -56,14 +68,23 @@ def enter(run: Callable[[list[str]], object], argv: Sequence[str] | None = None)
         return 128 + error.signum
     except KeyboardInterrupt:
         return _complain("interrupted", 128 + signal.SIGINT)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return _complain(f"{error}\nout of memory: try --class-chunk 1 --model-chunk 1, or a smaller batch", 1)
+        said = (str(error).splitlines() or ["MemoryError"])[0]
+        return _complain(f"error: out of memory ({said}): try {less_memory}", 1)
     except BrokenPipeError:  # whatever read the output has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except SystemExit as error:  # how the parser ends after --help and on a wrong option
+    except OSError as error:
+        where = f" in {error.filename}" if error.filename else ""
+        if error.errno in NO_SPACE:
+            kept = "what was finished is kept, and --resume goes on with a run"
+            return _complain(f"error: no space{where} ({error.strerror}): make some; {kept}", 1)
+        if error.errno in NO_SUCH_PATH:
+            return _complain(f"error: cannot use {error.filename} ({error.strerror}): give another path", 2)
+        raise
+    except SystemExit as error:  # how the parser ends after --help
         return error.code if isinstance(error.code, int) else 0
     return 0
 
@@ -89,6 +110,8 @@ def share_processors(argv: Sequence[str]) -> None:
         if name == "--devices"
     ]
     count = int(told[-1]) if told and told[-1].isdecimal() else 0
+    if count > MOST_DEVICES:
+        raise RequestError(f"devices is {count}: give at most {MOST_DEVICES}, or 0 for one for each core")
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_force_host_platform_device_count" not in flags:
         flag = f"--xla_force_host_platform_device_count={count or physical_cores()}"

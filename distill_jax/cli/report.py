@@ -8,7 +8,6 @@ python -m experiments.report runs/demo
 from __future__ import annotations
 
 import base64
-import inspect
 import io
 import json
 from collections.abc import Mapping
@@ -17,11 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
 from jinja2 import Environment, PackageLoader
 from tyro.conf import Positional, arg
 
 from distill_jax.cli import display
+from distill_jax.cli.parser import parsed
 from distill_jax.cli.process import enter
 from distill_jax.cli.workdir import DISTILLED, EVALUATION, GRID, METRICS, REPORT, RESULT, read_json, replaced
 from distill_jax.distilled import DistilledSet
@@ -37,8 +36,7 @@ class Report:
 
 
 def run(argv: list[str]) -> None:
-    about = inspect.getdoc(Report)
-    path = tyro.cli(Report, args=argv, prog="python -m experiments.report", description=about).workdir
+    path = parsed(Report, argv, "report").workdir
     if read_json(path / RESULT) is None:
         raise RequestError(f"{path} holds no finished run: give the --workdir of experiments.distill")
     write(path)
@@ -93,7 +91,7 @@ def _progress(path: Path) -> str | None:
 
 def _evaluations(path: Path, distilled: DistilledSet) -> list[Mapping[str, Any]]:
     """What ``evaluate`` found about this very set; files of schema 1 hold a single evaluation."""
-    content = read_json(path / EVALUATION) or {"evaluations": []}
+    content = read_json(path / EVALUATION, "remove it") or {"evaluations": []}
     entries = content.get("evaluations", [content])
     return [entry for entry in entries if entry["set"]["hash"] == distilled.card["hash"]]
 

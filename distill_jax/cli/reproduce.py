@@ -18,4 +18,4 @@ def run(argv: list[str]) -> None:
     (compare if "compare" in argv and not is_table else table).run(argv)
 
 
-main = partial(enter, run)
+main = partial(enter, run, less_memory="-- --class-chunk 1 --model-chunk 1 at the end of the line, or fewer --repeats")

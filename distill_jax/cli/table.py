@@ -9,17 +9,15 @@ Writes ``table.md`` and ``table.csv`` anew after every run.
 
 from __future__ import annotations
 
-import inspect
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from distill_jax.cli import arguments, compare, display, distill
 from distill_jax.cli.distill import Distill
+from distill_jax.cli.parser import parsed
 from distill_jax.cli.process import Broken, Interrupts, resumable
 from distill_jax.cli.setup import versions
 from distill_jax.cli.table_page import Gain, Outcome, comma_separated, page
@@ -61,8 +59,7 @@ class Session:
 
 def run(argv: list[str]) -> None:
     cut = argv.index("--") if "--" in argv else len(argv)
-    about = inspect.getdoc(Reproduce)
-    options = tyro.cli(Reproduce, args=argv[:cut], prog="python -m experiments.reproduce", description=about)
+    options = parsed(Reproduce, argv[:cut], "reproduce")
     arguments.check_resume(options)
     plan = planned(options, argv[cut + 1 :])
     outcomes, gains = plan.outcomes(), plan.gains()

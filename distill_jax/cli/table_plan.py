@@ -6,7 +6,6 @@ import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
@@ -43,7 +42,7 @@ class Reproduce:
     """R: networks trained from scratch on each set"""
     devices: int = 0
     """on a CPU, how many devices it counts as, which share the work; 0: one for each physical core"""
-    workdir: Path | None = None
+    workdir: arguments.Folder = None
     """where everything goes; default: a new folder under runs/"""
     resume: FlagCreatePairsOff[bool] = False
     """go on with the table in WORKDIR: what is finished is kept, a run that was killed goes on from its checkpoint"""

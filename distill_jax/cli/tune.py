@@ -14,7 +14,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import jax
@@ -60,13 +59,13 @@ class Tune(arguments.Common):
     """the values of a number go from that of the recipe divided by this to that times this"""
     repeats: int = 3
     """R: networks trained from scratch on the set of each candidate at first; more as candidates become fewer"""
-    workdir: Path | None = None
+    workdir: arguments.Folder = None
     """where everything goes; default: a new folder under runs/"""
     resume: FlagCreatePairsOff[bool] = False
     """go on with the race in WORKDIR"""
     overwrite: FlagCreatePairsOff[bool] = False
     """replace the race in WORKDIR"""
-    pool: Path | None = None
+    pool: arguments.Folder = None
     """models that experiments.pretrain --eval-every 1 trained; default: they are pretrained"""
 
 

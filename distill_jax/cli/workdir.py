@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import fcntl
 import json
@@ -19,7 +20,7 @@ from distill_jax.types import RequestError
 
 CONFIG, METRICS, RESULT, EVALUATION = "config.json", "metrics.jsonl", "result.json", "evaluation.json"
 DISTILLED, GRID, REPORT, CHECKPOINTS, POOL = "distilled.npz", "grid.png", "report.html", "checkpoints", "pool"
-MEMBERS = "pool-members"
+MEMBERS, EVENTS = "pool-members", "tensorboard"
 SWEPT, SWEPT_PLOT, POINTS = "ablation.csv", "ablation.png", "points"
 SCHEDULE, TUNED, TUNING, TUNING_PLOT = "schedule.json", "tuned.json", "tune.csv", "tune.png"
 COMPARED, COMPARED_TABLE, COMPARED_PLOT, COMPARED_RUNS = "compare.csv", "compare.md", "compare.png", "compare.json"
@@ -30,6 +31,7 @@ RUN = (
     COMPARED_TABLE, COMPARED_PLOT, COMPARED_RUNS, REPRODUCED, REPRODUCED_PAGE, REPRODUCED_RUNS,
     ANALYSIS, ANALYSIS_TEXT, ANALYSIS_PLOT,
     SCHEDULE, TUNED, TUNING, TUNING_PLOT,
+    EVENTS,
 )  # fmt: skip
 """what runs and evaluations write, besides the pool, which ``pretrain`` may have written before"""
 
@@ -81,10 +83,18 @@ class Workdir:
                     said = f"this run was begun with {name} {was!r}, now it is {value!r}: its bits may differ"
                     print(said, file=sys.stderr)
         elif resume:
-            print(f"there is no run in {self.path} yet: beginning one", file=sys.stderr)
+            self.say_new(CONFIG)
         if before is None or before != json.loads(json.dumps(config)):
             self.write(CONFIG, config)
         return before is not None
+
+    def say_new(self, mark: str) -> None:
+        """Tell that there is nothing to go on with, and which folder beside this one has a ``mark`` and nearly the same
+        name: it may be the one that was meant."""
+        others = [path.parent.name for path in self.path.absolute().parent.glob(f"*/{mark}")]
+        near = difflib.get_close_matches(self.path.name, others, n=1)
+        meant = f" (did you mean {self.path.with_name(near[0])}?)" if near else ""
+        print(f"there is no run to go on with in {self.path}: a new one begins{meant}", file=sys.stderr)
 
     def clear(self) -> None:
         """Delete what an earlier run of ours wrote, and nothing else. A pool goes with the run that it belongs to.
@@ -94,7 +104,7 @@ class Workdir:
         ours = _is_ours(self.path / CONFIG)
         found = [name for name in (*RUN, POOL) if self.has(name) and (ours or name != POOL)]
         for name in found:
-            if not ours or (name in (CHECKPOINTS, POOL, POINTS) and not _only_checkpoints(self.path / name)):
+            if not ours or (name in (CHECKPOINTS, POOL, POINTS, EVENTS) and not _only_checkpoints(self.path / name)):
                 raise RequestError(f"{self.path / name} was not made by a run: remove it, or give another --workdir")
         for name in sorted(found, key=CONFIG.__eq__):  # what tells that the folder is ours goes last
             path = self.path / name
@@ -160,9 +170,9 @@ def _is_ours(config: Path) -> bool:
 
 
 def _only_checkpoints(folder: Path) -> bool:
-    """Whether ``folder`` holds steps that orbax saved, or left half saved, and nothing else."""
+    """Whether ``folder`` holds steps that orbax saved, or left half saved, or events, and nothing else."""
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return all(name.isdecimal() or "orbax-checkpoint-tmp" in name for name in names)
+    return all(name.isdecimal() or "orbax-checkpoint-tmp" in name or "tfevents" in name for name in names)
 
 
 def refuse_empty(path: Path | None) -> None:
@@ -200,14 +210,17 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             )
 
 
-def read_json(path: Path) -> Any:
-    """The JSON in ``path``, or None where there is none. Raises RequestError where it is not JSON."""
+def read_json(path: Path, mend: str = "--overwrite begins again") -> Any:
+    """The JSON in ``path``, or None where there is none. Raises RequestError, which says how to ``mend`` it, where it
+    is not JSON."""
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{path} cannot be read ({error}): --overwrite begins again") from error
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read ({error.strerror}): give another path") from error
+    except ValueError as error:
+        raise RequestError(f"{path} is damaged ({error}): {mend}") from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from distill_jax.data.dataset import Dataset
 from distill_jax.data.folder import read_folder
+from distill_jax.data.huggingface import read_huggingface
 from distill_jax.data.npz import read_npz
 from distill_jax.data.tfds import read_tfds
 from distill_jax.data.whiten import whitened
@@ -18,12 +19,13 @@ READERS = {"npz": read_npz, "folder": read_folder}
 
 
 def load(name: str, side: int = 224, only: Sequence[str] = ()) -> Dataset:
-    """The data set ``name``: ``digits``, ``npz:PATH``, ``folder:PATH``, otherwise a name of TensorFlow Datasets.
+    """The data set ``name``: ``digits``, ``npz:PATH``, ``folder:PATH``, ``hf:PATH``, otherwise a name of TensorFlow
+    Datasets.
 
     Any of them after ``zca:`` is whitened (``whitened``). ``only``: the classes it consists of, as ``Dataset.only``
     takes them; where there are none, all. Image files of others are not decoded, nor counted in the whitening.
     ``side`` is what images of varying size (TFDS: ``imagenette``, ``imagenet2012``, ...) are cropped to. Raises
-    RequestError where there is no such data set or it cannot be used; see ``read_npz``, ``read_folder``, ``read_tfds``.
+    RequestError where there is no such data set or it cannot be used; see the readers in this folder.
     """
     if side < 1:
         raise RequestError(f"cannot crop images to side {side}: give at least 1")
@@ -34,10 +36,12 @@ def load(name: str, side: int = 224, only: Sequence[str] = ()) -> Dataset:
         if not path:
             raise RequestError("zca: without a data set: write zca:cifar10, or zca:npz:PATH")
         return whitened(load(path, side, only))
-    if kind not in READERS:
+    if kind not in (*READERS, "hf"):
         return read_tfds(name, side, only)
     if not path:
         raise RequestError(f"{kind}: without a path: write {kind}:PATH")
+    if kind == "hf":
+        return read_huggingface(Path(path).expanduser(), side, only)
     return READERS[kind](Path(path).expanduser(), only)
 
 

@@ -20,7 +20,7 @@ from distill_jax.types import RequestError
 
 KNOWN = ("cifar10", "cifar100", "mnist", "fashion_mnist", "svhn_cropped", "imagenette", "imagenet2012")
 """names that need no look-up to be suggested; any other classification data set of TFDS works too"""
-INSTALL = "pip install 'distill_jax[tfds]'"
+INSTALL = "pip install -e '.[tfds]'"
 TEST_SPLIT = {"imagenet2012": "validation"}
 """where the split named test has no labels"""
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -104,7 +104,7 @@ def _unknown(name: str, names: Iterable[str]) -> RequestError:
     nearest = difflib.get_close_matches(name.lower(), ["digits", *names], n=1)
     return RequestError(
         f"no data set {name!r}: {f'did you mean {nearest[0]}? Otherwise ' if nearest else ''}choose digits, npz:PATH, "
-        f"folder:PATH or a name of TFDS ({INSTALL}) such as {', '.join(KNOWN)}"
+        f"folder:PATH, hf:PATH or a name of TFDS ({INSTALL}) such as {', '.join(KNOWN)}"
     )
 
 

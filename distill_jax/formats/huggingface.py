@@ -12,25 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from distill_jax.data.huggingface import METADATA, column, features_of, pyarrow_modules
 from distill_jax.formats.format import Contents, Format, dataset_name
 from distill_jax.formats.png import from_png, to_png
 from distill_jax.types import RequestError
 
-METADATA = b"huggingface"
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    """pyarrow and its parquet module, which are an extra."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise RequestError("parquet files need pyarrow: pip install pyarrow, or another format") from error
-    return pyarrow, pyarrow.parquet
-
 
 def _write(contents: Contents) -> dict[str, bytes]:
-    pyarrow, parquet = _pyarrow()
+    pyarrow, parquet = pyarrow_modules()
     width = len(str(len(contents.images) - 1))
     pictures = [{"bytes": to_png(image), "path": f"{n:0{width}}.png"} for n, image in enumerate(contents.images)]
     of_picture = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
@@ -51,30 +40,19 @@ def _write(contents: Contents) -> dict[str, bytes]:
 
 
 def _read(files: Mapping[str, bytes]) -> Contents:
-    pyarrow, parquet = _pyarrow()
+    pyarrow, parquet = pyarrow_modules()
     try:
         tables = [parquet.read_table(pyarrow.BufferReader(content)) for content in files.values()]
         table = pyarrow.concat_tables(tables)
     except (pyarrow.ArrowException, OSError) as error:
         raise RequestError(f"{' or '.join(files)} is damaged or no parquet file: export or copy it again") from error
-    metadata = json.loads((table.schema.metadata or {}).get(METADATA, b"{}"))
-    features = metadata.get("info", {}).get("features", {})
-    image, label = _column(table, features, "Image", "image"), _column(table, features, "ClassLabel", "label")
+    image, label = column(table, "Image", "image"), column(table, "ClassLabel", "label")
     rows = table.column(image).to_pylist()
     images = from_png([row["bytes"] for row in rows], [f"row {n} of {[*files][0]}" for n in range(len(rows))])
-    names = features.get(label, {}).get("names")
+    names = features_of(table).get(label, {}).get("names")
     soft = np.array(table.column("soft_label").to_pylist(), np.float32) if "soft_label" in table.column_names else None
     told = {} if names is None else {"class_names": names}
     return Contents(images, np.array(table.column(label).to_pylist(), np.int64), soft, told)
-
-
-def _column(table: Any, features: Mapping[str, Any], kind: str, default: str) -> str:
-    """The column of a kind. Raises RequestError where there is none."""
-    of_kind = [name for name, feature in features.items() if isinstance(feature, dict) and feature.get("_type") == kind]
-    name = of_kind[0] if of_kind else default
-    if name not in table.column_names:
-        raise RequestError(f"no column {name} in {', '.join(table.column_names)}: give images with labels")
-    return name
 
 
 def _readme(contents: Contents, class_names: list[str]) -> str:

@@ -11,6 +11,8 @@ from distill_jax.nets.layers import ACTIVATIONS, POOLINGS, ActivationName, Conv,
 from distill_jax.nets.net import DTypeName, FlaxNet, require_choice, require_norm, require_positive
 from distill_jax.types import Array, NetBlock, Out, RequestError, choice
 
+DEEPEST = 100
+
 
 @choice
 class ConvNet(Architecture):
@@ -28,6 +30,8 @@ class ConvNet(Architecture):
 
     def validate(self) -> None:
         require_positive(depth=self.depth, width=self.width)
+        if self.depth > DEEPEST:  # each layer is compiled by itself
+            raise RequestError(f"depth is {self.depth}: give at most {DEEPEST}")
         require_norm(self.norm, self.width)
         require_choice("activation", self.activation, ACTIVATIONS)
         require_choice("pooling", self.pooling, POOLINGS)
@@ -42,9 +46,8 @@ class ConvNet(Architecture):
         deepest = side.bit_length() - 1
         if self.pooling != "none" and self.depth > deepest:
             height, width, _ = shape
-            raise RequestError(
-                f"depth {self.depth} shrinks {height}x{width} images to nothing: use a depth of at most {deepest}"
-            )
+            mend = f"use a depth of at most {deepest}" if deepest else "use --net mlp, or --net.pooling none"
+            raise RequestError(f"depth {self.depth} shrinks {height}x{width} images to nothing: {mend}")
         return FlaxNet(_ConvNet(self, padding, classes), shape, classes, self.dtype)
 
 

@@ -29,6 +29,11 @@ class FlaxNet:
     """What the network computes in. bfloat16 keeps parameters, norm statistics, weight gradients and outputs in
     float32; float64 (for tests, under ``jax.enable_x64``) makes all of them float64."""
 
+    def __post_init__(self) -> None:
+        x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+        if self.dtype == "float64" and not x64:
+            raise RequestError("dtype float64 would silently be float32 here: use float32, or set JAX_ENABLE_X64=1")
+
     @partial(jax.jit, static_argnums=0, inline=True)
     def init(self, key: Array) -> Model:
         """Fresh parameters; running statistics where the norm is 'batch', else an empty dict."""

@@ -1,0 +1,114 @@
+"""The parser of every command: tyro, with what it refuses said in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, make_dataclass
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import tyro
+from tyro.conf import Suppress, arg
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
+
+from distill_jax.evaluation import PROTOCOLS, Protocol
+from distill_jax.recipes import Experiment
+from distill_jax.spec import CHOICES, Spec
+from distill_jax.types import RequestError
+
+Options = TypeVar("Options")
+
+
+def parsed(
+    options: type[Options], argv: Sequence[str], command: str, description: str | None = None, **settings: Any
+) -> Options:
+    """The ``options`` of ``command`` that ``argv`` gives. ``description`` heads the help; default: the docstring.
+
+    Raises RequestError for what does not fit, and SystemExit after ``--help`` (code 0).
+    """
+    prog = f"python -m experiments.{command}"
+    about = description or inspect.getdoc(options)
+    words = ["--help" if word == "--help-all" else word for word in argv]
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(options, args=words, prog=prog, description=about, **settings)
+    except SystemExit as error:
+        if error.code != 2:
+            raise
+        raise RequestError(f"{_line(box.getvalue())}; {prog} --help lists the options") from None
+    finally:
+        if sys.exc_info()[0] is None:
+            sys.stderr.write(box.getvalue())  # warnings
+
+
+def _line(box: str) -> str:
+    """What a box of tyro's says: its first paragraph, and the options that it suggests."""
+    rows = [row.strip("│| ") for row in box.splitlines()[1:]]  # the first one is the title
+    text = "\n".join(row if re.search(r"\w", row) else "" for row in rows)
+    said, *more = [part for part in text.split("\n\n") if part.strip()]
+    near = re.findall(r"^(--[\w.-]+)", "\n".join(part for part in more if part.startswith("Perhaps")), re.MULTILINE)
+    return " ".join(said.split()).rstrip(".") + (f": did you mean {' or '.join(dict.fromkeys(near))}?" if near else "")
+
+
+# ------------------------------------------------------------------ the fields of an experiment as options
+
+SHORT = ("ipc", "outer_steps", "inner_steps")
+"""fields of Spec that ``--help`` shows, beside the names of the choices; ``--help-all`` shows all"""
+
+EVERY_OPTION = "These are the common options. --help-all shows the others too, and the fields of METHOD's choices."
+
+_registry = ConstructorRegistry()
+
+CONTRACTS = {get_type_hints(Spec)[axis] for axis in CHOICES}
+
+
+@_registry.struct_rule
+def _by_value(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """A field annotated with an axis' contract has the fields of the choice that is its default."""
+    if is_dataclass(info.default) and info.type in CONTRACTS:
+        spec = ConstructorRegistry.get_struct_spec(StructTypeInfo.make(type(info.default), info.default, False))
+        return spec if isinstance(spec, StructConstructorSpec) else None
+    return None
+
+
+def parsed_over(
+    default: Experiment, names: Mapping[str, str], options: type[Options], argv: Sequence[str], command: str = ""
+) -> Any:
+    """The ``options`` of a runner, all fields of Spec on top and those of the protocol below ``protocol.``, with the
+    values of ``default`` where ``argv`` gives none. ``names``: what the choice on each axis is called. Raises as
+    ``parsed`` does."""
+    short = "-h" in argv or "--help" in argv
+    about = inspect.getdoc(options)
+    return parsed(
+        _options_over(default, names, options, short),
+        argv,
+        command or options.__name__.lower(),
+        f"{about}\n\n{EVERY_OPTION}" if short else about,
+        registry=_registry,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+
+
+def _options_over(default: Experiment, names: Mapping[str, str], options: type[Any], short: bool) -> type[Any]:
+    """The dataclass that is parsed into; ``short``: its help shows the common options only.
+
+    It inherits, rather than copies, so that tyro finds the docstrings of the fields for its help.
+    """
+    hints = get_type_hints(Spec)
+    on_top: list[tuple[str, Any, Any]] = []
+    for field in fields(Spec):
+        name, value = field.name, getattr(default.spec, field.name)
+        annotation = type(value) if name in CHOICES else hints[name]
+        on_top.append((name, Suppress[annotation] if short and name not in SHORT else annotation, value))
+        if name in CHOICES:
+            which = arg(name=name, metavar=f"{'|'.join(CHOICES[name])}|MODULE:CLASS", help=f"choice on the axis {name}")
+            on_top.append((f"choice_of_{name}", Annotated[str, which], names[name]))
+    which = arg(name="protocol", metavar="|".join(PROTOCOLS), help="how the result is scored; default: as in the paper")
+    on_top.append(("name_of_protocol", Annotated[str, which], default.protocol.name))
+    below = [("protocol", Suppress[Protocol] if short else Protocol, default.protocol)]
+    return make_dataclass("Options", [*on_top, *below], bases=(Spec, options), frozen=True)

@@ -1,0 +1,87 @@
+"""hf:PATH: parquet files as they lie on the hub, arrow files as ``save_to_disk`` writes them."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from distill_jax.data import load
+from distill_jax.types import RequestError
+
+pyarrow = pytest.importorskip("pyarrow")
+
+NAMES = ["cat", "dog", "owl"]
+
+
+def table(shapes: list[tuple[int, ...]], labels: list[int], names: list[str] | None = None, image: str = "img"):
+    """Images of one grey or colour each, 10 for the first, 11 for the second, ..."""
+    cells = []
+    for n, shape in enumerate(shapes):
+        file = io.BytesIO()
+        Image.fromarray(np.full(shape, 10 + n, np.uint8)).save(file, "png")
+        cells.append({"bytes": file.getvalue(), "path": f"{n}.png"})
+    features = {image: {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": names or NAMES}}
+    made = pyarrow.table({image: cells, "label": labels})
+    return made.replace_schema_metadata({b"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def on_the_hub(root: Path, split: str, made, part: str = "00000-of-00001") -> None:
+    import pyarrow.parquet
+
+    (root / "data").mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(made, root / "data" / f"{split}-{part}.parquet")
+
+
+def saved_to_disk(root: Path, split: str, made, part: str = "00000-of-00001") -> None:
+    (root / split).mkdir(parents=True, exist_ok=True)
+    with pyarrow.ipc.new_stream(root / split / f"data-{part}.arrow", made.schema) as file:
+        file.write_table(made)
+
+
+GREY = [(4, 4)] * 3
+
+
+@pytest.mark.parametrize("write", [on_the_hub, saved_to_disk])
+def test_images_labels_and_names_come_back(write, tmp_path: Path) -> None:
+    write(tmp_path, "train", table(GREY, [2, 0, 1]), "00000-of-00002")
+    write(tmp_path, "train", table(GREY, [0, 1, 2]), "00001-of-00002")
+    write(tmp_path, "test", table(GREY, [1, 0, 2]))
+    data = load(f"hf:{tmp_path}")
+    assert (data.shape, data.class_names) == ((4, 4, 1), tuple(NAMES))
+    assert data.y_train.tolist() == [2, 0, 1, 0, 1, 2] and data.y_test.tolist() == [1, 0, 2]
+    assert data.x_train[:, 0, 0, 0].tolist() == [10, 11, 12] * 2
+    part = load(f"hf:{tmp_path}", only=["owl", "cat"])
+    assert part.class_names == ("owl", "cat") and part.y_train.tolist() == [0, 1, 1, 0]
+    assert part.x_train[:, 0, 0, 0].tolist() == [10, 11, 10, 12]
+
+
+def test_images_of_several_sizes_are_cropped(tmp_path: Path) -> None:
+    on_the_hub(tmp_path, "train", table([(4, 8), (6, 6, 3), (5, 4)], [0, 1, 2]))
+    on_the_hub(tmp_path, "validation", table(GREY, [0, 1, 2]))
+    data = load(f"hf:{tmp_path}", side=4)
+    assert data.shape == (4, 4, 3) and data.x_train[:, 2, 2].tolist() == [[10] * 3, [11] * 3, [12] * 3]
+
+
+def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    def refused(said: str) -> None:
+        with pytest.raises(RequestError, match=said) as error:
+            load(f"hf:{tmp_path}")
+        assert "\n" not in str(error.value)
+
+    refused("no split train")
+    on_the_hub(tmp_path, "train", table(GREY, [0, 1, 2]))
+    refused("no split test or validation")
+    on_the_hub(tmp_path, "test", table(GREY, [0, 1, 2]).rename_columns(["img", "text"]))
+    refused("label")
+    (tmp_path / "data" / "test-00000-of-00001.parquet").write_bytes(b"PAR1 and no more")
+    refused("damaged")
+    on_the_hub(tmp_path, "test", table(GREY, [0, 1, 2]))
+    saved_to_disk(tmp_path, "train", table(GREY, [0, 1, 2]))
+    refused("in several folders")
+    with pytest.raises(RequestError, match="hf:PATH"):
+        load("hf:")
+    with pytest.raises(RequestError, match="check the path"):
+        load("hf:nowhere")
