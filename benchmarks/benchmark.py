@@ -23,7 +23,7 @@ import jax
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from benchmarks.kmeans import time_kmeans
-from benchmarks.step import NETWORKS, SIZES, Step, evaluation, step
+from benchmarks.step import NETWORKS, SIZES, Step, evaluation, group_filters, step
 from distill_jax.cli import arguments
 from distill_jax.cli.display import table
 from distill_jax.cli.parser import parsed
@@ -51,6 +51,11 @@ class Benchmark:
     """CIFAR-10 at 10 images per class with ConvNet-3 of width 128, or digits at 1 with ConvNet-2 of width 32"""
     objective: Annotated[str | None, arg(metavar="|".join([*CHOICES["objective"], "MODULE:CLASS"]))] = None
     """what a step matches by; default: as acc_dd does"""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """what the network of a step computes in, the peer's too"""
+    filters: Literal["unrolled", "grouped"] = "unrolled"
+    """how an accelerator computes convolutions whose filters differ from class to class in a step: one by one, as runs
+    do, or as one grouped convolution"""
     peer: Literal["torch"] | None = None
     """time the same step in eager PyTorch too, taking turns"""
     pairs: int = 5
@@ -86,11 +91,13 @@ def time_step(options: Benchmark) -> dict[str, Any]:
     """Seconds of one matching sweep and of one model update; ours and the peer's measurements alternate."""
     size = SIZES[options.shapes]
     objective = arguments.choose("objective", options.objective) if options.objective else None
-    sides: dict[str, Step] = {"ours": step(size, objective)}
+    if options.filters == "grouped":
+        group_filters()
+    sides: dict[str, Step] = {"ours": step(size, objective, options.dtype)}
     if options.peer:
         from benchmarks import peer_torch
 
-        sides["peer"] = peer_torch.step(size)
+        sides["peer"] = peer_torch.step(size, options.dtype)
     parts = [(name, part) for part in ("sweep", "update") for name in sides]
     # The first call warms up, the second tells how often to repeat.
     calls = {(name, part): getattr(sides[name], part) for name, part in parts}

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from benchmarks.step import Size, Step
 
 
-def step(size: Size) -> Step:
+def step(size: Size, dtype: str = "float32") -> Step:
     """The sweep and the update, ready to be timed, on the GPU if PyTorch has one."""
     began = time.perf_counter()
-    peer = Peer(size)
+    peer = Peer(size, dtype)
     peer.sweep()
     peer.update()
     peer.wait()
@@ -58,9 +58,10 @@ class ConvNet(nn.Sequential):
 class Peer:
     """Images, network and optimisers, as IDC keeps them."""
 
-    def __init__(self, size: Size) -> None:
+    def __init__(self, size: Size, dtype: str = "float32") -> None:
         torch.manual_seed(0)
         self.size = size
+        self.narrow = dtype == "bfloat16"
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self.device.type == "cuda":
             # As jax does by default.
@@ -100,7 +101,7 @@ class Peer:
             pick = order[i * size.batch : (i + 1) * size.batch]
             x, y = crop(colour(self._normalised(pick), each=True), each=True), self.labels[pick]
             x, other, share = cutmix(x, 0.5)
-            logits = self.net(x)
+            logits = self._logits(x)
             loss = F.cross_entropy(logits, y) * (1 - share) + F.cross_entropy(logits, y[other]) * share
             self.net_sgd.zero_grad()
             loss.backward()
@@ -111,6 +112,10 @@ class Peer:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
+    def _logits(self, x: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.narrow):
+            return self.net(x).float()
+
     def _own(self, c: int) -> Tensor:
         return self.images[c * self.size.ipc : (c + 1) * self.size.ipc]
 
@@ -118,7 +123,7 @@ class Peer:
         return (self.real[rows].float() / 255 - 0.5) / 0.25
 
     def _gradients(self, x: Tensor, c: int, create_graph: bool) -> tuple[Tensor, ...]:
-        loss = F.cross_entropy(self.net(x), torch.full((len(x),), c, device=self.device))
+        loss = F.cross_entropy(self._logits(x), torch.full((len(x),), c, device=self.device))
         return torch.autograd.grad(loss, list(self.net.parameters()), create_graph=create_graph)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,8 @@ from distill_jax.axes.update import Frozen, TrainOnReal
 from distill_jax.contracts import Objective
 from distill_jax.distill import Problem, State, init_state, run_block
 from distill_jax.evaluation import Sets, train_networks
-from distill_jax.nets import ConvNet
+from distill_jax.nets import ConvNet, conv
+from distill_jax.nets.net import DTypeName
 from distill_jax.platform import target
 from distill_jax.recipes import Experiment, resolve
 from distill_jax.spec import check, traced, with_chunks
@@ -72,12 +74,12 @@ class Step(NamedTuple):
     compile_s: float
 
 
-def step(size: Size, objective: Objective | None = None) -> Step:
+def step(size: Size, objective: Objective | None = None, dtype: DTypeName = "float32") -> Step:
     """Ours: the sweep is the very block of steps that ``distill`` runs, with the model update left out.
 
     ``objective``: another one than acc_dd's. Raises RequestError where it does not fit the rest.
     """
-    whole, state = _problem(size, objective)
+    whole, state = _problem(size, objective, dtype)
     frozen = replace(whole, spec=replace(whole.spec, update=Frozen()))
     state = state._replace(update=(), step=jnp.ones((), jnp.int32))
     live = tree.take(state.models, 0)
@@ -113,6 +115,16 @@ def step(size: Size, objective: Objective | None = None) -> Step:
     return Step(sweep, update, compile_s)
 
 
+def group_filters() -> None:
+    """From here on, convolutions with filters of their own per class are one grouped convolution in this process."""
+    plain: dict[Any, Callable[..., Array]] = {conv._conv: conv._conv_one, conv._correlate: conv._correlate_one}
+
+    def each(f: partial, a: Array, b: Array) -> Array:
+        return jax.vmap(partial(plain[f.func], **f.keywords))(a, b)
+
+    conv._each = each
+
+
 def evaluation(size: Size) -> Callable[[], float]:
     """Train NETWORKS networks for ``size.epochs`` on the decoded images; returns seconds. The first call compiles."""
     problem, state = _problem(size)
@@ -132,14 +144,14 @@ def _experiment(size: Size) -> Experiment:
     return resolve("acc_dd", "cifar10", ipc=size.ipc, shape=size.shape, factor=size.factor)
 
 
-def _problem(size: Size, objective: Objective | None = None) -> tuple[Problem, State]:
+def _problem(size: Size, objective: Objective | None = None, dtype: DTypeName = "float32") -> tuple[Problem, State]:
     """acc_dd at ``size`` on random images and random models, and its first state."""
     experiment = _experiment(size)
     update = experiment.spec.update
     assert isinstance(update, TrainOnReal)
     spec = replace(
         experiment.spec,
-        net=ConvNet(depth=size.depth, width=size.width),
+        net=ConvNet(depth=size.depth, width=size.width, dtype=dtype),
         selector=RandomBatch(size.batch),
         objective=objective or experiment.spec.objective,
         update=replace(update, images=size.update, batch=size.batch),

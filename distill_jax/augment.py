@@ -220,8 +220,13 @@ class Siamese(Augmentation):
 
     def each(self, key: Array, x: Array) -> Array:
         """One draw per image of ``x`` [N, H, W, c]; the member chosen is common to all."""
-        choice, u = self.draw(key, len(x))
-        return jax.vmap(lambda image, v: self.apply(image[None], Draws(choice, v))[0])(x, u)
+        return self.apply_each(x, self.draw(key, len(x)))
+
+    def draw_each(self, key: Array, n: int) -> Draws:
+        return self.draw(key, n)
+
+    def apply_each(self, x: Array, draws: Draws) -> Array:
+        return jax.vmap(lambda image, u: self.apply(image[None], draws._replace(u=u))[0])(x, draws.u)
 
     def draw(self, key: Array, n: int) -> Draws:
         """The random numbers of ``n`` calls with one choice: ``u`` has a leading axis n."""
@@ -260,9 +265,18 @@ class Patch(NamedTuple):
     """int32 [2]: row and column of the box's centre"""
     partner: Array
     """int32 [N], a permutation: whose pixels each image receives"""
+    luck: Array | float = 0.0
+    """float [] in [0, 1): the step mixes where the probability is above it"""
 
 
-def mix(x: Array, targets: Array, patch: Patch) -> tuple[Array, Array]:
+def draw_patch(key: Array, shape: Sequence[int]) -> Patch:
+    """The random numbers of ``cutmix`` on images of ``shape`` (N, H, W, c)."""
+    uniform_key, partner_key = jax.random.split(key)
+    u = jax.random.uniform(uniform_key, (4,), jnp.float32)
+    return Patch(u[0], below(u[1:3], shape[1:3]), jax.random.permutation(partner_key, shape[0]), u[3])
+
+
+def mix(x: Array, targets: Array, patch: Patch, probability: float | Array = 1.0) -> tuple[Array, Array]:
     """Paste the partner's pixels into one box, the same for all of ``x`` [N, H, W, c], and mix ``targets`` [N, C].
 
     Targets are weighted by the box as clipped to the image, not by ``lam``. Cross-entropy is linear in them, so the
@@ -273,7 +287,8 @@ def mix(x: Array, targets: Array, patch: Patch) -> tuple[Array, Array]:
     first, end = jnp.clip(patch.centre - half, 0, sides), jnp.clip(patch.centre + half, 0, sides)
     share = jnp.prod(end - first).astype(targets.dtype) / (x.shape[1] * x.shape[2])
     mixed = targets * (1 - share) + targets[patch.partner] * share
-    return jnp.where(_in_box(x, first, end), x[patch.partner], x), mixed
+    apply, mixed_x = patch.luck < probability, jnp.where(_in_box(x, first, end), x[patch.partner], x)
+    return jnp.where(apply, mixed_x, x), jnp.where(apply, mixed, targets)
 
 
 def cutmix(key: Array, x: Array, targets: Array, probability: float | Array) -> tuple[Array, Array]:
@@ -281,9 +296,4 @@ def cutmix(key: Array, x: Array, targets: Array, probability: float | Array) -> 
 
     One box and one permutation per batch, ``lam`` from Beta(1, 1); left as it is with probability ``1 - probability``.
     """
-    uniform_key, partner_key = jax.random.split(key)
-    u = jax.random.uniform(uniform_key, (4,), jnp.float32)
-    patch = Patch(u[0], below(u[1:3], x.shape[1:3]), jax.random.permutation(partner_key, len(x)))
-    mixed_x, mixed_targets = mix(x, targets, patch)
-    apply = u[3] < probability
-    return jnp.where(apply, mixed_x, x), jnp.where(apply, mixed_targets, targets)
+    return mix(x, targets, draw_patch(key, x.shape), probability)

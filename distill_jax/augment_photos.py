@@ -94,7 +94,13 @@ class PhotoAugment(Augmentation):
 
     def each(self, key: Array, x: Array) -> Array:
         """One draw per image of ``x`` [N, H, W, c], in network space."""
-        return jax.vmap(lambda image, draws: self.apply(image[None], draws)[0])(x, self.draw(key, len(x)))
+        return self.apply_each(x, self.draw(key, len(x)))
+
+    def draw_each(self, key: Array, n: int) -> PhotoDraws:
+        return self.draw(key, n)
+
+    def apply_each(self, x: Array, draws: PhotoDraws) -> Array:
+        return jax.vmap(lambda image, draws: self.apply(image[None], draws)[0])(x, draws)
 
     def draw(self, key: Array, n: int) -> PhotoDraws:
         """The random numbers of ``n`` calls: every field has a leading axis n."""
@@ -218,7 +224,13 @@ class BasicAugment(Augmentation):
 
     def each(self, key: Array, x: Array) -> Array:
         """One draw per image of ``x`` [N, H, W, c], the operation too."""
-        return jax.vmap(lambda image, draws: self.apply(image[None], draws)[0])(x, self.draw(key, len(x)))
+        return self.apply_each(x, self.draw(key, len(x)))
+
+    def draw_each(self, key: Array, n: int) -> BasicDraws:
+        return self.draw(key, n)
+
+    def apply_each(self, x: Array, draws: BasicDraws) -> Array:
+        return jax.vmap(lambda image, draws: self.apply(image[None], draws)[0])(x, draws)
 
     def draw(self, key: Array, n: int) -> BasicDraws:
         """The random numbers of ``n`` calls: every field has a leading axis n."""

@@ -162,6 +162,16 @@ class Augmentation(Choice):
     def each(self, key: Array, x: Array) -> Array:
         """[N, H, W, c] -> same shape, one draw per image (training)."""
 
+    # ``each`` in two parts, so that a training loop can draw the numbers of all its steps before the first.
+
+    def draw_each(self, key: Array, n: int) -> PyTree:
+        """The random numbers of ``each`` for ``n`` images; the key itself where they are drawn later."""
+        return key
+
+    def apply_each(self, x: Array, draws: PyTree) -> Array:
+        """What ``each`` makes of ``x`` with the random numbers of ``draw_each``."""
+        return self.each(draws, x)
+
 
 class Objective(Choice):
     """How far what the synthetic images teach is from what the real ones teach. Inherit one of the two kinds below."""

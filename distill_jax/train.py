@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.core import Tracer
+from jax.flatten_util import ravel_pytree
 
 from distill_jax import mesh
-from distill_jax.augment import NoAugment, cutmix
+from distill_jax.augment import NoAugment, draw_patch, mix
 from distill_jax.contracts import Augmentation
-from distill_jax.platform import target
+from distill_jax.platform import on_cpu, target
 from distill_jax.types import Array, Choice, Model, Net, Normaliser, PyTree, RealData, RequestError, TrainSet, choice
 
 
@@ -168,35 +169,72 @@ def train(
     ``remat``: a derivative of the result computes each step again instead of keeping its activations.
     """
 
-    def step(carry: tuple[Model, PyTree], now: tuple[Order, Array]) -> tuple[tuple[Model, PyTree], Array]:
-        (model, state), (picks, key) = carry, now
+    steps, batch = order.rows.shape
+    shape, packed = (batch, *data.images.shape[1:]), _packing(model.params)
+    # Drawn for all steps at once: in the loop each draw would be a kernel of its own.
+    augment_keys, mix_keys = jnp.unstack(jax.vmap(jax.random.split)(jax.random.split(key, steps)), axis=1)
+    draws = jax.vmap(lambda k: pipeline.augment.draw_each(k, batch))(augment_keys)
+    patches = jax.vmap(lambda k: draw_patch(k, shape))(mix_keys) if pipeline.cutmix > 0 else None
+
+    def step(carry: tuple[PyTree, PyTree, PyTree], now: tuple[Order, PyTree, Any]) -> tuple[Any, Array]:
+        (held, stats, state), (picks, draws, patch) = carry, now
         x, targets = data.images[picks.rows], data.targets[picks.rows]
         if x.dtype == jnp.uint8:
             assert normaliser is not None
             x = normaliser.to_network(x)
-        augment_key, mix_key = jax.random.split(key)
-        x = pipeline.augment.each(augment_key, x)
-        if pipeline.cutmix > 0:
-            x, targets = cutmix(mix_key, x, targets, pipeline.cutmix)
+        x = pipeline.augment.apply_each(x, draws)
+        if patch is not None:
+            x, targets = mix(x, targets, patch, pipeline.cutmix)
         # Devices share the passes through the network; before them images meet each other, which would cost more.
         pixels = x.shape[0] * x.shape[1] * x.shape[2]
         x, targets = mesh.split_batch(x, pixels), mesh.split_batch(targets, pixels)
 
         def loss_of(params: PyTree) -> tuple[Array, PyTree]:
-            out, stats = net.apply(model._replace(params=params), x, train=True)
+            out, new = net.apply(model._replace(params=params, stats=stats), x, train=True)
             losses = optax.softmax_cross_entropy(out.logits, targets)
             weights = picks.weights.astype(losses.dtype)
-            return jnp.sum(losses * weights) / jnp.sum(weights), stats
+            return jnp.sum(losses * weights) / jnp.sum(weights), new
 
-        (loss, stats), grads = jax.value_and_grad(loss_of, has_aux=True)(model.params)
-        updates, state = optimiser.update(grads, state, model.params)
-        return (model._replace(params=optax.apply_updates(model.params, updates), stats=stats), state), loss
+        (loss, stats), grads = jax.value_and_grad(loss_of, has_aux=True)(packed.undone(held))
+        updates, state = optimiser.update(packed.done(grads), state, held)
+        return (optax.apply_updates(held, updates), stats, state), loss
 
-    steps = order.rows.shape[0]
     if remat:
         step = jax.checkpoint(step, prevent_cse=False)
-    (model, state), losses = jax.lax.scan(step, (model, state), (order, jax.random.split(key, steps)))
-    return model, state, losses
+    carry = (packed.done(model.params), model.stats, packed.done_within(state))
+    (held, stats, after), losses = jax.lax.scan(step, carry, (order, draws, patches))
+    return model._replace(params=packed.undone(held), stats=stats), packed.undone_within(after, state), losses
+
+
+class _Packing(NamedTuple):
+    """Parameters as the loop holds them: on an accelerator one vector, so that a step of the optimiser is one kernel
+    and not one for each array. That changes no number, because what trains networks treats every parameter alike."""
+
+    done: Callable[[PyTree], PyTree]
+    undone: Callable[[PyTree], PyTree]
+    like: Any
+    """the structure of the parameters"""
+
+    def done_within(self, state: PyTree) -> PyTree:
+        """An optimiser's state with what is shaped like the parameters packed."""
+        return jax.tree.map(lambda part: self.done(part) if self._is_like(part) else part, state, is_leaf=self._is_like)
+
+    def undone_within(self, packed: PyTree, state: PyTree) -> PyTree:
+        """The inverse; ``state`` is one that is not packed."""
+
+        def part(was: PyTree, now: PyTree) -> PyTree:
+            return self.undone(now) if self._is_like(was) else now
+
+        return jax.tree.map(part, state, packed, is_leaf=self._is_like)
+
+    def _is_like(self, part: PyTree) -> bool:
+        return self.like is not None and jax.tree.structure(part) == self.like
+
+
+def _packing(params: PyTree) -> _Packing:
+    if on_cpu():
+        return _Packing(lambda tree: tree, lambda tree: tree, None)
+    return _Packing(lambda tree: ravel_pytree(tree)[0], ravel_pytree(params)[1], jax.tree.structure(params))
 
 
 def real_set(data: RealData) -> TrainSet:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from distill_jax.nets import conv
 from distill_jax.nets.conv import conv2d
 from distill_jax.platform import compiled_for, on_cpu, target
 from distill_jax.recipes import resolve
@@ -62,13 +64,19 @@ def test_the_form_of_a_gpu_runs_here_with_the_same_values(case: str) -> None:
         assert_close(ours, jax.jit(partial(orders, lambda x, k: reference(x, k, stride, padding)))(x, kernel))
 
 
-def test_the_form_of_a_gpu_batched_over_kernels() -> None:
+@pytest.mark.parametrize("outputs", [3, 17])
+@pytest.mark.parametrize("most", [16, 1], ids=["unrolled", "mapped"])
+def test_the_form_of_a_gpu_batched_over_kernels(outputs: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     with jax.enable_x64(True):
-        x, kernel = operands((2, 4, 4, 3), 3, 2, lead=(2,))
+        x, kernel = operands((2, 4, 4, 3), 3, outputs, lead=(2,))
         for axes, images in (((None, 0), x[0]), ((0, 0), x)):
             here = jax.jit(jax.vmap(partial(orders, conv2d), axes))(images, kernel)
+            monkeypatch.setattr(conv, "MOST_UNROLLED", most)
             with compiled_for("gpu"):
-                assert_close(jax.jit(jax.vmap(partial(orders, conv2d), axes))(images, kernel), here)
+                there = jax.jit(jax.vmap(partial(orders, conv2d), axes))
+                assert_close(there(images, kernel), here)
+                narrow = there(images.astype(np.float32), kernel.astype(np.float32))
+                jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max()), narrow, here)
 
 
 def test_nothing_else_asks_for_the_backend() -> None:
@@ -85,8 +93,9 @@ def test_nothing_else_asks_for_the_backend() -> None:
 @pytest.mark.parametrize(
     ("recipe", "ipc", "shape", "classes", "chunk"),
     [
-        ("cifar10", 1, (32, 32, 3), 10, 7),  # 64 real and 4 synthetic images
-        ("cifar10", 10, (32, 32, 3), 10, 4),
+        ("cifar10", 1, (32, 32, 3), 10, 10),  # 64 real and 4 synthetic images: 7.5 fit
+        ("cifar10", 10, (32, 32, 3), 10, 5),  # 4.9 fit
+        ("cifar10", 10, (32, 32, 3), 11, 4),
         ("cifar100", 50, (32, 32, 3), 100, 2),  # 128 of 200 decoded images are shown
         ("tiny", 10, (64, 64, 3), 200, 1),
         ("imagenet10", 10, (224, 224, 3), 10, 1),

@@ -9,7 +9,10 @@ import optax
 import pytest
 
 from distill_jax import train as training
+from distill_jax.augment import Siamese
 from distill_jax.nets import ConvNet, from_torch
+from distill_jax.nets.net import DTypeName
+from distill_jax.platform import compiled_for
 from distill_jax.train import NetworkSGD, Order, Pipeline, epochs_order, images_order, rate_drops, train
 from distill_jax.types import Normaliser, TrainSet
 from tests.golden_weights import GOLDEN, cifar_normalised, deterministic
@@ -113,3 +116,38 @@ def test_hits_are_counted_once_whatever_the_chunk() -> None:
     plain = Normaliser(jnp.zeros(1), jnp.ones(1))
     counts = {int(training.correct(net, model, images, labels, plain, chunk)) for chunk in (1, 4, 11, 100)}
     assert len(counts) == 1
+
+
+def _trained(dtype: DTypeName, optimiser: optax.GradientTransformation, **options):
+    """Two networks at once, after a few steps with all that a step can have; and a derivative through these steps."""
+    net = ConvNet(depth=1, width=4, norm="batch", dtype=dtype).build((4, 4, 3), 3)
+    models = jax.vmap(net.init)(jax.random.split(jax.random.key(0), 2))
+    images = jax.random.normal(jax.random.key(1), (6, 4, 4, 3), dtype)
+    targets = jax.nn.one_hot(jnp.arange(6) % 3, 3, dtype=dtype)
+    order = images_order(jax.random.key(2), 6, 4, 12)
+    pipeline = Pipeline(4, 0.5, Siamese("color_crop"))
+
+    def run(images: jax.Array):
+        def one(model):
+            state = optimiser.init(model.params)
+            data, key = TrainSet(images, targets), jax.random.key(3)
+            return train(net, model, optimiser, state, data, order, pipeline, key, **options)
+
+        return jax.vmap(one)(models)
+
+    def length(images: jax.Array) -> jax.Array:
+        return optax.tree.norm(run(images)[0].params, squared=True)
+
+    return jax.jit(lambda images: (run(images), jax.grad(length)(images)))(images)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-5)])
+@pytest.mark.parametrize("momentum", [True, False])
+def test_one_vector_of_parameters_trains_as_many_arrays_do(dtype: DTypeName, tolerance: float, momentum: bool) -> None:
+    optimiser = NetworkSGD(0.05).transform(rate_drops(6, 1)) if momentum else optax.scale(-0.05)
+    with jax.enable_x64(dtype == "float64"):
+        here = _trained(dtype, optimiser, remat=momentum)
+        with compiled_for("gpu"):
+            there = _trained(dtype, optimiser, remat=momentum)
+    assert jax.tree.structure(there) == jax.tree.structure(here)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance), there, here)

@@ -9,13 +9,14 @@ same three tensors. Two operators are enough, each written in terms of the other
 Both are ``custom_vjp``, so no derivative ever contains jax's automatic weight gradient, which XLA:CPU sends to a naive
 kernel when it stands inside a loop (jax issue 12868). Both are also ``custom_vmap``: with one operand batched they stay
 one big convolution; with both batched (per-class or per-model filters) jax would emit a grouped convolution, whose
-backward pass is slow on CPU and CUDA (jax issue 13800).
+backward pass is slow on CPU and CUDA (jax issue 13800), so they are taken one by one.
 
 ``_form`` alone decides how a convolution is computed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial, reduce
 from operator import add
 from typing import Any, Literal, TypeAlias
@@ -34,6 +35,9 @@ Pads: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 """(top, bottom), (left, right)"""
 
 _NO_PADS: Pads = ((0, 0), (0, 0))
+
+MOST_UNROLLED = 16
+"""convolutions with filters of their own that an accelerator's program spells out one by one"""
 
 
 def conv2d(x: Array, kernel: Array, stride: int = 1, padding: int | None = None) -> Array:
@@ -94,10 +98,7 @@ def _conv(x: Array, kernel: Array, stride: int, pads: Pads) -> Array:
             return _split(_conv(_merge(x, 0), kernel, stride, pads), size, 0), True
         if not batched[0]:
             return _split(_conv(x, _merge(kernel, 3), stride, pads), size, 3), True
-        if _on_cpu():
-            return lax.map(lambda pair: _conv(*pair, stride, pads), (x, kernel)), True
-        patches = _split(_patches(_merge(x, 0), kernel.shape[1:3], stride, pads), size, 0)
-        return jnp.einsum("bnhwp,bpo->bnhwo", patches, _flat(kernel).astype(x.dtype)), True
+        return _each(partial(_conv, stride=stride, pads=pads), x, kernel), True
 
     return op(x, kernel)
 
@@ -130,12 +131,7 @@ def _correlate(x: Array, dy: Array, pads: Pads) -> Array:
             return _split(_correlate(_merge(x, 3), dy, pads), size, 2), True
         if not batched[0]:
             return _split(_correlate(x, _merge(dy, 3), pads), size, 3), True
-        if _on_cpu():
-            return lax.map(lambda pair: _correlate(*pair, pads), (x, dy)), True
-        window = _window(x.shape[1:], dy.shape[1:], pads)
-        patches = _split(_patches(_merge(x, 0), window, 1, pads), size, 0)
-        flat = jnp.einsum("bnhwp,bnhwo->bpo", patches, dy, preferred_element_type=wide(x.dtype))
-        return flat.reshape(size, *window, x.shape[-1], dy.shape[-1]), True
+        return _each(partial(_correlate, pads=pads), x, dy), True
 
     return op(x, dy)
 
@@ -157,6 +153,13 @@ _correlate.defvjp(_correlate_fwd, _correlate_bwd)
 
 def _on_cpu() -> bool:
     return target() == "cpu"
+
+
+def _each(f: Callable[[Array, Array], Array], a: Array, b: Array) -> Array:
+    """``f`` of every pair of entries of ``a`` [B, ...] and ``b`` [B, ...], stacked."""
+    if _on_cpu() or len(a) > MOST_UNROLLED:
+        return lax.map(lambda pair: f(*pair), (a, b))
+    return jnp.stack([f(a[i], b[i]) for i in range(len(a))])
 
 
 def _form(

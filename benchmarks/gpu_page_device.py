@@ -1,0 +1,15 @@
+"""Print, as one line of JSON, which device and which versions ``gpu_page`` measures with."""
+
+import json
+import time
+from importlib import metadata, util
+
+from distill_jax.cli.process import environment
+
+if __name__ == "__main__":
+    torch = metadata.version("torch") if util.find_spec("torch") else None
+    print(
+        json.dumps(
+            {**environment(), "jaxlib": metadata.version("jaxlib"), "torch": torch, "date": time.strftime("%Y-%m-%d")}
+        )
+    )

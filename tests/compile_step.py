@@ -1,0 +1,45 @@
+"""Compile an inner step of acc_dd, at 10 images per class, for an H100; run by ``test_device``.
+
+python -m tests.compile_step RECIPE SIDE CLASSES IMAGES DTYPE
+"""
+
+import json
+import sys
+import time
+from dataclasses import replace
+
+import jax
+
+from distill_jax.cli import explain, fit
+from distill_jax.cli.devices import DEVICES
+from distill_jax.cli.hlo import parsed
+from distill_jax.cli.roofline import Roofline
+from distill_jax.platform import compiled_for
+from distill_jax.recipes import resolve
+
+
+def measured(recipe: str, side: int, classes: int, images: int, dtype: str) -> dict[str, float]:
+    """Memory, kernels and time of a step, and the processor's seconds that its compilation took."""
+    shape = (side, side, 3)
+    spec = resolve("acc_dd", recipe, ipc=10, shape=shape).spec
+    spec = replace(spec, net=replace(spec.net, dtype=dtype))
+    data = explain.real_shapes(images, shape, [images // classes] * classes)
+    with compiled_for("gpu"):
+        problem, state, _ = explain.shapes(spec, data)
+        began = time.process_time()
+        compiled = fit.compiled_block(DEVICES["h100"], problem, state)
+        seconds = time.process_time() - began
+    memory, step = fit.memory_of(compiled), Roofline(parsed(compiled.as_text()), DEVICES["h100"]).step()[0]
+    return {
+        "temporaries": 1e-9 * memory.temporaries,
+        "total": 1e-9 * memory.total,
+        "milliseconds": 1e3 * step.seconds,
+        "kernels": step.kernels,
+        "compile_s": seconds,
+    }
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_platforms", "cpu")
+    recipe, side, classes, images, dtype = sys.argv[1:]
+    print(json.dumps(measured(recipe, int(side), int(classes), int(images), dtype)))
