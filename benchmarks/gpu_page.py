@@ -2,7 +2,7 @@
 and the next goes on where it ended.
 
 python -m benchmarks.gpu_page npz:cifar10.npz --workdir runs/gpu --page results/gpu.md
-python -m benchmarks.gpu_page digits --smoke --workdir /tmp/rehearsal
+python -m benchmarks.gpu_page digits --smoke --workdir runs/rehearsal
 
 The workdir holds all state: it can be packed, carried to another machine and unpacked there between two calls. The page
 is written anew after every slice. One that fails is recorded with its last lines, and the rest goes on; ``--retry`` has

@@ -16,11 +16,12 @@ import numpy as np
 
 from distill_jax import mesh
 from distill_jax.axes.parameterisation import stored
+from distill_jax.chunks import with_chunks
 from distill_jax.data import Dataset
 from distill_jax.distill import LONGEST_BLOCK, Problem, State, init_state, run_block
 from distill_jax.distilled import DistilledSet
 from distill_jax.platform import target
-from distill_jax.spec import Spec, check, traced, with_chunks
+from distill_jax.spec import Spec, check, traced
 from distill_jax.teachers import labelled
 from distill_jax.types import Array, Members, Tick
 

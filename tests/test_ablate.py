@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from pathlib import Path
 
 import matplotlib
@@ -22,19 +23,9 @@ SMALL = """
 def test_one_program_for_all_points(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    traces = {"distilling": 0, "scoring": 0}
-
-    def counted(phase: str, module: object, name: str) -> None:
-        function = getattr(module, name)
-
-        def count(*args, **kwargs):
-            traces[phase] += 1
-            return function(*args, **kwargs)
-
-        monkeypatch.setattr(module, name, count)
-
-    counted("distilling", distill, "inner_step")
-    counted("scoring", evaluation, "train")
+    traces: Counter[str] = Counter()
+    count_calls(monkeypatch, traces, "distilling", distill, "inner_step")
+    count_calls(monkeypatch, traces, "scoring", evaluation, "train")
     workdir = tmp_path / "run"
     swept = "--held-out --perturb.max 0 0.09 0.3 --optimiser.lr 1e-4"
     argv = [*SMALL.split(), *swept.split(), "--workdir", str(workdir)]
@@ -98,6 +89,7 @@ PLUG_IN = """
 from distill_jax.axes.objective import class_gradient
 from distill_jax.contracts import ClassObjective
 from distill_jax.types import choice
+from tests.tiny import count_calls
 import jax
 
 

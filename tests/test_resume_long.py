@@ -14,6 +14,7 @@ import pytest
 from distill_jax.axes.parameterisation import Pixels
 from distill_jax.checkpoint import load_pool
 from distill_jax.cli import ablate, evaluate, pretrain, reproduce, workdir
+from distill_jax.cli.score import Scorer
 from distill_jax.data import load
 from distill_jax.distilled import DistilledSet
 from tests.test_ablate import SMALL
@@ -42,6 +43,24 @@ def killed(*argv: str, after: float) -> None:
         time.sleep(0.01)
     process.kill()
     process.communicate()
+
+
+class Killed(BaseException):
+    """What stands for a SIGKILL within this process."""
+
+
+def dies_at_the_second_score(patched: pytest.MonkeyPatch) -> list[int]:
+    """Let the process die when a set is scored for the second time; the list grows with each time."""
+    scored: list[int] = []
+
+    def dies(self, *args, _score=Scorer.score):
+        scored.append(1)
+        if len(scored) == 2:
+            raise Killed
+        return _score(self, *args)
+
+    patched.setattr(Scorer, "score", dies)
+    return scored
 
 
 def pool(path: Path) -> list[bytes]:
@@ -73,9 +92,6 @@ def test_members_that_are_finished_are_not_trained_again(tmp_path: Path, monkeyp
 
     assert pretrain.main([*PRETRAIN, "--workdir", str(tmp_path / "whole")]) == 0
     calls, epoch = [], training._epoch
-
-    class Killed(BaseException):
-        pass
 
     def counted(*args):
         calls.append(1)
@@ -129,24 +145,11 @@ def test_a_table(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("runner", ["ablate", "reproduce"])
 def test_a_killed_run_goes_on_where_it_was(runner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from distill_jax.cli.score import Scorer
-
     argv, shared, module = (ABLATE, [], ablate) if runner == "ablate" else (COMPARE, SHARED, reproduce)
     figures = workdir.SWEPT if runner == "ablate" else workdir.COMPARED
     assert module.main([*argv, "--workdir", str(tmp_path / "whole"), *shared]) == 0
-    scored = []
-
-    class Killed(BaseException):
-        pass
-
-    def dies(self, *args, _score=Scorer.score):
-        scored.append(1)
-        if len(scored) == 2:
-            raise Killed
-        return _score(self, *args)
-
     with monkeypatch.context() as patched:
-        patched.setattr(Scorer, "score", dies)
+        dies_at_the_second_score(patched)
         with pytest.raises(Killed):
             module.main([*argv, "--workdir", str(tmp_path / "part"), *shared])
     assert module.main([*argv, "--workdir", str(tmp_path / "part"), "--resume", *shared]) == 0
@@ -193,21 +196,10 @@ def test_an_evaluation(digits_set: str, tmp_path: Path) -> None:
 def test_networks_that_are_scored_are_not_trained_again(
     digits_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from distill_jax.cli.score import Scorer
-
-    whole, part, scored = tmp_path / "whole.json", tmp_path / "part.json", []
+    whole, part = tmp_path / "whole.json", tmp_path / "part.json"
     assert evaluate.main([digits_set, *EVALUATE, "--out", str(whole)]) == 0
 
-    class Killed(BaseException):
-        pass
-
-    def dies(self, *args, _score=Scorer.score):
-        scored.append(1)
-        if len(scored) == 2:
-            raise Killed
-        return _score(self, *args)
-
-    monkeypatch.setattr(Scorer, "score", dies)
+    scored = dies_at_the_second_score(monkeypatch)
     with pytest.raises(Killed):
         evaluate.main([digits_set, *EVALUATE, "--out", str(part)])
     assert evaluate.main([digits_set, *EVALUATE, "--out", str(part), "--resume"]) == 0

@@ -3,6 +3,7 @@
 import csv
 import json
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from distill_jax.distill import Problem
 from distill_jax.halving import Rung, Schedule, Speed
 from distill_jax.spec import traced
 from tests.test_resume import Killed, dies
+from tests.tiny import count_calls
 
 SMALL = """
     acc_dd digits --repeats 1 --candidates 3 --outer-steps 2 --inner-steps 3 --net.width 4 --net.depth 1
@@ -108,19 +110,9 @@ def test_survivors_go_on_from_where_they_are(finished: Path):
 
 
 def test_one_trace_per_rung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    traces = {"steps": 0, "scores": 0}
-
-    def counted(phase: str, module: object, name: str) -> None:
-        function = getattr(module, name)
-
-        def count(*args, **kwargs):
-            traces[phase] += 1
-            return function(*args, **kwargs)
-
-        monkeypatch.setattr(module, name, count)
-
-    counted("steps", distill, "inner_step")
-    counted("scores", evaluation, "train")
+    traces: Counter[str] = Counter()
+    count_calls(monkeypatch, traces, "steps", distill, "inner_step")
+    count_calls(monkeypatch, traces, "scores", evaluation, "train")
     monkeypatch.setattr(tune, "measured", MEASURED)
     monkeypatch.setattr(tune, "scheduled", lambda *_: Schedule([Rung(3, 3, 1), Rung(2, 6, 2)], 2))
     # A network of its own, so that no test before has compiled the programs.

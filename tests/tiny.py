@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import jax
+import pytest
 
 from distill_jax.distilled import DistilledSet
 
@@ -44,6 +46,17 @@ def outcome(workdir: Path) -> dict[str, Any]:
         "baselines": result["baselines"],
         "grid": (workdir / "grid.png").read_bytes(),
     }
+
+
+def count_calls(patched: pytest.MonkeyPatch, calls: Counter[str], phase: str, module: object, name: str) -> None:
+    """Count the calls of ``module.name`` as ``calls[phase]``: those of a function under ``jit`` are its traces."""
+    function = getattr(module, name)
+
+    def count(*args, **kwargs):
+        calls[phase] += 1
+        return function(*args, **kwargs)
+
+    patched.setattr(module, name, count)
 
 
 def python(*argv: str) -> subprocess.Popen[str]:

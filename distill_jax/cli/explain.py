@@ -23,6 +23,7 @@ from distill_jax import mesh, tree
 from distill_jax.augment import NoAugment
 from distill_jax.axes.parameterisation import decoded_set
 from distill_jax.axes.perturb import NoPerturbation
+from distill_jax.chunks import with_chunks
 from distill_jax.cli import display
 from distill_jax.cli.arguments import Common, chosen_classes, parse
 from distill_jax.cli.compiler import ask, require
@@ -36,7 +37,7 @@ from distill_jax.platform import compiled_for, target
 from distill_jax.published import Comparison, compared, same
 from distill_jax.recipes import Experiment
 from distill_jax.run import no_tick
-from distill_jax.spec import CHOICES, Spec, check, traced, with_chunks
+from distill_jax.spec import CHOICES, Spec, check, traced
 from distill_jax.types import Net, Normaliser, PyTree, RealData, named
 
 

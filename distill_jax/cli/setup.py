@@ -15,6 +15,7 @@ import jax
 
 from distill_jax import __version__
 from distill_jax.checkpoint import check_pool, load_pool, save_pool
+from distill_jax.chunks import with_chunks
 from distill_jax.cli.arguments import Request
 from distill_jax.cli.display import Bar
 from distill_jax.cli.process import Interrupts
@@ -23,7 +24,7 @@ from distill_jax.data import Dataset
 from distill_jax.platform import target
 from distill_jax.recipes import Experiment
 from distill_jax.run import Keys
-from distill_jax.spec import Spec, check, described, traced, with_chunks
+from distill_jax.spec import Spec, check, described, traced
 from distill_jax.types import Net, PyTree, RealData, RequestError
 
 WITHHELD = 0.1
