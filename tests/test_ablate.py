@@ -12,6 +12,7 @@ import pytest
 from distill_jax import distill, evaluation, sweep
 from distill_jax.cli import ablate, arguments
 from distill_jax.cli.plot import draw
+from tests.tiny import count_calls
 
 SMALL = """
     acc_dd digits --seeds 2 --repeats 1 --outer-steps 1 --inner-steps 2 --net.width 4 --net.depth 1 --protocol.epochs 1
@@ -89,7 +90,6 @@ PLUG_IN = """
 from distill_jax.axes.objective import class_gradient
 from distill_jax.contracts import ClassObjective
 from distill_jax.types import choice
-from tests.tiny import count_calls
 import jax
 
 
