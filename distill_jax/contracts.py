@@ -12,7 +12,20 @@ from typing import ClassVar
 import jax.numpy as jnp
 import optax
 
-from distill_jax.types import Array, Choice, Members, Model, Net, PyTree, RealData, Shape, Synthetic, Tick, TrainSet
+from distill_jax.types import (
+    Array,
+    Choice,
+    Feed,
+    Members,
+    Model,
+    Net,
+    PyTree,
+    RealData,
+    Shape,
+    Synthetic,
+    Tick,
+    TrainSet,
+)
 
 
 class Architecture(Choice):
@@ -38,9 +51,10 @@ class ModelSource(Choice):
         """Whether each model comes with parameters that it should be led to."""
         return False
 
-    def pretrain(self, net: Net, data: RealData, key: Array, tick: Tick, members: Members | None = None) -> PyTree:
+    def pretrain(self, net: Net, data: Feed, key: Array, tick: Tick, members: Members | None = None) -> PyTree:
         """The pool [P, ...], trained on the host's schedule (``tick`` reports progress); None where size is 0.
 
+        ``data.at(n)`` are the real images; an epoch goes through ``data.portions`` of them, nearly always 1.
         ``members``: where each is kept as soon as it is finished.
         """
         return None
@@ -252,6 +266,8 @@ class ModelUpdate(Choice):
 
     axis = "update"
 
+    images: int = 0
+    """real images that one update of a model looks at"""
     uses_synthetic: ClassVar[bool] = False
     """whether ``update`` looks at the synthetic set, which must then be that of all classes"""
     leaves_early: ClassVar[bool] = False

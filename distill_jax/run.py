@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -17,13 +17,13 @@ import numpy as np
 from distill_jax import mesh
 from distill_jax.axes.parameterisation import stored
 from distill_jax.chunks import with_chunks
-from distill_jax.data import Dataset
+from distill_jax.data import Dataset, feed
 from distill_jax.distill import LONGEST_BLOCK, Problem, State, init_state, run_block
 from distill_jax.distilled import DistilledSet
 from distill_jax.platform import target
 from distill_jax.spec import Spec, check, traced
 from distill_jax.teachers import labelled
-from distill_jax.types import Array, Members, Tick
+from distill_jax.types import Array, Feed, Members, RealData, Tick
 
 GROWTH = 8
 """a block has at most so many times the steps of the one before: steps of a dynamic loop (CAFE) differ much"""
@@ -121,17 +121,45 @@ def no_tick(done: int, total: int) -> None:
     """Progress that nobody watches."""
 
 
-def prepare(spec: Spec, data: Dataset, seed: int = 0, tick: Tick = no_tick, members: Members | None = None) -> Problem:
+def prepare(
+    spec: Spec,
+    data: Dataset,
+    seed: int = 0,
+    tick: Tick = no_tick,
+    members: Members | None = None,
+    real: Feed | None = None,
+) -> Problem:
     """Everything that a run needs: the spec checked, its chunks chosen, its network built, its pool pretrained.
 
-    ``tick(done, total)`` is called between epochs of pretraining. Raises RequestError where the spec makes no sense or
-    does not fit the data.
+    ``tick(done, total)`` is called between epochs of pretraining. ``real``: the real images where they come in
+    portions, of which the problem has the first. Raises RequestError where the spec makes no sense or does not fit the
+    data.
     """
-    check(spec, data.shape, data.counts.tolist())
+    real = data.real_data(spec.mean, spec.std) if real is None else real
+    check(spec, data.shape, real.at(0).counts.tolist())
     spec = with_chunks(spec, data.shape, data.classes, target())
-    net, real, keys = spec.net.build(data.shape, data.classes), data.real_data(spec.mean, spec.std), Keys.of(seed)
+    net, keys = spec.net.build(data.shape, data.classes), Keys.of(seed)
     spec = traced(spec)
-    return Problem(spec, net, real, spec.models.pretrain(net, real, keys.pool, tick, members), keys.run)
+    pool = spec.models.pretrain(net, real, keys.pool, tick, members)
+    return Problem(spec, net, real.at(0), pool, keys.run)
+
+
+def turn(spec: Spec, portion: RealData) -> int:
+    """Inner steps that each ``portion`` of the real images stays on the device: about as many as show its images once.
+    A model that is updated on the same few images over and over learns them by heart, and its gradients tell nothing.
+
+    A turn divides an outer iteration or is several, and a selection that steps share is never of two portions. The
+    first portion stays where no step shows an image, or each shows the same ones.
+    """
+    inner, every = spec.inner_steps, spec.selector.every
+    shown = spec.update.images + spec.selector.batch * (len(spec.classes) or portion.classes)
+    if spec.selector.paired or not shown:
+        return max(1, spec.steps)
+    wanted = max(1, portion.images.shape[0] // shown)
+    if wanted >= inner:
+        return inner * (wanted // inner)
+    shares = [n for n in range(1, inner + 1) if inner % n == 0 and (n % every == 0 or n == inner)]
+    return max((n for n in shares if n <= wanted), default=shares[0])
 
 
 def run(
@@ -140,23 +168,42 @@ def run(
     callbacks: Sequence[Callback] = (),
     size: BlockSize = DEFAULT_SIZE,
     start: int | None = None,
+    real: Feed | None = None,
 ) -> State:
-    """Take ``state`` to the end of the run, or until a callback ends it. ``start``: its step, where it is known."""
+    """Take ``state`` to the end of the run, or until a callback ends it. ``start``: its step, where it is known.
+
+    ``real``: where the real images come in portions, which then take turns: which one a step sees follows from its
+    number alone.
+    """
+    start = int(state.step) if start is None else start
+    source = problem.data if real is None else real
+    every = turn(problem.spec, problem.data) if source.portions > 1 else max(1, problem.spec.steps)
+    fixed = mesh.replicated(replace(problem, data=source.at(start // every)))
+    shown: Feed = source if source.portions > 1 else fixed.data
 
     def advance(state: State, first: int, count: int) -> tuple[State, np.ndarray]:
-        state, losses = run_block(problem, state, count)
-        return state, np.asarray(losses)[:count]
+        end, losses = first + count, []
+        while first < end:
+            steps = min(every - first % every, end - first)
+            state, made = run_block(replace(fixed, data=shown.at(first // every)), state, steps)
+            losses.append(np.asarray(made)[:steps])  # waits for the turn to end: the next portion takes its place
+            first += steps
+        return state, np.concatenate(losses)
 
-    start = int(state.step) if start is None else start
-    problem = mesh.replicated(problem)
     state = mesh.placed(mesh.replicated(state))
     return host_loop(advance, state, start, problem.spec.steps, callbacks, size)
 
 
-def distil(spec: Spec, data: Dataset, seed: int = 0, callbacks: Sequence[Callback] = ()) -> DistilledSet:
-    """The distilled set of ``data``: what ``experiments.distill --seed SEED`` makes of the same spec."""
-    problem = prepare(spec, data, seed)
-    state = run(problem, init_state(problem), callbacks)
+def distil(
+    spec: Spec, data: Dataset, seed: int = 0, callbacks: Sequence[Callback] = (), resident: int = 0
+) -> DistilledSet:
+    """The distilled set of ``data``: what ``experiments.distill --seed SEED`` makes of the same spec.
+
+    ``resident``: real images of each class that the device holds at a time (``data.Buffer``); 0: all.
+    """
+    real = feed(data, resident, seed, spec.mean, spec.std)
+    problem = prepare(spec, data, seed, real=real)
+    state = run(problem, init_state(problem), callbacks, real=real)
     return distilled_set(problem, data, state, {"seed": seed})
 
 

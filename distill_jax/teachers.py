@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill_jax.distilled import DistilledSet
+from distill_jax.train import forward_batch
 from distill_jax.types import Array, Model, Net
 
 AT_ONCE = 256
-"""images that go through a network together"""
+"""images in float32 at most"""
 
 
 def labelled(distilled: DistilledSet, net: Net, teachers: Model) -> DistilledSet:
@@ -24,7 +25,8 @@ def labelled(distilled: DistilledSet, net: Net, teachers: Model) -> DistilledSet
 def probabilities(net: Net, teachers: Model, images: np.ndarray | Array) -> np.ndarray:
     """float32 [N, C]: the mean of the class probabilities that the ``teachers``, Model[P] in evaluation mode, give
     ``images`` [N, H, W, c] in network space."""
-    parts = [jnp.asarray(images[first : first + AT_ONCE]) for first in range(0, len(images), AT_ONCE)]
+    step = forward_batch(images)
+    parts = [jnp.asarray(images[first : first + step]) for first in range(0, len(images), step)]
     return np.concatenate([np.asarray(_probabilities(net, teachers, part)) for part in parts])
 
 

@@ -242,10 +242,18 @@ def real_set(data: RealData) -> TrainSet:
     return TrainSet(data.images, jax.nn.one_hot(data.labels, data.classes))
 
 
-def correct(net: Net, model: Model, images: Array, labels: Array, normaliser: Normaliser, chunk: int = 256) -> Array:
-    """How many of ``images`` (uint8 [N, H, W, c]) the network, in evaluation mode, classifies right: int32 []."""
+def forward_batch(images: Any) -> int:
+    """How many of ``images`` [N, H, W, c] go through a network together where nothing is differentiated: 256, and fewer
+    above 64x64, where their activations would be the largest thing in memory."""
+    n, height, width, _ = images.shape
+    return min(n, 256, max(1, 2**20 // (height * width)))
+
+
+def correct(net: Net, model: Model, images: Array, labels: Array, normaliser: Normaliser, chunk: int = 0) -> Array:
+    """How many of ``images`` (uint8 [N, H, W, c]) the network, in evaluation mode, classifies right: int32 [].
+    ``chunk`` of them go through it at once; 0: ``forward_batch``."""
     n = images.shape[0]
-    chunk = min(chunk, n)
+    chunk = min(chunk, n) or forward_batch(images)
     rows = jnp.arange(-(-n // chunk) * chunk)
 
     def hits(rows: Array) -> Array:

@@ -215,10 +215,35 @@ class RealData(NamedTuple):
     def classes(self) -> int:
         return self.counts.shape[0]
 
+    @property
+    def portions(self) -> int:
+        """All images are there at once."""
+        return 1
+
+    def at(self, n: int) -> RealData:
+        return self
+
     def of(self, classes: tuple[int, ...]) -> RealData:
         """A view in which only ``classes`` are shown, in that order; all where it is empty. Labels stay."""
         rows = np.asarray(classes, np.int32)
         return self._replace(index=self.index[rows], counts=self.counts[rows]) if classes else self
+
+
+class Feed(Protocol):
+    """The real training set as it comes to the device: whole (RealData), or in portions of equal shapes, each a
+    training set of its own (``data.Buffer``)."""
+
+    @property
+    def portions(self) -> int:
+        """how many of them make up the training set"""
+        ...
+
+    @property
+    def normaliser(self) -> Normaliser: ...
+
+    def at(self, n: int) -> RealData:
+        """Portion ``n``, any number from 0, on the device. It takes the place of the one before."""
+        ...
 
 
 class Synthetic(NamedTuple):

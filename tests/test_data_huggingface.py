@@ -65,6 +65,13 @@ def test_images_of_several_sizes_are_cropped(tmp_path: Path) -> None:
     assert data.shape == (4, 4, 3) and data.x_train[:, 2, 2].tolist() == [[10] * 3, [11] * 3, [12] * 3]
 
 
+def test_images_of_one_size_are_brought_to_a_side_that_is_asked_for(tmp_path: Path) -> None:
+    on_the_hub(tmp_path, "train", table(GREY, [0, 1, 2]))
+    on_the_hub(tmp_path, "validation", table(GREY, [0, 1, 2]))
+    data = load(f"hf:{tmp_path}", side=2)
+    assert data.shape == (2, 2, 1) and data.x_train[:, 1, 1, 0].tolist() == [10, 11, 12]
+
+
 def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
     def refused(said: str) -> None:
         with pytest.raises(RequestError, match=said) as error:

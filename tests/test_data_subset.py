@@ -202,7 +202,7 @@ def test_folder_leaves_other_classes_unread(tmp_path: Path) -> None:
     part = load(f"folder:{tmp_path}", only=["dog", "bee"])
     assert part.class_names == ("dog", "bee") and part.name == f"folder:{tmp_path.name}[dog,bee]"
     assert part.fingerprint == whole.only(["dog", "bee"]).fingerprint
-    refused("cannot read the image", load, f"folder:{tmp_path}")
+    refused("no training image of cat can be read", load, f"folder:{tmp_path}")
     refused("did you mean dog", load, f"folder:{tmp_path}", only=["dig", "bee"])
 
 

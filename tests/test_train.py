@@ -114,8 +114,13 @@ def test_hits_are_counted_once_whatever_the_chunk() -> None:
     images = jax.random.randint(jax.random.key(1), (11, 4, 4, 1), 0, 256).astype(jnp.uint8)
     labels = jnp.arange(11) % 3
     plain = Normaliser(jnp.zeros(1), jnp.ones(1))
-    counts = {int(training.correct(net, model, images, labels, plain, chunk)) for chunk in (1, 4, 11, 100)}
+    counts = {int(training.correct(net, model, images, labels, plain, chunk)) for chunk in (0, 1, 4, 11, 100)}
     assert len(counts) == 1
+
+
+def test_large_images_go_through_a_network_a_few_at_a_time() -> None:
+    for n, side, together in ((7, 32, 7), (900, 32, 256), (900, 64, 256), (900, 224, 20), (2, 2048, 1)):
+        assert training.forward_batch(np.broadcast_to(np.uint8(0), (n, side, side, 3))) == together
 
 
 def _trained(dtype: DTypeName, optimiser: optax.GradientTransformation, **options):

@@ -28,8 +28,9 @@ from typing import (
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from distill_jax.cli import config, parser, process
+from distill_jax.cli.reading import assumed, read, refuse_side
 from distill_jax.cli.workdir import refuse_empty
-from distill_jax.data import LISTS, SHAPES, Dataset, load
+from distill_jax.data import LISTS, Dataset
 from distill_jax.methods import PRESETS
 from distill_jax.recipes import RECIPE_OF, RECIPES, Experiment, resolve
 from distill_jax.spec import CHOICES, Spec, validate
@@ -63,6 +64,9 @@ class Common:
         ]
     ]
     subset: Subset = None
+    side: Annotated[int | None, arg(metavar="INT")] = None
+    """pixels that photographs are resized and cropped to, of folder:, hf: and TFDS' sets of varying size; default: 224,
+    and those of folder: and hf: as they are where all are square and equal"""
     recipe: Annotated[
         str | None,
         arg(metavar="NAME", help=f"data set defaults, one of {' '.join(RECIPES)}; named data sets imply theirs"),
@@ -91,7 +95,7 @@ class Request(NamedTuple, Generic[Options]):
     data: Dataset
 
 
-def request(argv: Sequence[str], options: type[Options], side: int = 224) -> Request[Options]:
+def request(argv: Sequence[str], options: type[Options]) -> Request[Options]:
     """Parse ``METHOD DATASET [options]`` and read the data set.
 
     Raises RequestError for what makes no sense, and SystemExit after ``--help`` (code 0) or an unknown option (code 2).
@@ -105,8 +109,9 @@ def request(argv: Sequence[str], options: type[Options], side: int = 224) -> Req
         raise RequestError(f"devices is {parsed.devices}: it must be 0 (one for each core) or more")
     if parsed.deterministic:
         process.deterministic_operations()
-    data = load(parsed.dataset, side, chosen_classes(parsed.subset))
-    if data.shape != _assumed(parsed.dataset):
+    data = read(parsed.dataset, parsed.side, chosen_classes(parsed.subset))
+    refuse_side(parsed.dataset, parsed.side, data.shape)
+    if data.shape != assumed(parsed.dataset, parsed.side):
         parsed, recipe, experiment = parse(argv, options, data.shape)
     return Request(parsed, recipe, experiment, data)
 
@@ -130,7 +135,7 @@ def parse(
         method,
         recipe,
         ipc=_integer("ipc", chosen.get("ipc", str(preset.ipc))),
-        shape=shape or _assumed(dataset),
+        shape=shape or assumed(dataset, None if "side" not in chosen else _integer("side", chosen["side"])),
         factor=None if factor is None else _integer("factor", factor),
         axes={axis: choose(axis, chosen[axis], getattr(preset, axis)) for axis in CHOICES if axis in chosen},
         protocol=chosen.get("protocol"),
@@ -244,11 +249,6 @@ def _several(runner: type[Any]) -> set[str]:
     hints = get_type_hints(runner)
     kinds = {f.name: (hints[f.name], *get_args(hints[f.name])) for f in fields(runner)}
     return {name.replace("_", "-") for name, of in kinds.items() if any(get_origin(kind) is tuple for kind in of)}
-
-
-def _assumed(dataset: str) -> tuple[int, int, int]:
-    """The shape of images not read yet."""
-    return SHAPES[dataset][0] if dataset in SHAPES else (32, 32, 3)
 
 
 def _integer(name: str, text: str) -> int:

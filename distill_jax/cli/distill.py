@@ -68,6 +68,9 @@ class Distill(arguments.Common):
     """outer steps between reports on a tenth of the training data, which is withheld for that; 0: use all of it"""
     tensorboard: FlagCreatePairsOff[bool] = False
     """write loss and held-out accuracy for TensorBoard too, into WORKDIR/tensorboard"""
+    resident_images: int = 0
+    """real images of each class that the device holds at a time, in turns: as many as fit, best no fewer than
+    --selector.batch; 0: all"""
     repeats: int = 5
     """R: networks trained from scratch for each accuracy"""
     baselines: Annotated[tuple[str, ...] | None, arg(metavar="NAME [NAME ...]")] = None
@@ -79,7 +82,8 @@ class Distill(arguments.Common):
 
     def compared_with(self, spec: Spec) -> tuple[str, ...]:
         soft = (spec.labels.from_teachers or spec.labels.learned) and spec.models.size > 0
-        default = ("random", *["random_soft"] * soft, *["full"] * (self.dataset == "digits"))
+        full = self.dataset == "digits" and not self.resident_images
+        default = ("random", *["random_soft"] * soft, *["full"] * full)
         return default if self.baselines is None else self.baselines
 
 
@@ -111,7 +115,9 @@ def requested(argv: list[str]) -> Job:
     path = options.workdir
     before = read_json(path / CONFIG) if path and options.resume else None
     begun = before.get("spec") if isinstance(before, Mapping) else None
-    setup = set_up(request, options.eval_every, begun, parts=True)
+    setup = set_up(request, options.eval_every, begun, parts=True, resident=options.resident_images)
+    if options.resident_images and (setup.method == "full" or "full" in options.compared_with(setup.spec)):
+        raise RequestError("full trains on all images at once: leave out --resident-images, or full")
     if "random_soft" in options.compared_with(setup.spec) and not setup.spec.models.size:
         raise RequestError(f"{setup.method} has no pool to label random images: leave random_soft out of --baselines")
     if options.uint8 and (setup.spec.parameterisation.space != "pixel" or setup.data.whitening is not None):
@@ -134,7 +140,7 @@ def work(job: Job, interrupts: Interrupts) -> Mapping[str, Any]:
         result = _begin(workdir, setup, options)
         if result is None:
             print(display.configuration(setup.title, setup.experiment), flush=True)
-            session = Session(setup, setup.real_data(), workdir, Clock(), interrupts)
+            session = Session(setup, setup.feed(), workdir, Clock(), interrupts)
             result = _work(session, options, given)
             report.write(path)
     return result
@@ -210,7 +216,7 @@ def _work(session: Session, options: Distill, given: PyTree) -> dict[str, Any]:
 
     scorer, known = judge_on(setup.source)
     sets = repeated(distilled, options.repeats)
-    real = known.real_data(setup.spec.mean, setup.spec.std) if setup.spec.classes else data
+    real = (setup.feed(known) if setup.spec.classes else data).at(0)
 
     def baseline(name: str) -> dict[str, Any]:
         judge = scorer._replace(teachers=setup.spec.models.teachers(pool)) if name == "random_soft" else scorer

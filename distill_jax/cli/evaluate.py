@@ -23,11 +23,12 @@ from distill_jax.cli import arguments, display
 from distill_jax.cli.dd_ranking import dd_ranking_scores
 from distill_jax.cli.parser import parsed
 from distill_jax.cli.process import Clock, Interrupts, enter, environment, peak_bytes
+from distill_jax.cli.reading import read
 from distill_jax.cli.same_data import check_same_data, dataset_of
 from distill_jax.cli.score import Scorer, interval
 from distill_jax.cli.workdir import DISTILLED, EVALUATION, read_json, refuse_read_only, write_json
 from distill_jax.contracts import Architecture
-from distill_jax.data import Dataset, load
+from distill_jax.data import Dataset
 from distill_jax.distilled import DistilledSet
 from distill_jax.evaluation import DD_RANKING, PROTOCOLS, Protocol, at_learned_rate, repeated
 from distill_jax.methods import METHODS
@@ -94,7 +95,7 @@ def run(argv: list[str]) -> None:
     _earlier(out)  # refuses another file before anything is trained
     for name in options.nets or ():
         arguments.choose("net", name)
-    data = load(options.dataset, only=arguments.chosen_classes(options.subset))
+    data = read(options.dataset, distilled.shape[0], arguments.chosen_classes(options.subset))
     check_same_data(distilled, options.path, data, options.dataset)
     experiment = _experiment(distilled, options)
     validate(experiment.protocol, "protocol.")

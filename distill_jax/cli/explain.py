@@ -31,7 +31,8 @@ from distill_jax.cli.cost import Cost, cost, cost_and_shapes, nbytes
 from distill_jax.cli.devices import DEVICES
 from distill_jax.cli.display import arithmetic, table
 from distill_jax.cli.process import enter
-from distill_jax.data import SHAPES, TRAINING_IMAGES, count_classes, load
+from distill_jax.cli.reading import assumed, read, refuse_side
+from distill_jax.data import SHAPES, TRAINING_IMAGES, count_classes
 from distill_jax.distill import Problem, State, init_state, matching
 from distill_jax.platform import compiled_for, target
 from distill_jax.published import Comparison, compared, same
@@ -90,15 +91,16 @@ def resolved(argv: list[str]) -> Resolved:
     options, recipe, experiment = parse(argv, Explain)
     only = chosen_classes(options.subset)
     if options.dataset in TRAINING_IMAGES:
-        shape, whole = SHAPES[options.dataset]
+        shape, whole = assumed(options.dataset, options.side), SHAPES[options.dataset][1]
         each = TRAINING_IMAGES[options.dataset] // whole
         classes = count_classes(options.dataset, whole, only) if only else whole
         images = each * classes if only else TRAINING_IMAGES[options.dataset]
         counts = [each] * classes
     else:
-        data = load(options.dataset, only=only)
+        data = read(options.dataset, options.side, only)
         options, recipe, experiment = parse(argv, Explain, data.shape)
         shape, images, counts = data.shape, len(data.x_train), data.counts.tolist()
+    refuse_side(options.dataset, options.side, shape)
     check(experiment.spec, shape, counts)
     return Resolved(options, recipe, experiment, real_shapes(images, shape, counts))
 

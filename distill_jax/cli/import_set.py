@@ -23,7 +23,7 @@ from distill_jax.cli.arguments import Subset, chosen_classes
 from distill_jax.cli.export import FORMATS_TABLE, saved, summary
 from distill_jax.cli.parser import parsed
 from distill_jax.cli.process import enter
-from distill_jax.data import load
+from distill_jax.cli.reading import read as read_data
 from distill_jax.formats import FORMATS, read
 from distill_jax.types import RequestError, named
 
@@ -62,7 +62,7 @@ def run(argv: list[str]) -> None:
     if only and not options.dataset:
         raise RequestError("--subset is of a data set: add --dataset, or give the names as --class-names")
     told = {key: getattr(options, key) for key in ("class_names", "mean", "std", "factor", "space")}
-    data = load(options.dataset, only=only) if options.dataset else None
+    data = read_data(options.dataset, only=only) if options.dataset else None
     try:
         distilled = read(form, *options.paths, **told, dataset=data)
     except RequestError as error:  # which names fields

@@ -24,7 +24,7 @@ from distill_jax.distilled import DistilledSet
 from distill_jax.evaluation import at_learned_rate, repeated
 from distill_jax.run import Block, BlockSize, distilled_set, run
 from distill_jax.spec import described, traced
-from distill_jax.types import PyTree, RealData
+from distill_jax.types import Feed, PyTree
 
 SAVE_SECONDS = 60.0
 """between two checkpoints, where ``--save-every`` is 0"""
@@ -34,7 +34,7 @@ class Session(NamedTuple):
     """What the phases of one run share."""
 
     setup: Setup
-    data: RealData
+    data: Feed
     workdir: Workdir
     clock: Clock
     interrupts: Interrupts
@@ -52,7 +52,7 @@ def optimise(
     """
     setup, workdir, clock = session.setup, session.workdir, session.clock
     spec = setup.spec
-    problem = Problem(traced(spec), setup.net, session.data, pool, setup.keys.run)
+    problem = Problem(traced(spec), setup.net, session.data.at(0), pool, setup.keys.run)
     checkpoints = Checkpoints(workdir.path / CHECKPOINTS)
 
     def write(step: int, state: State) -> None:
@@ -115,7 +115,7 @@ def optimise(
 
         size = BlockSize(every=math.gcd(save_every, eval_every) * spec.inner_steps)
         callbacks = [check, log, save, show, lambda block: session.interrupts.check()]
-        state = run(problem, state, callbacks, size, step)
+        state = run(problem, state, callbacks, size, step, session.data)
     clock.spent("distill")
     return as_set(session, problem, state)
 
@@ -128,6 +128,7 @@ def as_set(session: Session, problem: Problem, state: State) -> DistilledSet:
         "dataset": setup.dataset,
         **setup.part,
         "data": setup.source.fingerprint,
+        **({"origin": dict(setup.source.origin)} if setup.source.origin else {}),
         "recipe": setup.recipe,
         "seed": setup.seed,
         "steps": int(state.step),

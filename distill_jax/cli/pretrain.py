@@ -36,6 +36,9 @@ class Pretrain(arguments.Common):
     """replace the pool in WORKDIR"""
     eval_every: int = 0
     """above 0: for a run with --eval-every, which withholds a tenth of the training data"""
+    resident_images: int = 0
+    """real images of each class that the device holds at a time, in turns: as many as fit, best no fewer than
+    --selector.batch; 0: all"""
     from_torch: Annotated[tuple[Path, ...], arg(metavar="FILE [FILE ...]")] = ()
     """train nothing: take these state dicts of PyTorch, of the same network and trained on the same data"""
 
@@ -44,7 +47,7 @@ def run(argv: list[str]) -> None:
     request = arguments.request(argv, Pretrain)
     options = request.options
     arguments.check_resume(options)
-    setup = set_up(request, options.eval_every)
+    setup = set_up(request, options.eval_every, resident=options.resident_images)
     if setup.spec.models.size == 0:
         raise RequestError(f"{setup.method} has no pool to pretrain: choose another method, or --models early-stage")
     given = _given(setup, options.from_torch) if options.from_torch else None
@@ -65,7 +68,7 @@ def run(argv: list[str]) -> None:
         if given is not None:
             save_pool(path / POOL, given, {**setup.describe_pool(), "from_torch": [p.name for p in options.from_torch]})
         else:
-            make_pool(setup, workdir, setup.real_data(), interrupts)
+            make_pool(setup, workdir, setup.feed(), interrupts)
         clock.spent("pretrain")
     took = sum(clock.seconds.values())
     print(f"{setup.spec.models.size} models in {display.duration(took)}: {path / POOL}")

@@ -18,14 +18,15 @@ from distill_jax.checkpoint import check_pool, load_pool, save_pool
 from distill_jax.chunks import with_chunks
 from distill_jax.cli.arguments import Request
 from distill_jax.cli.display import Bar
+from distill_jax.cli.memory import foretold
 from distill_jax.cli.process import Interrupts
 from distill_jax.cli.workdir import MEMBERS, POOL, Workdir
-from distill_jax.data import Dataset
+from distill_jax.data import Dataset, feed
 from distill_jax.platform import target
 from distill_jax.recipes import Experiment
 from distill_jax.run import Keys
 from distill_jax.spec import Spec, check, described, traced
-from distill_jax.types import Net, PyTree, RealData, RequestError
+from distill_jax.types import Feed, Net, PyTree, RealData, RequestError
 
 WITHHELD = 0.1
 """share of the training data that ``--eval-every`` reports on"""
@@ -47,6 +48,10 @@ class Setup:
     net: Net
     subset: tuple[str, ...] = ()
     """the classes that the data set consists of, as they were named; () for all"""
+    memory: str = ""
+    """what stays on the device, as a line, where that is a good part of it"""
+    resident: int = 0
+    """real images of each class that the device holds at a time; 0: all"""
 
     @property
     def spec(self) -> Spec:
@@ -55,6 +60,10 @@ class Setup:
     def real_data(self) -> RealData:
         """The training part on the device."""
         return self.data.real_data(self.spec.mean, self.spec.std)
+
+    def feed(self, data: Dataset | None = None) -> Feed:
+        """The training part, or that of ``data``, on the device or in portions."""
+        return feed(data or self.data, self.resident, self.seed, self.spec.mean, self.spec.std)
 
     @property
     def keys(self) -> Keys:
@@ -66,7 +75,7 @@ class Setup:
         return (
             f"{self.method} on {self.dataset} (recipe {self.recipe}): {len(self.data.x_train)} images {shape}, "
             f"{self.data.classes} classes, {self.spec.ipc} stored per class"
-        )
+        ) + f"\n  {self.memory}" * bool(self.memory)
 
     @property
     def folder(self) -> str:
@@ -95,6 +104,8 @@ class Setup:
                 "shape": self.data.shape,
                 "classes": self.data.classes,
                 "withheld": self.data is not self.source and WITHHELD,
+                **self.source.origin,
+                **({"resident_images": self.resident} if self.resident else {}),
             },
             "versions": versions(),
         }
@@ -113,26 +124,38 @@ class Setup:
 
 
 def set_up(
-    request: Request[Any], eval_every: int = 0, chunks: Mapping[str, Any] | None = None, parts: bool = False
+    request: Request[Any],
+    eval_every: int = 0,
+    chunks: Mapping[str, Any] | None = None,
+    parts: bool = False,
+    resident: int | None = None,
 ) -> Setup:
     """What ``request`` asks for, checked against the data. ``chunks``: the sizes that the run to resume was begun with.
+    ``resident``: real images of each class that the device holds at a time (0: all); None: the runner has no such
+    option.
 
-    Raises RequestError where the spec does not fit the data, or asks for a part of the classes without ``parts``.
+    Raises RequestError where the spec does not fit the data, both do not fit the device, or a part of the classes is
+    asked for without ``parts``.
     """
     options, recipe, experiment, source = request
     data = source.withhold(WITHHELD, options.seed) if eval_every else source
     spec = experiment.spec
     if spec.classes and not parts:
         raise RequestError("only experiments.distill makes the images of some classes: leave out --classes")
-    check(spec, data.shape, data.counts.tolist())
+    if resident and resident < spec.ipc:
+        raise RequestError(f"resident_images is {resident}: at least the {spec.ipc} of --ipc are needed, or 0 for all")
+    check(spec, data.shape, [min(resident or count, count) for count in data.counts.tolist()])
     if chunks:
         sizes = {name: getattr(spec, name) or chunks.get(name, 0) for name in ("class_chunk", "model_chunk")}
         spec = replace(spec, **sizes)
     spec = with_chunks(spec, data.shape, data.classes, target())
     net = spec.net.build(data.shape, data.classes)
     experiment = replace(experiment, spec=spec)
-    subset = options.subset or ()
-    return Setup(options.method, options.dataset, recipe, options.seed, experiment, source, data, net, subset)
+    name, subset = options.dataset, options.subset or ()
+    memory = foretold(spec, data, resident)
+    return Setup(
+        options.method, name, recipe, options.seed, experiment, source, data, net, subset, memory, resident or 0
+    )
 
 
 def versions() -> dict[str, str]:
@@ -178,7 +201,7 @@ class KeptMembers(NamedTuple):
         save_pool(self.folder / str(first), member, self.about)
 
 
-def pool_for(setup: Setup, workdir: Workdir, data: RealData, given: PyTree, interrupts: Interrupts) -> PyTree:
+def pool_for(setup: Setup, workdir: Workdir, data: Feed, given: PyTree, interrupts: Interrupts) -> PyTree:
     """The models to start from: those in the workdir, which are the ones ``given`` or pretrained now."""
     if setup.spec.models.size == 0:
         return None
@@ -192,10 +215,10 @@ def pool_for(setup: Setup, workdir: Workdir, data: RealData, given: PyTree, inte
     return read_pool(setup, path)
 
 
-def make_pool(setup: Setup, workdir: Workdir, data: RealData, interrupts: Interrupts) -> None:
+def make_pool(setup: Setup, workdir: Workdir, data: Feed, interrupts: Interrupts) -> None:
     """Pretrain the pool and save it in ``workdir``. Members that an interrupted process finished are not trained
     again."""
-    about = {**setup.describe_pool(), "seed": setup.seed}
+    about = {**setup.describe_pool(), "seed": setup.seed, "resident_images": setup.resident}
     kept = KeptMembers(workdir.path / MEMBERS, about)
     with Bar("pretraining", 1, unit="epochs") as bar:
 

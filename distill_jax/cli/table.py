@@ -19,6 +19,7 @@ from distill_jax.cli import arguments, compare, display, distill
 from distill_jax.cli.distill import Distill
 from distill_jax.cli.parser import parsed
 from distill_jax.cli.process import Broken, Interrupts, resumable
+from distill_jax.cli.reading import read
 from distill_jax.cli.setup import versions
 from distill_jax.cli.table_page import Gain, Outcome, comma_separated, page
 from distill_jax.cli.table_plan import Plan, Reproduce, planned
@@ -34,7 +35,6 @@ from distill_jax.cli.workdir import (
     refuse_used,
     replaced,
 )
-from distill_jax.data import load
 from distill_jax.published.tables import Acceleration
 from distill_jax.types import RequestError
 
@@ -147,7 +147,7 @@ def _distilled(session: Session, folder: Path, words: list[str]) -> Any:
         job = distill.requested([*words, "--workdir", str(folder), *_resume(folder)])
     except RequestError:
         try:
-            load(options.dataset, only=arguments.chosen_classes(options.subset))
+            read(options.dataset, options.side, arguments.chosen_classes(options.subset))
         except RequestError as error:
             # Kept, because another cell need not look for it again, which may take a minute.
             session.unreadable[options.dataset] = f"no data: {error}"

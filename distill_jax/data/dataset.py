@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
+from distill_jax import mesh
 from distill_jax.data.subset import chosen
 from distill_jax.types import Array, RealData, RequestError
 
@@ -41,6 +42,10 @@ class Dataset:
     class_names: tuple[str, ...]
     whitening: Whitening | None = field(default=None, repr=False)
     """how the images were made from those of another data set; None where they are as they were read"""
+    origin: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """what was decided as image files were read, ready for JSON: a side, a split, files left out"""
+    notes: tuple[str, ...] = field(default=(), repr=False)
+    """what a user should be told of the reading, a line each"""
 
     @classmethod
     def from_arrays(
@@ -90,9 +95,10 @@ class Dataset:
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
         """float64 [c] each: mean and standard deviation, exact, from how often each pixel value occurs"""
         often = np.zeros((self.shape[2], 256), np.int64)
-        for start in range(0, len(self.x_train), 1024):  # bincount needs eight bytes per pixel: a few images at a time
+        step = max(1, 2**21 // (self.shape[0] * self.shape[1]))
+        for start in range(0, len(self.x_train), step):  # bincount needs eight bytes per pixel: a few images at a time
             for channel, row in enumerate(often):
-                row += np.bincount(self.x_train[start : start + 1024, ..., channel].ravel(), minlength=256)
+                row += np.bincount(self.x_train[start : start + step, ..., channel].ravel(), minlength=256)
         values, pixels = np.arange(256) / 255, often.sum(1)
         mean = often @ values / pixels
         return mean, np.sqrt((often * (values - mean[:, None]) ** 2).sum(1) / pixels)
@@ -124,10 +130,14 @@ class Dataset:
         return digest.hexdigest()[:16]
 
     def real_data(self, mean: Sequence[float] = (), std: Sequence[float] = ()) -> RealData:
-        """The training part on the device, to be normalised with ``mean`` and ``std`` [c] of pixels in [0, 1]; where
+        """The training part on every device, to be normalised with ``mean`` and ``std`` [c] of pixels in [0, 1]; where
         they are empty, or the images whitened, with those of the images."""
         own = self.whitening is not None or not mean
-        return RealData.from_arrays(self.x_train, self.y_train, *((self.mean, self.std) if own else (mean, std)))
+        # From here, not from one device to the others: those that are cores of a CPU then share one copy.
+        images = mesh.replicated(self.x_train)
+        return mesh.replicated(
+            RealData.from_arrays(images, self.y_train, *((self.mean, self.std) if own else (mean, std)))
+        )
 
     def test_arrays(self) -> tuple[Array, Array]:
         """The test part on the device: uint8 [M, H, W, c], int32 [M]."""

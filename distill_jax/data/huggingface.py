@@ -18,12 +18,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from distill_jax.data.dataset import Dataset, reason
+from distill_jax.data.photos import SIDE
 from distill_jax.data.subset import chosen
 from distill_jax.types import RequestError
 
 METADATA = b"huggingface"
-SIDE = 224
-"""what images of several sizes are cropped to where nothing else is asked for"""
 TEST = ("test", "validation", "valid", "val")
 """what the test part may be called; the first that is there is taken"""
 SPLIT = re.compile(rf"(train|{'|'.join(TEST)})(?![a-z])")
@@ -33,8 +32,9 @@ def read_huggingface(root: Path, side: int | None = None, only: Sequence[str] = 
     """The data set in the folder ``root``, of its classes ``only`` these, where there are some.
 
     It needs a split ``train``, one of TEST, a column of images and one of class labels; of several the first is taken.
-    Images become uint8 [N, H, H, 1] where all are grey, else [N, H, H, 3]. Where they are not all square and equal,
-    H is ``side`` (None: 224): they are cropped at the centre and resized. Raises RequestError for anything else.
+    Images become uint8 [N, H, H, 1] where all are grey, else [N, H, H, 3], cropped at the centre and resized to H:
+    ``side``, or where that is None their own size if all are square and equal, else 224. Raises RequestError for
+    anything else.
     """
     name = f"hf:{root.name}"
     files = _files(root)
@@ -61,7 +61,7 @@ def read_huggingface(root: Path, side: int | None = None, only: Sequence[str] = 
             raise RequestError(f"{part.name}: split {('train', test)[n]} has no image of these classes: choose others")
         if only:
             labels[n] = np.array([part.places.index(c) for c in labels[n]], np.int32)
-    pictures = _decoded([cell for of_split in encoded for cell in of_split], name, side or SIDE)
+    pictures = _decoded([cell for of_split in encoded for cell in of_split], name, side)
     count = len(encoded[0])
     arrays = pictures[:count], labels[0], pictures[count:], labels[1]
     return Dataset.from_arrays(part.name, *arrays, class_names=part.names)
@@ -117,12 +117,14 @@ def _table(paths: Sequence[Path]) -> Any:
         raise RequestError(f"{paths[0].parent} is damaged ({reason(error)}): copy it again") from error
 
 
-def _decoded(encoded: Sequence[bytes | None], name: str, side: int) -> np.ndarray:
+def _decoded(encoded: Sequence[bytes | None], name: str, side: int | None) -> np.ndarray:
     """uint8 [N, H, H, 1 or 3]"""
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
         images = list(pool.map(_upright, encoded, [f"image {n} of {name}" for n in range(len(encoded))]))
     width, height = images[0].size
-    if width != height or any(image.size != images[0].size for image in images):
+    own = width if width == height and all(image.size == images[0].size for image in images) else None
+    side = side or own or SIDE
+    if side != own:
         images = [ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR) for image in images]
     mode = "L" if all(image.mode == "L" for image in images) else "RGB"
     return np.stack([np.atleast_3d(np.asarray(image.convert(mode))) for image in images])

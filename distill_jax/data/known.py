@@ -12,6 +12,9 @@ SHAPES: dict[str, tuple[tuple[int, int, int], int]] = {
 }
 """(H, W, c) and number of classes of named data sets, for what is said before any data is read"""
 
+PHOTOGRAPHS = ("imagenette", "imagenet2012")
+"""named data sets whose images vary in size: their shape is that of the side asked for"""
+
 TRAINING_IMAGES = {
     "digits": 1347,
     "mnist": 60_000,

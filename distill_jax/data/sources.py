@@ -13,21 +13,23 @@ from distill_jax.data.huggingface import read_huggingface
 from distill_jax.data.npz import read_npz
 from distill_jax.data.tfds import read_tfds
 from distill_jax.data.whiten import whitened
-from distill_jax.types import RequestError
+from distill_jax.types import RequestError, Tick
 
-READERS = {"npz": read_npz, "folder": read_folder}
+READ_HERE = ("npz", "folder", "hf")
 
 
-def load(name: str, side: int = 224, only: Sequence[str] = ()) -> Dataset:
+def load(name: str, side: int | None = None, only: Sequence[str] = (), tick: Tick | None = None) -> Dataset:
     """The data set ``name``: ``digits``, ``npz:PATH``, ``folder:PATH``, ``hf:PATH``, otherwise a name of TensorFlow
     Datasets.
 
     Any of them after ``zca:`` is whitened (``whitened``). ``only``: the classes it consists of, as ``Dataset.only``
     takes them; where there are none, all. Image files of others are not decoded, nor counted in the whitening.
-    ``side`` is what images of varying size (TFDS: ``imagenette``, ``imagenet2012``, ...) are cropped to. Raises
-    RequestError where there is no such data set or it cannot be used; see the readers in this folder.
+    ``side`` is what images of ``folder:``, of ``hf:``, and of names of TFDS whose size varies (``imagenette``,
+    ``imagenet2012``, ...) are resized and cropped to; None: 224, and those of a folder or of ``hf:`` as they are where
+    all are square and equal. ``tick`` is told how many files of a folder are decoded. Raises RequestError where there
+    is no such data set or it cannot be used; see the readers in this folder.
     """
-    if side < 1:
+    if side is not None and side < 1:
         raise RequestError(f"cannot crop images to side {side}: give at least 1")
     if name == "digits":
         return digits().only(only) if only else digits()
@@ -35,14 +37,15 @@ def load(name: str, side: int = 224, only: Sequence[str] = ()) -> Dataset:
     if kind == "zca":
         if not path:
             raise RequestError("zca: without a data set: write zca:cifar10, or zca:npz:PATH")
-        return whitened(load(path, side, only))
-    if kind not in (*READERS, "hf"):
+        return whitened(load(path, side, only, tick))
+    if kind not in READ_HERE:
         return read_tfds(name, side, only)
     if not path:
         raise RequestError(f"{kind}: without a path: write {kind}:PATH")
-    if kind == "hf":
-        return read_huggingface(Path(path).expanduser(), side, only)
-    return READERS[kind](Path(path).expanduser(), only)
+    where = Path(path).expanduser()
+    if kind == "npz":
+        return read_npz(where, only)
+    return read_huggingface(where, side, only) if kind == "hf" else read_folder(where, side, only, tick)
 
 
 def digits() -> Dataset:

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from distill_jax.data.dataset import Dataset, reason
+from distill_jax.data.photos import SIDE, cropped
 from distill_jax.data.subset import chosen
 from distill_jax.types import RequestError
 
@@ -28,14 +29,14 @@ BATCH = 1000
 """rows asked for at once, which is several times faster than one by one"""
 
 
-def read_tfds(name: str, side: int, only: Sequence[str] = ()) -> Dataset:
+def read_tfds(name: str, side: int | None = None, only: Sequence[str] = ()) -> Dataset:
     """The TFDS data set ``name`` (``cifar10``, ``imagenette/160px-v2``, ``mnist:3.0.1``, ...), whole: no streaming.
 
     It is looked for in the directory that TFDS_DATA_DIR names (TFDS' default otherwise) and downloaded and prepared as
     array_record where it is not there, which needs TensorFlow. Images that vary in size (or are not square) are resized
-    by their shorter side to ``side`` (bilinear, antialiased) and cropped at the centre. The test part is the split
-    ``test``, or ``validation`` where there is none or it has no labels. ``only``: the classes to take, in their order
-    (none: all); images of others are not decoded.
+    by their shorter side to ``side`` (None: 224; bilinear, antialiased) and cropped at the centre. The test part is the
+    split ``test``, or ``validation`` where there is none or it has no labels. ``only``: the classes to take, in their
+    order (none: all); images of others are not decoded.
 
     Raises RequestError where the name is unknown, TFDS or (to prepare) TensorFlow is missing, TFDS fails to prepare,
     or the data set is not one of uint8 images with a class each.
@@ -56,7 +57,7 @@ def read_tfds(name: str, side: int, only: Sequence[str] = ()) -> Dataset:
     number = {place: i for i, place in enumerate(part.places)} if only else None
     if not builder.data_path.exists():
         _prepare(name, builder)
-    crop = None if image.shape[0] is not None and image.shape[0] == image.shape[1] else side
+    crop = None if image.shape[0] is not None and image.shape[0] == image.shape[1] else side or SIDE
     test = TEST_SPLIT.get(builder.name, "test" if "test" in builder.info.splits else "validation")
     arrays = []
     for split in ("train", test):
@@ -139,7 +140,7 @@ def _read(
     def decode(encoded: bytes) -> np.ndarray:
         with Image.open(io.BytesIO(encoded)) as file:
             image = file.convert(mode)
-        return np.asarray(image if crop is None else _crop(image, crop))
+        return np.asarray(image if crop is None else cropped(image, crop))
 
     images: list[np.ndarray] = []
     labels: list[int] = []
@@ -150,12 +151,3 @@ def _read(
             images += pool.map(decode, (row[image_key] for row in batch))
             labels += (row[label_key] if number is None else number[int(row[label_key])] for row in batch)
     return images, labels
-
-
-def _crop(image: Image.Image, side: int) -> Image.Image:
-    """[side, side]: the shorter side resized to ``side``, then the centre."""
-    scale = side / min(image.size)
-    width, height = (max(side, round(scale * length)) for length in image.size)
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (width - side) // 2, (height - side) // 2
-    return image.crop((left, top, left + side, top + side))

@@ -11,8 +11,8 @@ from distill_jax import mesh, tree
 from distill_jax.augment import Siamese
 from distill_jax.contracts import Augmentation, ModelSource
 from distill_jax.platform import on_cpu
-from distill_jax.train import NetworkSGD, Pipeline, epochs_order, fresh, rate_drops, real_set, train
-from distill_jax.types import Array, Members, Model, Net, PyTree, RealData, RequestError, Tick, choice, static
+from distill_jax.train import NetworkSGD, Pipeline, epochs_order, fresh, images_order, rate_drops, real_set, train
+from distill_jax.types import Array, Feed, Members, Model, Net, PyTree, RealData, RequestError, Tick, choice, static
 
 AT_ONCE = 8
 """networks that an accelerator trains side by side at most: a hundred experts' activations do not fit"""
@@ -59,7 +59,7 @@ class EarlyStagePool(ModelSource):
             raise RequestError(f"models.schedule is {self.schedule!r}: it must be 'thirds' or 'constant'")
         Pipeline(self.batch, self.cutmix).validate()
 
-    def pretrain(self, net: Net, data: RealData, key: Array, tick: Tick, members: Members | None = None) -> Model:
+    def pretrain(self, net: Net, data: Feed, key: Array, tick: Tick, members: Members | None = None) -> Model:
         """Model[P]. With ``ahead`` the learning rate is constant and the pool has targets."""
         keep = tuple(sorted({self.epochs, self.epochs + self.ahead}))
         pipeline = Pipeline(self.batch, self.cutmix, self.augment)
@@ -105,7 +105,7 @@ class InterpolatedPool(ModelSource):
                 raise RequestError(f"models.{name} is {getattr(self, name)}: it must be at least 1")
         Pipeline(self.batch, self.cutmix).validate()
 
-    def pretrain(self, net: Net, data: RealData, key: Array, tick: Tick, members: Members | None = None) -> Model:
+    def pretrain(self, net: Net, data: Feed, key: Array, tick: Tick, members: Members | None = None) -> Model:
         """Model[P, 2]: before and after training, whose rate falls as in evaluation."""
         pipeline, ends = Pipeline(self.batch, self.cutmix, self.augment), (0, self.epochs)
         return train_pool(net, data, self.size, self.epochs, pipeline, self.optimiser, key, tick, members, True, ends)
@@ -134,7 +134,7 @@ def interpolated(ends: PyTree, share: Array) -> PyTree:
 
 def train_pool(
     net: Net,
-    data: RealData,
+    data: Feed,
     size: int,
     epochs: int,
     pipeline: Pipeline,
@@ -149,7 +149,7 @@ def train_pool(
 
     One call of a compiled epoch for one network on each CPU device, for AT_ONCE on each accelerator. ``falling``: the
     learning rate drops towards the end as in evaluation; else it is constant. ``members`` keeps each group when it is
-    finished.
+    finished. Where ``data`` comes in portions, an epoch goes through as many as make up the data, one after the other.
     """
     at_once = (1 if on_cpu() else AT_ONCE) * mesh.size()
     length = epochs if falling else None
@@ -167,7 +167,9 @@ def train_pool(
             models, state = mesh.kept((models, _init(length, optimiser, models.params)), len(group))
             history = [models] if 0 in keep else []
             for epoch in range(epochs):
-                models, state = _epoch(net, pipeline, length, models, state, data, optimiser, keys, epoch)
+                for n in range(epoch * data.portions, (epoch + 1) * data.portions):
+                    now = models, state, data.at(n), optimiser, keys, n, data.portions
+                    models, state = _epoch(net, pipeline, length, *now)
                 history += [models] if epoch + 1 in keep else []
                 tick(min(first * epochs + (epoch + 1) * len(group), size * epochs), size * epochs)
             found = _stacked(history)
@@ -192,7 +194,7 @@ def _init(length: int | None, optimiser: NetworkSGD, params: PyTree) -> PyTree:
     return jax.vmap(_transform(optimiser, length, 1).init)(params)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1, 2, 9))
 def _epoch(
     net: Net,
     pipeline: Pipeline,
@@ -203,16 +205,22 @@ def _epoch(
     optimiser: NetworkSGD,
     keys: Array,
     epoch: int,
+    portions: int = 1,
 ) -> tuple[Model, PyTree]:
+    """One epoch, or its share that is one of so many ``portions`` of the data, which are counted in ``epoch``. A share
+    has full batches only: each portion would end with an incomplete one, and an epoch has one of them at most."""
     n = data.images.shape[0]
+    batch = min(pipeline.batch, n)
+    steps = -(-n // batch) if portions == 1 else round(n / batch)
 
     def one(
         each: tuple[Model, PyTree, Array], data: RealData, optimiser: NetworkSGD, epoch: Array
     ) -> tuple[Model, PyTree]:
         model, state, key = each
-        transform = _transform(optimiser, length, -(-n // pipeline.batch))
+        transform = _transform(optimiser, length, portions * steps)
         order_key, train_key = jax.random.split(jax.random.fold_in(key, epoch + 1))
-        order = epochs_order(order_key, n, pipeline.batch, 1)
+        whole = portions == 1
+        order = epochs_order(order_key, n, batch, 1) if whole else images_order(order_key, n, batch, steps * batch)
         model, state, _ = train(
             net, model, transform, state, real_set(data), order, pipeline, train_key, data.normaliser
         )

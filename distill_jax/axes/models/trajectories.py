@@ -9,7 +9,7 @@ from distill_jax.augment import Siamese
 from distill_jax.axes.models.pools import train_pool
 from distill_jax.contracts import Augmentation, ModelSource
 from distill_jax.train import PLAIN_SGD, NetworkSGD, Pipeline
-from distill_jax.types import Array, Members, Model, Net, RealData, RequestError, Tick, choice
+from distill_jax.types import Array, Feed, Members, Model, Net, RequestError, Tick, choice
 
 
 @choice
@@ -66,7 +66,7 @@ class ExpertTrajectories(ModelSource):
                 raise RequestError(f"models.{name} is {value}: it must be at least {least}")
         Pipeline(self.batch).validate()
 
-    def pretrain(self, net: Net, data: RealData, key: Array, tick: Tick, members: Members | None = None) -> Model:
+    def pretrain(self, net: Net, data: Feed, key: Array, tick: Tick, members: Members | None = None) -> Model:
         """Model[P, T]: after each of the T numbers of epochs in ``kept`` of SGD at a constant rate."""
         pipeline, keep = Pipeline(self.batch, 0.0, self.augment), self.kept
         return train_pool(net, data, self.size, keep[-1], pipeline, self.optimiser, key, tick, members, False, keep)

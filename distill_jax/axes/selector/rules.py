@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from distill_jax import mesh
 from distill_jax.axes.selector.kmeans import centroid, kmeans, medoids, squared_distances
 from distill_jax.platform import on_cpu
+from distill_jax.train import forward_batch
 from distill_jax.types import Array, Model, Net, Normaliser, RealData
 
 Rule: TypeAlias = Callable[[Array, Array, int, Array], Array]
@@ -45,7 +46,7 @@ def choose(
     return mesh.map_chunks(of_class, each, chunk, embeddings)
 
 
-def embed(net: Net, model: Model, data: RealData, normalise: bool, batch: int = 256) -> Array:
+def embed(net: Net, model: Model, data: RealData, normalise: bool, batch: int = 0) -> Array:
     """float32 [N, E]: embeddings of all real images, ``batch`` at a time, in evaluation mode.
 
     DREAM shows the network images in [0, 1], although it is trained on normalised ones.
@@ -56,10 +57,10 @@ def embed(net: Net, model: Model, data: RealData, normalise: bool, batch: int = 
     return seen(net, model, data._replace(normaliser=normaliser), batch).embedding
 
 
-def seen(net: Net, model: Model, data: RealData, batch: int = 256) -> Seen:
-    """What a network makes of all real images, ``batch`` at a time, in evaluation mode."""
+def seen(net: Net, model: Model, data: RealData, batch: int = 0) -> Seen:
+    """What a network makes of all real images, ``batch`` (0: ``forward_batch``) at a time, in evaluation mode."""
     n = data.images.shape[0]
-    batch = min(batch, n)
+    batch = min(batch, n) or forward_batch(data.images)
     rows = jnp.arange(-(-n // batch) * batch) % n
 
     def of_batch(rows: Array, model: Model, images: Array, normaliser: Normaliser) -> Seen:

@@ -1,0 +1,80 @@
+"""Decoded images on disk, so that a second start does not decode them again.
+
+An entry is two files: ``NAME.npy``, the images, which are mapped into memory, and ``NAME.json``, what they are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from distill_jax.data.dataset import Dataset
+
+LEFT_OVER = 24 * 3600
+"""seconds after which a half-written file is of a process that was killed"""
+
+
+def folder() -> Path:
+    """Where decoded images are kept; need not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "distill_jax" / "data"
+
+
+def read(path: Path, key: str) -> Dataset | None:
+    """The data set that ``write`` left in ``path``, a .npy file; None where there is none, it was made from something
+    else than ``key`` says, or it is damaged anywhere."""
+    try:
+        about = json.loads(path.with_suffix(".json").read_text())
+        if about["key"] != key:
+            return None
+        images = np.asarray(np.load(path, mmap_mode="r"))
+        count, labels = about["train"], np.array(about["labels"], np.int32)
+        parts = images[:count], labels[:count], images[count : len(labels)], labels[count:]
+        data = Dataset.from_arrays(about["name"], *parts, about["class_names"])
+        data = replace(data, origin=about["origin"], notes=tuple(about["notes"]))
+        return data if data.fingerprint == about["fingerprint"] else None
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None
+
+
+def write(path: Path, key: str, shape: tuple[int, ...], fill: Callable[[np.ndarray], Dataset]) -> Dataset:
+    """Keep in ``path``, a .npy file, what ``fill`` makes of an empty uint8 array of ``shape``, mapped into memory: a
+    data set whose images are its first rows, the training part before the test part. Returns it.
+
+    What was there is replaced at the end. Raises OSError where the disk is full or cannot be written to.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for part in path.parent.glob("*.part"):
+        if time.time() - part.stat().st_mtime > LEFT_OVER:
+            shutil.rmtree(part, ignore_errors=True)
+    with tempfile.TemporaryDirectory(suffix=".part", dir=path.parent) as temporary:
+        images, about = Path(temporary) / "images", Path(temporary) / "about"
+        mapped = np.lib.format.open_memmap(images, "w+", np.uint8, shape)
+        if hasattr(os, "posix_fallocate"):  # on a full disk, writing into the map would kill the process
+            with images.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, images.stat().st_size)
+        data = fill(np.asarray(mapped))
+        about.write_text(json.dumps(_about(data, key)))
+        os.replace(images, path)
+        os.replace(about, path.with_suffix(".json"))
+    return data
+
+
+def _about(data: Dataset, key: str) -> dict[str, object]:
+    return {
+        "key": key,
+        "name": data.name,
+        "train": len(data.y_train),
+        "labels": [*data.y_train.tolist(), *data.y_test.tolist()],
+        "class_names": data.class_names,
+        "origin": data.origin,
+        "notes": data.notes,
+        "fingerprint": data.fingerprint,
+    }

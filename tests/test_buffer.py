@@ -1,0 +1,229 @@
+"""The resident class buffer: what a portion holds, that a run of it is exact, and what it keeps on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from distill_jax import run as loop
+from distill_jax.augment import NoAugment
+from distill_jax.axes.models import pools
+from distill_jax.axes.selector import Anchors, NoReal, RandomBatch, Representative
+from distill_jax.axes.update import Frozen
+from distill_jax.cli import distill
+from distill_jax.data import Buffer, Dataset, feed
+from distill_jax.distill import State, init_state, run_block
+from distill_jax.recipes import resolve
+from distill_jax.run import BlockSize, distil, prepare, run, turn
+from distill_jax.spec import Spec
+from distill_jax.train import Order, rate_drops
+from distill_jax.types import RealData
+from tests import toy
+from tests.test_data import refused
+from tests.test_resume import Killed, dies
+from tests.tiny import NET, PLAIN, POOL, SHORT, TINY, outcome
+
+COUNTS = (23, 5, 12)
+
+
+def data() -> Dataset:
+    """Unbalanced classes in no order; the first pixel of an image is its place."""
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(3), COUNTS))
+    images = np.random.default_rng(1).integers(0, 256, (len(labels), *toy.SHAPE), np.uint8)
+    images[:, 0, 0, 0] = np.arange(len(labels))
+    return Dataset.from_arrays("toy", images, labels, images[:3], np.arange(3))
+
+
+def spec(**changes: Any) -> Spec:
+    """Acc-DD of one live model without augmentation, which compiles fastest."""
+    made = toy.shrunk(resolve("acc_dd", "digits", ipc=2, shape=toy.SHAPE).spec)
+    plain = {axis: replace(getattr(made, axis), augment=NoAugment(), cutmix=0.0) for axis in ("models", "update")}
+    return replace(made, **{"outer_steps": 6, "live": 1, "augment": NoAugment(), **plain, **changes})
+
+
+def places(portion: Dataset | RealData) -> list[int]:
+    images = portion.x_train if isinstance(portion, Dataset) else np.asarray(portion.images)
+    return images[:, 0, 0, 0].tolist()
+
+
+# ------------------------------------------------------------------ what a portion holds
+
+
+def test_portions_show_every_image() -> None:
+    whole, buffer = data(), Buffer(data(), 5, 0)
+    assert buffer.portions == 5 and buffer.counts.tolist() == [5, 5, 5]
+    shown = [places(buffer.read(n)) for n in range(10)]
+    for rows in shown:
+        assert rows == sorted(set(rows)) and np.bincount(whole.y_train[rows]).tolist() == [5, 5, 5]
+    for c, passes in ((0, (range(5), range(5, 10))), (1, [range(n, n + 1) for n in range(10)]), (2, (range(3),))):
+        members = set(np.flatnonzero(whole.y_train == c).tolist())
+        assert all(set().union(*(shown[n] for n in one)) >= members for one in passes)
+    assert shown[:5] != shown[5:]
+
+
+def test_a_portion_follows_from_the_seed_and_its_number() -> None:
+    buffer, other = Buffer(data(), 4, 7), Buffer(data(), 4, 8)
+    forth = [places(buffer.at(n)) for n in range(6)]
+    assert [places(buffer.at(n)) for n in (5, 0, 3, 3, 4)] == [forth[n] for n in (5, 0, 3, 3, 4)]
+    assert [places(other.at(n)) for n in range(6)] != forth
+
+
+def test_statistics_are_those_of_all_images() -> None:
+    for given in ((), (0.4,)):
+        portion, whole = (of.normaliser for of in (Buffer(data(), 4, 0, given, given), data().real_data(given, given)))
+        jax.tree.map(np.testing.assert_array_equal, portion, whole)
+
+
+def test_it_is_made_where_not_all_fit() -> None:
+    assert isinstance(feed(data(), 0, 0), RealData) and isinstance(feed(data(), 23, 0), RealData)
+    assert isinstance(feed(data(), 22, 0), Buffer)
+    refused("resident_images is -1: it must be 0 .all of them. or more", feed, data(), -1, 0)
+
+
+# ------------------------------------------------------------------ runs
+
+
+@cache
+def run_of_portions(seed: int) -> State:
+    """Of four images of each class at a time, in one go."""
+    buffer = Buffer(data(), 4, seed)
+    problem = prepare(spec(), data(), seed, real=buffer)
+    return run(problem, init_state(problem), real=buffer)
+
+
+def arrays(made: Any) -> list[bytes]:
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(made)]
+
+
+def test_a_buffer_of_everything_is_the_resident_path() -> None:
+    """Bit for bit, pretraining included, and by the same program."""
+    buffer = Buffer(data(), max(COUNTS), 0)
+    assert arrays(buffer.at(0)) == arrays(data().real_data())
+    problem = prepare(spec(), data())
+    resident = run(problem, init_state(problem))
+    programs = run_block._cache_size()  # type: ignore[attr-defined]
+    buffered = prepare(spec(), data(), real=buffer)
+    assert arrays(buffered.pool) == arrays(problem.pool)
+    buffer.portions = 2  # so that portions, all equal to the data, take turns
+    state = run(buffered, init_state(buffered), real=buffer)
+    assert arrays(state) == arrays(resident)
+    assert run_block._cache_size() == programs  # type: ignore[attr-defined]
+    assert buffer.at(2) is buffer.at(2)
+
+
+@pytest.mark.parametrize(
+    ("images", "inner", "changes", "steps"),
+    [
+        (19, 6, {}, 1),  # 20 are shown in a step
+        (60, 6, {}, 3),
+        (100, 6, {}, 3),  # five steps do not divide six
+        (130, 6, {}, 6),
+        (250, 6, {}, 12),
+        (19, 6, {"selector": Representative(batch=4, every=2)}, 2),
+        (19, 6, {"selector": Representative(batch=4, every=4)}, 6),
+        (19, 6, {"selector": RandomBatch(4), "update": Frozen(), "classes": (1,)}, 3),
+        (19, 6, {"selector": NoReal(), "update": Frozen()}, 36),
+        (19, 6, {"selector": Anchors(4)}, 36),
+    ],
+)
+def test_a_turn_shows_about_every_image_once(images: int, inner: int, changes: dict[str, Any], steps: int) -> None:
+    portion = data().real_data()._replace(images=np.zeros((images, 1, 1, 1)))
+    assert turn(spec(inner_steps=inner, **changes), portion) == steps
+
+
+def test_a_step_sees_the_portion_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the blocks are, and from wherever a run goes on."""
+    whole, buffer = run_of_portions(0), Buffer(data(), 4, 0)
+    problem = prepare(spec(), data(), real=buffer)
+    seen: list[int] = []
+    at = Buffer.at
+    monkeypatch.setattr(Buffer, "at", lambda self, n: seen.append(n) or at(self, n))
+    half = run(problem, init_state(problem), [lambda block: block.end >= 5], BlockSize(every=5), real=buffer)
+    reached = int(half.step)
+    assert arrays(run(problem, half, (), BlockSize(longest=1), real=buffer)) == arrays(whole)
+    assert reached == 5 and list(dict.fromkeys(seen)) == list(range(12))
+
+
+def test_one_portion_is_on_the_device() -> None:
+    """Whoever still holds an earlier one, as the problem that a run begins with does."""
+    buffer = Buffer(data(), 4, 0)
+    problem = prepare(spec(), data(), real=buffer)
+
+    def held(*_: object) -> None:
+        assert sum(a.shape == (12, *toy.SHAPE) and a.dtype == np.uint8 for a in jax.live_arrays()) == 1
+
+    held()
+    run(problem, init_state(problem), [held], real=buffer)
+
+
+def test_python_takes_the_runners_path() -> None:
+    made = [distil(spec(), data(), 3, resident=resident) for resident in (0, 23, 4, 4)]
+    first, everything, some, again = (one.images.tobytes() for one in made)
+    assert first == everything and some == again != first
+
+
+def test_clusters_are_those_of_a_portion() -> None:
+    dream = resolve("dream", "digits", ipc=2, shape=toy.SHAPE).spec
+    changed = spec(selector=replace(dream.selector, batch=3), init=dream.init)
+    assert np.isfinite(distil(changed, data(), resident=4).images).all()
+
+
+def test_an_epoch_goes_through_as_many_portions_as_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its steps together are those that the learning rate is timed by: full batches, three for 17 images."""
+    seen: list[tuple[int, int]] = []
+    orders: list[Order | int] = []
+    epoch, train = pools._epoch, pools.train
+    monkeypatch.setattr(pools, "_epoch", lambda *args: seen.append(args[-2:]) or epoch(*args))
+    monkeypatch.setattr(pools, "train", lambda *args: orders.append(args[5]) or train(*args))
+    monkeypatch.setattr(pools, "rate_drops", lambda epochs, steps: orders.append(steps) or rate_drops(epochs, steps))
+    models = replace(spec().models, size=1, epochs=2, batch=5)
+    prepare(spec(models=models), data(), real=Buffer(data(), 6, 0))
+    assert seen == [(n, 4) for n in range(8)]
+    steps = [order for order in orders if isinstance(order, int)]
+    shapes = [order.rows.shape for order in orders if isinstance(order, Order)]
+    assert shapes == [(3, 5)] and steps[-1] == 12
+
+
+# ------------------------------------------------------------------ the runner
+
+FEW = ["acc_dd", "digits", *NET, *POOL, *SHORT, *PLAIN, "--save-every", "1", "--baselines", "--resident-images", "20"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    path = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    assert distill.main([*FEW, "--workdir", str(path)]) == 0
+    return outcome(path)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "call"), [(pools, "_epoch", 9), (loop, "run_block", 2), (loop, "run_block", 5)]
+)
+def test_a_killed_run_goes_on_with_the_same_bits(
+    module: Any, name: str, call: int, uninterrupted: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function: Callable[..., Any] = getattr(module, name)
+    monkeypatch.setattr(module, name, dies(function, call, after=True))
+    with pytest.raises(Killed):
+        distill.main([*FEW, "--workdir", str(tmp_path)])
+    monkeypatch.setattr(module, name, function)
+    assert distill.main([*FEW, "--workdir", str(tmp_path), "--resume"]) == 0
+    assert outcome(tmp_path) == uninterrupted
+
+
+def test_bad_requests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, message in (
+        (["--resident-images", "-1"], "resident_images is -1: at least the 1 of --ipc are needed, or 0 for all"),
+        (["--resident-images", "2", "--ipc", "3"], "resident_images is 2: at least the 3 of --ipc"),
+        (["--resident-images", "9", "--baselines", "full"], "full trains on all images at once: leave out --resident"),
+        (["--resident-images", "9", "--selector", "representative"], "--selector.batch 9 or less"),
+    ):
+        assert distill.main([*TINY, *words, "--workdir", str(tmp_path / "run")]) == 2
+        assert message in capsys.readouterr().err.replace("\n", " ")

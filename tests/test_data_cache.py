@@ -1,0 +1,112 @@
+"""Decoded photographs are kept for the next start: when they are used again, and when they are made anew."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distill_jax.data import cache, load, photos
+from tests.test_data_photos import album, read_one
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files that have been decoded, as they are."""
+    paths: list[Path] = []
+    decode = photos.decoded
+
+    def noted(path: Path, side: int, channels: int) -> np.ndarray:
+        paths.append(path)
+        return decode(path, side, channels)
+
+    monkeypatch.setattr(photos, "decoded", noted)
+    return paths
+
+
+def test_a_second_start_decodes_nothing(tmp_path: Path, decoded: list[Path]) -> None:
+    first = load(f"folder:{album(tmp_path)}", 8)
+    assert len(decoded) == 20
+    again = load(f"folder:{tmp_path}", 8)
+    assert len(decoded) == 20 and again.fingerprint == first.fingerprint
+    assert (again.notes, again.origin, again.class_names) == (first.notes, first.origin, first.class_names)
+    load(f"folder:{tmp_path}", 4)
+    assert len(decoded) == 40
+
+
+def test_changed_files_are_decoded_anew(tmp_path: Path, decoded: list[Path]) -> None:
+    first = load(f"folder:{album(tmp_path)}", 8)
+    os.utime(tmp_path / "ant" / "00.png", ns=(1, 1))
+    assert load(f"folder:{tmp_path}", 8).fingerprint == first.fingerprint and len(decoded) == 40
+    (tmp_path / "ant" / "00.png").unlink()
+    load(f"folder:{tmp_path}", 8)
+    assert len(decoded) == 59
+    assert len(list(cache.folder().glob(f"{tmp_path.name}-*.npy"))) == 1  # of the same folder and side there is one
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".json"])
+def test_damaged_caches_are_made_again(tmp_path: Path, decoded: list[Path], suffix: str) -> None:
+    first = load(f"folder:{album(tmp_path)}", 8)
+    (path,) = cache.folder().glob(f"{tmp_path.name}-*{suffix}")
+    whole = path.read_bytes()
+    damage = [b"", whole[:100], whole[:-1], b"?" * len(whole)]
+    for place in (5, len(whole) // 2, len(whole) - 4):
+        damage.append(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    for number, content in enumerate(damage, 2):
+        path.unlink()  # the old one is mapped into memory
+        path.write_bytes(content)
+        assert load(f"folder:{tmp_path}", 8).fingerprint == first.fingerprint
+        assert len(decoded) == 20 * number and path.read_bytes() == whole
+
+
+def test_rows_of_damaged_files_are_closed_up(tmp_path: Path) -> None:
+    """The images that are kept lie one after the other, decoded now or read again."""
+    album(tmp_path / "train")
+    album(tmp_path / "test", 2)
+    for path in ("train/ant/03.png", "test/ant/00.png"):
+        (tmp_path / path).write_text("not an image")
+    for _ in range(2):
+        data = load(f"folder:{tmp_path}", 8)
+        assert data.y_train.tolist() == [0] * 9 + [1] * 10 and data.y_test.tolist() == [0, 1, 1]
+        for images, place, path in (
+            (data.x_train, 3, "train/ant/04.png"), (data.x_train, 18, "train/bee/09.png"),
+            (data.x_test, 0, "test/ant/01.png"), (data.x_test, 2, "test/bee/01.png"),
+        ):  # fmt: skip
+            np.testing.assert_array_equal(images[place], read_one(tmp_path / path, 8))
+
+
+def test_a_full_disk_is_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    data = load(f"folder:{album(tmp_path)}", 8)
+    assert "No space left on device" in data.notes[-1] and not list(cache.folder().glob(f"{tmp_path.name}-*"))
+
+
+def test_nothing_is_left_of_a_start_that_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    album(tmp_path / "photos")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    cache.folder().mkdir(parents=True)
+    for name, age in (("old.part", 2 * cache.LEFT_OVER), ("new.part", 0)):
+        (cache.folder() / name).mkdir()
+        then = os.stat(tmp_path).st_mtime - age
+        os.utime(cache.folder() / name, (then, then))
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load(f"folder:{tmp_path / 'photos'}", 8, tick=stop)
+    assert [path.name for path in cache.folder().iterdir()] == ["new.part"]
+
+
+def test_without_a_place_to_keep_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load(f"folder:{album(tmp_path / 'photos')}", 8)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    for _ in range(2):
+        data = load(f"folder:{tmp_path / 'photos'}", 8)
+        assert data.fingerprint == first.fingerprint and "set XDG_CACHE_HOME to another folder" in data.notes[-1]

@@ -1,0 +1,92 @@
+"""Whether a run fits in memory: what is added up, what there is, and what is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from distill_jax.cli import arguments, distill, memory, setup
+from tests.test_data import refused
+
+
+def request(*words: str) -> Any:
+    return arguments.request(["acc_dd", "digits", "--models.size", "2", *words], distill.Distill)
+
+
+def test_what_stays_on_the_device_is_added_up() -> None:
+    made = setup.set_up(request())
+    parts = {part.name: part.bytes for part in memory.kept(made.spec, made.data)}
+    assert parts["real images"] == sum(leaf.nbytes for leaf in jax.tree.leaves(made.real_data()))
+    assert parts["pool"] > 2 * 4 * 64 and parts["synthetic images and state"] > 10 * 64 * 4
+    assert memory.available() is not None
+
+
+@pytest.mark.parametrize(
+    ("words", "knob"),
+    [
+        (["--net.width", "4"], "--side"),
+        (["--net.width", "64", "--models.size", "50"], "--models.size"),
+        (["--net.width", "4", "--selector.batch", "5000", "--class-chunk", "10"], "--class-chunk"),
+    ],
+)
+def test_what_does_not_fit_is_refused(words: list[str], knob: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = request(*words)
+    monkeypatch.setattr(memory, "available", lambda: 10_000)
+    refused(f"real images .* pool .* do not fit in the 9.8 KiB that there are: give .*{knob}", setup.set_up, asked)
+
+
+def test_memory_is_spoken_of_from_half_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = setup.set_up(request())
+    needed = sum(part.bytes for part in memory.kept(made.spec, made.data))
+    assert made.memory == "" and "\n" not in made.title
+    for there, line in ((int(1.9 * needed), "53 % of"), (int(2.1 * needed), ""), (None, "")):
+        monkeypatch.setattr(memory, "available", lambda there=there: there)
+        title = setup.set_up(request()).title
+        assert (line in title) and ("memory: real images" in title) == bool(line)
+
+
+def test_a_choice_that_cannot_be_traced_is_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    def untraceable(*_: object) -> None:
+        raise TypeError
+
+    monkeypatch.setattr(memory, "kept", untraceable)
+    assert setup.set_up(request()).memory == ""
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "there"),
+    [
+        ("0::/a/b\n", {"a/b/memory.max": "max", "a/memory.max": "5000", "a/memory.current": "3000"}, 2000),
+        ("0::/a\n", {"a/memory.max": "5000", "a/memory.current": "3000", "a/memory.stat": "inactive_file 500"}, 2500),
+        ("0::/seen/by/the/host\n", {"memory.max": "7000"}, 7000),
+        (
+            "3:cpu:/a\n4:memory:/a\n0::/\n",
+            {
+                "memory/a/memory.limit_in_bytes": "6000",
+                "memory/a/memory.usage_in_bytes": "3000",
+                "memory/a/memory.stat": "active_file 1\ntotal_active_file 400\ntotal_inactive_file 600\n",
+                "memory/memory.limit_in_bytes": "9223372036854771712",
+            },
+            4000,
+        ),
+        ("0::/a\n", {"a/memory.max": "20000"}, 10240),  # more than the machine has
+        ("", {}, 10240),
+    ],
+)
+def test_the_limit_of_a_control_group_counts(
+    groups: str, files: dict[str, str], there: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = {"proc/self/cgroup": groups, "proc/meminfo": "MemTotal: 99 kB\nMemAvailable:     10 kB\n"}
+    for name, text in {**everything, **{f"sys/fs/cgroup/{name}": text for name, text in files.items()}}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(memory, "ROOT", tmp_path)
+    assert memory.available() == there
+
+
+def test_where_nobody_can_tell_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "ROOT", tmp_path)
+    assert memory.available() is None
