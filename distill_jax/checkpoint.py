@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,10 +28,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import LatestN
 
+from distill_jax import hosts
 from distill_jax.types import Model, PyTree, RequestError
 
 CHUNK_BYTES = 2**24
 """what is stored in one file: chunks are compressed side by side, and the compressor cannot take 2 GiB"""
+
+FIRST_HOST = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
+"""Of several hosts the first gathers what is saved, and sends round what is restored. States are small, and so the
+others need no file system in common with it, and no other number of devices or hosts is a special case."""
 
 
 class Restored(NamedTuple):
@@ -50,7 +56,7 @@ class Checkpoints:
 
     A state is a pytree of arrays of any shape and dtype (typed PRNG keys aside), not all of size zero; None and
     empty containers are structure. A process killed while saving leaves the checkpoints before as they were. One
-    process saves at a time (the runners hold a lock).
+    process saves at a time (the runners hold a lock); of several hosts the first, which alone needs the directory.
     """
 
     directory: Path
@@ -62,16 +68,17 @@ class Checkpoints:
 
     def steps(self) -> tuple[int, ...]:
         """The steps that were saved, newest first. Some may have been damaged since."""
-        if not self.directory.is_dir():
-            return ()
-        return tuple(sorted((int(p.name) for p in self.directory.iterdir() if p.name.isdecimal()), reverse=True))
+        found = hosts.told(lambda: list(self.directory.iterdir()) if self.directory.is_dir() else [])
+        return tuple(sorted((int(path.name) for path in found if path.name.isdecimal()), reverse=True))
 
     def save(self, step: int, state: PyTree, about: Mapping[str, Any] | None = None) -> None:
         """Write ``state`` and ``about`` (JSON values); returns once they are in place.
 
         Checkpoints of ``step`` and later are dropped first: they are damaged, or of a run that was begun again.
         """
-        leaves, data = _pack(state)
+        leaves, data = _pack(hosts.whole(state))
+        if not hosts.first():
+            return
         header = {"about": dict(about or {}), "leaves": leaves}
         items = ocp.args.Composite(
             header=ocp.args.JsonSave(header | {"sha256": _digest(header, data)}),
@@ -82,6 +89,8 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             enable_async_checkpointing=False,
             lightweight_initialize=True,
+            create=False,
+            multiprocessing_options=FIRST_HOST,
         )
         self.directory.mkdir(parents=True, exist_ok=True)
         with _quiet_orbax(), ocp.CheckpointManager(self.directory.absolute(), options=options) as manager:
@@ -110,7 +119,7 @@ class Checkpoints:
         damaged: dict[int, Exception] = {}
         for step in self.steps():
             try:
-                header, data = _read((self.directory / str(step)).absolute())
+                header, data = hosts.told(partial(_read, (self.directory / str(step)).absolute()))
             except Exception as error:  # orbax and tensorstore raise many types on damaged files
                 damaged[step] = error
             else:
@@ -170,7 +179,8 @@ def _differences(want: Any, got: Any, name: str) -> Iterator[tuple[str, str, str
 
 def _read(path: Path) -> tuple[dict[str, Any], np.ndarray]:
     items = ocp.args.Composite(header=ocp.args.JsonRestore(), arrays=ocp.args.ArrayRestore())
-    with _quiet_orbax(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+    handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=FIRST_HOST))
+    with _quiet_orbax(), ocp.Checkpointer(handler, multiprocessing_options=FIRST_HOST) as reader:
         found = reader.restore(path, items)
     header, data = dict(found["header"]), np.asarray(found["arrays"])
     if header.pop("sha256") != _digest(header, data):

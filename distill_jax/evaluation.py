@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from distill_jax import mesh
+from distill_jax import hosts, mesh
 from distill_jax.augment import NoAugment, Siamese
 from distill_jax.contracts import Architecture, Augmentation
 from distill_jax.data import Dataset
@@ -200,7 +200,7 @@ def repeated(distilled: DistilledSet, repeats: int) -> Sets:
 def test_accuracies(net: Net, models: Model, test: tuple[Array, Array], normaliser: Normaliser) -> list[float]:
     """Accuracy in percent of each of the models [R, ...] on ``test`` (uint8 images [N, H, W, c], int labels [N])."""
     hits = _hits(net, models, jnp.asarray(test[0]), jnp.asarray(test[1]), normaliser)
-    return [100.0 * float(h) / len(test[1]) for h in np.asarray(hits)]
+    return [100.0 * float(h) / len(test[1]) for h in np.asarray(hosts.whole(hits))]
 
 
 def matched_epochs(protocol: Protocol, images: int, other: int) -> Protocol:

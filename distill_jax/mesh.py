@@ -18,7 +18,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from distill_jax import tree
+from distill_jax import hosts, tree
 from distill_jax.platform import on_cpu
 from distill_jax.types import Array, PyTree
 
@@ -63,7 +63,8 @@ def map_chunks(f: Callable[..., PyTree], xs: PyTree, chunk: int, *shared: PyTree
     specs = (PartitionSpec(AXIS), *(PartitionSpec() for _ in shared))
     mapped = jax.shard_map(share, mesh=all_devices(), in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False)
     out = mapped(xs, *shared)
-    return out if whole == length else jax.tree.map(lambda a: a[:length], out)
+    # Whole on every device again, gathered once: what follows would otherwise be gathered wherever it is used.
+    return out if whole == length else replicated(jax.tree.map(lambda a: a[:length], out))
 
 
 @contextmanager
@@ -80,7 +81,7 @@ def _sharded(arrays: PyTree, length: int) -> PyTree:
     """Shardings of ``arrays``: those with a leading axis of ``length`` that the devices divide are shared out."""
 
     def of(a: Any) -> NamedSharding:
-        split = a.ndim > 0 and a.shape[0] == length and length % size() == 0
+        split = a.ndim > 0 and 0 < a.shape[0] == length and length % size() == 0
         return NamedSharding(all_devices(), PartitionSpec(AXIS) if split else PartitionSpec())
 
     return jax.tree.map(of, arrays)
@@ -88,7 +89,7 @@ def _sharded(arrays: PyTree, length: int) -> PyTree:
 
 def replicated(arrays: PyTree) -> PyTree:
     """``arrays`` on every device."""
-    return arrays if size() == 1 else jax.device_put(arrays, NamedSharding(all_devices(), PartitionSpec()))
+    return kept(arrays, 0)
 
 
 def kept(arrays: PyTree, length: int) -> PyTree:
@@ -98,8 +99,22 @@ def kept(arrays: PyTree, length: int) -> PyTree:
     if size() == 1:
         return arrays
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arrays))
-    place = jax.lax.with_sharding_constraint if traced else jax.device_put
+    place = jax.lax.with_sharding_constraint if traced else _put
     return jax.tree.map(place, arrays, _sharded(arrays, length))
+
+
+def _put(a: Any, sharding: NamedSharding) -> Array:
+    """``a`` where ``sharding`` says; with several hosts, which all have the same ``a``, each puts its part."""
+    if not hosts.several():
+        return jax.device_put(a, sharding)
+    if isinstance(a, jax.Array) and (not a.is_fully_addressable or jnp.issubdtype(a.dtype, jax.dtypes.prng_key)):
+        return jax.jit(_same, out_shardings=sharding)(a)
+    # device_put would send the whole array around to see that it is the same everywhere.
+    return jax.make_array_from_callback(a.shape, sharding, np.asarray(a).__getitem__)
+
+
+def _same(a: Array) -> Array:
+    return a
 
 
 def placed(state: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import numpy as np
 
-from distill_jax import mesh
+from distill_jax import hosts, mesh
 from distill_jax.axes.parameterisation import stored
 from distill_jax.chunks import with_chunks
 from distill_jax.data import Dataset, feed
@@ -92,7 +92,7 @@ def host_loop(
         if any([callback(block) is True for callback in callbacks]):  # every callback sees every block
             break
         if compiled:
-            wanted = max(1, min(int(size.seconds * count / max(took, 1e-6)), GROWTH * count))
+            wanted = hosts.largest(max(1, min(int(size.seconds * count / max(took, 1e-6)), GROWTH * count)))
         compiled = True
     return state
 
@@ -209,7 +209,7 @@ def distil(
 
 def distilled_set(problem: Problem, data: Dataset, state: State, about: dict[str, Any]) -> DistilledSet:
     """The set as it stands in ``state``, its card saying ``about``, with the labels that the spec asks for."""
-    spec, synthetic = problem.spec, state.synthetic
+    spec, synthetic = problem.spec, hosts.whole(state.synthetic)
     images = stored(spec.parameterisation, synthetic.images)
     names = tuple(data.class_names[c] for c in spec.classes) or data.class_names
     given = bool(spec.mean) and data.whitening is None

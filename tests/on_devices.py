@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import scaling
 from distill_jax import distill, evaluation, mesh, sweep
 from distill_jax.axes.models.pools import _epoch
 from distill_jax.axes.selector.rules import choose, representatives
@@ -95,6 +96,12 @@ def collectives(method: str, classes: str, side: str, ipc: str, batch: str = "8"
     return sorted((kind, re.sub(r"\{[^}]*\}|/\*.*?\*/", "", shape)) for shape, kind in found)
 
 
+def shares() -> dict[str, Any]:
+    """What ``benchmarks.scaling`` counts for ten classes."""
+    sweep, update, *sizes = scaling.counts("digits", 10)
+    return {"sweep": sweep.flops, "update": update.flops, "sizes": sizes}
+
+
 def traces() -> list[int]:
     """Programs of a block, of an epoch of pretraining, of a block of epochs of evaluation, and of a sweep's block."""
     data = images(4, 8)
@@ -118,5 +125,7 @@ if __name__ == "__main__":
         assert runner.main([*TINY, "--workdir", path, *more]) == 0
         found = "done"
     else:
-        found = {"sweep": one_sweep, "rest": rest, "collectives": collectives, "traces": traces}[what](*arguments)
+        found = {"sweep": one_sweep, "rest": rest, "collectives": collectives, "traces": traces, "shares": shares}[
+            what
+        ](*arguments)
     print(json.dumps(found))

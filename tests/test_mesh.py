@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -11,11 +12,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
+from benchmarks.scaling import GATHERED
 from distill_jax import mesh
 from distill_jax.cli.process import physical_cores, share_processors
+from distill_jax.nets import ConvNet
 
 ROOT = Path(__file__).parent.parent
 
@@ -65,6 +69,11 @@ def test_only_the_loss_and_the_gradient_of_the_update_travel() -> None:
     """Read off the compiled program of a block, for more images, larger ones, and more classes."""
     few = on(8, "collectives", "acc_dd", "8", "16", "1")
     assert {kind for kind, _ in few} == {"all-reduce"}
+    shapes = re.findall(r"f32\[([\d,]*)\]", " ".join(shape for _, shape in few))
+    params = jax.eval_shape(ConvNet(2, 8).build((16, 16, 3), 8).init, jax.random.key(0)).params
+    losses = 2  # of the matching and of the update
+    sent = sum(math.prod(map(int, filter(None, shape.split(",")))) for shape in shapes)
+    assert sent == losses + sum(leaf.size for leaf in jax.tree.leaves(params)), "no more than the gradient travels"
 
 
 @pytest.mark.slow
@@ -73,7 +82,9 @@ def test_what_travels_does_not_grow() -> None:
     more, larger = on(8, "collectives", "acc_dd", "8", "16", "4"), on(8, "collectives", "acc_dd", "8", "16", "1", "32")
     assert more == few, "images per class"
     assert larger == few, "real images per class"
-    # The classifier has a column per class: nothing else grows.
+    # The classifier has a row for each feature that pooling leaves, and a column per class: nothing else grows.
+    wider = [shape for _, shape in on(8, "collectives", "acc_dd", "8", "32", "1")]
+    assert [s.replace("[8,512]", "[8,128]") for s in wider] == [shape for _, shape in few]
     shapes = [shape for _, shape in on(8, "collectives", "acc_dd", "16", "16", "1")]
     assert [s.replace("16]", "8]").replace("[16,128]", "[8,128]") for s in shapes] == [shape for _, shape in few]
 
@@ -84,6 +95,21 @@ def test_the_synthetic_set_is_collected_once_a_step_where_networks_learn_from_it
     assert len(gathered) == 1
 
 
+@pytest.mark.slow
+def test_what_docs_scaling_counts_is_one_devices_share() -> None:
+    one, eight = on(1, "shares"), on(8, "shares")
+    assert eight["sweep"] * 5 == one["sweep"], "two of ten classes"
+    assert eight["update"] * 8 == one["update"]
+    (reduced, gathered, held), (alone, nothing, whole) = eight["sizes"], one["sizes"]
+    assert alone == nothing == 0 and min(reduced, gathered) > 0 and held == whole, "eight do not divide ten"
+
+
+@pytest.mark.slow
+def test_classes_that_the_devices_do_not_divide_cost_a_collection_of_the_set() -> None:
+    gathered = [shape for kind, shape in on(8, "collectives", "acc_dd", "10", "16", "4") if kind == "all-gather"]
+    assert gathered == [*GATHERED * ["f32[16,4,16,16,3]"], "f32[16]"], "the gradient of the set, and the losses"
+
+
 def test_a_run_goes_on_with_another_number_of_devices(tmp_path: Path) -> None:
     for devices, more in ((2, []), (1, ["--resume"]), (4, ["--resume"])):
         on(devices, "distill", str(tmp_path), *more, "--outer-steps", str(1 + len(more) * devices))
@@ -91,8 +117,21 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_goes_round_on_two_devices_is_compiled_once() -> None:
-    assert on(2, "traces") == [1, 1, 1, 1]
+@pytest.mark.parametrize("devices", [1, 2])
+def test_what_goes_round_is_compiled_once(devices: int) -> None:
+    assert on(devices, "traces") == [1, 1, 1, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_resumed_run_compiles_no_block(devices: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    compiled = []
+    for steps, more in (("1", []), ("2", ["--resume"])):
+        on(devices, "distill", str(tmp_path / "run"), "--outer-steps", steps, *more)
+        compiled.append(sorted(path.name for path in (tmp_path / "cache").glob("jit_block*-cache")))
+    assert compiled[0] and compiled[0] == compiled[1]
 
 
 def test_arithmetic_is_that_of_all_devices_together() -> None:

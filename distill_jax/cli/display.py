@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from distill_jax import hosts
 from distill_jax.recipes import Experiment
 from distill_jax.types import Choice
 
@@ -35,6 +36,9 @@ class Bar:
         # Before the first report the step is compiled, which can take a minute or two on a CPU.
         self._compiling = threading.Timer(EVERY, lambda: self._print([f"{what}: compiling"]))
         self._compiling.daemon = True
+        self._silent = not hosts.first()
+        if self._silent:
+            return
         if sys.stderr.isatty():
             self._tqdm = tqdm(total=total, initial=start, desc=what, unit=unit or "it", dynamic_ncols=True, leave=False)
             self._tqdm.set_postfix_str("compiling")
@@ -63,7 +67,7 @@ class Bar:
             self._tqdm.set_postfix(facts or {}, refresh=False)
             self._tqdm.update(done - self._tqdm.n)
             return
-        if now - self._said < EVERY and done < self._total:
+        if self._silent or (now - self._said < EVERY and done < self._total):
             return
         self._said = now
         began, start = self._pace

@@ -16,13 +16,15 @@ from typing import Annotated, Any, NamedTuple
 
 from tyro.conf import FlagCreatePairsOff, arg
 
+from distill_jax import hosts
 from distill_jax.checkpoint import Checkpoints
 from distill_jax.cli import arguments, display, report
 from distill_jax.cli.image_grid import draw
+from distill_jax.cli.launch import OnHosts
 from distill_jax.cli.optimise import Session, optimise, rounded
 from distill_jax.cli.process import Clock, Interrupts, enter, environment, peak_bytes, resumable
 from distill_jax.cli.score import BASELINES, Scorer
-from distill_jax.cli.setup import Setup, pool_for, pool_path, read_pool, set_up
+from distill_jax.cli.setup import Setup, pool_for, pool_path, read_pool, refuse_different, set_up
 from distill_jax.cli.tensorboard import require_tensorboard
 from distill_jax.cli.workdir import (
     CHECKPOINTS,
@@ -47,7 +49,7 @@ from distill_jax.types import PyTree, RequestError, named
 
 
 @dataclass(frozen=True)
-class Distill(arguments.Common):
+class Distill(OnHosts, arguments.Common):
     """Learn a tiny synthetic training set from a data set, score it, and compare it with real images.
 
     METHOD and DATASET set the default of every option below. An axis is chosen by name, --models early-stage, or by
@@ -113,7 +115,7 @@ def requested(argv: list[str]) -> Job:
     options = request.options
     _check(options)
     path = options.workdir
-    before = read_json(path / CONFIG) if path and options.resume else None
+    before = hosts.told(partial(read_json, path / CONFIG)) if path and options.resume else None
     begun = before.get("spec") if isinstance(before, Mapping) else None
     setup = set_up(request, options.eval_every, begun, parts=True, resident=options.resident_images)
     if options.resident_images and (setup.method == "full" or "full" in options.compared_with(setup.spec)):
@@ -127,9 +129,10 @@ def requested(argv: list[str]) -> Job:
         if setup.spec.models.size == 0:
             raise RequestError(f"{setup.method} takes no pool: leave out --pool, or choose --models early-stage")
         given = read_pool(setup, pool_path(options.pool))
-    path = path or new_folder(setup.folder)
+    refuse_different(setup)
+    path = path or hosts.told(lambda: new_folder(setup.folder))
     if not options.resume and not options.overwrite:
-        refuse_used(path)
+        hosts.told(partial(refuse_used, path))
     return Job(options, setup, given, path)
 
 
@@ -137,12 +140,13 @@ def work(job: Job, interrupts: Interrupts) -> Mapping[str, Any]:
     """All phases that earlier processes did not finish; returns what ``result.json`` holds."""
     options, setup, given, path = job
     with held(path) as workdir:
-        result = _begin(workdir, setup, options)
+        result = hosts.told(lambda: _begin(workdir, setup, options))
         if result is None:
             print(display.configuration(setup.title, setup.experiment), flush=True)
             session = Session(setup, setup.feed(), workdir, Clock(), interrupts)
             result = _work(session, options, given)
-            report.write(path)
+            if hosts.first():
+                report.write(path)
     return result
 
 
@@ -251,10 +255,12 @@ def _work(session: Session, options: Distill, given: PyTree) -> dict[str, Any]:
 
 
 def _save(workdir: Workdir, distilled: DistilledSet) -> None:
+    if not hosts.first():
+        return
     with replaced(workdir.path / DISTILLED) as temporary:
         distilled.save(temporary)
     with replaced(workdir.path / GRID) as temporary:
         draw(distilled).save(temporary)
 
 
-main = partial(enter, run)
+main = partial(enter, run, together=True)

@@ -227,7 +227,9 @@ def _residents(problem: Problem, state: State) -> list[tuple[str, str, str]]:
 
 def _costs(problem: Problem, state: State, pretraining: Cost) -> list[str]:
     spec = problem.spec
-    picked, sweep, update = (cost(part, problem, state, problem.root) for part in (_select, _sweep, _update))
+    picked, sweep, update = (
+        cost(part, problem, state, problem.root) for part in (_select, matching_sweep, model_update)
+    )
     update = update.times(spec.live)
     every = spec.selector.every  # a selector that refreshes now and then is counted evenly
     picked = Cost(picked.flops // every, picked.bytes // every, picked.open_loops)
@@ -260,12 +262,12 @@ def _select(problem: Problem, state: State, key: jax.Array) -> jax.Array:
     return problem.spec.selector.select(problem.net, model, shown, state.selector, state.step, key)[0]
 
 
-def _sweep(problem: Problem, state: State, key: jax.Array) -> PyTree:
+def matching_sweep(problem: Problem, state: State, key: jax.Array) -> PyTree:
     selection = jnp.zeros((state.synthetic.images.shape[0], problem.spec.selector.batch), jnp.int32)
     return matching(problem, state.models, state.synthetic, selection, key)
 
 
-def _update(problem: Problem, state: State, key: jax.Array) -> PyTree:
+def model_update(problem: Problem, state: State, key: jax.Array) -> PyTree:
     """Of one live model."""
     syn = decoded_set(problem.spec.parameterisation, state.synthetic, problem.data)
     model, memory = tree.take((state.models, state.update), 0)

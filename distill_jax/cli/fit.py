@@ -151,6 +151,8 @@ def _fits(device: Device, memory: Memory) -> str:
         verdict = "it fits"
     elif share <= 0.95:
         verdict = "it fits with XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 in the environment"
+    elif memory.arguments > device.memory:
+        verdict = "it does NOT fit: choose fewer classes at a time (--classes, then join), or smaller images"
     else:
         verdict = "it does NOT fit: try --class-chunk 1 --model-chunk 1, or a smaller batch"
     return (

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distill_jax import hosts
 from distill_jax.checkpoint import Checkpoints
 from distill_jax.cli.display import Bar
 from distill_jax.cli.process import Broken, Clock, Interrupts
@@ -66,10 +67,10 @@ def optimise(
     else:
         step, state = restored.step, restored.state
         clock.add(restored.about["seconds"])
-        for damaged in restored.skipped:
+        for damaged in restored.skipped if hosts.first() else ():
             print(f"the checkpoint of step {damaged} is damaged: going on from step {step}", file=sys.stderr)
     workdir.cut_log(step)
-    write_event = event_writer(workdir.path / EVENTS, step) if tensorboard else None
+    write_event = event_writer(workdir.path / EVENTS, step) if tensorboard and hosts.first() else None
     saved, saved_at = step, time.monotonic()
     held_out: dict[str, str] = {}
     shown = _images_per_step(setup)
@@ -101,7 +102,7 @@ def optimise(
         nonlocal saved, saved_at
         period = save_every * spec.inner_steps
         due = block.end // period > saved // period if period else time.monotonic() - saved_at > SAVE_SECONDS
-        if due or block.end == spec.steps or session.interrupts.signum is not None:
+        if hosts.largest(due) or block.end == spec.steps or session.interrupts.asked():
             write(block.end, block.state)
             saved, saved_at = block.end, time.monotonic()
 

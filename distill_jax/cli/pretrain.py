@@ -15,17 +15,19 @@ from typing import Annotated
 
 from tyro.conf import FlagCreatePairsOff, arg
 
+from distill_jax import hosts
 from distill_jax.checkpoint import save_pool
 from distill_jax.cli import arguments, display
+from distill_jax.cli.launch import OnHosts
 from distill_jax.cli.process import Clock, Interrupts, enter, resumable
-from distill_jax.cli.setup import Setup, make_pool, read_pool, set_up
+from distill_jax.cli.setup import Setup, make_pool, read_pool, refuse_different, set_up
 from distill_jax.cli.workdir import CONFIG, MEMBERS, POOL, held, new_folder
 from distill_jax.formats import pool_from_torch
 from distill_jax.types import Model, RequestError
 
 
 @dataclass(frozen=True)
-class Pretrain(arguments.Common):
+class Pretrain(OnHosts, arguments.Common):
     """Pretrain the pool of models that a method starts from, into WORKDIR/pool."""
 
     workdir: arguments.Folder = None
@@ -51,18 +53,19 @@ def run(argv: list[str]) -> None:
     if setup.spec.models.size == 0:
         raise RequestError(f"{setup.method} has no pool to pretrain: choose another method, or --models early-stage")
     given = _given(setup, options.from_torch) if options.from_torch else None
-    path = options.workdir or new_folder(f"pool-{setup.folder}")
-    _refuse_used(path, options)
+    refuse_different(setup)
+    path = options.workdir or hosts.told(lambda: new_folder(f"pool-{setup.folder}"))
+    hosts.told(lambda: _refuse_used(path, options))
     print(display.configuration(setup.title, setup.experiment))
     with held(path) as workdir, Interrupts() as interrupts, resumable("pretrain", argv, path):
-        _refuse_used(path, options)
+        hosts.told(lambda: _refuse_used(path, options))
         if options.resume and workdir.has(POOL):
             read_pool(setup, path / POOL)
             print(f"finished already: {path / POOL}")
             return
-        if options.resume and not workdir.has(MEMBERS):
+        if options.resume and not workdir.has(MEMBERS) and hosts.first():
             workdir.say_new(POOL)
-        for name in (POOL, MEMBERS) if not options.resume else ():
+        for name in (POOL, MEMBERS) if not options.resume and hosts.first() else ():
             shutil.rmtree(path / name, ignore_errors=True)
         clock = Clock()
         if given is not None:
@@ -92,4 +95,4 @@ def _refuse_used(path: Path, options: Pretrain) -> None:
             raise RequestError(f"{path} holds a pool ({name}): --resume goes on with it, --overwrite replaces it")
 
 
-main = partial(enter, run)
+main = partial(enter, run, together=True)

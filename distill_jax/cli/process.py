@@ -21,12 +21,14 @@ from typing import Any
 
 import jax
 
-from distill_jax import __version__
+from distill_jax import __version__, hosts
+from distill_jax.cli import launch
 from distill_jax.types import RequestError
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_SUCH_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS)
 MOST_DEVICES = 1024
+HELP = {"-h", "--help", "--help-all"}
 LESS_MEMORY = "--class-chunk 1 --model-chunk 1, or a smaller batch"
 """what makes a step need less, by options of experiments.distill"""
 
@@ -45,25 +47,43 @@ class Interrupted(Exception):
         self.signum = signum
 
 
-def enter(run: Callable[[list[str]], object], argv: Sequence[str] | None = None, less_memory: str = LESS_MEMORY) -> int:
+def enter(
+    run: Callable[[list[str]], object],
+    argv: Sequence[str] | None = None,
+    less_memory: str = LESS_MEMORY,
+    together: bool = False,
+) -> int:
     """Call ``run`` with the arguments of the command line, and return the exit code of the process.
 
     0 done, 2 the request is wrong (RequestError), 130 and 143 interrupted, 1 it broke. ``less_memory``: what to try
-    where memory does not suffice, by options that the command has.
+    where memory does not suffice, by options that the command has. ``together``: several hosts can run the command as
+    one, and end together.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["--version"]:
         print(f"distill_jax {__version__}")
         return 0
-    compile_faster()
-    keep_compiled_programs()
     try:
-        share_processors(words)
-        run(words)
+        among = launch.asked(words) if together and not HELP & set(words) else None
     except RequestError as error:
         return _complain(f"error: {error}", 2)
+    if among and not launch.is_worker():
+        return launch.supervise(run.__module__, words)
+    compile_faster()
+    keep_compiled_programs()
+    if among:
+        launch.work(among, lambda join: _outcome(lambda: (share_processors(words), join(), run(words)), less_memory))
+    return _outcome(lambda: (share_processors(words), run(words)), less_memory)
+
+
+def _outcome(run: Callable[[], object], less_memory: str) -> int:
+    """The exit code of ``run``, with what explains it on standard error."""
+    try:
+        run()
+    except RequestError as error:
+        return 2 if hosts.TOLD in getattr(error, "__notes__", ()) else _complain(f"error: {error}", 2)
     except Broken as error:
-        return _complain(f"error: {error}", 1)
+        return _complain(f"error: {error}", 1) if hosts.first() else 1
     except Interrupted as error:
         return 128 + error.signum
     except KeyboardInterrupt:
@@ -103,13 +123,8 @@ def compile_faster() -> None:
 def share_processors(argv: Sequence[str]) -> None:
     """Let the CPU count as several devices, which share the work (``mesh.py``): as many as ``--devices`` says, else one
     for each physical core. Without effect once jax has started, and on accelerators, which share it anyway."""
-    options = [word.partition("=") for word in argv]
-    told = [
-        value or "".join(argv[place + 1 : place + 2])
-        for place, (name, _, value) in enumerate(options)
-        if name == "--devices"
-    ]
-    count = int(told[-1]) if told and told[-1].isdecimal() else 0
+    told = launch.option(argv, "--devices") or ""
+    count = int(told) if told.isdecimal() else 0
     if count > MOST_DEVICES:
         raise RequestError(f"devices is {count}: give at most {MOST_DEVICES}, or 0 for one for each core")
     flags = os.environ.get("XLA_FLAGS", "")
@@ -144,6 +159,8 @@ def resumable(runner: str, argv: Sequence[str], path: Path) -> Iterator[None]:
     try:
         yield
     except Interrupted:
+        if not hosts.first():
+            raise
         words = [word for word in argv if word not in ("--resume", "--overwrite")]
         if not any(word.partition("=")[0] == "--workdir" for word in words):
             end = words.index("--") if "--" in words else len(words)
@@ -183,10 +200,14 @@ class Interrupts:
         self._thread.join()
         self._end.close()
 
+    def asked(self) -> int:
+        """The signal that came, to this host or another; 0 where none did."""
+        return hosts.largest(self.signum or 0)
+
     def check(self) -> None:
         """Raise Interrupted if a signal came."""
-        if self.signum is not None:
-            raise Interrupted(self.signum)
+        if signum := self.asked():
+            raise Interrupted(signum)
 
     def _listen(self) -> None:
         while byte := self._end.recv(1):

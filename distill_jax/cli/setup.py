@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from distill_jax import __version__
+from distill_jax import __version__, hosts
 from distill_jax.checkpoint import check_pool, load_pool, save_pool
 from distill_jax.chunks import with_chunks
 from distill_jax.cli.arguments import Request
@@ -158,6 +159,19 @@ def set_up(
     )
 
 
+def refuse_different(setup: Setup) -> None:
+    """Raise RequestError, naming the field, where this host was asked for something else than the first."""
+    mine = json.loads(json.dumps(setup.describe()))
+    asked = hosts.told(lambda: mine)
+    differ = [name for name in mine if mine[name] != asked.get(name)]
+    if differ:
+        raise RequestError(
+            f"{', '.join(differ)} of this host is {json.dumps([mine[name] for name in differ])[1:-1]}, and "
+            f"{json.dumps([asked.get(name) for name in differ])[1:-1]} on the first: start all hosts with the same "
+            "options, data and software"
+        )
+
+
 def versions() -> dict[str, str]:
     """What the bits of a run depend on besides its configuration and the processor."""
     flags = os.environ.get("XLA_FLAGS", "")
@@ -170,7 +184,7 @@ def versions() -> dict[str, str]:
 
 def pool_path(path: Path) -> Path:
     """The pool in ``path``, which may also be the workdir that it is in."""
-    return path / POOL if (path / POOL).is_dir() else path
+    return path / POOL if hosts.told((path / POOL).is_dir) else path
 
 
 def read_pool(setup: Setup, path: Path) -> PyTree:
@@ -187,14 +201,11 @@ class KeptMembers(NamedTuple):
     about: dict[str, Any]
 
     def get(self, first: int, like: PyTree) -> PyTree | None:
-        path = self.folder / str(first)
-        if not path.is_dir():
-            return None
         try:
-            member, about = load_pool(path, like)
+            member, about = load_pool(self.folder / str(first), like)
             check_pool(about, self.about)
         except RequestError:
-            return None  # half written, or of another run: it is trained again
+            return None  # missing, half written, or of another run: it is trained again
         return member
 
     def put(self, first: int, member: PyTree) -> None:
@@ -229,4 +240,5 @@ def make_pool(setup: Setup, workdir: Workdir, data: Feed, interrupts: Interrupts
         spec = traced(setup.spec)
         pool = spec.models.pretrain(setup.net, data, setup.keys.pool, tick, kept)
     save_pool(workdir.path / POOL, pool, about)
-    shutil.rmtree(kept.folder, ignore_errors=True)
+    if hosts.first():
+        shutil.rmtree(kept.folder, ignore_errors=True)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distill_jax import hosts
 from distill_jax.types import RequestError
 
 CONFIG, METRICS, RESULT, EVALUATION = "config.json", "metrics.jsonl", "result.json", "evaluation.json"
@@ -44,17 +45,18 @@ MAY_DIFFER = (
 
 @dataclass(frozen=True)
 class Workdir:
-    """The folder of one run, held by this process."""
+    """The folder of one run, held by this process; of several hosts the first reads and writes it for all."""
 
     path: Path
 
     def read(self, name: str) -> Any:
         """The JSON file ``name``, or None where there is none. Raises RequestError where it is not JSON."""
-        return read_json(self.path / name)
+        return hosts.told(lambda: read_json(self.path / name))
 
     def write(self, name: str, value: Any) -> None:
         """Replace the JSON file ``name``."""
-        write_json(self.path / name, value)
+        if hosts.first():
+            write_json(self.path / name, value)
 
     @contextmanager
     def within(self, name: str) -> Iterator[Workdir]:
@@ -63,7 +65,7 @@ class Workdir:
         yield Workdir(self.path / name)
 
     def has(self, name: str) -> bool:
-        return (self.path / name).exists()
+        return hosts.told((self.path / name).exists)
 
     def begin(self, config: Mapping[str, Any], resume: bool, overwrite: bool) -> bool:
         """Make the folder ready for what ``config`` describes, and write it down; whether this goes on with a run.
@@ -112,11 +114,15 @@ class Workdir:
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``. It outlives this process from now on."""
+        if not hosts.first():
+            return
         with (self.path / METRICS).open("a") as file:
             file.write(json.dumps(line) + "\n")
 
     def cut_log(self, step: int) -> None:
         """Drop the lines of ``metrics.jsonl`` written after ``step``, and one that a kill left half written."""
+        if not hosts.first():
+            return
         path = self.path / METRICS
         kept = []
         for text in path.read_text().splitlines(keepends=True) if path.exists() else ():
@@ -137,18 +143,12 @@ def held(path: Path) -> Iterator[Workdir]:
 
     Raises RequestError where it cannot be written to, or where another process holds it.
     """
-    refuse_empty(path)
+    lock = hosts.told(lambda: _locked(path))
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise RequestError(f"cannot make {path} ({error.strerror}): give another --workdir") from error
-    try:
-        _lock(lock, path)
-        refuse_read_only(path, "--workdir")
         yield Workdir(path)
     finally:
-        os.close(lock)
+        if hosts.first():
+            os.close(lock)
 
 
 def refuse_read_only(path: Path, option: str) -> None:
@@ -238,6 +238,23 @@ def replaced(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _locked(path: Path) -> int:
+    """The descriptor of the folder ``path``, which is locked while it is open."""
+    refuse_empty(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise RequestError(f"cannot make {path} ({error.strerror}): give another --workdir") from error
+    try:
+        _lock(lock, path)
+        refuse_read_only(path, "--workdir")
+    except RequestError:
+        os.close(lock)
+        raise
+    return lock
 
 
 def _lock(descriptor: int, path: Path) -> None:

@@ -1,0 +1,166 @@
+"""Two processes on this machine as two hosts: they make what two devices of one process make, and end together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distill_jax import hosts
+from distill_jax.cli import launch
+from distill_jax.cli.process import enter
+from distill_jax.types import RequestError
+from tests.test_mesh import ROOT, on
+from tests.tiny import TINY, outcome
+
+TIMEOUT = 10
+"""seconds after which a host that does not answer is given up"""
+QUICK = ["--eval-every", "0", "--baselines"]
+
+
+def variables(workdir: Path) -> dict[str, str]:
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "cache")}
+    return {**os.environ, **cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def pair(workdir: Path, *more: str) -> list[subprocess.Popen[str]]:
+    """Two hosts of one CPU device each at work in ``workdir``."""
+    among = ["--coordinator", f"127.0.0.1:{free_port()}", "--hosts", "2", "--host-timeout", str(TIMEOUT)]
+    command = [sys.executable, "-m", "experiments.distill", *TINY, *QUICK, "--workdir", str(workdir), *among, *more]
+    pipe = subprocess.PIPE
+    return [
+        subprocess.Popen([*command, "--host", i], cwd=ROOT, env=variables(workdir), stdout=pipe, stderr=pipe, text=True)
+        for i in ("0", "1")
+    ]
+
+
+def ended(processes: list[subprocess.Popen[str]], seconds: float = 120) -> list[tuple[int, str, str]]:
+    """Exit code, standard output and standard error of each."""
+    try:
+        said = [process.communicate(timeout=seconds) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, *texts) for process, texts in zip(processes, said, strict=True)]
+
+
+def finished(workdir: Path, *more: str) -> dict[str, Any]:
+    (first, shown, errors), (second, silent, others) = ended(pair(workdir, *more))
+    assert (first, second) == (0, 0), errors + others
+    assert "accuracy" in shown and silent == ""
+    return outcome(workdir)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one process with two devices."""
+    path = tmp_path_factory.mktemp("hosts") / "alone"
+    on(2, "distill", str(path), *QUICK)
+    return path
+
+
+def test_two_hosts_make_what_two_devices_make(alone: Path) -> None:
+    """Bit for bit: the same program over as many devices, and a sum of two parts is the same in either order."""
+    assert finished(alone.parent / "pair") == outcome(alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_host_ends_the_other_and_both_resume(lost: int, tmp_path: Path) -> None:
+    longer = ["--outer-steps", "400"]
+    whole = finished(tmp_path / "whole", *longer)
+    processes, metrics = pair(tmp_path / "killed", *longer), tmp_path / "killed" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+        time.sleep(0.02)
+    processes[lost].kill()
+    began = time.monotonic()
+    code, _, said = ended(processes)[1 - lost]
+    assert time.monotonic() - began < TIMEOUT + 20
+    assert code == 1 and said.splitlines()[-1] == launch.LOST, said
+    assert not (tmp_path / "killed" / "result.json").exists()
+    assert finished(tmp_path / "killed", *longer, "--resume") == whole
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_host_ends_both_and_is_resumable(tmp_path: Path) -> None:
+    longer = ["--outer-steps", "400"]
+    whole = finished(tmp_path / "whole", *longer)
+    processes, metrics = pair(tmp_path / "stopped", *longer), tmp_path / "stopped" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+        time.sleep(0.02)
+    processes[1].send_signal(signal.SIGTERM)
+    (first, _, said), (second, _, others) = ended(processes)
+    assert (first, second) == (143, 143), said + others
+    assert "to go on: " in said and "to go on: " not in others
+    on(1, "distill", str(tmp_path / "stopped"), *QUICK, "--outer-steps", "400", "--resume")
+    assert outcome(tmp_path / "stopped")["metrics"][0] == whole["metrics"][0]
+
+
+@pytest.mark.slow
+def test_a_host_that_was_asked_for_something_else_is_refused(tmp_path: Path) -> None:
+    port, path = free_port(), tmp_path / "run"
+    for_all = [*TINY, "--workdir", str(path), "--coordinator", f"127.0.0.1:{port}", "--hosts", "2"]
+    pipe = subprocess.PIPE
+    (first, _, _), (second, _, said) = ended(
+        [
+            subprocess.Popen(
+                [sys.executable, "-m", "experiments.distill", *for_all, "--host", str(i), "--seed", str(i)],
+                cwd=ROOT, env=variables(path), stdout=pipe, stderr=pipe, text=True,
+            )
+            for i in range(2)
+        ]
+    )  # fmt: skip
+    assert first == 1 and second == 2
+    assert said.splitlines()[-1].startswith("error: seed of this host is 1, and 0 on the first"), said
+
+
+def test_where_a_host_stands() -> None:
+    words = ["acc_dd", "digits", "--coordinator", "node0:1234", "--hosts", "4", "--host=3"]
+    assert launch.asked(words, {}) == launch.Launch("node0:1234", 4, 3)
+    assert launch.asked(["acc_dd", "digits"], {"RANK": "1"}) is None
+    assert launch.asked(["--hosts", "auto", "--host_timeout", "90"], {}) == launch.Launch(timeout=90)
+    torchrun = {"MASTER_ADDR": "a", "MASTER_PORT": "29500", "WORLD_SIZE": "16", "RANK": "9"}
+    assert launch.asked(["--hosts", "auto"], torchrun) == launch.Launch("a:29501", 16, 9)
+    several = {**torchrun, "LOCAL_WORLD_SIZE": "8", "LOCAL_RANK": "1"}
+    assert launch.asked(["--hosts", "auto"], several) == launch.Launch("a:29501", 16, 9, [1])
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("--hosts 2", "several hosts need --coordinator HOST:PORT --hosts N --host I, or --hosts auto"),
+        ("--coordinator a:1 --host 0", "several hosts need"),
+        ("--coordinator a:1 --hosts 2 --host 2", "host is 2: number the 2 hosts from 0 to 1"),
+        ("--coordinator a --hosts 2 --host 1", "coordinator is 'a': give HOST:PORT"),
+        ("--hosts auto --host 1", "--hosts auto finds --coordinator and --host by itself"),
+        ("--hosts two", "hosts is 'two': it must be a whole number, at least 1"),
+        ("--coordinator a:1 --hosts 2 --host 1 --host-timeout 0", "host-timeout is '0'"),
+    ],
+)
+def test_refused(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RequestError, match=said.replace("(", r"\(")):
+        launch.asked(words.split(), {})
+    assert enter(lambda argv: None, words.split(), together=True) == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}")
+
+
+def test_one_host_decides_for_itself() -> None:
+    assert not hosts.several() and hosts.first()
+    assert hosts.largest(3) == 3 and hosts.told(lambda: "said") == "said"
+    with pytest.raises(RequestError):
+        hosts.told(lambda: launch.asked(["--hosts", "0"]))
