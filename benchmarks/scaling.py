@@ -15,8 +15,8 @@ from typing import Any
 import jax
 
 from distill_jax.cli import display, explain
+from distill_jax.cli.backend import share_processors
 from distill_jax.cli.cost import Cost, cost, nbytes
-from distill_jax.cli.process import share_processors
 from distill_jax.data.known import SHAPES, TRAINING_IMAGES
 from distill_jax.platform import compiled_for
 from distill_jax.recipes import RECIPE_OF, resolve

@@ -18,7 +18,7 @@ import pytest
 
 from benchmarks.scaling import GATHERED
 from distill_jax import mesh
-from distill_jax.cli.process import physical_cores, share_processors
+from distill_jax.cli.backend import physical_cores, share_processors
 from distill_jax.nets import ConvNet
 
 ROOT = Path(__file__).parent.parent

@@ -27,7 +27,7 @@ from typing import (
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from distill_jax.cli import config, parser, process
+from distill_jax.cli import backend, config, parser
 from distill_jax.cli.reading import assumed, read, refuse_side
 from distill_jax.cli.workdir import refuse_empty
 from distill_jax.data import LISTS, Dataset
@@ -108,7 +108,7 @@ def request(argv: Sequence[str], options: type[Options]) -> Request[Options]:
     if parsed.devices < 0:
         raise RequestError(f"devices is {parsed.devices}: it must be 0 (one for each core) or more")
     if parsed.deterministic:
-        process.deterministic_operations()
+        backend.deterministic_operations()
     data = read(parsed.dataset, parsed.side, chosen_classes(parsed.subset))
     refuse_side(parsed.dataset, parsed.side, data.shape)
     if data.shape != assumed(parsed.dataset, parsed.side):

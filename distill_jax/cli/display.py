@@ -110,9 +110,15 @@ def plus_minus(accuracy: Mapping[str, Any], digits: int = 2) -> str:
     return " ± ".join(f"{number:.{digits}f}" for number in numbers)
 
 
+WIDEST = 60
+"""characters of a cell that the column is made wide enough for"""
+
+
 def table(rows: Sequence[Sequence[str]], numbers: bool = False) -> list[str]:
     """Lines with the columns aligned: to the left, or (``numbers``) all but the first and the last to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [
+        max([len(cell) for cell in column if len(cell) <= WIDEST], default=0) for column in zip(*rows, strict=True)
+    ]
     last = len(widths) - 1
 
     def line(row: Sequence[str]) -> str:
