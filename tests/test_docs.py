@@ -102,7 +102,7 @@ def parsed(module: ModuleType, argv: list[str]) -> Experiment | None:
             planned(table, argv[cut + 1 :])
         return None
     found = tyro.cli(options, args=argv[:cut])
-    for line in found.lines.values() if name == "reproduce" else ():
+    for _, _, line in found.lines if name == "reproduce" else ():
         method, *own = shlex.split(line)
         arguments.parse([method, found.dataset, *argv[cut + 1 :], *own], Entrant)
     return None

@@ -63,6 +63,14 @@ def test_a_budget_of_seconds_ends_a_run() -> None:
         Budget(seconds=1, steps=1)
 
 
+def test_a_method_with_an_ipc_of_its_own_takes_part_at_that_size_alone() -> None:
+    lines = ["random", "a: dm --optimiser.lr 1 --ipc 1", "a: dm --optimiser.lr 10 --ipc 10"]
+    found = compare.requested(["compare", "--dataset", "digits", "--ipc", "1", "10", "--methods", *lines]).setups
+    assert list(found) == [("random", 1), ("a", 1), ("random", 10), ("a", 10)]
+    rates = {key: setup.spec.optimiser.lr for key, setup in found.items() if key[0] == "a"}  # type: ignore[attr-defined]
+    assert rates == {("a", 1): 1.0, ("a", 10): 10.0}
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -70,6 +78,9 @@ def test_a_budget_of_seconds_ends_a_run() -> None:
         (["--dataset", "digits", "--points", "0"], "points is 0"),
         (["--dataset", "digits", "--seconds", "nan"], "--seconds or --steps"),
         (["--dataset", "digits", "--methods", "dm '"], "cannot be read"),
+        (["--dataset", "digits", "--methods", "dm", ""], "has an empty one"),
+        (["--dataset", "digits", "--methods", "a: dm", "a: idc"], "2 methods are called 'a' at ipc 1"),
+        (["--dataset", "digits", "--ipc", "1", "2", "--methods", "dm --ipc 3"], "add it to --ipc 1 2"),
         (["--dataset", "digits", "--seeds", "0"], "seeds is 0"),
         (["--dataset", "digits", "--methods", "dm", "--", "--foo", "5"], "--foo"),
         (["--dataset", "digits", "--methods", "dm", "--", "--foo", "5"], "experiments.distill --help"),

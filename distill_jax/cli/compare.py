@@ -75,8 +75,7 @@ def requested(argv: list[str]) -> Comparison:
         if getattr(options, name) < 1:
             raise RequestError(f"{name} is {getattr(options, name)}: it must be at least 1")
     _ = options.budget  # refused here where it makes no sense
-    lines = options.lines.items()
-    setups = {(name, ipc): entrant(line, ipc, options, shared) for ipc in options.ipc for name, line in lines}
+    setups = {(name, ipc): entrant(line, ipc, options, shared) for name, ipc, line in options.lines}
     arguments.check_resume(options)
     path = options.workdir or new_folder(f"compare-{next(iter(setups.values())).folder}")
     if not options.overwrite and not options.resume:

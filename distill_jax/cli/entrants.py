@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -10,6 +11,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from distill_jax.cli import arguments
 from distill_jax.cli.comparison import Budget
+from distill_jax.cli.launch import option
 from distill_jax.cli.setup import Setup, set_up
 from distill_jax.evaluation import PROTOCOLS
 from distill_jax.methods import PRESETS
@@ -32,7 +34,8 @@ class Compare:
     subset: arguments.Subset = None
     methods: Annotated[tuple[str, ...], arg(metavar="METHOD [METHOD ...]")] = FAMILY
     """methods, each with options of its own if quoted: "dsa --models early-stage", and with a name for the table if
-    one stands before a colon: "mine: idc --net.width 64"; all: every method and baseline"""
+    one stands before a colon: "mine: idc --net.width 64"; one with an --ipc of its own takes part at that size alone;
+    all: every method and baseline"""
     ipc: tuple[int, ...] = (1,)
     """images stored per class; several make several tables"""
     seconds: float = 0.0
@@ -63,10 +66,34 @@ class Compare:
         return Budget(self.seconds, self.steps, self.points)
 
     @property
-    def lines(self) -> dict[str, str]:
-        """What each is called -> the method with its options."""
-        named = (line.rpartition(": ") for line in (PRESETS if self.methods == ("all",) else self.methods))
-        return {name or line: line for name, _, line in named}
+    def lines(self) -> list[tuple[str, int, str]]:
+        """What each is called, its images per class, and the method with its options.
+
+        Raises RequestError where two of one size have the same name, or a line cannot be read.
+        """
+        named = [line.rpartition(": ") for line in (PRESETS if self.methods == ("all",) else self.methods)]
+        found = [
+            (name or line, ipc, line)
+            for ipc in self.ipc
+            for name, _, line in named
+            if option(_words(line), "--ipc") in (None, str(ipc))
+        ]
+        for (name, ipc), count in Counter(line[:2] for line in found).items():
+            if count > 1:
+                raise RequestError(f"{count} methods are called {name!r} at ipc {ipc}: give them names, as in 'mine: idc'")
+        left_out = {line for _, _, line in named} - {line for _, _, line in found}
+        if left_out:
+            raise RequestError(f"no --ipc is that of {min(left_out)!r}: add it to --ipc {' '.join(map(str, self.ipc))}")
+        return found
+
+
+def _words(line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise RequestError(
+            f"--methods {line!r} cannot be read ({error}): close its quotes, and name a method"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -78,12 +105,9 @@ class Entrant(arguments.Common):
 
 def entrant(line: str, ipc: int, options: Compare, shared: list[str]) -> Setup:
     """Raises RequestError for a method or an option that does not exist, before any work."""
-    try:
-        method, *own = shlex.split(line)
-    except ValueError as error:
-        raise RequestError(
-            f"--methods {line!r} cannot be read ({error}): close its quotes, and name a method"
-        ) from error
+    if not (words := _words(line)):
+        raise RequestError("--methods has an empty one: name a method")
+    method, *own = words
     only = arguments.chosen_classes(options.subset)
     words = [method, options.dataset, *(["--subset", *only] if only else []), "--ipc", str(ipc)]
     words += ["--protocol", options.protocol, *shared, *own]
