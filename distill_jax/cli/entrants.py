@@ -80,7 +80,9 @@ class Compare:
         ]
         for (name, ipc), count in Counter(line[:2] for line in found).items():
             if count > 1:
-                raise RequestError(f"{count} methods are called {name!r} at ipc {ipc}: give them names, as in 'mine: idc'")
+                raise RequestError(
+                    f"{count} methods are called {name!r} at ipc {ipc}: give them names, as in 'mine: idc'"
+                )
         left_out = {line for _, _, line in named} - {line for _, _, line in found}
         if left_out:
             raise RequestError(f"no --ipc is that of {min(left_out)!r}: add it to --ipc {' '.join(map(str, self.ipc))}")
