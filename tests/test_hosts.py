@@ -47,6 +47,15 @@ def pair(workdir: Path, *more: str) -> list[subprocess.Popen[str]]:
     ]
 
 
+def under_way(workdir: Path, *more: str) -> list[subprocess.Popen[str]]:
+    """``pair`` once it has logged two blocks of steps."""
+    processes, metrics = pair(workdir, *more), workdir / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+        time.sleep(0.02)
+    return processes
+
+
 def ended(processes: list[subprocess.Popen[str]], seconds: float = 120) -> list[tuple[int, str, str]]:
     """Exit code, standard output and standard error of each."""
     try:
@@ -82,10 +91,7 @@ def test_two_hosts_make_what_two_devices_make(alone: Path) -> None:
 def test_a_lost_host_ends_the_other_and_both_resume(lost: int, tmp_path: Path) -> None:
     longer = ["--outer-steps", "400"]
     whole = finished(tmp_path / "whole", *longer)
-    processes, metrics = pair(tmp_path / "killed", *longer), tmp_path / "killed" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") >= 2):
-        time.sleep(0.02)
+    processes = under_way(tmp_path / "killed", *longer)
     processes[lost].kill()
     began = time.monotonic()
     code, _, said = ended(processes)[1 - lost]
@@ -99,10 +105,7 @@ def test_a_lost_host_ends_the_other_and_both_resume(lost: int, tmp_path: Path) -
 def test_a_signal_to_one_host_ends_both_and_is_resumable(tmp_path: Path) -> None:
     longer = ["--outer-steps", "400"]
     whole = finished(tmp_path / "whole", *longer)
-    processes, metrics = pair(tmp_path / "stopped", *longer), tmp_path / "stopped" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") >= 2):
-        time.sleep(0.02)
+    processes = under_way(tmp_path / "stopped", *longer)
     processes[1].send_signal(signal.SIGTERM)
     (first, _, said), (second, _, others) = ended(processes)
     assert (first, second) == (143, 143), said + others
