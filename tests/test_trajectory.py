@@ -243,3 +243,15 @@ def test_recipes_have_the_published_numbers(recipe: str, ipc: int, numbers: tupl
 def test_bad_input(make, field: str) -> None:
     with pytest.raises(RequestError, match=field):
         make().validate()
+
+
+def test_progress_is_never_ahead_of_the_work() -> None:
+    """Calls return before they are computed: a tick must wait for its epoch, or nothing can be stopped in between."""
+    net = SMALL.build(toy.SHAPE, 2)
+    pending: list[list[jax.Array]] = []
+
+    def tick(done: int, total: int) -> None:
+        pending.append([array for array in jax.live_arrays() if not array.is_ready()])
+
+    train_pool(net, toy.data(), 1, 3, Pipeline(8, 0.0), RATES, jax.random.key(0), tick)
+    assert pending == [[], [], []]

@@ -155,8 +155,9 @@ def train_pool(
     length = epochs if falling else None
     keep = tuple(range(epochs + 1)) if keep is None else keep
     groups = []
-    # The devices share full groups only: one that is not full would be another program, and take as long.
-    full = size + -size % mesh.size()
+    # The devices share full groups only: one that is not full would be another program, and take as long. Of a single
+    # network they share the batches.
+    full = size if size == 1 else size + -size % mesh.size()
     for first in range(0, full, at_once):
         group = range(first, min(first + at_once, full))
         keys = jnp.stack([jax.random.fold_in(key, i) for i in group])
@@ -171,6 +172,8 @@ def train_pool(
                     now = models, state, data.at(n), optimiser, keys, n, data.portions
                     models, state = _epoch(net, pipeline, length, *now)
                 history += [models] if epoch + 1 in keep else []
+                # Calls return before they are computed: progress would be ahead of the work, and nothing could stop it.
+                jax.block_until_ready(models)
                 tick(min(first * epochs + (epoch + 1) * len(group), size * epochs), size * epochs)
             found = _stacked(history)
             if members is not None:
