@@ -120,7 +120,8 @@ def begin_walk(problem: Problem, selectors: tuple[Selector, ...], steps: int) ->
     rows = tuple(jnp.zeros((data.classes, selector.batch), jnp.int32) for selector in selectors)
     none = jnp.zeros((len(selectors), steps, data.classes))
     shown = decoded_set(problem.spec.parameterisation, state.synthetic, data)
-    memories = tuple(selector.init(data) for selector in selectors)
+    teachers = problem.spec.models.teachers(problem.pool)
+    memories = tuple(selector.init(problem.net, teachers, data) for selector in selectors)
     return mesh.kept(Walk(model, update, shown, memories, rows, Distances(none, none)), 0)
 
 
@@ -162,7 +163,7 @@ def distinct_models(problem: Problem, count: int, key: Array) -> Model:
 
 @jax.jit
 def _drawn(problem: Problem, key: Array) -> Model:
-    return tree.take(problem.spec.models.sample(problem.net, problem.pool, 1, key), 0)
+    return tree.take(problem.spec.models.sample(problem.net, problem.pool, 1, problem.spec.outer_steps, key), 0)
 
 
 @partial(jax.jit, static_argnames="count")

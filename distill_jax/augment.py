@@ -156,10 +156,10 @@ MEMBERS: dict[str, tuple[Callable[[Array, Array], Array], ...]] = {
 class NoAugment(Augmentation):
     """Images as they are."""
 
-    def __call__(self, key: Array, x: Array) -> Array:
-        return x
+    def draw(self, key: Array, n: int) -> tuple[()]:
+        return ()
 
-    def each(self, key: Array, x: Array) -> Array:
+    def apply(self, x: Array, draws: tuple[()]) -> Array:
         return x
 
 
@@ -214,18 +214,11 @@ class Siamese(Augmentation):
         return replace(self, strategy="_".join(m for m in self.members if m != member))
 
     def __call__(self, key: Array, x: Array) -> Array:
-        """One draw for all of ``x`` [N, H, W, c], in network space."""
         choice, u = self.draw(key, 1)
         return self.apply(x, Draws(choice, jax.tree.map(lambda v: v[0], u)))
 
-    def each(self, key: Array, x: Array) -> Array:
-        """One draw per image of ``x`` [N, H, W, c]; the member chosen is common to all."""
-        return self.apply_each(x, self.draw(key, len(x)))
-
-    def draw_each(self, key: Array, n: int) -> Draws:
-        return self.draw(key, n)
-
     def apply_each(self, x: Array, draws: Draws) -> Array:
+        """One draw per image of ``x`` [N, H, W, c]; the member chosen is common to all."""
         return jax.vmap(lambda image, u: self.apply(image[None], draws._replace(u=u))[0])(x, draws.u)
 
     def draw(self, key: Array, n: int) -> Draws:

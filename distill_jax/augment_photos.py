@@ -16,7 +16,7 @@ import numpy as np
 
 from distill_jax.augment import below, bilinear, hat
 from distill_jax.contracts import Augmentation
-from distill_jax.types import Array, Normaliser, RequestError, choice, static, wide
+from distill_jax.types import Array, Normaliser, RequestError, at_least, choice, static, wide
 
 # ------------------------------------------------------------------ IDC on ImageNet subsets
 
@@ -85,22 +85,7 @@ class PhotoAugment(Augmentation):
             raise RequestError(f"smallest is {self.smallest:g}: it is a share of the area, above 0 and at most 1")
         if not 0 <= self.jitter <= 1:
             raise RequestError(f"jitter is {self.jitter:g}: it must be from 0 to 1")
-        if self.lighting < 0:
-            raise RequestError(f"lighting is {self.lighting:g}: it must be 0 or more")
-
-    def __call__(self, key: Array, x: Array) -> Array:
-        """One draw for all of ``x`` [N, H, W, c], in network space."""
-        return self.apply(x, jax.tree.map(lambda v: v[0], self.draw(key, 1)))
-
-    def each(self, key: Array, x: Array) -> Array:
-        """One draw per image of ``x`` [N, H, W, c], in network space."""
-        return self.apply_each(x, self.draw(key, len(x)))
-
-    def draw_each(self, key: Array, n: int) -> PhotoDraws:
-        return self.draw(key, n)
-
-    def apply_each(self, x: Array, draws: PhotoDraws) -> Array:
-        return jax.vmap(lambda image, draws: self.apply(image[None], draws)[0])(x, draws)
+        at_least(0, self, "lighting")
 
     def draw(self, key: Array, n: int) -> PhotoDraws:
         """The random numbers of ``n`` calls: every field has a leading axis n."""
@@ -217,20 +202,6 @@ class BasicAugment(Augmentation):
             raise RequestError(f"scale is {self.scale:g}: it must be from 0 to below 1")
         if not 0 <= self.rotate <= 180:
             raise RequestError(f"rotate is {self.rotate:g}: it must be from 0 to 180 degrees")
-
-    def __call__(self, key: Array, x: Array) -> Array:
-        """One draw for all of ``x`` [N, H, W, c], in network space."""
-        return self.apply(x, jax.tree.map(lambda v: v[0], self.draw(key, 1)))
-
-    def each(self, key: Array, x: Array) -> Array:
-        """One draw per image of ``x`` [N, H, W, c], the operation too."""
-        return self.apply_each(x, self.draw(key, len(x)))
-
-    def draw_each(self, key: Array, n: int) -> BasicDraws:
-        return self.draw(key, n)
-
-    def apply_each(self, x: Array, draws: BasicDraws) -> Array:
-        return jax.vmap(lambda image, draws: self.apply(image[None], draws)[0])(x, draws)
 
     def draw(self, key: Array, n: int) -> BasicDraws:
         """The random numbers of ``n`` calls: every field has a leading axis n."""

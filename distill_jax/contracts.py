@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -60,12 +61,9 @@ class ModelSource(Choice):
         return None
 
     @abstractmethod
-    def sample(self, net: Net, pool: PyTree, live: int, key: Array) -> Model:
-        """Model[K], K = ``live``, drawn at the start of each outer iteration from what ``pretrain`` returned."""
-
-    def sample_at(self, net: Net, pool: PyTree, live: int, outer: Array, key: Array) -> Model:
-        """``sample`` in outer iteration ``outer`` (int32 [], from 0), for sources whose models change over the run."""
-        return self.sample(net, pool, live, key)
+    def sample(self, net: Net, pool: PyTree, live: int, outer: Array | int, key: Array) -> Model:
+        """Model[K], K = ``live``, drawn at the start of outer iteration ``outer`` (int32 [], from 0) from what
+        ``pretrain`` returned."""
 
     def teachers(self, pool: PyTree) -> Model | None:
         """Model[P]: the trained networks in the pool, which can give soft labels; None where there are none."""
@@ -92,15 +90,11 @@ class Selector(Choice):
     every: int = 1
     """inner steps that share one selection, which is what the selection costs"""
     paired: ClassVar[bool] = False
-    """whether image b of a class is the one that its decoded image b is compared with; ``begin`` then has teachers"""
+    """whether image b of a class is the one that its decoded image b is compared with; ``init`` then has teachers"""
 
-    def init(self, data: RealData) -> PyTree:
-        """What the selector remembers from step to step; nothing by default."""
+    def init(self, net: Net, teachers: Model | None, data: RealData) -> PyTree:
+        """What the selector remembers from step to step. ``teachers``: Model[P], trained, of the pool, or None."""
         return ()
-
-    def begin(self, net: Net, teachers: Model | None, data: RealData) -> PyTree:
-        """``init``, for a selector that looks at ``teachers``: Model[P], the trained networks of the pool, or None."""
-        return self.init(data)
 
     @abstractmethod
     def select(
@@ -146,17 +140,13 @@ class Labels(Choice):
 
     @property
     def begins_with_teachers(self) -> bool:
-        """Whether ``begin`` looks at the models of the pool."""
+        """Whether ``init`` looks at the models of the pool."""
         return False
 
-    def init(self, classes: int, decoded: int) -> PyTree:
-        """float32 [C, D, C] logits that are learned, or None."""
+    def init(self, net: Net, teachers: Model | None, shown: TrainSet) -> PyTree:
+        """float32 [C, D, C] logits that are learned, or None. ``shown``: the C*D images at the start of the run, sorted
+        by class, with one-hot targets. ``teachers``: Model[P], the pool's trained networks, or None."""
         return None
-
-    def begin(self, net: Net, teachers: Model | None, shown: TrainSet) -> PyTree:
-        """``init``, for labels that depend on the images; ``shown`` has C*D of them at the start of the run, sorted by
-        class, with one-hot targets. ``teachers``: Model[P], the trained networks of the pool, or None."""
-        return self.init(shown.targets.shape[1], shown.targets.shape[0] // shown.targets.shape[1])
 
     def optimiser(self) -> optax.GradientTransformation:
         """What moves the leaf."""
@@ -164,27 +154,30 @@ class Labels(Choice):
 
 
 class Augmentation(Choice):
-    """A differentiable augmentation in network space."""
+    """A differentiable augmentation of images [N, H, W, c] in network space, of any floating dtype. Drawing and
+    applying are apart, so that a training loop can draw the numbers of all its steps before the first."""
 
     axis = "augment"
 
+    def draw(self, key: Array, n: int) -> PyTree:
+        """The random numbers of ``n`` draws, each array with a leading axis n; by default a key for each."""
+        return jax.random.split(key, n)
+
     @abstractmethod
+    def apply(self, x: Array, draws: PyTree) -> Array:
+        """All N images of ``x`` transformed alike, by the numbers of one draw, without the axis n."""
+
     def __call__(self, key: Array, x: Array) -> Array:
-        """[N, H, W, c] -> same shape, one draw shared by all N (siamese)."""
+        """One draw shared by all N images (siamese)."""
+        return self.apply(x, jax.tree.map(lambda a: a[0], self.draw(key, 1)))
 
-    @abstractmethod
     def each(self, key: Array, x: Array) -> Array:
-        """[N, H, W, c] -> same shape, one draw per image (training)."""
-
-    # ``each`` in two parts, so that a training loop can draw the numbers of all its steps before the first.
-
-    def draw_each(self, key: Array, n: int) -> PyTree:
-        """The random numbers of ``each`` for ``n`` images; the key itself where they are drawn later."""
-        return key
+        """One draw per image (training)."""
+        return self.apply_each(x, self.draw(key, len(x)))
 
     def apply_each(self, x: Array, draws: PyTree) -> Array:
-        """What ``each`` makes of ``x`` with the random numbers of ``draw_each``."""
-        return self.each(draws, x)
+        """Image i of ``x`` transformed by draw i of ``draws``."""
+        return jax.vmap(lambda image, draws: self.apply(image[None], draws)[0])(x, draws)
 
 
 class Objective(Choice):
@@ -237,10 +230,8 @@ class SetObjective(Objective):
 
 
 class Optimiser(Choice):
-    """How the synthetic images [C, I, H, W, c] move; ``TrainingOptimiser`` in ``train.py`` moves networks.
-
-    ``scale`` multiplies the learning rate, as the choice's own ``schedule`` says.
-    """
+    """How the synthetic images [C, I, H, W, c] move; networks have ``train.NetworkSGD``. ``scale`` multiplies the
+    learning rate, as the choice's own ``schedule`` says."""
 
     axis = "optimiser"
 

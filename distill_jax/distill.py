@@ -64,11 +64,11 @@ def init_state(problem: Problem) -> State:
     images = spec.init.images(problem.net, one, data, spec.ipc, spec.parameterisation.factor, image_key)
     if spec.parameterisation.space == "normalised":
         images = data.normaliser.to_network(images)
-    labels = spec.labels.begin(problem.net, teachers, decoded_set(spec.parameterisation, Synthetic(images), data))
+    labels = spec.labels.init(problem.net, teachers, decoded_set(spec.parameterisation, Synthetic(images), data))
     synthetic = Synthetic(images, labels, spec.objective.learnable())
     moves: Any = (spec.optimiser, spec.labels.optimiser(), spec.objective.learnable_optimiser())
     optimiser = Synthetic(*(move.init(part) for move, part in zip(moves, synthetic, strict=True)))
-    selector = spec.selector.begin(problem.net, teachers, data)
+    selector = spec.selector.init(problem.net, teachers, data)
     return State(step, synthetic, optimiser, selector=selector, **fresh)
 
 
@@ -82,7 +82,7 @@ def _fresh(problem: Problem, step: Array, key: Array) -> dict[str, Any]:
     """What an outer iteration starts anew."""
     spec, net, outer = problem.spec, problem.net, step // problem.spec.inner_steps
     sample_key, perturb_key, begin_key = jax.random.split(key, 3)
-    drawn = spec.models.sample_at(net, problem.pool, spec.live, outer, sample_key)
+    drawn = spec.models.sample(net, problem.pool, spec.live, outer, sample_key)
     begin = jax.vmap(lambda model, key: spec.update.begin(net, model, problem.data, key))
     models, memory = begin(spec.perturb.perturb(drawn, perturb_key), jax.random.split(begin_key, spec.live))
     return {"models": models, "update": memory, "loss": jnp.zeros(())}

@@ -36,7 +36,7 @@ from distill_jax.train import (
     train,
     without_momentum,
 )
-from distill_jax.types import Array, Choice, Model, Net, Normaliser, PyTree, RequestError, TrainSet, choice
+from distill_jax.types import Array, Choice, Model, Net, Normaliser, PyTree, RequestError, TrainSet, at_least, choice
 
 
 @choice
@@ -59,8 +59,7 @@ class Protocol(Choice):
     augment: Augmentation = Siamese("color_crop_flip_scale_rotate")
 
     def validate(self) -> None:
-        if self.epochs < 1:
-            raise RequestError(f"epochs is {self.epochs}: it must be at least 1")
+        at_least(1, self, "epochs")
         if self.schedule not in SCHEDULES:
             raise RequestError(f"schedule {self.schedule!r} is unknown: choose one of {' '.join(SCHEDULES)}")
         if self.optimiser not in ("sgd", "adam"):

@@ -42,7 +42,7 @@ from distill_jax.axes.perturb import Directions, NoPerturbation
 from distill_jax.axes.selector import Anchors, NoReal, RandomBatch, Representative
 from distill_jax.axes.update import DynamicTraining, Frozen, TrainOnReal, TrainOnSynthetic
 from distill_jax.nets import ARCHITECTURES, ConvNet
-from distill_jax.types import Choice, RequestError, Shape, choice
+from distill_jax.types import Choice, RequestError, Shape, at_least, choice
 
 CHOICES: dict[str, Mapping[str, Callable[[], Any]]] = {
     "models": {
@@ -115,12 +115,10 @@ class Spec(Choice):
     def validate(self) -> None:
         if self.ipc < 1:
             raise RequestError(f"ipc is {self.ipc}: at least 1 image per class is needed")
-        for name, least in (("outer_steps", 0), ("inner_steps", 1), ("live", 1)):
-            if getattr(self, name) < least:
-                raise RequestError(f"{name} is {getattr(self, name)}: it must be at least {least}")
-        for name, zero in (("syn_batch", "all"), ("class_chunk", "automatic"), ("model_chunk", "automatic")):
-            if getattr(self, name) < 0:
-                raise RequestError(f"{name} is {getattr(self, name)}: it must be 0 ({zero}) or more")
+        at_least(1, self, "inner_steps", "live")
+        at_least(0, self, "outer_steps")
+        at_least(0, self, "syn_batch", zero="all")
+        at_least(0, self, "class_chunk", "model_chunk", zero="automatic")
         if len(self.mean) != len(self.std) or any(s <= 0 for s in self.std):
             raise RequestError("mean and std go together: give --mean and --std one number per channel, std above 0")
         if len(set(self.classes)) < len(self.classes) or any(c < 0 for c in self.classes):
@@ -193,13 +191,9 @@ def check(spec: Spec, shape: Shape, counts: list[int]) -> None:
         raise RequestError(f"mean has {len(spec.mean)} numbers, images have {shape[2]} channels: give --mean as many")
     _check_classes(spec, len(counts))
     _check_targets(spec)
+    _check_teachers(spec)
     _check_labels(spec)
     _check_pairs(spec)
-    if spec.init.by_teacher and not spec.models.size:
-        raise RequestError(
-            f"init {type(spec.init).__name__} needs a trained network, and models {type(spec.models).__name__} trains "
-            "none: add --models early-stage, or use --init random"
-        )
     spec.parameterisation.check(shape)
     for part in (spec.selector, spec.init):
         part.check(counts, spec.ipc, spec.parameterisation.factor)
@@ -236,18 +230,24 @@ def _check_targets(spec: Spec) -> None:
         )
 
 
+def _check_teachers(spec: Spec) -> None:
+    """Refuse what looks at trained networks where there are none."""
+    looking = (
+        (spec.init.by_teacher, f"init {type(spec.init).__name__}", "--init random"),
+        (spec.selector.paired, f"selector {type(spec.selector).__name__}", "--selector random"),
+        (spec.labels.from_teachers, "labels soft", "--labels hard"),
+        (spec.labels.begins_with_teachers, "labels.start teachers", "--labels.start class"),
+    )
+    for looks, what, instead in () if spec.models.size else looking:
+        if looks:
+            raise RequestError(
+                f"{what} needs a trained network, and models {type(spec.models).__name__} trains none: "
+                f"add --models early-stage, or use {instead}"
+            )
+
+
 def _check_labels(spec: Spec) -> None:
-    """Refuse labels that nothing gives, or that the objective does not use."""
-    if spec.labels.from_teachers and not spec.models.size:
-        raise RequestError(
-            f"labels soft needs teachers, and models {type(spec.models).__name__} trains none: "
-            "add --models early-stage, or leave out --labels"
-        )
-    if spec.labels.begins_with_teachers and not spec.models.size:
-        raise RequestError(
-            f"labels.start needs teachers, and models {type(spec.models).__name__} trains none: "
-            "use --labels.start class, or add --models early-stage"
-        )
+    """Refuse learned labels that the objective does not use, or that only some images of a class would have."""
     if spec.labels.learned and not spec.objective.uses_labels:
         raise RequestError(
             f"objective {type(spec.objective).__name__} does not look at labels: use --objective trajectory, "
@@ -258,16 +258,11 @@ def _check_labels(spec: Spec) -> None:
 
 
 def _check_pairs(spec: Spec) -> None:
-    """Refuse a paired objective without pairs, or without the network that chooses them."""
+    """Refuse a paired objective without pairs."""
     if spec.objective.paired and not spec.selector.paired:
         raise RequestError(
             f"objective {type(spec.objective).__name__} compares image with image, and selector "
             f"{type(spec.selector).__name__} has no pairs: use --selector anchors, or --objective feature"
-        )
-    if spec.selector.paired and not spec.models.size:
-        raise RequestError(
-            f"selector {type(spec.selector).__name__} needs a trained network, and models {type(spec.models).__name__} "
-            "trains none: add --models early-stage, or use --selector random"
         )
     cells = spec.ipc * spec.parameterisation.factor**2
     if spec.objective.paired and (spec.parameterisation.decoded(spec.ipc) != cells or spec.syn_batch):

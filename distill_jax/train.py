@@ -16,7 +16,19 @@ from distill_jax import mesh
 from distill_jax.augment import NoAugment, draw_patch, mix
 from distill_jax.contracts import Augmentation
 from distill_jax.platform import on_cpu, target
-from distill_jax.types import Array, Choice, Model, Net, Normaliser, PyTree, RealData, RequestError, TrainSet, choice
+from distill_jax.types import (
+    Array,
+    Choice,
+    Model,
+    Net,
+    Normaliser,
+    PyTree,
+    RealData,
+    RequestError,
+    TrainSet,
+    at_least,
+    choice,
+)
 
 
 class Pipeline(NamedTuple):
@@ -31,8 +43,7 @@ class Pipeline(NamedTuple):
 
     def validate(self) -> None:
         """Raise RequestError for a batch or a probability that makes no sense."""
-        if self.batch < 1:
-            raise RequestError(f"batch is {self.batch}: it must be at least 1")
+        at_least(1, self, "batch")
         if not 0 <= self.cutmix <= 1:
             raise RequestError(f"cutmix is {self.cutmix}: it is a probability, from 0 to 1")
 
@@ -59,8 +70,7 @@ class NetworkSGD(Choice):
             raise RequestError(f"lr is {self.lr:g}: a learning rate must be above 0")
         if not 0 <= self.momentum < 1:
             raise RequestError(f"momentum is {self.momentum:g}: it must be from 0 to below 1")
-        if self.weight_decay < 0:
-            raise RequestError(f"weight_decay is {self.weight_decay:g}: it must be 0 or more")
+        at_least(0, self, "weight_decay")
 
     def transform(self, schedule: optax.Schedule | None = None) -> optax.GradientTransformation:
         """The optax form; ``schedule`` multiplies the learning rate by step."""
@@ -173,7 +183,7 @@ def train(
     shape, packed = (batch, *data.images.shape[1:]), _packing(model.params)
     # Drawn for all steps at once: in the loop each draw would be a kernel of its own.
     augment_keys, mix_keys = jnp.unstack(jax.vmap(jax.random.split)(jax.random.split(key, steps)), axis=1)
-    draws = jax.vmap(lambda k: pipeline.augment.draw_each(k, batch))(augment_keys)
+    draws = jax.vmap(lambda k: pipeline.augment.draw(k, batch))(augment_keys)
     patches = jax.vmap(lambda k: draw_patch(k, shape))(mix_keys) if pipeline.cutmix > 0 else None
 
     def step(carry: tuple[PyTree, PyTree, PyTree], now: tuple[Order, PyTree, Any]) -> tuple[Any, Array]:

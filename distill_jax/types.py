@@ -66,6 +66,18 @@ def named(what: str, name: str, known: Mapping[str, T]) -> T:
     raise RequestError(f"unknown {what} {name!r}: {near_miss(name, known)}")
 
 
+def at_least(least: int, of: Any, *names: str, zero: str = "") -> None:
+    """Raise RequestError where one of the fields ``names`` of ``of``, a choice or the options of a runner, is below
+    ``least``. ``zero``: what 0 means, where that is the least."""
+    for name in names:
+        value = getattr(of, name)
+        if value < least:
+            path = f"{of.axis}.{name}" if isinstance(of, Choice) and of.axis else name
+            said = f"{value:g}" if isinstance(value, float) else value
+            bound = f"at least {least}" if least else f"0 ({zero}) or more" if zero else "0 or more"
+            raise RequestError(f"{path} is {said}: it must be {bound}")
+
+
 def wide(dtype: Any) -> Any:
     """What sums over ``dtype``, and positions in images of it, are kept in: float32, or float64 for float64."""
     return jnp.dtype(jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32)

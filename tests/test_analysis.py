@@ -129,7 +129,7 @@ def test_cosines_are_those_of_a_loop() -> None:
 
 def test_an_objective_of_the_whole_set_gives_gradients() -> None:
     problem = toy.problem("cafe")
-    found = gradients(problem, RandomInit().sample(problem.net, None, 2, KEY))
+    found = gradients(problem, RandomInit().sample(problem.net, None, 2, 0, KEY))
     assert found.shape == (2, 2, 2 * 8 * 8) and np.all(np.linalg.norm(found, axis=2) > 0)
 
 

@@ -113,7 +113,7 @@ class FromPool(RandomInit):
 
     size: ClassVar[int] = 1
 
-    def sample(self, net: Net, pool: Model, live: int, key: Array) -> Model:
+    def sample(self, net: Net, pool: Model, live: int, outer: Array | int, key: Array) -> Model:
         return pool
 
 

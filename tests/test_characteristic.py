@@ -179,7 +179,7 @@ def test_models_lie_between_the_ends_of_their_lines() -> None:
     net, data = ConvNet(1, 4).build(toy.SHAPE, 2), toy.data()
     source = InterpolatedPool(size=2, epochs=1, batch=8, trained=True)
     pool = source.pretrain(net, data, jax.random.key(0), no_tick)
-    models = source.sample(net, pool, 8, jax.random.key(1))
+    models = source.sample(net, pool, 8, 0, jax.random.key(1))
     jax.tree.map(lambda a: a.shape[:2] == (2, 2) or pytest.fail(str(a.shape)), pool)
 
     def kernel(params) -> np.ndarray:
@@ -192,7 +192,7 @@ def test_models_lie_between_the_ends_of_their_lines() -> None:
     assert set(of) == {0, 1} and (shares >= -1e-3).all() and (shares <= 1 + 1e-3).all()
     assert np.ptp(shares, axis=(1, 2)).max() < 1e-2 and np.ptp(shares.mean((1, 2))) > 0.1
     np.testing.assert_array_equal(kernel(source.teachers(pool).params), last)
-    assert replace(source, trained=False).sample(net, pool, 2, jax.random.key(1)).target is None
+    assert replace(source, trained=False).sample(net, pool, 2, 0, jax.random.key(1)).target is None
 
 
 @pytest.mark.parametrize("words", ["--perturb directions", "--selector representative"])

@@ -133,7 +133,7 @@ def test_draws_are_from_the_range_of_the_outer_iteration() -> None:
     params = jnp.tile(jnp.asarray(experts.kept, jnp.float32), (2, 1))
     pool, seen = Model({"w": params}, {}), {}
     for outer in range(6):
-        drawn = experts.sample_at(None, pool, 200, jnp.asarray(outer), jax.random.key(outer))  # type: ignore[arg-type]
+        drawn = experts.sample(None, pool, 200, jnp.asarray(outer), jax.random.key(outer))  # type: ignore[arg-type]
         np.testing.assert_array_equal(drawn.target["w"] - drawn.params["w"], 3)
         seen[outer] = set(np.asarray(drawn.params["w"]).astype(int).tolist())
     assert [seen[outer] for outer in (0, 1, 3)] == [{1}, {1, 2}, {1, 2, 3, 4}]
@@ -226,7 +226,10 @@ def test_recipes_have_the_published_numbers(ipc: int, numbers: tuple[float, ...]
         (replace(DATM, models=ExpertTrajectories(epochs=-1)), "models.epochs"),
         (replace(DATM, objective=TrajectoryMatching(threshold=-1.0)), "objective.threshold"),
         (replace(DATM, labels=LearnedLabels(start="where")), "labels.start"),
-        (replace(METHODS["rat_bptt"], labels=LearnedLabels(start="teachers")), "labels.start needs teachers"),
+        (
+            replace(METHODS["rat_bptt"], labels=LearnedLabels(start="teachers")),
+            "labels.start teachers needs a trained network",
+        ),
         (replace(METHODS["dc"], init=CorrectlyClassified()), "init CorrectlyClassified needs a trained network"),
     ],
 )

@@ -73,7 +73,7 @@ def test_perturbation_has_the_published_size_and_leaves_vectors_alone(count: int
 
 def test_pool_members_are_drawn_with_k_models_each_perturbed_on_its_own() -> None:
     pool = jax.vmap(TINY.init)(jax.random.split(jax.random.key(0), 2))
-    models = EarlyStagePool(size=2).sample(TINY, pool, 8, jax.random.key(1))
+    models = EarlyStagePool(size=2).sample(TINY, pool, 8, 0, jax.random.key(1))
 
     def kernels_of(models: Model) -> Array:
         return models.params["classifier"]["kernel"]
@@ -86,7 +86,7 @@ def test_pool_members_are_drawn_with_k_models_each_perturbed_on_its_own() -> Non
 
 
 def test_random_models_differ() -> None:
-    models = RandomInit().sample(TINY, None, 3, jax.random.key(0))
+    models = RandomInit().sample(TINY, None, 3, 0, jax.random.key(0))
     kernels = models.params["classifier"]["kernel"]
     assert kernels.shape[0] == 3 and len({np.asarray(kernel).tobytes() for kernel in kernels}) == 3
 

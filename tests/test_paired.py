@@ -41,7 +41,7 @@ def real(images_of_class: np.ndarray) -> RealData:
 def test_anchors_and_their_mosaics_golden() -> None:
     data, models = real(np.moveaxis(FIGURES["cim_src_u8"], 1, -1) / 255), stack([observer(), observer()])
     selector = Anchors(batch=12)
-    memory = jax.jit(selector.begin, static_argnums=0)(NET, models, data)
+    memory = jax.jit(selector.init, static_argnums=0)(NET, models, data)
     np.testing.assert_array_equal(memory[CLASS], FIGURES["cim_order"])
     assert memory.shape == (4, 12) and all(len(set(row.tolist())) == 12 for row in np.asarray(memory))
     assert int(memory[3].max()) < 12, "a class that is smaller than others shows its own images"

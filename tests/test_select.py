@@ -156,7 +156,7 @@ def test_more_medoids_than_images_are_refused():
 
 def test_random_batches_are_of_the_class_and_distinct_while_they_last(data):
     selector = RandomBatch(12, cycle=False)
-    rows, memory = select(selector, MODEL, data, 0, selector.init(data), KEY)
+    rows, memory = select(selector, MODEL, data, 0, selector.init(NET, None, data), KEY)
     rows = np.asarray(rows)
     assert rows.dtype == np.int32 and memory == ()
     for c, count in enumerate(COUNTS):
@@ -169,7 +169,7 @@ def test_random_batches_are_of_the_class_and_distinct_while_they_last(data):
 def test_a_class_is_gone_through_before_an_image_comes_again(data):
     """IDC's loader: a permutation per class, and a new one where the rest is smaller than a batch."""
     selector, batch = RandomBatch(3), 3
-    memory, shown = selector.init(data), []
+    memory, shown = selector.init(NET, None, data), []
     for step in range(8):
         rows, memory = select(selector, MODEL, data, step, memory, jax.random.key(step))
         shown.append(np.asarray(rows))
@@ -182,11 +182,11 @@ def test_a_class_is_gone_through_before_an_image_comes_again(data):
 
 
 def test_a_class_smaller_than_a_batch_comes_round_again(data):
-    rows, _ = select(RandomBatch(32), MODEL, data, 0, RandomBatch(32).init(data), KEY)
+    rows, _ = select(RandomBatch(32), MODEL, data, 0, RandomBatch(32).init(NET, None, data), KEY)
     for c, count in enumerate(COUNTS):
         assert set(np.asarray(rows[c]).tolist()) == set(range(min(count, 32)))
 
 
 def test_no_real_images_leaves_nothing_to_show(data):
-    rows, _ = select(NoReal(), MODEL, data, 0, NoReal().init(data), KEY)
+    rows, _ = select(NoReal(), MODEL, data, 0, NoReal().init(NET, None, data), KEY)
     assert rows.shape == (3, 0)

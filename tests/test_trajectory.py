@@ -151,7 +151,7 @@ def test_experts_learn_at_a_constant_rate(trajectories: Model) -> None:
 
 def test_draws_start_and_target_of_one_expert(trajectories: Model) -> None:
     net = SMALL.build(toy.SHAPE, 2)
-    models = EXPERTS.sample(net, trajectories, LIVE, jax.random.key(1))
+    models = EXPERTS.sample(net, trajectories, LIVE, 0, jax.random.key(1))
     drawn = set()
     for k in range(LIVE):
         start, target = tree.take(models.params, k), tree.take(models.target, k)

@@ -147,6 +147,7 @@ def test_killed_anywhere(owner, name, call, after, finished: Path, tmp_path: Pat
     ("argv", "said"),
     [
         ("random digits", "takes no steps"),
+        ("dm digits --pool somewhere", "takes no pool"),
         ("acc_dd digits --tune optimiser.lrr", "did you mean optimiser.lr"),
         ("idc digits --tune perturb.max", "add --perturb directions"),
         ("acc_dd digits --tune optimiser.lr optimiser.lr", "several different ones"),

@@ -48,19 +48,15 @@ class LearnedLabels(Labels):
                 "give a rate above 0 and a momentum from 0 to below 1"
             )
 
-    def init(self, classes: int, decoded: int) -> Array:
-        own = jax.nn.one_hot(jnp.arange(classes), classes, dtype=jnp.float32)
-        return jnp.broadcast_to(self.confidence * own[:, None, :], (classes, decoded, classes))
-
-    def begin(self, net: Net, teachers: Model | None, shown: TrainSet) -> Array:
+    def init(self, net: Net, teachers: Model | None, shown: TrainSet) -> Array:
         """float32 [C, D, C]."""
+        classes = shown.targets.shape[1]
         if not self.begins_with_teachers or teachers is None:
-            return super().begin(net, teachers, shown)
+            return self.confidence * shown.targets.reshape(classes, -1, classes)
 
         def of_teacher(model: Model) -> Array:
             return net.apply(model, shown.images, train=False)[0].logits
 
-        classes = shown.targets.shape[1]
         logits = teachers_logits(jax.lax.map(of_teacher, teachers), jnp.argmax(shown.targets, axis=-1))
         return logits.reshape(classes, -1, classes)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill_jax.contracts import Parameterisation
-from distill_jax.types import Array, RealData, RequestError, Shape, Synthetic, TrainSet, choice
+from distill_jax.types import Array, RealData, RequestError, Shape, Synthetic, TrainSet, at_least, choice
 
 
 @choice
@@ -37,9 +37,7 @@ class MultiFormation(Parameterisation):
         _check_space(self.space)
         if self.decode_type not in ("single", "multi", "bound"):
             raise RequestError(f"decode_type is {self.decode_type!r}: it must be 'single', 'multi' or 'bound'")
-        for name in ("factor", "bound"):
-            if getattr(self, name) < 1:
-                raise RequestError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        at_least(1, self, "factor", "bound")
 
     def check(self, shape: Shape) -> None:
         """Raises RequestError where images of ``shape`` (H, W, c) leave cells under 4 pixels."""

@@ -23,9 +23,10 @@ from distill_jax import sweep
 from distill_jax.checkpoint import Checkpoints
 from distill_jax.cli import arguments, display
 from distill_jax.cli.display import Bar
-from distill_jax.cli.process import Interrupts, enter, resumable
+from distill_jax.cli.process import Interrupts, enter
+from distill_jax.cli.resume import Resumable, resumable
 from distill_jax.cli.score import Scorer, summary
-from distill_jax.cli.setup import Setup, pool_for, pool_path, read_pool, set_up
+from distill_jax.cli.setup import Setup, given_pool, pool_for, set_up
 from distill_jax.cli.workdir import (
     CHECKPOINTS,
     POINTS,
@@ -33,21 +34,19 @@ from distill_jax.cli.workdir import (
     SWEPT_PLOT,
     Workdir,
     held,
-    new_folder,
-    refuse_used,
     replaced,
 )
 from distill_jax.distill import Problem, State
 from distill_jax.run import Block, Keys
 from distill_jax.spec import Spec, check, traced
-from distill_jax.types import PyTree, RequestError
+from distill_jax.types import PyTree, RequestError, at_least
 
 SAVE_BLOCKS = 30
 """blocks (of about two seconds) between two checkpoints of a sweep"""
 
 
 @dataclass(frozen=True)
-class Ablate(arguments.Common):
+class Ablate(Resumable, arguments.Common):
     """Sweep one or two settings: give an option two numbers or more, as in --perturb.max 0 0.03 0.09 0.27.
 
     Numbers of a choice, your own included, are swept as one compiled program that shares one pool of models. Settings
@@ -58,14 +57,7 @@ class Ablate(arguments.Common):
     """runs per point, with the seeds SEED, SEED + 1, ..."""
     repeats: int = 3
     """networks trained from scratch on the images of each run; a run's accuracy is their mean"""
-    workdir: arguments.Folder = None
-    """where everything goes; default: a new folder under runs/"""
-    resume: FlagCreatePairsOff[bool] = False
-    """go on with the ablation in WORKDIR"""
-    overwrite: FlagCreatePairsOff[bool] = False
-    """replace the ablation in WORKDIR"""
-    pool: arguments.Folder = None
-    """models that experiments.pretrain trained; default: they are pretrained"""
+    pool: arguments.Pool = None
     held_out: FlagCreatePairsOff[bool] = False
     """score on a tenth of the training data, withheld from all else, and not on the test set: to choose a value by"""
 
@@ -99,14 +91,9 @@ def run(argv: list[str]) -> None:
         for spec in sweep.specs_of(setup.spec, numbers):
             check(spec, setup.data.shape, setup.data.counts.tolist())
     first = setups[0]
-    given = None
-    if options.pool:
-        if any(name.startswith("models.") for name in structural):
-            raise RequestError("--pool is one pool, and what is swept changes it: leave out --pool")
-        given = read_pool(first, pool_path(options.pool)) if first.spec.models.size else None
-    path = options.workdir or new_folder(f"ablate-{first.folder}")
-    if not options.resume and not options.overwrite:
-        refuse_used(path)
+    if options.pool is not None and any(name.startswith("models.") for name in structural):
+        raise RequestError("--pool is one pool, and what is swept changes it: leave out --pool")
+    given, path = given_pool(first, options.pool), options.folder(f"ablate-{first.folder}")
     with held(path) as workdir, Interrupts() as interrupts, resumable("ablate", argv, path):
         config = {**first.describe(), "swept": swept, "seeds": options.seeds, "repeats": options.repeats}
         config |= {"held_out": options.held_out}
@@ -240,10 +227,8 @@ def _check(options: Ablate, swept: Mapping[str, Sequence[float]]) -> None:
         raise RequestError(
             f"{len(swept)} settings are swept: give one or two of them several values, as in --perturb.max 0 0.09"
         )
-    for name in ("seeds", "repeats"):
-        if getattr(options, name) < 1:
-            raise RequestError(f"{name} is {getattr(options, name)}: it must be at least 1")
-    arguments.check_resume(options)
+    at_least(1, options, "seeds", "repeats")
+    options.check_folder()
 
 
 def _announced(numbers: Mapping[str, Any], structural: Mapping[str, Any], options: Ablate) -> list[str]:

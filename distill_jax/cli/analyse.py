@@ -14,14 +14,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
 
-from tyro.conf import FlagCreatePairsOff, arg
+from tyro.conf import arg
 
 from distill_jax import analysis, sweep
 from distill_jax.axes.selector import NoReal, RandomBatch, Representative
 from distill_jax.cli import arguments, display, evidence
 from distill_jax.cli.evidence_text import sentences
-from distill_jax.cli.process import Interrupts, enter, environment, resumable
-from distill_jax.cli.setup import Setup, pool_for, pool_path, read_pool, set_up
+from distill_jax.cli.process import Interrupts, enter, environment
+from distill_jax.cli.resume import Resumable, resumable
+from distill_jax.cli.setup import Setup, given_pool, pool_for, set_up
 from distill_jax.cli.workdir import (
     ANALYSIS,
     ANALYSIS_PLOT,
@@ -29,31 +30,22 @@ from distill_jax.cli.workdir import (
     MEMBERS,
     Workdir,
     held,
-    new_folder,
-    refuse_used,
     replaced,
 )
 from distill_jax.contracts import Selector
 from distill_jax.distill import Problem
 from distill_jax.spec import check, described, traced
-from distill_jax.types import RequestError
+from distill_jax.types import RequestError, at_least
 
 
 @dataclass(frozen=True)
-class Analyse(arguments.Common):
+class Analyse(Resumable, arguments.Common):
     """Measure on a data set what the papers argue with: how large the gradients of images near and far from the centre
     of their class are, how well random and representative batches stand for a class, and how differently random,
     early-stage, perturbed and late models move the synthetic images. Test images are not used.
     """
 
-    workdir: arguments.Folder = None
-    """where everything goes; default: a new folder under runs/"""
-    resume: FlagCreatePairsOff[bool] = False
-    """go on with the analysis in WORKDIR"""
-    overwrite: FlagCreatePairsOff[bool] = False
-    """replace the analysis in WORKDIR"""
-    pool: arguments.Folder = None
-    """models that experiments.pretrain trained; default: they are pretrained"""
+    pool: arguments.Pool = None
     walk: Annotated[int, arg(name="steps")] = 50
     """inner steps over which one network is followed"""
     samples: int = 0
@@ -82,12 +74,7 @@ def run(argv: list[str]) -> None:
         raise RequestError(f"{options.method} takes no steps, so there is nothing to analyse: choose another METHOD")
     selectors = _selectors(setup, options)
     swept = [_at_epochs(request, epochs) for epochs in options.pretraining_epochs]
-    if options.pool is not None and setup.spec.models.size == 0:
-        raise RequestError(f"{setup.method} takes no pool: leave out --pool, or choose --models early-stage")
-    given = None if options.pool is None else read_pool(setup, pool_path(options.pool))
-    path = options.workdir or new_folder(f"analyse-{setup.folder}")
-    if not options.resume and not options.overwrite:
-        refuse_used(path)
+    given, path = given_pool(setup, options.pool), options.folder(f"analyse-{setup.folder}")
     with held(path) as workdir, Interrupts() as interrupts, resumable("analyse", argv, path):
         workdir.begin(_config(setup, options), options.resume, options.overwrite)
         print(display.configuration(setup.title, setup.experiment), flush=True)
@@ -106,13 +93,12 @@ def run(argv: list[str]) -> None:
 
 def _check(options: Analyse) -> None:
     """Refuse options that make no sense."""
-    arguments.check_resume(options)
+    options.check_folder()
     if options.walk < 1:
         raise RequestError(f"steps is {options.walk}: it must be at least 1")
-    least = {"samples": 0, "images": 2, "networks": 2, "late_epochs": 0, "seeds": 1, "repeats": 1}
-    for name, value in least.items():
-        if getattr(options, name) < value:
-            raise RequestError(f"{name} is {getattr(options, name)}: it must be at least {value}")
+    at_least(0, options, "samples", "late_epochs")
+    at_least(1, options, "seeds", "repeats")
+    at_least(2, options, "images", "networks")
     sweep.combinations({"pretraining_epochs": options.pretraining_epochs})  # refuses what is given twice
 
 

@@ -29,7 +29,6 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from distill_jax.cli import backend, config, parser
 from distill_jax.cli.reading import assumed, read, refuse_side
-from distill_jax.cli.workdir import refuse_empty
 from distill_jax.data import LISTS, Dataset
 from distill_jax.methods import PRESETS
 from distill_jax.recipes import RECIPE_OF, RECIPES, Experiment, resolve
@@ -46,8 +45,19 @@ Subset: TypeAlias = Annotated[
 ]
 """the option --subset of every runner that reads a data set"""
 
-Folder: TypeAlias = Annotated[Path | None, arg(metavar="FOLDER")]
-"""--workdir, --pool"""
+Devices: TypeAlias = Annotated[
+    int, arg(help="on a CPU, how many devices it counts as, which share the work; 0: one for each physical core")
+]
+"""the option --devices of every runner"""
+
+Pool: TypeAlias = Annotated[
+    Path | None,
+    arg(
+        metavar="FOLDER",
+        help="models that experiments.pretrain trained; default: those in WORKDIR, else they are pretrained",
+    ),
+]
+"""the option --pool"""
 
 
 @dataclass(frozen=True)
@@ -77,8 +87,7 @@ class Common:
     """settings, as experiments.tune writes them: JSON, {"optimiser.lr": 0.01}; other options of the line go before"""
     seed: int = 0
     """everything random follows from it"""
-    devices: int = 0
-    """on a CPU, how many devices it counts as, which share the work; 0: one for each physical core"""
+    devices: Devices = 0
     deterministic: FlagCreatePairsOff[bool] = False
     """ask a GPU for the same bits in every run"""
 
@@ -160,15 +169,6 @@ def chosen_classes(subset: tuple[str, ...] | None) -> tuple[str, ...]:
     if subset == ():
         raise RequestError("--subset names no class: give at least two, or leave it out for all")
     return subset or ()
-
-
-def check_resume(options: Any) -> None:
-    """Refuse --workdir, --resume and --overwrite that do not go together."""
-    refuse_empty(options.workdir)
-    if options.resume and options.overwrite:
-        raise RequestError("--resume goes on with a run and --overwrite deletes it: give one of them")
-    if options.resume and options.workdir is None:
-        raise RequestError("--resume needs the --workdir of the run to go on with")
 
 
 def choose(axis: str, name: str, preset: Any = None) -> Any:

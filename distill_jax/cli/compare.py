@@ -10,7 +10,6 @@ points, ``compare.png`` (accuracy against seconds).
 from __future__ import annotations
 
 import csv
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +17,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from distill_jax.cli import arguments, display
+from distill_jax.cli import display
 from distill_jax.cli.comparison import Point, curve
 from distill_jax.cli.entrants import Compare, entrant
 from distill_jax.cli.parser import parsed
-from distill_jax.cli.process import Interrupts, environment, resumable
+from distill_jax.cli.process import Interrupts, environment
+from distill_jax.cli.resume import command_line, resumable
 from distill_jax.cli.score import summary
 from distill_jax.cli.setup import Setup
 from distill_jax.cli.workdir import (
@@ -32,11 +32,9 @@ from distill_jax.cli.workdir import (
     COMPARED_TABLE,
     Workdir,
     held,
-    new_folder,
-    refuse_used,
     replaced,
 )
-from distill_jax.types import RequestError
+from distill_jax.types import at_least
 
 
 class Curves(dict[tuple[str, int], list[list[Point]]]):
@@ -71,17 +69,12 @@ def requested(argv: list[str]) -> Comparison:
     cut = argv.index("--") if "--" in argv else len(argv)
     mine, shared = argv[:cut], argv[cut + 1 :]
     options = parsed(Compare, mine, "reproduce")
-    for name in ("seeds", "repeats"):
-        if getattr(options, name) < 1:
-            raise RequestError(f"{name} is {getattr(options, name)}: it must be at least 1")
+    at_least(1, options, "seeds", "repeats")
     _ = options.budget  # refused here where it makes no sense
     setups = {(name, ipc): entrant(line, ipc, options, shared) for name, ipc, line in options.lines}
-    arguments.check_resume(options)
-    path = options.workdir or new_folder(f"compare-{next(iter(setups.values())).folder}")
-    if not options.overwrite and not options.resume:
-        refuse_used(path)
-    words = [word for word in argv if word not in ("--resume", "--overwrite")]
-    return Comparison(options, setups, path, shlex.join(["python", "-m", "experiments.reproduce", *words]))
+    options.check_folder()
+    path = options.folder(f"compare-{next(iter(setups.values())).folder}")
+    return Comparison(options, setups, path, command_line("reproduce", argv))
 
 
 def work(comparison: Comparison, interrupts: Interrupts) -> Curves:

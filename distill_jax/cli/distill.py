@@ -22,9 +22,10 @@ from distill_jax.cli import arguments, display, report
 from distill_jax.cli.image_grid import draw
 from distill_jax.cli.launch import OnHosts
 from distill_jax.cli.optimise import Session, optimise, rounded
-from distill_jax.cli.process import Clock, Interrupts, enter, environment, peak_bytes, resumable
+from distill_jax.cli.process import Clock, Interrupts, enter, environment, peak_bytes
+from distill_jax.cli.resume import Resumable, resumable
 from distill_jax.cli.score import BASELINES, Scorer
-from distill_jax.cli.setup import Setup, pool_for, pool_path, read_pool, refuse_different, set_up
+from distill_jax.cli.setup import Setup, given_pool, pool_for, refuse_different, set_up
 from distill_jax.cli.tensorboard import require_tensorboard
 from distill_jax.cli.workdir import (
     CHECKPOINTS,
@@ -36,34 +37,25 @@ from distill_jax.cli.workdir import (
     Workdir,
     check_same,
     held,
-    new_folder,
     read_json,
-    refuse_used,
     replaced,
 )
 from distill_jax.data import Dataset
 from distill_jax.distilled import DistilledSet
 from distill_jax.evaluation import at_learned_rate, repeated
 from distill_jax.spec import Spec
-from distill_jax.types import PyTree, RequestError, named
+from distill_jax.types import PyTree, RequestError, at_least, named
 
 
 @dataclass(frozen=True)
-class Distill(OnHosts, arguments.Common):
+class Distill(OnHosts, Resumable, arguments.Common):
     """Learn a tiny synthetic training set from a data set, score it, and compare it with real images.
 
     METHOD and DATASET set the default of every option below. An axis is chosen by name, --models early-stage, or by
     import path, --objective my_module:MyObjective; its fields follow as --models.size 3.
     """
 
-    workdir: arguments.Folder = None
-    """where everything goes; default: a new folder under runs/"""
-    resume: FlagCreatePairsOff[bool] = False
-    """go on with the run in WORKDIR"""
-    overwrite: FlagCreatePairsOff[bool] = False
-    """delete the run in WORKDIR and begin again"""
-    pool: arguments.Folder = None
-    """models that experiments.pretrain trained; default: those in WORKDIR, else they are pretrained"""
+    pool: arguments.Pool = None
     save_every: int = 0
     """outer steps between checkpoints; 0: about a minute"""
     eval_every: int = 0
@@ -124,16 +116,9 @@ def requested(argv: list[str]) -> Job:
         raise RequestError(f"{setup.method} has no pool to label random images: leave random_soft out of --baselines")
     if options.uint8 and (setup.spec.parameterisation.space != "pixel" or setup.data.whitening is not None):
         raise RequestError(f"images of {setup.method} on {setup.dataset} are no pixels in [0, 1]: leave out --uint8")
-    given = None
-    if options.pool is not None:
-        if setup.spec.models.size == 0:
-            raise RequestError(f"{setup.method} takes no pool: leave out --pool, or choose --models early-stage")
-        given = read_pool(setup, pool_path(options.pool))
+    given = given_pool(setup, options.pool)
     refuse_different(setup)
-    path = path or hosts.told(lambda: new_folder(setup.folder))
-    if not options.resume and not options.overwrite:
-        hosts.told(partial(refuse_used, path))
-    return Job(options, setup, given, path)
+    return Job(options, setup, given, options.folder(setup.folder))
 
 
 def work(job: Job, interrupts: Interrupts) -> Mapping[str, Any]:
@@ -152,14 +137,11 @@ def work(job: Job, interrupts: Interrupts) -> Mapping[str, Any]:
 
 def _check(options: Distill) -> None:
     """Refuse options that make no sense."""
-    arguments.check_resume(options)
+    options.check_folder()
     if options.tensorboard:
         require_tensorboard()
-    if options.repeats < 1:
-        raise RequestError(f"repeats is {options.repeats}: it must be at least 1")
-    for name in ("save_every", "eval_every"):
-        if getattr(options, name) < 0:
-            raise RequestError(f"{name} is {getattr(options, name)}: it must be 0 or more")
+    at_least(1, options, "repeats")
+    at_least(0, options, "save_every", "eval_every")
     for name in options.baselines or ():
         named("baseline", name, BASELINES)
 

@@ -12,6 +12,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from distill_jax.cli import arguments
 from distill_jax.cli.comparison import Budget
 from distill_jax.cli.launch import option
+from distill_jax.cli.resume import Resumable
 from distill_jax.cli.setup import Setup, set_up
 from distill_jax.evaluation import PROTOCOLS
 from distill_jax.methods import PRESETS
@@ -21,7 +22,7 @@ FAMILY = ("idc", "acc_dd", "dream", "dream_acc_dd", "dsa", "dsa --models early-s
 
 
 @dataclass(frozen=True)
-class Compare:
+class Compare(Resumable):
     """Run methods on a data set under one budget and set their accuracies side by side.
 
     Options of experiments.distill that all methods take follow after a lone --, as in -- --net.width 32.
@@ -52,14 +53,7 @@ class Compare:
     """how the sets of all methods are scored, whatever their papers do"""
     held_out: FlagCreatePairsOff[bool] = False
     """score on a tenth of the training data, withheld from all else, and not on the test set: to choose by"""
-    devices: int = 0
-    """on a CPU, how many devices it counts as, which share the work; 0: one for each physical core"""
-    workdir: arguments.Folder = None
-    """where everything goes; default: a new folder under runs/"""
-    resume: FlagCreatePairsOff[bool] = False
-    """go on with the comparison in WORKDIR: runs that are finished are kept"""
-    overwrite: FlagCreatePairsOff[bool] = False
-    """replace what is in WORKDIR"""
+    devices: arguments.Devices = 0
 
     @property
     def budget(self) -> Budget:

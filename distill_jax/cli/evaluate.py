@@ -36,7 +36,7 @@ from distill_jax.nets import ARCHITECTURES
 from distill_jax.recipes import RECIPE_OF, Experiment, resolve
 from distill_jax.run import Keys
 from distill_jax.spec import described, rebuilt, validate
-from distill_jax.types import RequestError, named
+from distill_jax.types import RequestError, at_least, named
 
 TEST_DATA = (
     "Each network was tested once, after its last epoch. Nothing was selected on the test data: no learning rate, "
@@ -74,8 +74,7 @@ class Evaluate:
     set was distilled with"""
     out: Annotated[Path | None, arg(metavar="FILE")] = None
     """default: evaluation.json beside the set"""
-    devices: int = 0
-    """on a CPU, how many devices it counts as, which share the work; 0: one for each physical core"""
+    devices: arguments.Devices = 0
     seed: int = 0
     resume: FlagCreatePairsOff[bool] = False
     """keep the networks that an interrupted evaluation of the same kind has finished"""
@@ -234,8 +233,7 @@ def _check(options: Evaluate) -> None:
         raise RequestError(f"full_epochs is {options.full_epochs}: it must be at least 1")
     if options.full_epochs is not None and options.protocol != DD_RANKING.name:
         raise RequestError(f"only --protocol {DD_RANKING.name} trains on all data: leave out --full-epochs")
-    if options.repeats < 1:
-        raise RequestError(f"repeats is {options.repeats}: it must be at least 1")
+    at_least(1, options, "repeats")
     if options.nets is not None and len(set(options.nets)) < len(options.nets):
         raise RequestError(f"--nets {' '.join(options.nets)} names a network twice: name each once")
 

@@ -131,7 +131,7 @@ def _kinds(job: Job) -> dict[str, Model]:
     random_key, drawn_key, perturb_key = jax.random.split(jax.random.fold_in(job.setup.keys.score, 1), 3)
     drawn = analysis.distinct_models(problem, count, drawn_key)
     source = arguments.choice_name("models", spec.models)
-    kinds = {"random": RandomInit().sample(problem.net, None, count, random_key)}
+    kinds = {"random": RandomInit().sample(problem.net, None, count, 0, random_key)}
     if not isinstance(spec.models, RandomInit):
         kinds[source] = drawn
     if not isinstance(spec.perturb, NoPerturbation):

@@ -13,13 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import FlagCreatePairsOff, arg
+from tyro.conf import arg
 
 from distill_jax import hosts
 from distill_jax.checkpoint import save_pool
 from distill_jax.cli import arguments, display
 from distill_jax.cli.launch import OnHosts
-from distill_jax.cli.process import Clock, Interrupts, enter, resumable
+from distill_jax.cli.process import Clock, Interrupts, enter
+from distill_jax.cli.resume import Resumable, resumable
 from distill_jax.cli.setup import Setup, make_pool, read_pool, refuse_different, set_up
 from distill_jax.cli.workdir import CONFIG, MEMBERS, POOL, held, new_folder
 from distill_jax.formats import pool_from_torch
@@ -27,15 +28,9 @@ from distill_jax.types import Model, RequestError
 
 
 @dataclass(frozen=True)
-class Pretrain(OnHosts, arguments.Common):
+class Pretrain(OnHosts, Resumable, arguments.Common):
     """Pretrain the pool of models that a method starts from, into WORKDIR/pool."""
 
-    workdir: arguments.Folder = None
-    """default: a new folder under runs/"""
-    resume: FlagCreatePairsOff[bool] = False
-    """go on with the pool in WORKDIR: members that are finished are kept"""
-    overwrite: FlagCreatePairsOff[bool] = False
-    """replace the pool in WORKDIR"""
     eval_every: int = 0
     """above 0: for a run with --eval-every, which withholds a tenth of the training data"""
     resident_images: int = 0
@@ -48,7 +43,7 @@ class Pretrain(OnHosts, arguments.Common):
 def run(argv: list[str]) -> None:
     request = arguments.request(argv, Pretrain)
     options = request.options
-    arguments.check_resume(options)
+    options.check_folder()
     setup = set_up(request, options.eval_every, resident=options.resident_images)
     if setup.spec.models.size == 0:
         raise RequestError(f"{setup.method} has no pool to pretrain: choose another method, or --models early-stage")

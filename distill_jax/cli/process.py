@@ -6,15 +6,13 @@ import errno
 import os
 import platform
 import resource
-import shlex
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,25 +104,6 @@ def _outcome(run: Callable[[], object], less_memory: str) -> int:
     except SystemExit as error:  # how the parser ends after --help
         return error.code if isinstance(error.code, int) else 0
     return 0
-
-
-@contextmanager
-def resumable(runner: str, argv: Sequence[str], path: Path) -> Iterator[None]:
-    """Say, where the block is interrupted, with which command it goes on in ``path``."""
-    try:
-        yield
-    except Interrupted:
-        if not hosts.first():
-            raise
-        words = [word for word in argv if word not in ("--resume", "--overwrite")]
-        if not any(word.partition("=")[0] == "--workdir" for word in words):
-            end = words.index("--") if "--" in words else len(words)
-            words[end:end] = ["--workdir", str(path)]
-        end = words.index("--") if "--" in words else len(words)
-        words[end:end] = ["--resume"]
-        command = shlex.join(["python", "-m", f"experiments.{runner}", *words])
-        print(f"to go on: {command}", file=sys.stderr)
-        raise
 
 
 class Interrupts:

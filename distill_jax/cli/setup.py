@@ -187,6 +187,13 @@ def pool_path(path: Path) -> Path:
     return path / POOL if hosts.told((path / POOL).is_dir) else path
 
 
+def given_pool(setup: Setup, path: Path | None) -> PyTree:
+    """The pool that the option --pool gives, or None. Raises RequestError where the method takes none, or another."""
+    if path is not None and setup.spec.models.size == 0:
+        raise RequestError(f"{setup.method} takes no pool: leave out --pool, or choose --models early-stage")
+    return None if path is None else read_pool(setup, pool_path(path))
+
+
 def read_pool(setup: Setup, path: Path) -> PyTree:
     """The pool in ``path``. Raises RequestError, naming the field, where it was made for something else."""
     pool, about = load_pool(path)

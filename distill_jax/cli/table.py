@@ -18,8 +18,9 @@ from typing import Any
 from distill_jax.cli import arguments, compare, display, distill
 from distill_jax.cli.distill import Distill
 from distill_jax.cli.parser import parsed
-from distill_jax.cli.process import Broken, Interrupts, resumable
+from distill_jax.cli.process import Broken, Interrupts
 from distill_jax.cli.reading import read
+from distill_jax.cli.resume import command_line, resumable
 from distill_jax.cli.setup import versions
 from distill_jax.cli.table_page import Gain, Outcome, comma_separated, page
 from distill_jax.cli.table_plan import Plan, Reproduce, planned
@@ -31,8 +32,6 @@ from distill_jax.cli.workdir import (
     REPRODUCED_RUNS,
     Workdir,
     held,
-    new_folder,
-    refuse_used,
     replaced,
 )
 from distill_jax.published.tables import Acceleration
@@ -60,19 +59,16 @@ class Session:
 def run(argv: list[str]) -> None:
     cut = argv.index("--") if "--" in argv else len(argv)
     options = parsed(Reproduce, argv[:cut], "reproduce")
-    arguments.check_resume(options)
+    options.check_folder()
     plan = planned(options, argv[cut + 1 :])
     outcomes, gains = plan.outcomes(), plan.gains()
     for gain in gains.values():
         for method in (gain.of.slow, gain.of.fast):
             arguments.parse([*shlex.split(method), *plan.words(gain.of)], Distill)
-    path = options.workdir or new_folder(f"table-{plan.table.name}")
-    if not options.overwrite and not options.resume:
-        refuse_used(path)
-    words = [word for word in argv if word not in ("--resume", "--overwrite")]
-    command = shlex.join(["python", "-m", "experiments.reproduce", *words])
+    path = options.folder(f"table-{plan.table.name}")
     with held(path) as workdir, Interrupts() as interrupts, resumable("reproduce", argv, path):
-        session = Session(plan, workdir, command, interrupts, outcomes, gains, _begin(workdir, plan))
+        said, kept = command_line("reproduce", argv), _begin(workdir, plan)
+        session = Session(plan, workdir, said, interrupts, outcomes, gains, kept)
         _write(session)
         broken = _work(session)
     print((path / REPRODUCED_PAGE).read_text())

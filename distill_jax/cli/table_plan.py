@@ -8,19 +8,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import Positional, arg
 
 from distill_jax.cli import arguments
 from distill_jax.cli.distill import Distill
+from distill_jax.cli.resume import Resumable
 from distill_jax.cli.table_page import Gain, Outcome
 from distill_jax.published.tables import TABLES, Acceleration, Cell, Table, table
 from distill_jax.recipes import RECIPE_OF
 from distill_jax.spec import validate
-from distill_jax.types import RequestError, named
+from distill_jax.types import RequestError, at_least, named
 
 
 @dataclass(frozen=True)
-class Reproduce:
+class Reproduce(Resumable):
     """Run the cells of a published table, and set what they reach beside the published figures.
 
     "compare" in place of TABLE compares methods on any data: see experiments.reproduce compare --help.
@@ -40,14 +41,7 @@ class Reproduce:
     """runs of each cell, with the seeds 0, 1, ..."""
     repeats: int = 5
     """R: networks trained from scratch on each set"""
-    devices: int = 0
-    """on a CPU, how many devices it counts as, which share the work; 0: one for each physical core"""
-    workdir: arguments.Folder = None
-    """where everything goes; default: a new folder under runs/"""
-    resume: FlagCreatePairsOff[bool] = False
-    """go on with the table in WORKDIR: what is finished is kept, a run that was killed goes on from its checkpoint"""
-    overwrite: FlagCreatePairsOff[bool] = False
-    """replace what is in WORKDIR"""
+    devices: arguments.Devices = 0
 
 
 @dataclass(frozen=True)
@@ -97,9 +91,7 @@ def planned(options: Reproduce, shared: list[str]) -> Plan:
     """Raises RequestError for a table, a data set or a cell that does not exist, and for numbers that make no sense."""
     if not 0 < options.budget < math.inf:
         raise RequestError(f"budget is {options.budget:g}: give a number above 0")
-    for name in ("seeds", "repeats"):
-        if getattr(options, name) < 1:
-            raise RequestError(f"{name} is {getattr(options, name)}: it must be at least 1")
+    at_least(1, options, "seeds", "repeats")
     known = table(options.table)
     names = {cell.dataset: cell.dataset for cell in known.cells}
     pairs = [pair.partition("=") for pair in options.data]

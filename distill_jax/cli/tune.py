@@ -19,29 +19,30 @@ from typing import Annotated, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tyro.conf import FlagCreatePairsOff, arg
+from tyro.conf import arg
 
 from distill_jax import sweep
 from distill_jax.checkpoint import Checkpoints
 from distill_jax.cli import arguments, display, tuned
 from distill_jax.cli.display import Bar
-from distill_jax.cli.process import Interrupts, enter, resumable
+from distill_jax.cli.process import Interrupts, enter
+from distill_jax.cli.resume import Resumable, resumable
 from distill_jax.cli.score import Scorer
-from distill_jax.cli.setup import Setup, pool_for, pool_path, read_pool, set_up
-from distill_jax.cli.workdir import CHECKPOINTS, POINTS, SCHEDULE, Workdir, held, new_folder, refuse_used
+from distill_jax.cli.setup import Setup, given_pool, pool_for, set_up
+from distill_jax.cli.workdir import CHECKPOINTS, POINTS, SCHEDULE, Workdir, held
 from distill_jax.distill import Problem, State
 from distill_jax.evaluation import test_accuracies, train_networks
 from distill_jax.halving import Rung, Schedule, Speed, at, candidates, scheduled, survivors
 from distill_jax.run import Block
 from distill_jax.spec import traced
-from distill_jax.types import RequestError
+from distill_jax.types import RequestError, at_least
 
 SAVE_SECONDS = 60.0
 """between two checkpoints of a rung"""
 
 
 @dataclass(frozen=True)
-class Tune(arguments.Common):
+class Tune(Resumable, arguments.Common):
     """Choose numbers of a method for a data set, by successive halving on a tenth of the training images.
 
     Candidates are multiples of the number that METHOD, the recipe and the command line give. All take the same steps
@@ -59,13 +60,7 @@ class Tune(arguments.Common):
     """the values of a number go from that of the recipe divided by this to that times this"""
     repeats: int = 3
     """R: networks trained from scratch on the set of each candidate at first; more as candidates become fewer"""
-    workdir: arguments.Folder = None
-    """where everything goes; default: a new folder under runs/"""
-    resume: FlagCreatePairsOff[bool] = False
-    """go on with the race in WORKDIR"""
-    overwrite: FlagCreatePairsOff[bool] = False
-    """replace the race in WORKDIR"""
-    pool: arguments.Folder = None
+    pool: arguments.Pool = None
     """models that experiments.pretrain --eval-every 1 trained; default: they are pretrained"""
 
 
@@ -95,10 +90,7 @@ def run(argv: list[str]) -> None:
     count = options.candidates or {1: 7, 2: 5}.get(len(options.tune), 3)
     points = candidates(setup.spec, options.tune, count, options.reach)
     settings = tuned.settings(argv, Tune, request)
-    given = read_pool(setup, pool_path(options.pool)) if options.pool and setup.spec.models.size else None
-    path = options.workdir or new_folder(f"tune-{setup.folder}")
-    if not options.resume and not options.overwrite:
-        refuse_used(path)
+    given, path = given_pool(setup, options.pool), options.folder(f"tune-{setup.folder}")
     with held(path) as workdir, Interrupts() as interrupts, resumable("tune", argv, path):
         asked = {"points": points, "seconds": options.seconds, "repeats": options.repeats}
         workdir.begin({**setup.describe(), "tune": asked}, options.resume, options.overwrite)
@@ -125,15 +117,14 @@ def run(argv: list[str]) -> None:
 
 def _check(options: Tune) -> None:
     """Refuse what makes no sense, before anything is written."""
-    arguments.check_resume(options)
+    options.check_folder()
     if not options.tune or len(set(options.tune)) < len(options.tune):
         raise RequestError("--tune takes one number or several different ones, as in --tune optimiser.lr perturb.max")
     if not 0 < options.seconds < float("inf"):
         raise RequestError(f"seconds is {options.seconds:g}: give a number above 0")
     if not 1 < options.reach < float("inf"):
         raise RequestError(f"reach is {options.reach:g}: it must be above 1")
-    if options.repeats < 1:
-        raise RequestError(f"repeats is {options.repeats}: it must be at least 1")
+    at_least(1, options, "repeats")
     if options.candidates and (options.candidates < 3 or options.candidates % 2 == 0):
         raise RequestError(f"candidates is {options.candidates}: give an odd number from 3, the middle is the recipe's")
 

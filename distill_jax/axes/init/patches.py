@@ -13,7 +13,7 @@ from distill_jax.axes.init.first_images import tile
 from distill_jax.axes.selector.anchors import surest_images
 from distill_jax.axes.selector.random import draw_distinct
 from distill_jax.contracts import Initialisation
-from distill_jax.types import Array, Model, Net, RealData, RequestError, as_pixels, choice
+from distill_jax.types import Array, Model, Net, RealData, RequestError, as_pixels, at_least, choice
 
 AT_ONCE = 32
 """images whose patches go through the network together"""
@@ -37,9 +37,7 @@ class RealPatches(Initialisation):
     """least share of the image's area in a patch; the largest is all of it"""
 
     def validate(self) -> None:
-        for name in ("candidates", "crops"):
-            if getattr(self, name) < 1:
-                raise RequestError(f"init.{name} is {getattr(self, name)}: it must be at least 1")
+        at_least(1, self, "candidates", "crops")
         if not 0 < self.smallest <= 1:
             raise RequestError(f"init.smallest is {self.smallest:g}: a patch's share is above 0 and at most 1")
 

@@ -12,7 +12,20 @@ from distill_jax.augment import Siamese
 from distill_jax.contracts import Augmentation, ModelSource
 from distill_jax.platform import on_cpu
 from distill_jax.train import NetworkSGD, Pipeline, epochs_order, fresh, images_order, rate_drops, real_set, train
-from distill_jax.types import Array, Feed, Members, Model, Net, PyTree, RealData, RequestError, Tick, choice, static
+from distill_jax.types import (
+    Array,
+    Feed,
+    Members,
+    Model,
+    Net,
+    PyTree,
+    RealData,
+    RequestError,
+    Tick,
+    at_least,
+    choice,
+    static,
+)
 
 AT_ONCE = 8
 """networks that an accelerator trains side by side at most: a hundred experts' activations do not fit"""
@@ -22,7 +35,7 @@ AT_ONCE = 8
 class RandomInit(ModelSource):
     """Freshly initialised networks at every outer iteration: DC, DSA, DM, CAFE, IDC, DREAM."""
 
-    def sample(self, net: Net, pool: None, live: int, key: Array) -> Model:
+    def sample(self, net: Net, pool: None, live: int, outer: Array | int, key: Array) -> Model:
         """Model[K]."""
         return jax.vmap(net.init)(jax.random.split(key, live))
 
@@ -52,9 +65,7 @@ class EarlyStagePool(ModelSource):
     def validate(self) -> None:
         if self.size < 1:
             raise RequestError(f"models.size is {self.size}: an early-stage pool needs at least one network")
-        for name, value in (("epochs", self.epochs), ("ahead", self.ahead)):
-            if value < 0:
-                raise RequestError(f"models.{name} is {value}: it must be 0 or more")
+        at_least(0, self, "epochs", "ahead")
         if self.schedule not in ("thirds", "constant"):
             raise RequestError(f"models.schedule is {self.schedule!r}: it must be 'thirds' or 'constant'")
         Pipeline(self.batch, self.cutmix).validate()
@@ -68,7 +79,7 @@ class EarlyStagePool(ModelSource):
         start, end = (jax.tree.map(lambda a, t=t: a[:, t], pool) for t in (0, -1))
         return start._replace(target=end.params) if self.ahead else start
 
-    def sample(self, net: Net, pool: Model, live: int, key: Array) -> Model:
+    def sample(self, net: Net, pool: Model, live: int, outer: Array | int, key: Array) -> Model:
         """Model[K]: members of the pool drawn with replacement."""
         members = jax.tree.leaves(pool)[0].shape[0]
         return tree.take(pool, jax.random.randint(key, (live,), 0, members))
@@ -100,9 +111,7 @@ class InterpolatedPool(ModelSource):
         return self.trained
 
     def validate(self) -> None:
-        for name in ("size", "epochs"):
-            if getattr(self, name) < 1:
-                raise RequestError(f"models.{name} is {getattr(self, name)}: it must be at least 1")
+        at_least(1, self, "size", "epochs")
         Pipeline(self.batch, self.cutmix).validate()
 
     def pretrain(self, net: Net, data: Feed, key: Array, tick: Tick, members: Members | None = None) -> Model:
@@ -110,7 +119,7 @@ class InterpolatedPool(ModelSource):
         pipeline, ends = Pipeline(self.batch, self.cutmix, self.augment), (0, self.epochs)
         return train_pool(net, data, self.size, self.epochs, pipeline, self.optimiser, key, tick, members, True, ends)
 
-    def sample(self, net: Net, pool: Model, live: int, key: Array) -> Model:
+    def sample(self, net: Net, pool: Model, live: int, outer: Array | int, key: Array) -> Model:
         """Model[K]: a member and a place on its line each; running statistics are those after training."""
         member_key, place_key = jax.random.split(key)
         drawn = tree.take(pool, jax.random.randint(member_key, (live,), 0, jax.tree.leaves(pool)[0].shape[0]))

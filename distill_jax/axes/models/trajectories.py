@@ -9,7 +9,7 @@ from distill_jax.augment import Siamese
 from distill_jax.axes.models.pools import train_pool
 from distill_jax.contracts import Augmentation, ModelSource
 from distill_jax.train import PLAIN_SGD, NetworkSGD, Pipeline
-from distill_jax.types import Array, Feed, Members, Model, Net, RequestError, Tick, choice
+from distill_jax.types import Array, Feed, Members, Model, Net, RequestError, Tick, at_least, choice
 
 
 @choice
@@ -51,9 +51,8 @@ class ExpertTrajectories(ModelSource):
         return (*drawn, *range(max(self.epochs, drawn[-1]), drawn[-1], -1)[:1])
 
     def validate(self) -> None:
-        for name, value in (("size", self.size), ("start", self.start), ("ahead", self.ahead)):
-            if value < 1:
-                raise RequestError(f"models.{name} is {value}: it must be at least 1")
+        at_least(1, self, "size", "start", "ahead", "grows_over")
+        at_least(0, self, "epochs")
         if not 0 <= self.first < self.start:
             raise RequestError(f"models.first is {self.first}: it must be from 0 to below models.start, {self.start}")
         if self.grows_from and not self.first < self.grows_from <= self.start:
@@ -61,9 +60,6 @@ class ExpertTrajectories(ModelSource):
                 f"models.grows_from is {self.grows_from}: it must be above models.first, {self.first}, and at most "
                 f"models.start, {self.start}; or 0"
             )
-        for name, value, least in (("grows_over", self.grows_over, 1), ("epochs", self.epochs, 0)):
-            if value < least:
-                raise RequestError(f"models.{name} is {value}: it must be at least {least}")
         Pipeline(self.batch).validate()
 
     def pretrain(self, net: Net, data: Feed, key: Array, tick: Tick, members: Members | None = None) -> Model:
@@ -71,25 +67,18 @@ class ExpertTrajectories(ModelSource):
         pipeline, keep = Pipeline(self.batch, 0.0, self.augment), self.kept
         return train_pool(net, data, self.size, keep[-1], pipeline, self.optimiser, key, tick, members, False, keep)
 
-    def end(self, outer: Array) -> Array | int:
+    def end(self, outer: Array | int) -> Array | int:
         """int32 [] or its value: start epochs are below this in outer iteration ``outer``, counted from 0."""
         if not self.grows_from:
             return self.start
         outer = jnp.minimum(outer, self.grows_over)
         return self.grows_from + (self.start - self.grows_from) * outer // self.grows_over
 
-    def sample(self, net: Net, pool: Model, live: int, key: Array) -> Model:
-        """Model[K] with targets: experts and start epochs of the whole range, drawn with replacement."""
-        return self._drawn(pool, live, self.start, key)
-
-    def sample_at(self, net: Net, pool: Model, live: int, outer: Array, key: Array) -> Model:
-        """``sample`` from the range as it is in outer iteration ``outer``."""
-        return self._drawn(pool, live, self.end(outer), key)
-
-    def _drawn(self, pool: Model, live: int, end: Array | int, key: Array) -> Model:
+    def sample(self, net: Net, pool: Model, live: int, outer: Array | int, key: Array) -> Model:
+        """Model[K] with targets: experts and start epochs of the range as it is then, drawn with replacement."""
         expert_key, epoch_key = jax.random.split(key)
         experts = jax.random.randint(expert_key, (live,), 0, jax.tree.leaves(pool)[0].shape[0])
-        epochs = jax.random.randint(epoch_key, (live,), self.first, end) - self.first
+        epochs = jax.random.randint(epoch_key, (live,), self.first, self.end(outer)) - self.first
         target = jax.tree.map(lambda a: a[experts, epochs + self.ahead], pool.params)
         return jax.tree.map(lambda a: a[experts, epochs], pool)._replace(target=target)
 

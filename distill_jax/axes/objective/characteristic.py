@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from distill_jax.contracts import ClassObjective
-from distill_jax.types import Array, Model, Net, RequestError, choice
+from distill_jax.types import Array, Model, Net, RequestError, at_least, choice
 
 
 class Characteristic(NamedTuple):
@@ -61,8 +61,7 @@ class CharacteristicFunction(ClassObjective):
     """what the loss is multiplied by"""
 
     def validate(self) -> None:
-        if self.frequencies < 1:
-            raise RequestError(f"objective.frequencies is {self.frequencies}: it must be at least 1")
+        at_least(1, self, "frequencies")
         if self.amplitude < 0 or self.phase <= 0:
             raise RequestError(
                 f"objective.amplitude {self.amplitude:g} and objective.phase {self.phase:g} are no weights: "
@@ -98,8 +97,7 @@ class CalibratedCharacteristic(CharacteristicFunction):
 
     def validate(self) -> None:
         super().validate()
-        if self.calibration < 0:
-            raise RequestError(f"objective.calibration is {self.calibration:g}: it must be 0 or more")
+        at_least(0, self, "calibration")
 
     def class_loss(self, net: Net, model: Model, real: Array, syn: Array, c: Array, key: Array) -> Array:
         """Scalar >= 0."""

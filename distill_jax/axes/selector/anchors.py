@@ -61,7 +61,7 @@ class Anchors(Selector):
                 "use a smaller --ipc or --factor"
             )
 
-    def begin(self, net: Net, teachers: Model | None, data: RealData) -> Array:
+    def init(self, net: Net, teachers: Model | None, data: RealData) -> Array:
         """int32 [C, B]"""
         assert teachers is not None  # spec.check
         return surest_images(net, tree.take(teachers, 0), data, self.batch)

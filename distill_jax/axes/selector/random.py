@@ -44,7 +44,7 @@ class RandomBatch(Selector):
         if self.batch < 1:
             raise RequestError(f"selector.batch is {self.batch}: at least one real image per class is needed")
 
-    def init(self, data: RealData) -> PyTree:
+    def init(self, net: Net, teachers: Model | None, data: RealData) -> PyTree:
         # As if each class had just been shown whole.
         return Progress(jnp.zeros_like(data.index), data.counts) if self.cycle else ()
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from distill_jax.axes.selector.kmeans import STARTS
 from distill_jax.axes.selector.rules import choose, representatives
 from distill_jax.contracts import Selector
-from distill_jax.types import Array, Model, Net, RealData, RequestError, choice
+from distill_jax.types import Array, Model, Net, RealData, RequestError, at_least, choice
 
 
 @choice
@@ -32,13 +32,10 @@ class Representative(Selector):
     """classes clustered at once; 0: one on CPU, all elsewhere. Changes speed and memory, not the result"""
 
     def validate(self) -> None:
-        for name in ("batch", "every", "iterations"):
-            if getattr(self, name) < 1:
-                raise RequestError(f"selector.{name} is {getattr(self, name)}: it must be at least 1")
+        at_least(1, self, "batch", "every", "iterations")
+        at_least(0, self, "chunk", zero="automatic")
         if self.start not in STARTS:
             raise RequestError(f"selector.start is {self.start!r}: it must be one of {', '.join(STARTS)}")
-        if self.chunk < 0:
-            raise RequestError(f"selector.chunk is {self.chunk}: it must be 0 (automatic) or more")
 
     def check(self, counts: Sequence[int], ipc: int, factor: int) -> None:
         """Raises RequestError where a class, of ``counts`` real images each, has fewer images than clusters."""
@@ -49,7 +46,7 @@ class Representative(Selector):
                 f"images: use --selector.batch {least} or less, or --selector random"
             )
 
-    def init(self, data: RealData) -> Array:
+    def init(self, net: Net, teachers: Model | None, data: RealData) -> Array:
         """int32 [C, B]: the selection that is kept between two clusterings."""
         return jnp.zeros((data.classes, self.batch), jnp.int32)
 

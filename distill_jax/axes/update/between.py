@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from distill_jax.augment import NoAugment, Siamese
 from distill_jax.contracts import Augmentation, ModelUpdate
 from distill_jax.train import PLAIN_SGD, NetworkSGD, Order, Pipeline, epochs_order, images_order, real_set, train
-from distill_jax.types import Array, Model, Net, PyTree, RealData, RequestError, TrainSet, choice, static
+from distill_jax.types import Array, Model, Net, PyTree, RealData, RequestError, TrainSet, at_least, choice, static
 
 
 @choice
@@ -50,8 +50,7 @@ class TrainOnReal(ModelUpdate):
     def validate(self) -> None:
         if self.images < 1:
             raise RequestError(f"update.images is {self.images}: use --update none to leave the model as it is")
-        if self.early < 0:
-            raise RequestError(f"update.early is {self.early}: it must be 0 or more")
+        at_least(0, self, "early")
         Pipeline(self.batch, self.cutmix).validate()
 
     def begin(self, net: Net, model: Model, data: RealData, key: Array) -> tuple[Model, Progress]:

@@ -11,7 +11,7 @@ from distill_jax.augment import NoAugment
 from distill_jax.axes.selector import draw_distinct
 from distill_jax.contracts import Augmentation, ModelUpdate
 from distill_jax.train import PLAIN_SGD, NetworkSGD, Pipeline, epochs_order, train
-from distill_jax.types import Array, Model, Net, PyTree, RealData, RequestError, TrainSet, choice
+from distill_jax.types import Array, Model, Net, PyTree, RealData, TrainSet, at_least, choice
 
 WINDOW = 10
 """readings that a watcher looks back on"""
@@ -81,12 +81,8 @@ class DynamicTraining(ModelUpdate):
     optimiser: NetworkSGD = PLAIN_SGD
 
     def validate(self) -> None:
-        for name, value in (("max_epochs", self.max_epochs), ("images", self.images)):
-            if value < 1:
-                raise RequestError(f"update.{name} is {value}: it must be at least 1")
-        for name, value in (("flat", self.flat), ("moved", self.moved)):
-            if value < 0:
-                raise RequestError(f"update.{name} is {value:g}: it must be 0 or more")
+        at_least(1, self, "max_epochs", "images")
+        at_least(0, self, "flat", "moved")
         Pipeline(self.batch).validate()
 
     def begin(self, net: Net, model: Model, data: RealData, key: Array) -> tuple[Model, Phases]:
