@@ -50,6 +50,7 @@ def test_whitened_images_are_meant_where_the_papers_whiten(tables: dict[str, Tab
     whitened = {(cell.name, cell.ipc) for cell in tables["cifar10"].cells if cell.whitened}
     assert whitened == {("mtt", 1), ("mtt", 10)} | {
         *(("datm", n) for n in (1, 10, 50, 500, 1000)), *(("rat_bptt", n) for n in (1, 10, 50)),
+        *(("random_soft", n) for n in (1, 10, 50)),  # the sample script of its release has --zca for CIFAR-10 alone
     }  # fmt: skip
 
 
@@ -81,9 +82,10 @@ def test_a_budget_scales_the_outer_steps_of_the_table(tables: dict[str, Table]) 
 
 
 def test_data_may_be_elsewhere(tables: dict[str, Table]) -> None:
-    options = Reproduce("cifar10", data=("cifar10=npz:mine.npz",), cells=("mtt", "idc"))
+    options = Reproduce("cifar10", data=("cifar10=npz:mine.npz",), cells=("mtt", "idc", "random_soft"))
     words = {key: outcome.words[:4] for key, outcome in planned(options, []).outcomes().items()}
     assert words["idc-cifar10-ipc1"] == ["idc", "npz:mine.npz", "--recipe", "cifar10"]
+    assert words["random_soft-cifar10-ipc10"][1] == "zca:npz:mine.npz"
     assert words["mtt-cifar10-ipc10"][1] == "zca:npz:mine.npz" and words["mtt-cifar10-ipc50"][1] == "npz:mine.npz"
 
 
