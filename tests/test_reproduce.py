@@ -9,6 +9,7 @@ import pytest
 from distill_jax.cli import compare, distill, reproduce
 from distill_jax.cli.comparison import Budget, Point
 from distill_jax.cli.entrants import Compare, entrant
+from distill_jax.cli.plot import draw_curves
 from distill_jax.cli.workdir import COMPARED, COMPARED_PLOT, COMPARED_TABLE, DISTILLED, RESULT, read_json
 from distill_jax.methods import BASELINES, METHODS, PRESETS
 from distill_jax.types import RequestError
@@ -108,3 +109,14 @@ def test_baselines_are_methods_that_take_no_step(tmp_path: Path) -> None:
         with np.load(path / DISTILLED) as file:
             # Real images: 17 levels of grey.
             np.testing.assert_allclose(file["images"] * 16, np.round(file["images"] * 16), atol=0.04)
+
+
+def test_a_panel_for_each_size_and_a_colour_for_each_method() -> None:
+    run = [Point(0, 1.0, [50.0]), Point(10, 2.0, [60.0, 62.0])]
+    curves = {(name, ipc): [run, run] for ipc in (1, 10) for name in ("idc", "acc_dd")}
+    figure = draw_curves("title", {**curves, ("random", 10): [[Point(0, 0.0, [40.0])]]})
+    one, ten = figure.axes
+    assert (one.get_title("left"), ten.get_title("left")) == ("1 image per class", "10 images per class")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["idc", "acc_dd", "random"]
+    colours = [[line.get_color() for line in axes.lines] for axes in (one, ten)]
+    assert colours[0] == colours[1][:4] and len(set(colours[1])) == 3

@@ -136,13 +136,7 @@ def _write(workdir: Workdir, options: Compare, curves: Curves, command: str) -> 
 
         with replaced(workdir.path / COMPARED_PLOT) as temporary:
             title = f"{options.dataset.rpartition('/')[2]}, {options.seeds} seed{'s' * (options.seeds > 1)}"
-            draw_curves(title, {_label(*key, options): runs for key, runs in curves.items()}).savefig(
-                temporary, format="png", dpi=150
-            )
-
-
-def _label(line: str, ipc: int, options: Compare) -> str:
-    return line if len(options.ipc) == 1 else f"{line}, ipc {ipc}"
+            draw_curves(title, curves).savefig(temporary, format="png", dpi=150)
 
 
 def _report(options: Compare, curves: Curves, command: str) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from distill_jax.cli.comparison import Point
@@ -92,29 +93,45 @@ def _label(name: str) -> str:
     return name.replace("_", " ")
 
 
-def draw_curves(title: str, curves: Mapping[str, Sequence[Sequence[Point]]]) -> Figure:
-    """Accuracy against seconds: for each label, each run's points, and their mean with the standard deviation."""
-    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_title(title, loc="left", color=INK)
-    for label, runs in curves.items():
-        seconds = [[point.seconds for point in points] for points in runs]
-        accuracies = [[float(np.mean(point.accuracies)) for point in points] for points in runs]
-        (line,) = axes.plot(np.concatenate(seconds), np.concatenate(accuracies), "o", markersize=3, alpha=0.5)
-        # The runs were not looked at in the very same seconds: their mean is of what lies between two looks.
-        first, last = max(s[0] for s in seconds), min(s[-1] for s in seconds)
-        grid = np.linspace(min(first, last), last, 100)
-        curve = np.asarray([np.interp(grid, s, a) for s, a in zip(seconds, accuracies, strict=True)])
-        mean, std = curve.mean(axis=0), _std(curve.T)
-        axes.plot(grid, mean, linewidth=1.8, color=line.get_color(), label=label)
-        axes.fill_between(grid, mean - std, mean + std, color=line.get_color(), alpha=0.12, linewidth=0)
-    axes.set_xlabel("seconds of pretraining and distillation, without compiling")
-    axes.set_ylabel("test accuracy, %")
-    axes.grid(color="#e5e5e5")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(frameon=False, fontsize="small", loc="outside lower center", ncols=3)
+def draw_curves(title: str, curves: Mapping[tuple[str, int], Sequence[Sequence[Point]]]) -> Figure:
+    """Accuracy against seconds, a panel for each number of images per class: for each (method, ipc), each run's points,
+    and their mean with the standard deviation. What takes no step is a dot and a dotted line at its mean."""
+    sizes, methods = list(dict.fromkeys(ipc for _, ipc in curves)), list(dict.fromkeys(name for name, _ in curves))
+    figure = Figure(figsize=(1.2 + 6 * len(sizes), 4.6), layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", color=INK)
+    panels = dict(zip(sizes, np.atleast_1d(figure.subplots(1, len(sizes))), strict=True))
+    lines = {}
+    for (name, ipc), runs in curves.items():
+        place = methods.index(name)
+        colour, dashes = f"C{place % 10}", "-" if place < 10 else "--"
+        lines[name] = _runs(panels[ipc], runs, colour, dashes)
+    for ipc, axes in panels.items():
+        axes.set_title(f"{ipc} image{'s' * (ipc > 1)} per class", fontsize="medium", loc="left", color=INK)
+        axes.set_xlabel("seconds of pretraining and distillation, without compiling")
+        axes.grid(color="#e5e5e5")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[sizes[0]].set_ylabel("test accuracy, %")
+    columns = 3 if len(sizes) == 1 else 6
+    figure.legend(lines.values(), lines, frameon=False, fontsize="small", loc="outside lower center", ncols=columns)
     return figure
+
+
+def _runs(axes: Axes, runs: Sequence[Sequence[Point]], colour: str, dashes: str) -> Line2D:
+    """The runs of one method, and the line that stands for it."""
+    seconds = [[point.seconds for point in points] for points in runs]
+    accuracies = [[float(np.mean(point.accuracies)) for point in points] for points in runs]
+    axes.plot(np.concatenate(seconds), np.concatenate(accuracies), "o", color=colour, markersize=3, alpha=0.5)
+    # The runs were not looked at in the very same seconds: their mean is of what lies between two looks.
+    first, last = max(s[0] for s in seconds), min(s[-1] for s in seconds)
+    if max(map(len, seconds)) == 1:
+        return axes.axhline(float(np.mean(accuracies)), color=colour, linewidth=1.2, linestyle=":")
+    grid = np.linspace(min(first, last), last, 100)
+    curve = np.asarray([np.interp(grid, s, a) for s, a in zip(seconds, accuracies, strict=True)])
+    mean, std = curve.mean(axis=0), _std(curve.T)
+    (line,) = axes.plot(grid, mean, dashes, linewidth=1.8, color=colour)
+    axes.fill_between(grid, mean - std, mean + std, color=colour, alpha=0.12, linewidth=0)
+    return line
 
 
 def draw_rungs(title: str, rows: Sequence[Row]) -> Figure:
