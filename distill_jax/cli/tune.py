@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import jax
@@ -60,7 +61,7 @@ class Tune(Resumable, arguments.Common):
     """the values of a number go from that of the recipe divided by this to that times this"""
     repeats: int = 3
     """R: networks trained from scratch on the set of each candidate at first; more as candidates become fewer"""
-    pool: arguments.Pool = None
+    pool: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """models that experiments.pretrain --eval-every 1 trained; default: they are pretrained"""
 
 

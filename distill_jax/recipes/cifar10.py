@@ -8,7 +8,7 @@ NCFM's protocol (2000 epochs of AdamW, the best reading on the test set) is not 
 preset's for every ipc. The released code shows the same first 1024 images of each class in every step; here they are
 drawn anew. The network whose labels random images get (random_soft) sees whitened images as well, ``random_soft
 zca:cifar10``, and is stopped after 20 / 44 / 128 epochs, where its own accuracy is 56.0 / 65.1 / 74.9. On images that
-are not whitened its rate of 5e-4 is too small: --models.optimiser.lr 0.01 --models.epochs 5. RDED labels every view
+are not whitened its rate of 5e-4 is too small (results/cifar10_small.md). RDED labels every view
 of an image anew, and its network has batch norm (--net.norm batch).
 
     python -m experiments.distill acc_dd cifar10 --ipc 10
