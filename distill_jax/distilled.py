@@ -176,8 +176,8 @@ class DistilledSet:
 
     def decoded(self) -> tuple[np.ndarray, np.ndarray]:
         """float32 [M, H, W, c] in the card's space, class-major, and int32 labels [M]; M = C*D."""
-        by_class = jnp.asarray(self.images).reshape(self.classes, -1, *self.shape)
-        images = np.concatenate([np.asarray(self.parameterisation.decode(each)) for each in by_class])
+        by_class = self.images.reshape(self.classes, -1, *self.shape)
+        images = np.concatenate([np.asarray(self.parameterisation.decode(jnp.asarray(each))) for each in by_class])
         return images, np.repeat(np.arange(self.classes, dtype=np.int32), len(images) // self.classes)
 
     def arrays(self, normalised: bool = True) -> tuple[np.ndarray, np.ndarray]:
@@ -187,8 +187,9 @@ class DistilledSet:
         images, labels = self.decoded()
         if normalised == (self.card["space"] == "normalised"):
             return images, labels
-        change = self.normaliser.to_network if normalised else self.normaliser.to_pixel
-        return np.asarray(change(jnp.asarray(images))), labels
+        normaliser = Normaliser._make([self.mean, self.std])  # of NumPy arrays: nothing to compile
+        change: Any = normaliser.to_network if normalised else normaliser.to_pixel
+        return change(images), labels
 
     def prepared(self, pixels: np.ndarray) -> np.ndarray:
         """Real images as a network that is trained on this set must be shown them: ``pixels`` [N, H, W, c], uint8

@@ -133,8 +133,8 @@ class Sets(NamedTuple):
     @staticmethod
     def same(store: TrainSet, repeats: int) -> Sets:
         """Every repeat trains on all of ``store``."""
-        rows = jnp.arange(store.images.shape[0], dtype=jnp.int32)
-        return Sets(store, jnp.tile(rows, (repeats, 1)))
+        rows = np.arange(store.images.shape[0], dtype=np.int32)
+        return Sets(store, jnp.asarray(np.tile(rows, (repeats, 1))))
 
 
 def train_networks(

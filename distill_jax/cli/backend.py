@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Sequence
 from importlib import metadata
@@ -24,6 +25,12 @@ def compile_faster() -> None:
         flag = "--xla_cpu_use_fusion_emitters=false"
         if flag not in os.environ.get("XLA_FLAGS", ""):
             os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+
+
+def trace_faster() -> None:
+    """Let Python look for garbage less often: tracing makes many objects that stay, and would spend a fifth of its time
+    on looking through them."""
+    gc.set_threshold(50_000, 20, 20)
 
 
 def share_processors(argv: Sequence[str]) -> None:
@@ -52,8 +59,8 @@ def deterministic_operations() -> None:
 
 
 def keep_compiled_programs() -> None:
-    """Keep what takes a tenth of a second to compile in the user's cache folder, unless jax was told where to."""
+    """Keep compiled programs, the small ones too, in the user's cache folder, unless jax was told where to."""
     if jax.config.values["jax_compilation_cache_dir"] is None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "distill_jax"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

@@ -20,7 +20,7 @@ import jax
 
 from distill_jax import __version__, hosts
 from distill_jax.cli import launch
-from distill_jax.cli.backend import compile_faster, keep_compiled_programs, share_processors
+from distill_jax.cli.backend import compile_faster, keep_compiled_programs, share_processors, trace_faster
 from distill_jax.types import RequestError
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -66,6 +66,7 @@ def enter(
         return _complain(f"error: {error}", 2)
     if among and not launch.is_worker():
         return launch.supervise(run.__module__, words)
+    trace_faster()
     compile_faster()
     keep_compiled_programs()
     if among:

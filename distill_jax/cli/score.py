@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -74,6 +75,7 @@ def interval(accuracy: Mapping[str, Any], confidence: float = 0.95) -> tuple[flo
 # ------------------------------------------------------------------ what it is compared with
 
 
+@partial(jax.jit, static_argnums=(1, 2))
 def random_rows(data: RealData, ipc: int, repeats: int, key: Array) -> Array:
     """int32 [R, C*I]: ``ipc`` real images of each class, drawn afresh for each repeat."""
 

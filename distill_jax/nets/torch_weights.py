@@ -72,7 +72,7 @@ def _layers_in_order(net: FlaxNet) -> tuple[Model, list[Layer]]:
         paths.extend(_walk(variables["params"]))
 
     jax.eval_shape(init, jax.random.key(0))
-    template = jax.eval_shape(net.init, jax.random.key(0))
+    template = jax.eval_shape(lambda: net.init(jax.random.key(0)))
     return template, [(path, _get(template.params, path)) for path in paths]
 
 

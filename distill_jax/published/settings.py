@@ -38,7 +38,7 @@ def settings(experiment: Experiment, shape: Shape, classes: int, zca: bool = Fal
 
 def _net(spec: Spec, shape: Shape, classes: int) -> Settings:
     net = spec.net.build(shape, classes)
-    params = jax.eval_shape(net.init, jax.random.key(0)).params
+    params = jax.eval_shape(lambda: net.init(jax.random.key(0))).params
     leaves = jax.tree_util.tree_leaves_with_path(params)
     first = params["conv0"] if "conv0" in params else params["stem"]
     found = {

@@ -6,6 +6,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from distill_jax import mesh, tree
 from distill_jax.augment import Siamese
@@ -76,7 +77,7 @@ class EarlyStagePool(ModelSource):
         pipeline = Pipeline(self.batch, self.cutmix, self.augment)
         falling = self.ahead == 0 and self.schedule == "thirds"
         pool = train_pool(net, data, self.size, keep[-1], pipeline, self.optimiser, key, tick, members, falling, keep)
-        start, end = (jax.tree.map(lambda a, t=t: a[:, t], pool) for t in (0, -1))
+        start, end = _first_and_last(pool)
         return start._replace(target=end.params) if self.ahead else start
 
     def sample(self, net: Net, pool: Model, live: int, outer: Array | int, key: Array) -> Model:
@@ -169,7 +170,7 @@ def train_pool(
     full = size if size == 1 else size + -size % mesh.size()
     for first in range(0, full, at_once):
         group = range(first, min(first + at_once, full))
-        keys = jnp.stack([jax.random.fold_in(key, i) for i in group])
+        keys = _folded(key, np.asarray(group))
         models = fresh(net, keys)
         like = jax.eval_shape(lambda m: tree.stack([m] * len(keep), axis=1), models)
         found = None if members is None else members.get(first, like)
@@ -194,6 +195,15 @@ def train_pool(
 @jax.jit
 def _stacked(history: list[Model]) -> Model:
     return tree.stack(history, axis=1)
+
+
+@jax.jit
+def _first_and_last(pool: Model) -> tuple[Model, Model]:
+    first, last = (jax.tree.map(lambda a, t=t: a[:, t], pool) for t in (0, -1))
+    return first, last
+
+
+_folded = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))
 
 
 @partial(jax.jit, static_argnums=1)

@@ -84,7 +84,7 @@ class GradientMatching(ClassObjective):
 
     def check(self, net: Net, shape: Shape) -> None:
         """Raises RequestError where the network has none of the parameters that are to be matched."""
-        params = jax.eval_shape(net.init, jax.random.key(0)).params
+        params = jax.eval_shape(lambda: net.init(jax.random.key(0))).params
         if not tree.select_leaves(params, self._matched):
             raise RequestError(
                 "objective GradientMatching matches convolution kernels, and --net has none: add --objective.head"
