@@ -1,5 +1,6 @@
 """Settings of every test: CPU, no silent promotion of ranks or dtypes, warnings as errors (pyproject.toml)."""
 
+import gc
 import os
 from collections.abc import Iterator
 from importlib import metadata
@@ -27,6 +28,8 @@ TINY_FILES = ("test_bad_input.py", "test_resume.py", "test_runners.py")
 def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_numpy_rank_promotion", "raise")
     jax.config.update("jax_numpy_dtype_promotion", "strict")
+    # A fifth of the suite's time went into looking for garbage among what tracing makes (cli/backend.py).
+    gc.set_threshold(50_000, 20, 20)
     if getattr(config, "cache", None) is not None:  # absent with -p no:cacheprovider
         # The suite is bound by compilation: keep what it compiled for the next run. The bits are the same either way.
         jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
