@@ -47,8 +47,9 @@ class Benchmark:
         Positional[Literal["step", "evaluate", "kmeans", "all"]], arg(metavar="step|evaluate|kmeans|all")
     ] = "step"
     """what to time"""
-    shapes: Literal["cifar10", "digits", "tiny"] = "cifar10"
-    """CIFAR-10 at 10 images per class with ConvNet-3 of width 128, or digits at 1 with ConvNet-2 of width 32"""
+    shapes: Literal["cifar10", "cifar10-small", "digits", "tiny"] = "cifar10"
+    """CIFAR-10 at 10 images per class with ConvNet-3 of width 128, at 1 with width 32 (small), or digits at 1 with
+    ConvNet-2 of width 32"""
     objective: Annotated[str | None, arg(metavar="|".join([*CHOICES["objective"], "MODULE:CLASS"]))] = None
     """what a step matches by; default: as acc_dd does"""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -88,7 +89,8 @@ def run(argv: list[str]) -> None:
 
 
 def time_step(options: Benchmark) -> dict[str, Any]:
-    """Seconds of one matching sweep and of one model update; ours and the peer's measurements alternate."""
+    """Seconds of one matching sweep and of one model update; ours and the peer's measurements alternate. The whole step
+    is a sweep and an update on as many images as a run shows."""
     size = SIZES[options.shapes]
     objective = arguments.choose("objective", options.objective) if options.objective else None
     if options.filters == "grouped":
@@ -107,14 +109,17 @@ def time_step(options: Benchmark) -> dict[str, Any]:
     for _ in range(options.pairs):
         for key in parts:
             seconds[key].append(calls[key](rounds[key]) / rounds[key])
+    for name in sides:
+        pairs = zip(seconds[name, "sweep"], seconds[name, "update"], strict=True)
+        seconds[name, "whole"] = [sweep + update * size.shown / size.update for sweep, update in pairs]
 
     def figures(name: str) -> dict[str, float] | None:
         if name not in sides:
             return None
-        medians = {part: median(seconds[name, part]) for part in ("sweep", "update")}
         return {
-            "matching_sweep_s": medians["sweep"],
-            "model_update_640_s": medians["update"],
+            "matching_sweep_s": median(seconds[name, "sweep"]),
+            "model_update_640_s": median(seconds[name, "update"]),
+            "whole_step_s": median(seconds[name, "whole"]),
             "compile_s": sides[name].compile_s,
         }
 
@@ -123,7 +128,7 @@ def time_step(options: Benchmark) -> dict[str, Any]:
         return [a / b for a, b in zip(theirs, seconds["ours", part][: len(theirs)], strict=True)]
 
     mine = figures("ours") or {}
-    return {**mine, "peer": figures("peer"), "ratios": {part: ratios(part) for part in ("sweep", "update")}}
+    return {**mine, "peer": figures("peer"), "ratios": {part: ratios(part) for part in ("sweep", "update", "whole")}}
 
 
 def time_evaluation(options: Benchmark) -> dict[str, Any]:
@@ -169,6 +174,7 @@ def _report(measured: dict[str, Any]) -> list[str]:
         for label, key, part in (
             ("matching sweep", "matching_sweep_s", "sweep"),
             ("model update, 640 images", "model_update_640_s", "update"),
+            ("whole step of a run", "whole_step_s", "whole"),
             ("compilation", "compile_s", ""),
         ):
             row = [label, f"{measured[key]:.4g}"]

@@ -31,7 +31,12 @@ class Size:
     iterations: int = 10
 
 
-SIZES = {"cifar10": Size(), "digits": Size(images=134, features=128, clusters=32), "tiny": Size(2, 40, 8, 4, 3)}
+SIZES = {
+    "cifar10": Size(),
+    "cifar10-small": Size(features=512),
+    "digits": Size(images=134, features=128, clusters=32),
+    "tiny": Size(2, 40, 8, 4, 3),
+}
 
 
 class Timed(NamedTuple):

@@ -42,7 +42,9 @@ class Size:
     batch: int = 64
     """real images per class in a sweep, and images per step of an update"""
     update: int = 640
-    """real images per model update"""
+    """real images per model update that is timed"""
+    shown: int = 2000
+    """real images per model update of a run, by which the whole step is reckoned"""
     epochs: int = 2
     """of training from scratch on the decoded images, when evaluation is timed"""
 
@@ -55,10 +57,12 @@ class Size:
 
 SIZES = {
     "cifar10": Size((32, 32, 3), depth=3, width=128, ipc=10, factor=2),
-    "digits": Size((8, 8, 1), depth=2, width=32, ipc=1, factor=1, epochs=100),
-    "tiny": Size((8, 8, 1), depth=1, width=4, ipc=1, factor=1, classes=2, batch=4, update=8),
+    "cifar10-small": Size((32, 32, 3), depth=3, width=32, ipc=1, factor=2, shown=512, epochs=20),
+    "digits": Size((8, 8, 1), depth=2, width=32, ipc=1, factor=1, shown=256, epochs=100),
+    "tiny": Size((8, 8, 1), depth=1, width=4, ipc=1, factor=1, classes=2, batch=4, update=8, shown=8),
 }
-"""``tiny`` is for trying out the benchmark itself"""
+"""``cifar10-small`` is the step of what two cores can do (results/cifar10_small.md); ``tiny`` is for trying out the
+benchmark itself"""
 
 
 NETWORKS = 2

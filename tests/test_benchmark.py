@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import benchmark
 
-FIGURES = {"matching_sweep_s", "model_update_640_s", "compile_s"}
+FIGURES = {"matching_sweep_s", "model_update_640_s", "whole_step_s", "compile_s"}
 
 
 def measured(capsys: pytest.CaptureFixture[str], *argv: str) -> dict:
@@ -22,10 +22,10 @@ def test_step(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     figures = measured(capsys, "step", "--pairs", "2", *peer)
     assert set(figures) == FIGURES | {"peer", "ratios"}
     assert all(figures[name] > 0 for name in FIGURES)
-    assert set(figures["ratios"]) == {"sweep", "update"}
+    assert set(figures["ratios"]) == {"sweep", "update", "whole"}
     if peer:
         assert set(figures["peer"]) == FIGURES
-        assert [len(ratios) for ratios in figures["ratios"].values()] == [2, 2]
+        assert [len(ratios) for ratios in figures["ratios"].values()] == [2, 2, 2]
     else:
         assert figures["peer"] is None
 

@@ -21,7 +21,8 @@ class Representative(Selector):
     batch: int = 128
     """B: clusters per class, each of which shows the image nearest to its centre"""
     every: int = 10
-    """inner steps between two clusterings; each outer iteration begins with one"""
+    """inner steps between two clusterings; each outer iteration begins with one, so that a method of one inner step
+    (dm, ncfm) clusters in every step unless it gets more, with --inner-steps"""
     iterations: int = 100
     """of k-means, at most: it stops when the centres rest"""
     start: str = "random"
