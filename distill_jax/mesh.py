@@ -123,11 +123,32 @@ def placed(state: Any) -> Any:
     return kept(state, 0)._replace(synthetic=by_class[0], optimiser=by_class[1])
 
 
-def split_batch(x: Array, pixels: int) -> Array:
-    """A batch [N, ...] of a training step, each device a part of it, where they divide it and it is worth it."""
-    if size() == 1 or x.shape[0] % size() or (on_cpu() and pixels < WORTH_SPLITTING):
-        return x
+def split_batch(batch: PyTree) -> PyTree:
+    """The batch of a training step, images [N, H, W, c] first, each device a part of it, where it is worth it."""
+    if not _worth_splitting(batch):
+        return batch
     # Whole on every device first: what comes before is done by each, and nothing is sent.
     for spec in (PartitionSpec(), PartitionSpec(AXIS)):
-        x = jax.lax.with_sharding_constraint(x, NamedSharding(all_devices(), spec))
-    return x
+        batch = jax.lax.with_sharding_constraint(batch, NamedSharding(all_devices(), spec))
+    return batch
+
+
+def summed(f: Callable[..., PyTree], batch: PyTree, *shared: PyTree) -> PyTree:
+    """``f(batch, *shared)``, which is a sum over the batch of a training step, images [N, H, W, c] first: where it is
+    worth it, the sum of what the devices find for a part each. ``f`` must close over no arrays."""
+    if not _worth_splitting(batch):
+        return f(batch, *shared)
+
+    def share(batch: PyTree, *shared: PyTree) -> PyTree:
+        with alone():
+            return jax.lax.psum(f(batch, *shared), AXIS)
+
+    specs = (PartitionSpec(AXIS), *(PartitionSpec() for _ in shared))
+    mapped = jax.shard_map(share, mesh=all_devices(), in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
+    return mapped(batch, *shared)
+
+
+def _worth_splitting(batch: PyTree) -> bool:
+    """Whether the devices divide a batch, and on CPUs whether it is large enough."""
+    n, height, width, _ = jax.tree.leaves(batch)[0].shape
+    return size() > 1 and n % size() == 0 and not (on_cpu() and n * height * width < WORTH_SPLITTING)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from distill_jax import mesh
+from distill_jax.accumulate import loss_and_gradient
 from distill_jax.augment import NoAugment, draw_patch, mix
 from distill_jax.contracts import Augmentation
 from distill_jax.platform import on_cpu, target
@@ -196,16 +197,12 @@ def train(
         if patch is not None:
             x, targets = mix(x, targets, patch, pipeline.cutmix)
         # Devices share the passes through the network; before them images meet each other, which would cost more.
-        pixels = x.shape[0] * x.shape[1] * x.shape[2]
-        x, targets = mesh.split_batch(x, pixels), mesh.split_batch(targets, pixels)
-
-        def loss_of(params: PyTree) -> tuple[Array, PyTree]:
-            out, new = net.apply(model._replace(params=params, stats=stats), x, train=True)
-            losses = optax.softmax_cross_entropy(out.logits, targets)
-            weights = picks.weights.astype(losses.dtype)
-            return jnp.sum(losses * weights) / jnp.sum(weights), new
-
-        (loss, stats), grads = jax.value_and_grad(loss_of, has_aux=True)(packed.undone(held))
+        batch, params = (x, targets, picks.weights / jnp.sum(picks.weights)), packed.undone(held)
+        if stats or remat:  # with batch norm, images meet in the network too; and a derivative is taken of the whole
+            batch = mesh.split_batch(batch)
+            (loss, stats), grads = jax.value_and_grad(partial(_loss, net), has_aux=True)(params, stats, *batch)
+        else:
+            loss, grads = mesh.summed(partial(_loss_and_gradient, net), batch, params)
         updates, state = optimiser.update(packed.done(grads), state, held)
         return (optax.apply_updates(held, updates), stats, state), loss
 
@@ -214,6 +211,18 @@ def train(
     carry = (packed.done(model.params), model.stats, packed.done_within(state))
     (held, stats, after), losses = jax.lax.scan(step, carry, (order, draws, patches))
     return model._replace(params=packed.undone(held), stats=stats), packed.undone_within(after, state), losses
+
+
+def _loss(net: Net, params: PyTree, stats: PyTree, x: Array, targets: Array, weights: Array) -> tuple[Array, PyTree]:
+    """The cross-entropy of ``x`` [N, ...], summed with ``weights`` [N], and the new running statistics."""
+    out, new = net.apply(Model(params, stats), x, train=True)
+    losses = optax.softmax_cross_entropy(out.logits, targets)
+    return jnp.sum(losses * weights.astype(losses.dtype)), new
+
+
+def _loss_and_gradient(net: Net, batch: tuple[Array, Array, Array], params: PyTree) -> tuple[Array, PyTree]:
+    """Of a batch whose images do not meet in the network."""
+    return loss_and_gradient(lambda params, *part: _loss(net, params, {}, *part)[0], params, *batch)
 
 
 class _Packing(NamedTuple):

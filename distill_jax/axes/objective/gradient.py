@@ -13,18 +13,24 @@ import jax.numpy as jnp
 import optax
 
 from distill_jax import tree
+from distill_jax.accumulate import loss_and_gradient
 from distill_jax.contracts import ClassObjective
 from distill_jax.types import Array, Model, Net, PyTree, RequestError, Shape, choice
 
 
-def class_gradient(net: Net, model: Model, x: Array, c: Array) -> PyTree:
-    """d/d params of the cross-entropy on ``x`` [N, H, W, c], all of class ``c``; the network is in training mode."""
+def class_gradient(net: Net, model: Model, x: Array, c: Array, constant: bool = False) -> PyTree:
+    """d/d params of the cross-entropy on ``x`` [N, H, W, c], all of class ``c``; the network is in training mode.
+    ``constant``: nobody differentiates the result, so that ``x`` may pass in micro-batches."""
 
-    def loss(params: PyTree) -> Array:
+    n = len(x)
+
+    def loss(params: PyTree, x: Array) -> Array:
         out, _ = net.apply(model._replace(params=params), x, train=True)
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(out.logits, jnp.full(x.shape[:1], c)))
+        return jnp.sum(optax.softmax_cross_entropy_with_integer_labels(out.logits, jnp.full(x.shape[:1], c))) / n
 
-    return jax.grad(loss)(model.params)
+    if constant and not model.stats:
+        return loss_and_gradient(loss, model.params, x)[1]
+    return jax.grad(loss)(model.params, x)
 
 
 # ------------------------------------------------------------------ distances of two gradient tensors [..., filters]
@@ -92,7 +98,7 @@ class GradientMatching(ClassObjective):
 
     def class_loss(self, net: Net, model: Model, real: Array, syn: Array, c: Array, key: Array) -> Array:
         """Scalar >= 0; zero where ``syn`` equals ``real``. The real gradient is a constant."""
-        target = jax.lax.stop_gradient(class_gradient(net, model, real, c))
+        target = jax.lax.stop_gradient(class_gradient(net, model, real, c, constant=True))
         return self.distance(target, class_gradient(net, model, syn, c))
 
     def distance(self, a: PyTree, b: PyTree) -> Array:
