@@ -56,8 +56,6 @@ def counts(dataset: str, classes: int) -> tuple[Cost, Cost, int, int, int]:
         )
     rule: Any = spec.update
     rounds, shared = -(-rule.images // rule.batch), rule.batch % n == 0
-    # Its batch is shared out by a constraint on sharding, which the counted program does not show.
-    update = Cost(update.flops // n, update.bytes // n) if shared else update
     sent = rounds * nbytes(state.models.params) * (shared and n > 1)
     even, whole = classes % n == 0, -(-classes // n) * n
     gathered = 0 if even else GATHERED * nbytes(state.synthetic.images) * whole // classes

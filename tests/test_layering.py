@@ -8,8 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = [
-    "types", "platform", "hosts", "contracts", "tree", "mesh", "accumulate", "data", "nets", "augment", "augment_photos", "train",
-    "axes", "spec", "chunks", "sets",
+    "types", "platform", "hosts", "contracts", "tree", "mesh", "accumulate", "data", "nets", "augment",
+    "augment_photos", "train", "axes", "spec", "chunks", "sets",
     "distill", "analysis", "distilled", "join", "teachers", "run", "evaluation", "sweep", "halving", "ranking",
     "formats", "checkpoint", "methods", "recipes", "published", "cli",
 ]  # fmt: skip

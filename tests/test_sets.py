@@ -23,7 +23,7 @@ DATA = os.environ.get("DISTILL_JAX_TEST_DATA", "")
 
 
 def test_the_sets_are_there() -> None:
-    assert {"digits-ipc1", "digits-ipc10", "mnist-ipc1", "cifar10-ipc1", "cifar10-ipc10"} <= set(NAMES)
+    assert {"digits-ipc1", "digits-ipc10", "mnist-ipc1", "mnist-ipc10", "cifar10-ipc1", "cifar10-ipc10"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
