@@ -145,7 +145,7 @@ def summed(f: Callable[..., PyTree], batch: PyTree, *shared: PyTree) -> PyTree:
 
     specs = (PartitionSpec(AXIS), *(PartitionSpec() for _ in shared))
     mapped = jax.shard_map(share, mesh=all_devices(), in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
-    return mapped(replicated(batch), *shared)  # as above
+    return mapped(replicated(batch), *shared)  # whole on every device first, as in split_batch
 
 
 def _worth_splitting(batch: PyTree) -> bool:

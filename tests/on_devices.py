@@ -54,6 +54,7 @@ def small(method: str, ipc: int = 1, batch: int = 8, side: int = 8) -> Spec:
 
 
 def one_sweep(method: str) -> dict[str, Any]:
+    mesh.WORTH_SPLITTING = 0  # so that small batches of the update are shared out too
     spec = replace(small(method), live=2 if method == "mtt" else 1)
     problem = mesh.replicated(prepare(spec, images(3, 8)))
     state = mesh.placed(mesh.replicated(init_state(problem)))
