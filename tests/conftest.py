@@ -22,7 +22,7 @@ if "device_count" not in os.environ["XLA_FLAGS"]:
 import jax
 import pytest
 
-TINY_FILES = ("test_bad_input.py", "test_resume.py", "test_runners.py")
+TINY_FILES = ("test_bad_input.py", "test_join.py", "test_resume.py", "test_runners.py", "test_sets.py")
 
 
 def pytest_configure(config: pytest.Config) -> None:

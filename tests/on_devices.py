@@ -1,10 +1,14 @@
-"""What ``test_mesh.py`` runs in processes of their own: prints one line of JSON."""
+"""What ``test_mesh.py`` asks processes of their own: each argument is a question. Prints the answers as JSON."""
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import shlex
 import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +22,7 @@ from distill_jax.axes.models.pools import _epoch
 from distill_jax.axes.selector.rules import choose, representatives
 from distill_jax.cli import distill as runner
 from distill_jax.cli import explain
+from distill_jax.cli.backend import trace_faster
 from distill_jax.data import Dataset
 from distill_jax.distill import init_state, inner_step, run_block
 from distill_jax.evaluation import IDC_PROTOCOL, Sets, test_accuracies, train_networks
@@ -54,11 +59,12 @@ def small(method: str, ipc: int = 1, batch: int = 8, side: int = 8) -> Spec:
 
 
 def one_sweep(method: str) -> dict[str, Any]:
-    mesh.WORTH_SPLITTING = 0  # so that small batches of the update are shared out too
     spec = replace(small(method), live=2 if method == "mtt" else 1)
     problem = mesh.replicated(prepare(spec, images(3, 8)))
     state = mesh.placed(mesh.replicated(init_state(problem)))
+    worth, mesh.WORTH_SPLITTING = mesh.WORTH_SPLITTING, 0  # small batches of the update are shared out too
     state = jax.jit(inner_step)(problem, state, jax.random.key(1))
+    mesh.WORTH_SPLITTING = worth
     params = jax.tree.leaves(state.models.params)
     return {
         "devices": jax.device_count(),
@@ -117,16 +123,29 @@ def traces() -> list[int]:
     return [program._cache_size() for program in programs]
 
 
+def run_tiny(path: str, *more: str) -> int:
+    return runner.main([*TINY, "--workdir", path, *more])
+
+
+def explained() -> str:
+    with redirect_stdout(io.StringIO()) as shown:
+        assert explain.main(["acc_dd", "digits", "--net.width", "4"]) == 0
+    return shown.getvalue()
+
+
+QUESTIONS: dict[str, Callable[..., Any]] = {
+    "sweep": one_sweep,
+    "rest": rest,
+    "collectives": collectives,
+    "traces": traces,
+    "shares": shares,
+    "distill": run_tiny,
+    "explain": explained,
+}
+
 if __name__ == "__main__":
-    what, *arguments = sys.argv[1:]
-    if what == "explain":
-        found: Any = explain.main(["acc_dd", "digits", "--net.width", "4"])
-    elif what == "distill":
-        path, *more = arguments
-        assert runner.main([*TINY, "--workdir", path, *more]) == 0
-        found = "done"
-    else:
-        found = {"sweep": one_sweep, "rest": rest, "collectives": collectives, "traces": traces, "shares": shares}[
-            what
-        ](*arguments)
-    print(json.dumps(found))
+    trace_faster()
+    answers = []
+    for what, *arguments in map(shlex.split, sys.argv[1:]):
+        answers.append(QUESTIONS[what](*arguments))
+    print(json.dumps(answers))

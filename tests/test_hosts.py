@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,17 +15,11 @@ from distill_jax import hosts
 from distill_jax.cli import launch
 from distill_jax.cli.process import enter
 from distill_jax.types import RequestError
-from tests.test_mesh import ROOT, on
-from tests.tiny import TINY, outcome
+from tests.test_mesh import on
+from tests.tiny import QUICK, TINY, outcome, python
 
 TIMEOUT = 10
 """seconds after which a host that does not answer is given up"""
-QUICK = ["--eval-every", "0", "--baselines"]
-
-
-def variables(workdir: Path) -> dict[str, str]:
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "cache")}
-    return {**os.environ, **cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
 
 
 def free_port() -> int:
@@ -39,12 +31,8 @@ def free_port() -> int:
 def pair(workdir: Path, *more: str) -> list[subprocess.Popen[str]]:
     """Two hosts of one CPU device each at work in ``workdir``."""
     among = ["--coordinator", f"127.0.0.1:{free_port()}", "--hosts", "2", "--host-timeout", str(TIMEOUT)]
-    command = [sys.executable, "-m", "experiments.distill", *TINY, *QUICK, "--workdir", str(workdir), *among, *more]
-    pipe = subprocess.PIPE
-    return [
-        subprocess.Popen([*command, "--host", i], cwd=ROOT, env=variables(workdir), stdout=pipe, stderr=pipe, text=True)
-        for i in ("0", "1")
-    ]
+    command = ["-m", "experiments.distill", *TINY, *QUICK, "--workdir", str(workdir), *among, *more]
+    return [python(*command, "--host", i) for i in ("0", "1")]
 
 
 def under_way(workdir: Path, *more: str) -> list[subprocess.Popen[str]]:
@@ -118,16 +106,9 @@ def test_a_signal_to_one_host_ends_both_and_is_resumable(tmp_path: Path) -> None
 def test_a_host_that_was_asked_for_something_else_is_refused(tmp_path: Path) -> None:
     port, path = free_port(), tmp_path / "run"
     for_all = [*TINY, "--workdir", str(path), "--coordinator", f"127.0.0.1:{port}", "--hosts", "2"]
-    pipe = subprocess.PIPE
     (first, _, _), (second, _, said) = ended(
-        [
-            subprocess.Popen(
-                [sys.executable, "-m", "experiments.distill", *for_all, "--host", str(i), "--seed", str(i)],
-                cwd=ROOT, env=variables(path), stdout=pipe, stderr=pipe, text=True,
-            )
-            for i in range(2)
-        ]
-    )  # fmt: skip
+        [python("-m", "experiments.distill", *for_all, "--host", i, "--seed", i) for i in ("0", "1")]
+    )
     assert first == 1 and second == 2
     assert said.splitlines()[-1].startswith("error: seed of this host is 1, and 0 on the first"), said
 

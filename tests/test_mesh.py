@@ -6,8 +6,7 @@ import json
 import math
 import os
 import re
-import subprocess
-import sys
+import shlex
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,25 +19,31 @@ from benchmarks.scaling import GATHERED
 from distill_jax import mesh
 from distill_jax.cli.backend import physical_cores, share_processors
 from distill_jax.nets import ConvNet
+from tests.tiny import QUICK, python
 
-ROOT = Path(__file__).parent.parent
+TOGETHER = {
+    1: ("sweep acc_dd", "rest", "explain"),
+    2: ("explain",),
+    8: ("sweep acc_dd", "rest", "collectives acc_dd 8 16 1"),
+}
+"""devices -> what the tests that are not slow ask so many: one process answers it all"""
 
 
 @cache
-def said(devices: int, what: str, *arguments: str) -> str:
-    """What ``tests.on_devices`` prints of ``what``, in a process of so many devices."""
+def said(devices: int, *questions: str) -> list[Any]:
+    """What ``tests.on_devices`` answers, in a process of so many devices."""
     flags = re.sub(r"(device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"])
-    command = [sys.executable, "-m", "tests.on_devices", what, *arguments]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    process = python("-m", "tests.on_devices", *questions, XLA_FLAGS=flags)
+    answers, errors = process.communicate()
+    assert process.returncode == 0, errors[-3000:]
+    return json.loads(answers.splitlines()[-1])
 
 
-def on(devices: int, what: str, *arguments: str) -> Any:
-    """The last line of it, which is JSON."""
-    return json.loads(said(devices, what, *arguments).splitlines()[-1])
+def on(devices: int, question: str, *more: str) -> Any:
+    together = TOGETHER.get(devices, ())
+    asked = shlex.join([*question.split(), *more])
+    questions = together if asked in together else (asked,)
+    return said(devices, *questions)[questions.index(asked)]
 
 
 def test_one_device_is_a_plain_map() -> None:
@@ -52,7 +57,7 @@ def test_one_device_is_a_plain_map() -> None:
 )
 def test_one_sweep_is_the_same_on_one_device_and_on_eight(method: str) -> None:
     """Three classes on eight devices: five of them work on dummies."""
-    one, eight = on(1, "sweep", method), on(8, "sweep", method)
+    one, eight = on(1, f"sweep {method}"), on(8, f"sweep {method}")
     assert one["devices"] == 1 and eight["devices"] == 8
     for name in ("images", "loss", "params"):
         reach = 1e-5 * np.abs(one[name]).max()  # float32, sums in another order
@@ -67,7 +72,7 @@ def test_pools_scores_and_sweeps_are_the_same(tmp_path: Path) -> None:
 
 def test_only_the_loss_and_the_gradient_of_the_update_travel() -> None:
     """Read off the compiled program of a block, for more images, larger ones, and more classes."""
-    few = on(8, "collectives", "acc_dd", "8", "16", "1")
+    few = on(8, "collectives acc_dd 8 16 1")
     assert {kind for kind, _ in few} == {"all-reduce"}
     shapes = re.findall(r"f32\[([\d,]*)\]", " ".join(shape for _, shape in few))
     params = jax.eval_shape(ConvNet(2, 8).build((16, 16, 3), 8).init, jax.random.key(0)).params
@@ -78,20 +83,20 @@ def test_only_the_loss_and_the_gradient_of_the_update_travel() -> None:
 
 @pytest.mark.slow
 def test_what_travels_does_not_grow() -> None:
-    few = on(8, "collectives", "acc_dd", "8", "16", "1")
-    more, larger = on(8, "collectives", "acc_dd", "8", "16", "4"), on(8, "collectives", "acc_dd", "8", "16", "1", "32")
+    few = on(8, "collectives acc_dd 8 16 1")
+    more, larger = on(8, "collectives acc_dd 8 16 4"), on(8, "collectives acc_dd 8 16 1 32")
     assert more == few, "images per class"
     assert larger == few, "real images per class"
     # The classifier has a row for each feature that pooling leaves, and a column per class: nothing else grows.
-    wider = [shape for _, shape in on(8, "collectives", "acc_dd", "8", "32", "1")]
+    wider = [shape for _, shape in on(8, "collectives acc_dd 8 32 1")]
     assert [s.replace("[512,8]", "[128,8]") for s in wider] == [shape for _, shape in few]
-    shapes = [shape for _, shape in on(8, "collectives", "acc_dd", "16", "16", "1")]
+    shapes = [shape for _, shape in on(8, "collectives acc_dd 16 16 1")]
     assert [s.replace("16]", "8]") for s in shapes] == [shape for _, shape in few]
 
 
 @pytest.mark.slow
 def test_the_synthetic_set_is_collected_once_a_step_where_networks_learn_from_it() -> None:
-    gathered = [shape for kind, shape in on(8, "collectives", "dsa", "8", "16", "1") if kind != "all-reduce"]
+    gathered = [shape for kind, shape in on(8, "collectives dsa 8 16 1") if kind != "all-reduce"]
     assert len(gathered) == 1
 
 
@@ -106,13 +111,13 @@ def test_what_docs_scaling_counts_is_one_devices_share() -> None:
 
 @pytest.mark.slow
 def test_classes_that_the_devices_do_not_divide_cost_a_collection_of_the_set() -> None:
-    gathered = [shape for kind, shape in on(8, "collectives", "acc_dd", "10", "16", "4") if kind == "all-gather"]
+    gathered = [shape for kind, shape in on(8, "collectives acc_dd 10 16 4") if kind == "all-gather"]
     assert gathered == [*GATHERED * ["f32[16,4,16,16,3]"], "f32[16]"], "the gradient of the set, and the losses"
 
 
 def test_a_run_goes_on_with_another_number_of_devices(tmp_path: Path) -> None:
     for devices, more in ((2, []), (1, ["--resume"]), (4, ["--resume"])):
-        on(devices, "distill", str(tmp_path), *more, "--outer-steps", str(1 + len(more) * devices))
+        on(devices, "distill", str(tmp_path), *QUICK, *more, "--outer-steps", str(1 + len(more) * devices))
     assert json.loads((tmp_path / "result.json").read_text())["steps"]["outer"] == 5
 
 
@@ -135,7 +140,7 @@ def test_a_resumed_run_compiles_no_block(devices: int, tmp_path: Path, monkeypat
 
 
 def test_arithmetic_is_that_of_all_devices_together() -> None:
-    assert said(2, "explain") == said(1, "explain")
+    assert on(2, "explain") == on(1, "explain")
 
 
 def test_cores_and_devices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,8 @@ SHORT = [
 PLAIN = ["--augment", "none", "--update.augment.strategy", "", "--protocol.augment.strategy", ""]
 RHYTHM = ["--save-every", "1", "--eval-every", "2"]
 TINY = ["acc_dd", "digits", *NET, *POOL, *SHORT, *PLAIN, *RHYTHM, "--baselines", "random"]
+QUICK = ["--eval-every", "0", "--baselines"]
+"""added to TINY: nothing is scored but the final images"""
 
 
 def outcome(workdir: Path) -> dict[str, Any]:
@@ -59,9 +61,14 @@ def count_calls(patched: pytest.MonkeyPatch, calls: Counter[str], phase: str, mo
     patched.setattr(module, name, count)
 
 
-def python(*argv: str) -> subprocess.Popen[str]:
+def python(*argv: str, **variables: str) -> subprocess.Popen[str]:
     """``python argv`` in the repository, with the compilation cache of this test session."""
-    cache = jax.config.values["jax_compilation_cache_dir"]
-    settings = {"JAX_PLATFORMS": "cpu"} | ({"JAX_COMPILATION_CACHE_DIR": cache} if cache else {})
+    cache = {
+        name.upper(): str(jax.config.values[name])
+        for name in ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+        if jax.config.values["jax_compilation_cache_dir"]
+    }
     command, out = [sys.executable, *argv], subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, env=os.environ | settings, stdout=out, stderr=out, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env={**cache, **os.environ, **variables}, stdout=out, stderr=out, text=True
+    )
