@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill_jax.distilled import DistilledSet
-from distill_jax.train import forward_batch
+from distill_jax.micro_batches import forward_batch
 from distill_jax.types import Array, Model, Net
 
 AT_ONCE = 256

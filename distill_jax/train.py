@@ -13,9 +13,9 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from distill_jax import mesh
-from distill_jax.accumulate import loss_and_gradient
 from distill_jax.augment import NoAugment, draw_patch, mix
 from distill_jax.contracts import Augmentation
+from distill_jax.micro_batches import forward_batch, loss_and_gradient
 from distill_jax.platform import on_cpu, target
 from distill_jax.types import (
     Array,
@@ -261,16 +261,9 @@ def real_set(data: RealData) -> TrainSet:
     return TrainSet(data.images, jax.nn.one_hot(data.labels, data.classes))
 
 
-def forward_batch(images: Any) -> int:
-    """How many of ``images`` [N, H, W, c] go through a network together where nothing is differentiated: 256, and fewer
-    above 64x64, where their activations would be the largest thing in memory."""
-    n, height, width, _ = images.shape
-    return min(n, 256, max(1, 2**20 // (height * width)))
-
-
 def correct(net: Net, model: Model, images: Array, labels: Array, normaliser: Normaliser, chunk: int = 0) -> Array:
     """How many of ``images`` (uint8 [N, H, W, c]) the network, in evaluation mode, classifies right: int32 [].
-    ``chunk`` of them go through it at once; 0: ``forward_batch``."""
+    ``chunk`` of them go through it at once; 0: ``micro_batches.forward_batch``."""
     n = images.shape[0]
     chunk = min(chunk, n) or forward_batch(images)
     rows = jnp.arange(-(-n // chunk) * chunk)

@@ -166,7 +166,7 @@ class Net(Protocol):
 
     def apply(self, model: Model, x: Array, train: bool) -> tuple[Out, PyTree]:
         """Forward ``x`` [N, H, W, c] (network space); returns the outputs and the new running statistics. Of a model
-        without such statistics, what becomes of an image does not depend on the others (``accumulate.py``)."""
+        without such statistics, what becomes of an image does not depend on the others (``micro_batches.py``)."""
         ...
 
 

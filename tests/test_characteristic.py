@@ -179,7 +179,7 @@ def test_models_lie_between_the_ends_of_their_lines() -> None:
     net, data = ConvNet(1, 4).build(toy.SHAPE, 2), toy.data()
     source = InterpolatedPool(size=2, epochs=1, batch=8, trained=True)
     pool = source.pretrain(net, data, jax.random.key(0), no_tick)
-    models = source.sample(net, pool, 8, 0, jax.random.key(1))
+    models = jax.jit(source.sample, static_argnums=(0, 2))(net, pool, 8, 0, jax.random.key(1))
     jax.tree.map(lambda a: a.shape[:2] == (2, 2) or pytest.fail(str(a.shape)), pool)
 
     def kernel(params) -> np.ndarray:
@@ -211,8 +211,11 @@ def test_calibration_adds_what_the_trained_network_says() -> None:
     real, syn = jax.random.normal(jax.random.key(0), (2, 4, *toy.SHAPE))
     plain, calibrated = CharacteristicFunction(), CalibratedCharacteristic(calibration=2.0)
     asked = (problem.net, model, real, syn, jnp.asarray(1), jax.random.key(1))
-    expected = plain.class_loss(*asked) + 2 * calibration_loss(problem.net, model, syn, jnp.asarray(1))
-    np.testing.assert_allclose(calibrated.class_loss(*asked), expected, rtol=1e-6)
+    matched, said, both = (
+        jax.jit(loss, static_argnums=0) for loss in (plain.class_loss, calibration_loss, calibrated.class_loss)
+    )
+    expected = matched(*asked) + 2 * said(problem.net, model, syn, jnp.asarray(1))
+    np.testing.assert_allclose(both(*asked), expected, rtol=1e-6)
 
 
 def test_bad_requests() -> None:

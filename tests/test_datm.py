@@ -178,9 +178,10 @@ def test_correct_images_come_first(ipc: int) -> None:
     net, data = ConvNet(1, 4).build(toy.SHAPE, 2), toy.data()
     model = net.init(jax.random.key(3))
     x = data.normaliser.to_network(data.images)
-    logits = net.apply(model, x, train=False)[0].logits
+    logits = jax.jit(lambda x: net.apply(model, x, train=False)[0].logits)(x)
     right = np.argmax(logits, axis=-1) == np.asarray(data.labels)
-    images = CorrectlyClassified().images(net, model, data, ipc, 1, jax.random.key(0))
+    drawn = jax.jit(CorrectlyClassified().images, static_argnums=(0, 3, 4))
+    images = drawn(net, model, data, ipc, 1, jax.random.key(0))
     sure = np.asarray(jax.nn.softmax(logits))[np.arange(16), np.asarray(data.labels)]
     for c in range(2):
         apart = np.abs(np.asarray(data.images, np.float32)[None] / 255 - np.asarray(images[c])[:, None])

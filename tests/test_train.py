@@ -118,11 +118,6 @@ def test_hits_are_counted_once_whatever_the_chunk() -> None:
     assert len(counts) == 1
 
 
-def test_large_images_go_through_a_network_a_few_at_a_time() -> None:
-    for n, side, together in ((7, 32, 7), (900, 32, 256), (900, 64, 256), (900, 224, 20), (2, 2048, 1)):
-        assert training.forward_batch(np.broadcast_to(np.uint8(0), (n, side, side, 3))) == together
-
-
 def _trained(dtype: DTypeName, optimiser: optax.GradientTransformation, **options):
     """Two networks at once, after a few steps with all that a step can have; and a derivative through these steps."""
     net = ConvNet(depth=1, width=4, norm="batch", dtype=dtype).build((4, 4, 3), 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from distill_jax.contracts import ClassObjective
+from distill_jax.micro_batches import forward
 from distill_jax.types import Array, Model, Net, RequestError, at_least, choice
 
 
@@ -70,7 +72,8 @@ class CharacteristicFunction(ClassObjective):
 
     def class_loss(self, net: Net, model: Model, real: Array, syn: Array, c: Array, key: Array) -> Array:
         """Scalar >= 0. The real features are constants."""
-        theirs, ours = (_features(net, model, x) for x in (jax.lax.stop_gradient(real), syn))
+        theirs = forward(partial(_features, net, model), model, jax.lax.stop_gradient(real))
+        ours = _features(net, model, syn)
         shape = (self.frequencies, ours.shape[1])
         # Branches 0 and 1 of this key are the augmentation's.
         t = jax.random.normal(jax.random.fold_in(key, 2), shape, ours.dtype)

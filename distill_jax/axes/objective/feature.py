@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax.contracts import ClassObjective
+from distill_jax.micro_batches import forward
 from distill_jax.types import Array, Model, Net, RequestError, Shape, choice
 
 
@@ -32,16 +33,13 @@ class FeatureMatching(ClassObjective):
             )
 
     def class_loss(self, net: Net, model: Model, real: Array, syn: Array, c: Array, key: Array) -> Array:
-        """Scalar >= 0: sum over blocks and elements of squared differences of batch means."""
-        n = len(self._means(net, model, syn))
-        chosen = slice(self.first % n, self.last % n + 1)
-        target = jax.lax.stop_gradient(self._means(net, model, real)[chosen])
-        return sum(
-            (jnp.sum((a - b) ** 2) for a, b in zip(target, self._means(net, model, syn)[chosen], strict=True)),
-            jnp.zeros(()),
-        )
+        """Scalar >= 0: sum over blocks and elements of squared differences of batch means. Real means are constants."""
 
-    @staticmethod
-    def _means(net: Net, model: Model, x: Array) -> list[Array]:
-        out, _ = net.apply(model, x, train=True)
-        return [jnp.mean(block.after, axis=0) for block in out.blocks]
+        def chosen(x: Array) -> list[Array]:
+            blocks = net.apply(model, x, train=True)[0].blocks
+            n = len(blocks)
+            return [block.after for block in blocks[self.first % n : self.last % n + 1]]
+
+        pairs = zip(jax.lax.stop_gradient(forward(chosen, model, real)), chosen(syn), strict=True)
+        squares = (jnp.sum((jnp.mean(a, axis=0) - jnp.mean(b, axis=0)) ** 2) for a, b in pairs)
+        return sum(squares, jnp.zeros(()))

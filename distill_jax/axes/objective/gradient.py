@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import optax
 
 from distill_jax import tree
-from distill_jax.accumulate import loss_and_gradient
 from distill_jax.contracts import ClassObjective
+from distill_jax.micro_batches import loss_and_gradient
 from distill_jax.types import Array, Model, Net, PyTree, RequestError, Shape, choice
 
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from distill_jax import mesh
 from distill_jax.axes.selector.kmeans import centroid, kmeans, medoids, squared_distances
+from distill_jax.micro_batches import forward_batch
 from distill_jax.platform import on_cpu
-from distill_jax.train import forward_batch
 from distill_jax.types import Array, Model, Net, Normaliser, RealData
 
 Rule: TypeAlias = Callable[[Array, Array, int, Array], Array]

@@ -1,0 +1,103 @@
+"""Micro-batches give the loss, the gradient and the outputs of the whole batch."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distill_jax import micro_batches
+from distill_jax.axes.objective import CharacteristicFunction, FeatureMatching, class_gradient
+from distill_jax.micro_batches import PIXELS, forward_batch, loss_and_gradient, micro_batch
+from distill_jax.nets import ConvNet
+from distill_jax.platform import compiled_for
+
+
+@pytest.mark.parametrize(
+    "shape, size",
+    [
+        ((64, 32, 32, 3), 4),
+        ((64, 8, 8, 1), 64),  # all of them fit
+        ((100, 28, 28, 1), 5),
+        ((128, 224, 224, 3), 1),
+        ((37, 32, 32, 3), 1),  # a prime number
+        ((3, 32, 32, 3), 3),
+    ],
+)
+def test_a_micro_batch_divides_the_batch_and_fits_the_cache(shape: tuple[int, ...], size: int):
+    assert micro_batch(jnp.zeros(shape, jnp.bfloat16), PIXELS) == size
+
+
+def test_an_accelerator_takes_a_batch_whole():
+    with compiled_for("gpu"):
+        assert micro_batch(jnp.zeros((64, 32, 32, 3)), PIXELS) == 64
+
+
+@pytest.mark.parametrize(
+    "platform, n, side, together",
+    [
+        ("gpu", 7, 32, 7),
+        ("gpu", 900, 32, 256),
+        ("gpu", 900, 64, 256),
+        ("gpu", 900, 224, 20),
+        ("gpu", 2, 2048, 1),
+        ("cpu", 900, 8, 256),
+        ("cpu", 900, 32, 16),
+        ("cpu", 900, 224, 1),
+    ],
+)
+def test_so_many_go_through_a_network_where_nothing_is_differentiated(platform, n: int, side: int, together: int):
+    with compiled_for(platform):
+        assert forward_batch(np.broadcast_to(np.uint8(0), (n, side, side, 3))) == together
+
+
+def test_micro_batches_add_up(monkeypatch: pytest.MonkeyPatch):
+    x, y = jax.random.normal(jax.random.key(0), (12, 4, 4, 2)), jnp.arange(12.0)
+
+    def loss(params: dict, x: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.tanh(x * params["a"]).sum((1, 2, 3)) * y) + 0 * params["b"]
+
+    params = {"a": jnp.float32(0.3), "b": jnp.float32(1.0)}
+    whole = jax.value_and_grad(loss)(params, x, y)
+    for pixels in (16, 48, 1000):
+        monkeypatch.setattr(micro_batches, "PIXELS", pixels)
+        parts = loss_and_gradient(loss, params, x, y)
+        # Sums of 12 terms in another order.
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), parts, whole)
+
+
+@pytest.mark.parametrize("norm, splits", [("instance", True), ("batch", False)])
+def test_a_class_gradient_is_that_of_the_whole_batch(
+    norm: str, splits: bool, x64: None, monkeypatch: pytest.MonkeyPatch
+):
+    net = ConvNet(depth=2, width=4, norm=norm, dtype="float64").build((8, 8, 1), 3)  # type: ignore[arg-type]
+    model, x = net.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (6, 8, 8, 1))
+    whole = jax.jit(class_gradient, static_argnums=0)(net, model, x, jnp.int32(1))
+    monkeypatch.setattr(micro_batches, "PIXELS", 128)
+    seen = []
+    monkeypatch.setattr(micro_batches, "micro_batch", lambda images, pixels: seen.append(1) or 2)
+    parts = jax.jit(partial(class_gradient, constant=True), static_argnums=0)(net, model, x, jnp.int32(1))
+    # Batch norm makes images depend on each other: they stay together.
+    assert bool(seen) == splits
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), parts, whole)
+
+
+@pytest.mark.parametrize("objective", [FeatureMatching(first=0), CharacteristicFunction(frequencies=8)])
+@pytest.mark.parametrize("norm, splits", [("instance", True), ("batch", False)])
+def test_features_are_those_of_the_whole_batch(
+    objective, norm: str, splits: bool, x64: None, monkeypatch: pytest.MonkeyPatch
+):
+    net = ConvNet(depth=2, width=4, norm=norm, dtype="float64").build((8, 8, 1), 3)  # type: ignore[arg-type]
+    model, (real, syn) = net.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (2, 6, 8, 8, 1))
+
+    def loss(syn: jax.Array) -> jax.Array:
+        return objective.class_loss(net, model, real, syn, jnp.int32(1), jax.random.key(2))
+
+    whole = jax.jit(jax.value_and_grad(loss))(syn)
+    seen = []
+    monkeypatch.setattr(micro_batches, "FORWARD_PIXELS", 128)
+    monkeypatch.setattr(jax.lax, "map", lambda *args, _map=jax.lax.map: seen.append(1) or _map(*args))
+    parts = jax.jit(jax.value_and_grad(lambda syn: loss(syn)))(syn)
+    assert bool(seen) == splits
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), parts, whole)
