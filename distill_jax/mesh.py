@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from distill_jax import hosts, tree
@@ -23,9 +24,9 @@ from distill_jax.platform import on_cpu
 from distill_jax.types import Array, PyTree
 
 AXIS = "devices"
-WORTH_SPLITTING = 2**15
-"""pixels of a batch from which CPU devices share its way through a network: below, they wait for each other for longer
-than they work (digits, two cores: ten steps take 11.4 ms shared and 6.9 ms not), and each does all of it"""
+WORTH_SUMMING, WORTH_SPLITTING = 2**11, 2**14
+"""pixels of each CPU device's part of a batch, below which each does all of it, because the devices would wait for each
+other for longer than they save: where one vector is summed (``summed``), and where XLA sums (``split_batch``)"""
 
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
 """set while a function is traced that runs on one device of a map"""
@@ -125,7 +126,7 @@ def placed(state: Any) -> Any:
 
 def split_batch(batch: PyTree) -> PyTree:
     """The batch of a training step, images [N, H, W, c] first, each device a part of it, where it is worth it."""
-    if not _worth_splitting(batch):
+    if not _worth_sharing(batch, WORTH_SPLITTING):
         return batch
     # Whole on every device first: what comes before is done by each, and nothing is sent.
     for spec in (PartitionSpec(), PartitionSpec(AXIS)):
@@ -136,19 +137,25 @@ def split_batch(batch: PyTree) -> PyTree:
 def summed(f: Callable[..., PyTree], batch: PyTree, *shared: PyTree) -> PyTree:
     """``f(batch, *shared)``, which is a sum over the batch of a training step, images [N, H, W, c] first: where it is
     worth it, the sum of what the devices find for a part each. ``f`` must close over no arrays."""
-    if not _worth_splitting(batch):
+    if not _worth_sharing(batch, WORTH_SUMMING):
         return f(batch, *shared)
 
     def share(batch: PyTree, *shared: PyTree) -> PyTree:
         with alone():
-            return jax.lax.psum(f(batch, *shared), AXIS)
+            found, structure = jax.tree.flatten(f(batch, *shared))
+        # Arrays travel as one vector: CPU devices wait for each other once, not for every array. Numbers travel alone,
+        # so that those that nobody reads do not.
+        arrays = [i for i, a in enumerate(found) if a.ndim]
+        vector, undone = ravel_pytree([found[i] for i in arrays])
+        total = dict(zip(arrays, undone(jax.lax.psum(vector, AXIS)), strict=True))
+        return structure.unflatten([total[i] if a.ndim else jax.lax.psum(a, AXIS) for i, a in enumerate(found)])
 
     specs = (PartitionSpec(AXIS), *(PartitionSpec() for _ in shared))
     mapped = jax.shard_map(share, mesh=all_devices(), in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
     return mapped(replicated(batch), *shared)  # whole on every device first, as in split_batch
 
 
-def _worth_splitting(batch: PyTree) -> bool:
-    """Whether the devices divide a batch, and on CPUs whether it is large enough."""
+def _worth_sharing(batch: PyTree, pixels: int) -> bool:
+    """Whether the devices divide a batch, and on CPUs whether each has so many ``pixels`` of it."""
     n, height, width, _ = jax.tree.leaves(batch)[0].shape
-    return size() > 1 and n % size() == 0 and not (on_cpu() and n * height * width < WORTH_SPLITTING)
+    return size() > 1 and n % size() == 0 and not (on_cpu() and n * height * width < pixels * size())

@@ -16,16 +16,18 @@ import jax.numpy as jnp
 from distill_jax.platform import on_cpu
 from distill_jax.types import Array, Model, PyTree, wide
 
-PIXELS = 2**12
-"""of a micro-batch on a CPU, at most, where an image has fewer"""
+PIXELS = 2**10
+"""of a micro-batch on a CPU, at most, or of each of up to FEW images that share the reading of the kernels"""
 FORWARD_PIXELS = 2**14
 """likewise where nothing is differentiated, so that no activations are kept for the way back"""
+FEW = 4
 
 
 def micro_batch(images: Array, pixels: int) -> int:
-    """How many of ``images`` [N, H, W, c] pass at once: all, or on a CPU the most that divide N and have ``pixels``."""
+    """How many of ``images`` [N, H, W, c] pass at once: all, or on a CPU the most that divide N and have ``pixels``, or
+    up to FEW that together have FEW times as many."""
     n, height, width, _ = images.shape
-    most = max(1, pixels // (height * width)) if on_cpu() else n
+    most = max(1, pixels // (height * width), min(FEW, FEW * pixels // (height * width))) if on_cpu() else n
     return max((size for size in range(1, min(n, most) + 1) if n % size == 0), default=n)
 
 

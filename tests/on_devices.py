@@ -62,9 +62,9 @@ def one_sweep(method: str) -> dict[str, Any]:
     spec = replace(small(method), live=2 if method == "mtt" else 1)
     problem = mesh.replicated(prepare(spec, images(3, 8)))
     state = mesh.placed(mesh.replicated(init_state(problem)))
-    worth, mesh.WORTH_SPLITTING = mesh.WORTH_SPLITTING, 0  # small batches of the update are shared out too
+    worth, mesh.WORTH_SUMMING = mesh.WORTH_SUMMING, 0  # small batches of the update are shared out too
     state = jax.jit(inner_step)(problem, state, jax.random.key(1))
-    mesh.WORTH_SPLITTING = worth
+    mesh.WORTH_SUMMING = worth
     params = jax.tree.leaves(state.models.params)
     return {
         "devices": jax.device_count(),
