@@ -50,7 +50,7 @@ def counts(dataset: str, classes: int) -> tuple[Cost, Cost, int, int, int]:
     spec = resolve("acc_dd", RECIPE_OF[dataset], ipc=10, shape=shape).spec
     data = explain.real_shapes(each * classes, shape, [each] * classes)
     with compiled_for("gpu"):
-        problem, state, _ = explain.shapes(spec, data)
+        problem, state = explain.shapes(spec, data)
         sweep, update = (
             cost(part, problem, state, problem.root) for part in (explain.matching_sweep, explain.model_update)
         )

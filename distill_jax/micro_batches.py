@@ -7,7 +7,8 @@ Accelerators take a batch whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -22,12 +23,27 @@ FORWARD_PIXELS = 2**14
 """likewise where nothing is differentiated, so that no activations are kept for the way back"""
 FEW = 4
 
+# As the target platform (platform.py), a context that the caches of traced programs know.
+_whole = jax.make_user_context(default_value=False)
+
+
+@contextmanager
+def whole_batches() -> Iterator[None]:
+    """What is traced within takes batches whole on a CPU too: to count what a run moves through memory, where the cache
+    holds what micro-batches share."""
+    with _whole(True):
+        yield
+
+
+def _divided() -> bool:
+    return on_cpu() and not _whole.value
+
 
 def micro_batch(images: Array, pixels: int) -> int:
     """How many of ``images`` [N, H, W, c] pass at once: all, or on a CPU the most that divide N and have ``pixels``, or
     up to FEW that together have FEW times as many."""
     n, height, width, _ = images.shape
-    most = max(1, pixels // (height * width), min(FEW, FEW * pixels // (height * width))) if on_cpu() else n
+    most = max(1, pixels // (height * width), min(FEW, FEW * pixels // (height * width))) if _divided() else n
     return max((size for size in range(1, min(n, most) + 1) if n % size == 0), default=n)
 
 
@@ -61,4 +77,4 @@ def forward_batch(images: Any) -> int:
     nothing is differentiated: on an accelerator 256, and fewer above 64x64, where their activations would be the
     largest thing in memory."""
     n, height, width, _ = images.shape
-    return min(n, 256, max(1, (FORWARD_PIXELS if on_cpu() else 2**20) // (height * width)))
+    return min(n, 256, max(1, (FORWARD_PIXELS if _divided() else 2**20) // (height * width)))

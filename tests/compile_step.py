@@ -25,7 +25,7 @@ def measured(recipe: str, side: int, classes: int, images: int, dtype: str) -> d
     spec = replace(spec, net=replace(spec.net, dtype=dtype))
     data = explain.real_shapes(images, shape, [images // classes] * classes)
     with compiled_for("gpu"):
-        problem, state, _ = explain.shapes(spec, data)
+        problem, state = explain.shapes(spec, data)
         began = time.process_time()
         compiled = fit.compiled_block(DEVICES["h100"], problem, state)
         seconds = time.process_time() - began

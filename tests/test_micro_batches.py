@@ -9,7 +9,7 @@ import pytest
 
 from distill_jax import micro_batches
 from distill_jax.axes.objective import CharacteristicFunction, FeatureMatching, class_gradient
-from distill_jax.micro_batches import PIXELS, forward_batch, loss_and_gradient, micro_batch
+from distill_jax.micro_batches import PIXELS, forward_batch, loss_and_gradient, micro_batch, whole_batches
 from distill_jax.nets import ConvNet
 from distill_jax.platform import compiled_for
 
@@ -31,9 +31,12 @@ def test_a_micro_batch_divides_the_batch_and_fits_the_cache(shape: tuple[int, ..
     assert micro_batch(jnp.zeros(shape, jnp.bfloat16), PIXELS) == size
 
 
-def test_an_accelerator_takes_a_batch_whole():
-    with compiled_for("gpu"):
-        assert micro_batch(jnp.zeros((64, 32, 32, 3)), PIXELS) == 64
+@pytest.mark.parametrize("where", [compiled_for("gpu"), whole_batches()])
+def test_a_batch_passes_whole_on_an_accelerator_and_where_costs_are_counted(where):
+    images = jnp.zeros((64, 32, 32, 3))
+    with where:
+        assert micro_batch(images, PIXELS) == forward_batch(images) == 64
+    assert micro_batch(images, PIXELS) == 4
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ import jax
 from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
 from jax.interpreters.partial_eval import dce_jaxpr
 
+from distill_jax.micro_batches import whole_batches
+
 
 class Cost(NamedTuple):
     """The convolutions and matrix products of a program; everything between them is taken to be fused into them."""
@@ -20,7 +22,7 @@ class Cost(NamedTuple):
     flops: int = 0
     """a multiplication and an addition count as two; so do those with the zeros of a padded border"""
     bytes: int = 0
-    """operands read and results written"""
+    """operands read and results written, of batches that pass whole"""
     open_loops: int = 0
     """loops whose length is not known before they run: their body is counted once"""
 
@@ -34,15 +36,11 @@ class Cost(NamedTuple):
 
 def cost(f: Callable[..., Any], *args: Any) -> Cost:
     """The cost of ``f(*args)``; ``args`` may be ``jax.ShapeDtypeStruct``."""
-    return cost_and_shapes(f, *args)[1]
-
-
-def cost_and_shapes(f: Callable[..., Any], *args: Any) -> tuple[Any, Cost]:
-    """What ``f(*args)`` returns, as ``jax.ShapeDtypeStruct``, and its cost."""
-    closed, shapes = jax.make_jaxpr(f, return_shape=True)(*args)
+    with whole_batches():
+        closed = jax.make_jaxpr(f)(*args)
     # The compiler drops what nobody reads, such as the gradient of an input that a derivative rule always computes.
     live, _ = dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
-    return shapes, of_jaxpr(live)
+    return of_jaxpr(live)
 
 
 def of_jaxpr(jaxpr: Jaxpr) -> Cost:

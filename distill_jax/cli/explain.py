@@ -27,7 +27,7 @@ from distill_jax.chunks import with_chunks
 from distill_jax.cli import display
 from distill_jax.cli.arguments import Common, chosen_classes, parse
 from distill_jax.cli.compiler import ask, require
-from distill_jax.cli.cost import Cost, cost, cost_and_shapes, nbytes
+from distill_jax.cli.cost import Cost, cost, nbytes
 from distill_jax.cli.devices import DEVICES
 from distill_jax.cli.display import arithmetic, table
 from distill_jax.cli.process import enter
@@ -107,7 +107,7 @@ def resolved(argv: list[str]) -> Resolved:
 
 def explained(experiment: Experiment, data: RealData) -> str:
     """The walk of one inner step as text; ``data`` may be made of ``jax.ShapeDtypeStruct``."""
-    problem, state, pretraining = shapes(experiment.spec, data)
+    problem, state = shapes(experiment.spec, data)
     return "\n".join(
         [
             *_walk(problem, state),
@@ -116,20 +116,22 @@ def explained(experiment: Experiment, data: RealData) -> str:
             "",
             *table([("on the device", "bytes", ""), *_residents(problem, state)], numbers=True),
             "",
-            *_costs(problem, state, pretraining),
+            *_costs(problem, state),
         ]
     )
 
 
-def shapes(spec: Spec, data: RealData) -> tuple[Problem, State, Cost]:
-    """A run of ``spec`` and its first state, made of ``jax.ShapeDtypeStruct``, and what its pool costs."""
+def shapes(spec: Spec, data: RealData) -> tuple[Problem, State]:
+    """A run of ``spec`` and its first state, made of ``jax.ShapeDtypeStruct``."""
     _, height, width, channels = data.images.shape
     spec = traced(with_chunks(spec, (height, width, channels), data.classes, target()))
     net = spec.net.build((height, width, channels), data.classes)
     key = jax.eval_shape(jax.random.key, 0)
-    pool, pretraining = _pretraining(spec, net, data, key)
+    # As many networks as are trained at once: before a run, this is then the trace that its pretraining takes.
+    size, some = spec.models.size, jax.eval_shape(*_pretraining(spec, net, data, key, mesh.size()))
+    pool = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), some)
     problem = Problem(spec, net, data, pool, key)
-    return problem, jax.eval_shape(init_state, problem), pretraining
+    return problem, jax.eval_shape(init_state, problem)
 
 
 def real_shapes(images: int, shape: tuple[int, int, int], counts: list[int]) -> RealData:
@@ -201,17 +203,16 @@ def _choices(spec: Spec) -> list[str]:
     return [f"{axis:17} {getattr(spec, axis)!r}" for axis in CHOICES]
 
 
-def _pretraining(spec: Spec, net: Net, data: RealData, key: jax.Array) -> tuple[PyTree, Cost]:
-    """The shapes of the pool, and what it costs to make."""
-    size = spec.models.size
-    # One network is traced and counted as often as there are: a hundred experts would take half a minute to trace.
-    models: Any = replace(spec.models, size=1) if size else spec.models  # type: ignore[type-var]
+def _pretraining(spec: Spec, net: Net, data: RealData, key: jax.Array, networks: int = 1) -> tuple[Any, ...]:
+    """A function that makes a pool of at most so many ``networks``, and its arguments: to trace a hundred experts would
+    take half a minute."""
+    networks = min(networks, spec.models.size)
+    models: Any = replace(spec.models, size=networks) if networks else spec.models  # type: ignore[type-var]
 
     def pretrain(models: Any, data: RealData, key: jax.Array) -> PyTree:
         return models.pretrain(net, data, key, no_tick)
 
-    one, each = cost_and_shapes(pretrain, models, data, key)
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), one), each.times(size)
+    return pretrain, models, data, key
 
 
 def _residents(problem: Problem, state: State) -> list[tuple[str, str, str]]:
@@ -225,8 +226,9 @@ def _residents(problem: Problem, state: State) -> list[tuple[str, str, str]]:
     ]
 
 
-def _costs(problem: Problem, state: State, pretraining: Cost) -> list[str]:
+def _costs(problem: Problem, state: State) -> list[str]:
     spec = problem.spec
+    pretraining = cost(*_pretraining(spec, problem.net, problem.data, problem.root)).times(spec.models.size)
     picked, sweep, update = (
         cost(part, problem, state, problem.root) for part in (_select, matching_sweep, model_update)
     )

@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     if experiment.spec.steps == 0:
         raise RequestError(f"{options.method} takes no steps, so there is nothing to compile: leave out --device")
     with compiled_for(device.platform):
-        problem, state, _ = explain.shapes(experiment.spec, data)
+        problem, state = explain.shapes(experiment.spec, data)
         began = time.perf_counter()
         compiled = compiled_block(device, problem, state)
     spec, seconds = problem.spec, time.perf_counter() - began

@@ -53,7 +53,7 @@ def kept(spec: Spec, data: Dataset, resident: int | None = None) -> list[Part]:
     """What one device keeps of a run, and the real images that a step looks at together, which is the least that it
     adds."""
     counts = [min(resident or count, count) for count in data.counts.tolist()]
-    problem, state, _ = explain.shapes(spec, explain.real_shapes(sum(counts), data.shape, counts))
+    problem, state = explain.shapes(spec, explain.real_shapes(sum(counts), data.shape, counts))
     height, width, channels = data.shape
     batch = 4 * problem.spec.class_chunk * spec.selector.batch * height * width * channels
     fewer = "a smaller --side, or some of the classes with --subset"
