@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -9,6 +10,14 @@ import numpy as np
 import optax
 
 GOLDEN = Path(__file__).parent / "golden"
+
+
+@cache
+def golden_figures(name: str) -> dict[str, np.ndarray]:
+    """The arrays of ``tests/golden/NAME.npz``."""
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        return dict(file)
+
 
 CIFAR_MEAN = np.asarray([0.4914, 0.4822, 0.4465], np.float32)
 CIFAR_STD = np.asarray([0.2023, 0.1994, 0.2010], np.float32)

@@ -8,11 +8,11 @@ import pytest
 from distill_jax.augment import MEMBERS, Draws, NoAugment, Siamese, crop, cutout
 from distill_jax.contracts import Augmentation
 from distill_jax.types import RequestError
-from tests.golden_weights import GOLDEN, cifar_normalised
+from tests.golden_weights import cifar_normalised, golden_figures
 
 ALL = "color_crop_cutout_flip_scale_rotate"
-FIGURES = np.load(GOLDEN / "augment.npz")
-CASES = sorted(k.removesuffix("__out") for k in FIGURES.files if k.startswith("b") and k.endswith("__out"))
+FIGURES = golden_figures("augment")
+CASES = sorted(k.removesuffix("__out") for k in FIGURES if k.startswith("b") and k.endswith("__out"))
 KEY = jax.random.key(7)
 OPERATIONS = {operation.__name__: operation for member in MEMBERS.values() for operation in member}
 APPLY = {name: jax.jit(operation) for name, operation in OPERATIONS.items()}

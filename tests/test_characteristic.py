@@ -27,10 +27,10 @@ from distill_jax.run import no_tick
 from distill_jax.spec import check
 from distill_jax.types import Array, Model, Net, Normaliser, RequestError
 from tests import toy
-from tests.golden_weights import CIFAR_MEAN, CIFAR_STD, GOLDEN, cifar_normalised
+from tests.golden_weights import CIFAR_MEAN, CIFAR_STD, cifar_normalised, golden_figures
 
 SHAPE, CLASSES, IPC = (16, 16, 3), 3, 2
-FIGURES = np.load(GOLDEN / "newer.npz")
+FIGURES = golden_figures("newer")
 DECODER = MultiFormation(2)
 
 

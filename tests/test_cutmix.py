@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill_jax.augment import Patch, cutmix, mix
-from tests.golden_weights import GOLDEN, cifar_normalised
+from tests.golden_weights import cifar_normalised, golden_figures
 
 KEY = jax.random.key(7)
 
@@ -14,7 +14,7 @@ def close(got, want, tolerance):
     np.testing.assert_allclose(np.asarray(got, np.float64), np.asarray(want, np.float64), rtol=0, atol=tolerance)
 
 
-NET = np.load(GOLDEN / "netupdate.npz")
+NET = golden_figures("netupdate")
 
 
 def test_cutmix_golden():

@@ -16,17 +16,18 @@ from distill_jax.formats import FORMATS, pool_from_torch
 from distill_jax.formats.torch_file import dumps
 from distill_jax.nets import ConvNet, from_torch
 from distill_jax.types import RequestError
-from tests.golden_weights import GOLDEN, cifar_normalised, deterministic
+from tests.golden_weights import cifar_normalised, deterministic, golden_figures
 from tests.sets import NAMES, made, softened
 
 
 def weights(prefix: str = "") -> dict[str, np.ndarray]:
-    golden = np.load(GOLDEN / "convnet.npz")
-    return deterministic(*(golden[prefix + key] for key in ("names", "shapes", "roles")))
+    golden = golden_figures("convnet")
+    names, shapes, roles = (golden[prefix + key] for key in ("names", "shapes", "roles"))
+    return deterministic(names, shapes, roles)
 
 
 def test_networks_of_pytorch_make_a_pool_with_equal_logits(tmp_path: Path) -> None:
-    golden, net, plain = np.load(GOLDEN / "convnet.npz"), ConvNet(3, 16).build((32, 32, 3), 10), weights()
+    golden, net, plain = golden_figures("convnet"), ConvNet(3, 16).build((32, 32, 3), 10), weights()
     held = [plain, {"epoch": 2, "state_dict": {f"module.{name}": w for name, w in plain.items()}}, list(plain.values())]
     paths = [tmp_path / f"{n}.pt" for n in range(len(held))]
     for path, content in zip(paths, held, strict=True):

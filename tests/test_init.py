@@ -12,9 +12,9 @@ from distill_jax.axes.init.first_images import _grid
 from distill_jax.axes.selector import draw_distinct
 from distill_jax.contracts import Initialisation
 from distill_jax.types import RealData, RequestError
-from tests.golden_weights import GOLDEN
+from tests.golden_weights import golden_figures
 
-FIGURES = np.load(GOLDEN / "decode.npz")
+FIGURES = golden_figures("decode")
 KEY = jax.random.key(3)
 NET: Any = None  # nor a model: only k-means looks at them
 
@@ -53,7 +53,7 @@ def test_mix_golden(case):
 
 
 def test_nearest_tables_golden():
-    for name in (n for n in FIGURES.files if n.startswith("nearest_")):
+    for name in (n for n in FIGURES if n.startswith("nearest_")):
         side, small = int(name.split("_")[1]), int(name.split("_")[3])
         cell, source = _grid(side, round(side / small))
         tables = [source[cell == k].tolist() for k in range(cell.max() + 1)]

@@ -12,7 +12,7 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.datasets import make_blobs
 
 from distill_jax.axes.selector import kmeans, lloyd, medoids, plus_plus, squared_distances
-from tests.golden_weights import GOLDEN
+from tests.golden_weights import golden_figures
 
 ONCE: dict[str, Any] = {"n_init": 1}
 
@@ -23,7 +23,7 @@ jit_plus_plus = jax.jit(plus_plus, static_argnames="k")
 
 @pytest.fixture(scope="module")
 def golden():
-    return np.load(GOLDEN / "dream.npz")
+    return golden_figures("dream")
 
 
 def distances(centres, points):

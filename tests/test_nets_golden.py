@@ -11,12 +11,12 @@ import pytest
 
 from distill_jax.nets import ConvNet, DenseNet, ResNet, ResNetAP, from_torch
 from distill_jax.types import RequestError
-from tests.golden_weights import GOLDEN, cifar_normalised, deterministic, pixels, training_pass, waves
+from tests.golden_weights import GOLDEN, cifar_normalised, deterministic, golden_figures, pixels, training_pass, waves
 
 
 @pytest.fixture(scope="module")
 def golden():
-    return np.load(GOLDEN / "convnet.npz")
+    return golden_figures("convnet")
 
 
 def parameters(golden, prefix: str = ""):

@@ -8,10 +8,10 @@ import pytest
 from distill_jax.axes.parameterisation import MultiFormation, Pixels, as_network, decoded_set, stored
 from distill_jax.contracts import Parameterisation
 from distill_jax.types import Normaliser, RequestError, Synthetic
-from tests.golden_weights import CIFAR_MEAN, CIFAR_STD, GOLDEN, cifar_normalised, pixels
+from tests.golden_weights import CIFAR_MEAN, CIFAR_STD, cifar_normalised, golden_figures, pixels
 from tests.test_init import close, nhwc, numbered
 
-FIGURES = np.load(GOLDEN / "decode.npz")
+FIGURES = golden_figures("decode")
 
 
 # ------------------------------------------------------------------ spaces

@@ -11,9 +11,9 @@ from distill_jax.axes.init import tile
 from distill_jax.axes.init.patches import RealPatches, losses, patches, surest
 from distill_jax.nets import ConvNet, from_torch
 from distill_jax.types import Array, Model, Normaliser, RealData, RequestError
-from tests.golden_weights import GOLDEN, pixels
+from tests.golden_weights import golden_figures, pixels
 
-FIGURES = np.load(GOLDEN / "newer.npz")
+FIGURES = golden_figures("newer")
 SHAPE, CLASS = (16, 16, 3), 1
 MEAN, STD = (np.asarray(a, np.float32) for a in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 

@@ -62,7 +62,7 @@ def test_learning_rate_golden(epochs: int) -> None:
 
 def test_pretraining_rate_golden() -> None:
     with np.load(GOLDEN / "schedule.npz") as golden:
-        cases = {name: golden[name] for name in golden.files if name.startswith("accdd_pretrain_lr_")}
+        cases = {name: golden[name] for name in golden if name.startswith("accdd_pretrain_lr_")}
     assert cases
     for name, expected in cases.items():
         first, number = (int(part) for part in name.split("_")[-2:])

@@ -8,7 +8,7 @@ import pytest
 from distill_jax.data import Dataset, digits, load
 from distill_jax.data.whiten import whiten, whitened, zca_matrix
 from distill_jax.types import RequestError
-from tests.golden_weights import GOLDEN
+from tests.golden_weights import golden_figures
 
 
 def test_matrix_whitens_and_is_symmetric() -> None:
@@ -26,7 +26,7 @@ def test_matrix_whitens_and_is_symmetric() -> None:
 
 def test_golden_whitening() -> None:
     """Matrix and whitened images of kornia's ``ZCAWhitening``, called as MTT's release does (golden, section ZCA)."""
-    figures = np.load(GOLDEN / "zca.npz")
+    figures = golden_figures("zca")
     n, channels, side, _ = figures["train_u8"].shape
     train, test = (figures[f"{part}_u8"].transpose(0, 2, 3, 1) for part in ("train", "test"))
     data = Dataset.from_arrays("small", train, np.arange(n) % 2, test, np.arange(len(test)) % 2)
