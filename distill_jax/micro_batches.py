@@ -39,11 +39,16 @@ def _divided() -> bool:
     return on_cpu() and not _whole.value
 
 
+def _most(images: Any, pixels: int) -> int:
+    each = images.shape[1] * images.shape[2]
+    return max(1, pixels // each, min(FEW, FEW * pixels // each))
+
+
 def micro_batch(images: Array, pixels: int) -> int:
     """How many of ``images`` [N, H, W, c] pass at once: all, or on a CPU the most that divide N and have ``pixels``, or
     up to FEW that together have FEW times as many."""
-    n, height, width, _ = images.shape
-    most = max(1, pixels // (height * width), min(FEW, FEW * pixels // (height * width))) if _divided() else n
+    n = images.shape[0]
+    most = _most(images, pixels) if _divided() else n
     return max((size for size in range(1, min(n, most) + 1) if n % size == 0), default=n)
 
 
@@ -77,4 +82,4 @@ def forward_batch(images: Any) -> int:
     nothing is differentiated: on an accelerator 256, and fewer above 64x64, where their activations would be the
     largest thing in memory."""
     n, height, width, _ = images.shape
-    return min(n, 256, max(1, (FORWARD_PIXELS if _divided() else 2**20) // (height * width)))
+    return min(n, 256, _most(images, FORWARD_PIXELS) if _divided() else max(1, 2**20 // (height * width)))

@@ -96,7 +96,7 @@ def collectives(method: str, classes: str, side: str, ipc: str, batch: str = "8"
     spec = replace(small(method, int(ipc), int(batch), int(side)), net=ConvNet(2, 8))
     problem = mesh.replicated(prepare(spec, images(int(classes), int(side), 40)))
     state = mesh.placed(mesh.replicated(init_state(problem)))
-    with compiled_for("gpu"):  # small batches are shared out on accelerators alone
+    with compiled_for("gpu"):  # accelerators share batches however small they are
         text = run_block.lower(problem, state, 1).compile().as_text() or ""
     kinds = "all-reduce|all-gather|collective-permute|all-to-all|reduce-scatter"
     found = re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", text)
