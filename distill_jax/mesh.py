@@ -1,8 +1,8 @@
 """One axis of devices under everything: CPU cores, GPUs or TPU chips share classes, networks, repeats and sweep points.
 
 What is independent is mapped with ``map_chunks``, which gives every device its share; the gradient of a training step
-is added up with ``summed``, and what is left (the loss of the matching) XLA reduces. On one device these are a plain map
-and a plain call, and the program has no trace of them.
+is added up with ``summed``, and what is left (the loss of the matching) XLA reduces. On one device these are a
+plain map and a plain call, and the program has no trace of them.
 """
 
 from __future__ import annotations
