@@ -19,7 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distill_jax import tree
 from distill_jax.contracts import Augmentation
+from distill_jax.draws import below, permutations
 from distill_jax.types import Array, RequestError, choice, wide
 
 # ------------------------------------------------------------------ operations: (x [N, H, W, c], u [2]) -> like x
@@ -110,11 +112,6 @@ def _shift(x: Array, axis: int, u: Array) -> Array:
     return jax.lax.dynamic_slice_in_dim(padded, below(u, 2 * limit + 1), side, axis)
 
 
-def below(u: Array, end: int | Sequence[int] | Array) -> Array:
-    """int32, uniform from 0 to before ``end``: in float32 ``u * end`` never rounds up to ``end``."""
-    return jnp.floor(u * jnp.asarray(end, u.dtype)).astype(jnp.int32)
-
-
 def _in_box(x: Array, first: Array, end: Array) -> Array:
     """bool [1, H, W, 1]: the pixels from ``first`` to before ``end``, both int32 [2] (row, column)."""
     at = [jnp.arange(side, dtype=jnp.int32) for side in x.shape[1:3]]
@@ -164,7 +161,7 @@ class NoAugment(Augmentation):
 
 
 class Draws(NamedTuple):
-    """The random numbers of one call. They come from one generator call, because each one takes time to compile."""
+    """The random numbers of one call."""
 
     choice: Array
     """float32 [] in [0, 1): which of the alternatives is applied, where there are any"""
@@ -215,7 +212,7 @@ class Siamese(Augmentation):
 
     def __call__(self, key: Array, x: Array) -> Array:
         choice, u = self.draw(key, 1)
-        return self.apply(x, Draws(choice, jax.tree.map(lambda v: v[0], u)))
+        return self.apply(x, Draws(choice, tree.take(u, 0)))
 
     def apply_each(self, x: Array, draws: Draws) -> Array:
         """One draw per image of ``x`` [N, H, W, c]; the member chosen is common to all."""
@@ -223,11 +220,16 @@ class Siamese(Augmentation):
 
     def draw(self, key: Array, n: int) -> Draws:
         """The random numbers of ``n`` calls with one choice: ``u`` has a leading axis n."""
+        return tree.take(self.draw_batches(key, 1, n), 0)
+
+    def draw_batches(self, key: Array, batches: int, n: int) -> Draws:
+        """Those of so many batches, each with a choice of its own: [batches], and ``u`` with leading axes [batches,
+        n]."""
         ends = np.cumsum([0, *(len(MEMBERS[member]) for member in self.members)])
-        numbers = jax.random.uniform(key, (1 + n * ends[-1] * 2,), jnp.float32)
-        rows = numbers[1:].reshape(n, ends[-1], 2)
-        u = {member: rows[:, ends[i] : ends[i + 1]] for i, member in enumerate(self.members)}
-        return Draws(numbers[0], u)
+        numbers = jax.random.uniform(key, (batches * (1 + n * ends[-1] * 2),), jnp.float32).reshape(batches, -1)
+        rows = numbers[:, 1:].reshape(batches, n, ends[-1], 2)
+        u = {member: rows[:, :, ends[i] : ends[i + 1]] for i, member in enumerate(self.members)}
+        return Draws(numbers[:, 0], u)
 
     def apply(self, x: Array, draws: Draws) -> Array:
         """Transform all of ``x`` [N, H, W, c] by the same given draws."""
@@ -250,7 +252,7 @@ def _in_turn(member: str, x: Array, u: dict[str, Array]) -> Array:
 
 
 class Patch(NamedTuple):
-    """The random numbers of one cutmix step on N images."""
+    """The random numbers of one step of cutmix (Yun et al. 2019) on N images: one box and one permutation for all."""
 
     lam: Array
     """float [] in [0, 1): the share of each image that stays, before the box is clipped"""
@@ -262,11 +264,12 @@ class Patch(NamedTuple):
     """float [] in [0, 1): the step mixes where the probability is above it"""
 
 
-def draw_patch(key: Array, shape: Sequence[int]) -> Patch:
-    """The random numbers of ``cutmix`` on images of ``shape`` (N, H, W, c)."""
+def draw_patches(key: Array, steps: int, shape: Sequence[int]) -> Patch:
+    """The random numbers of so many steps on images of ``shape`` (N, H, W, c), each with a leading axis of steps."""
     uniform_key, partner_key = jax.random.split(key)
-    u = jax.random.uniform(uniform_key, (4,), jnp.float32)
-    return Patch(u[0], below(u[1:3], shape[1:3]), jax.random.permutation(partner_key, shape[0]), u[3])
+    u = jax.random.uniform(uniform_key, (4 * steps,), jnp.float32).reshape(steps, 4)
+    centres = jnp.stack([below(u[:, 1 + a], shape[1 + a]) for a in (0, 1)], axis=1)
+    return Patch(u[:, 0], centres, permutations(partner_key, steps, shape[0]), u[:, 3])
 
 
 def mix(x: Array, targets: Array, patch: Patch, probability: float | Array = 1.0) -> tuple[Array, Array]:
@@ -282,11 +285,3 @@ def mix(x: Array, targets: Array, patch: Patch, probability: float | Array = 1.0
     mixed = targets * (1 - share) + targets[patch.partner] * share
     apply, mixed_x = patch.luck < probability, jnp.where(_in_box(x, first, end), x[patch.partner], x)
     return jnp.where(apply, mixed_x, x), jnp.where(apply, mixed, targets)
-
-
-def cutmix(key: Array, x: Array, targets: Array, probability: float | Array) -> tuple[Array, Array]:
-    """Cutmix (Yun et al. 2019) of a batch ``x`` [N, H, W, c] with class probabilities ``targets`` [N, C].
-
-    One box and one permutation per batch, ``lam`` from Beta(1, 1); left as it is with probability ``1 - probability``.
-    """
-    return mix(x, targets, draw_patch(key, x.shape), probability)

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill_jax.augment import below, bilinear, hat
+from distill_jax.augment import bilinear, hat
 from distill_jax.contracts import Augmentation
+from distill_jax.draws import below
 from distill_jax.types import Array, Normaliser, RequestError, at_least, choice, static, wide
 
 # ------------------------------------------------------------------ IDC on ImageNet subsets

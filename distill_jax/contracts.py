@@ -163,6 +163,11 @@ class Augmentation(Choice):
         """The random numbers of ``n`` draws, each array with a leading axis n; by default a key for each."""
         return jax.random.split(key, n)
 
+    def draw_batches(self, key: Array, batches: int, n: int) -> PyTree:
+        """Those of ``n`` draws for each of so many batches, leading axes [batches, n], from one call of ``draw``."""
+        draws = self.draw(key, batches * n)
+        return jax.tree.map(lambda a: a.reshape(batches, n, *a.shape[1:]), draws)
+
     @abstractmethod
     def apply(self, x: Array, draws: PyTree) -> Array:
         """All N images of ``x`` transformed alike, by the numbers of one draw, without the axis n."""

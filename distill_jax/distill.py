@@ -22,6 +22,7 @@ import optax
 from distill_jax import mesh, tree
 from distill_jax.axes.parameterisation import as_network, decoded_set, stored
 from distill_jax.contracts import ClassObjective
+from distill_jax.draws import permutations
 from distill_jax.spec import Spec
 from distill_jax.types import Array, Model, Net, PyTree, RealData, Synthetic, TrainSet
 
@@ -83,8 +84,8 @@ def _fresh(problem: Problem, step: Array, key: Array) -> dict[str, Any]:
     spec, net, outer = problem.spec, problem.net, step // problem.spec.inner_steps
     sample_key, perturb_key, begin_key = jax.random.split(key, 3)
     drawn = spec.models.sample(net, problem.pool, spec.live, outer, sample_key)
-    begin = jax.vmap(lambda model, key: spec.update.begin(net, model, problem.data, key))
-    models, memory = begin(spec.perturb.perturb(drawn, perturb_key), jax.random.split(begin_key, spec.live))
+    each = (spec.perturb.perturb(drawn, perturb_key), jax.random.split(begin_key, spec.live))
+    models, memory = tree.map_chunks(lambda x: spec.update.begin(net, x[0], problem.data, x[1]), each, spec.live)
     return {"models": models, "update": memory, "loss": jnp.zeros(())}
 
 
@@ -169,7 +170,7 @@ def _shown(problem: Problem, images: Array, rows: Array, c: Array, key: Array) -
     real = data.normaliser.to_network(data.images[data.index[c, rows]])
     syn = as_network(spec.parameterisation, spec.parameterisation.decode(images), data)
     if 0 < spec.syn_batch < syn.shape[0]:
-        syn = syn[jax.random.permutation(subset_key, syn.shape[0])[: spec.syn_batch]]
+        syn = syn[permutations(subset_key, 1, syn.shape[0])[0, : spec.syn_batch]]
     both = spec.augment(augment_key, jnp.concatenate([real, syn]))
     return both[: real.shape[0]], both[real.shape[0] :]
 

@@ -13,8 +13,9 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from distill_jax import mesh
-from distill_jax.augment import NoAugment, draw_patch, mix
+from distill_jax.augment import NoAugment, draw_patches, mix
 from distill_jax.contracts import Augmentation
+from distill_jax.draws import permutations
 from distill_jax.micro_batches import forward_batch, loss_and_gradient
 from distill_jax.platform import on_cpu, target
 from distill_jax.types import (
@@ -148,8 +149,7 @@ def epochs_order(key: Array, n: int, batch: int, epochs: int) -> Order:
     """
     batch = min(batch, n)
     steps = -(-n // batch)
-    keys = jax.random.split(key, epochs)
-    rows = jax.vmap(lambda k: jnp.resize(jax.random.permutation(k, n), (steps, batch)))(keys)
+    rows = jax.vmap(lambda order: jnp.resize(order, (steps, batch)))(permutations(key, epochs, n))
     weights = (jnp.arange(steps * batch) < n).astype(jnp.float32).reshape(steps, batch)
     return Order(rows.reshape(-1, batch), jnp.tile(weights, (epochs, 1)))
 
@@ -158,7 +158,7 @@ def images_order(key: Array, n: int, batch: int, images: int) -> Order:
     """Full batches until ``images`` or more were seen, without repetition while ``n`` lasts."""
     steps = -(-images // batch)
     rounds = -(-steps * batch // n)
-    rows = jax.vmap(lambda k: jax.random.permutation(k, n))(jax.random.split(key, rounds)).reshape(-1)
+    rows = permutations(key, rounds, n).reshape(-1)
     return Order(rows[: steps * batch].reshape(steps, batch), jnp.ones((steps, batch), jnp.float32))
 
 
@@ -183,9 +183,9 @@ def train(
     steps, batch = order.rows.shape
     shape, packed = (batch, *data.images.shape[1:]), _packing(model.params)
     # Drawn for all steps at once: in the loop each draw would be a kernel of its own.
-    augment_keys, mix_keys = jnp.unstack(jax.vmap(jax.random.split)(jax.random.split(key, steps)), axis=1)
-    draws = jax.vmap(lambda k: pipeline.augment.draw(k, batch))(augment_keys)
-    patches = jax.vmap(lambda k: draw_patch(k, shape))(mix_keys) if pipeline.cutmix > 0 else None
+    augment_key, mix_key = jax.random.split(key)
+    draws = pipeline.augment.draw_batches(augment_key, steps, batch)
+    patches = draw_patches(mix_key, steps, shape) if pipeline.cutmix > 0 else None
 
     def step(carry: tuple[PyTree, PyTree, PyTree], now: tuple[Order, PyTree, Any]) -> tuple[Any, Array]:
         (held, stats, state), (picks, draws, patch) = carry, now

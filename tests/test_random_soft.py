@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -21,7 +22,8 @@ from distill_jax.distilled import DistilledSet
 from distill_jax.evaluation import IDC_PROTOCOL, Sets
 from distill_jax.methods import BASELINES
 from distill_jax.teachers import probabilities
-from distill_jax.types import Model, RequestError
+from distill_jax.train import real_set
+from distill_jax.types import Model, RequestError, TrainSet
 from tests import toy
 from tests.test_reproduce import UNAUGMENTED, rows
 from tests.tiny import NET
@@ -70,16 +72,13 @@ def test_a_method_without_a_pool_has_nobody_to_label_random_images(
 
 
 def test_the_baseline_trains_on_what_the_teachers_see_in_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Sets] = []
-    monkeypatch.setattr(Scorer, "score", lambda self, what, sets, protocol=None: seen.append(sets) or {})
     monkeypatch.setattr(score, "AT_ONCE", 3)
     data, net = toy.data(), toy.SMALL["spec.net"].build(toy.SHAPE, 2)
     teachers: Model = jax.vmap(net.init)(jax.random.split(jax.random.key(0), 2))
     test = data.images, data.labels
     with Interrupts() as interrupts:
         scorer = Scorer(net, IDC_PROTOCOL, test, data.normaliser, jax.random.key(1), interrupts, teachers)
-    score.random_soft(scorer, data, 3, 6, 4, jax.random.key(2))
-    (sets,) = seen
+    sets = score.random_soft(scorer, data, 3, 6, 4, jax.random.key(2)).sets
     drawn = np.asarray(sets.rows)
     assert drawn.shape == (4, 6) and len({tuple(sorted(row)) for row in drawn.tolist()}) > 1
     np.testing.assert_array_equal(np.asarray(data.labels)[drawn], [[0, 0, 0, 1, 1, 1]] * 4)
@@ -87,6 +86,21 @@ def test_the_baseline_trains_on_what_the_teachers_see_in_its_images(monkeypatch:
     np.testing.assert_allclose(sets.store.targets[drawn.ravel()], expected[drawn.ravel()], atol=1e-6)
     with pytest.raises(RequestError, match="nobody labels"):
         score.random_soft(scorer._replace(teachers=None), data, 3, 6, 4, jax.random.key(2))
+
+
+def test_random_images_beside_others_are_the_same_and_one_program_trains_on_either() -> None:
+    data, key = toy.data(), jax.random.key(0)
+    rows = score.random_rows(data, 3, 4, key)
+    sets = Sets.same(TrainSet(jax.random.normal(key, (6, *toy.SHAPE)), jnp.eye(2)[jnp.arange(6) // 3]), 4)
+    mine, random = score.beside(sets, Sets(real_set(data), rows), data.normaliser)
+    for ours, before in zip(mine.store, sets.store, strict=True):
+        np.testing.assert_array_equal(ours[mine.rows], before[sets.rows])
+    shown = data.normaliser.to_network(data.images[rows.reshape(-1)]).reshape(4, 6, *toy.SHAPE)
+    np.testing.assert_allclose(random.store.images[random.rows], shown, atol=1e-6)
+    np.testing.assert_array_equal(random.store.targets[random.rows], real_set(data).targets[rows])
+    assert jax.tree.map(jnp.shape, mine) == jax.tree.map(jnp.shape, random)
+    fewer = Sets.same(sets.store, 3)
+    assert score.beside(fewer, random, data.normaliser) == (fewer, random)
 
 
 def test_a_comparison_trains_on_the_soft_labels() -> None:

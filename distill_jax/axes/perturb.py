@@ -50,7 +50,8 @@ class Directions(Perturbation):
     def perturb(self, models: Model, key: Array) -> Model:
         """Model[K], each member moved on its own."""
         keys = jax.random.split(key, jax.tree.leaves(models.params)[0].shape[0])
-        return models._replace(params=jax.vmap(self.perturbed)(models.params, keys))
+        params = tree.map_chunks(lambda each: self.perturbed(*each), (models.params, keys), len(keys))
+        return models._replace(params=params)
 
     def perturbed(self, params: PyTree, key: Array) -> PyTree:
         """The parameters of one model, moved."""

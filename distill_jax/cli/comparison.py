@@ -75,7 +75,7 @@ def curve(setup: Setup, budget: Budget, repeats: int, interrupts: Interrupts) ->
 
     def baseline(name: str, draws: int, teachers: Model | None = None) -> list[float]:
         known = scorer._replace(teachers=teachers)
-        return BASELINES[name](known, data, setup.spec.ipc, images, draws, setup.keys.draw)["per_repeat"]
+        return scorer.score(*BASELINES[name](known, data, setup.spec.ipc, images, draws, setup.keys.draw))["per_repeat"]
 
     if setup.method in ("random", "random_soft") and labels.from_teachers:
         problem = _prepared(setup, setup.spec, clock, interrupts)

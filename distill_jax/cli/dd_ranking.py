@@ -5,23 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from distill_jax.augment import NoAugment
-from distill_jax.cli.score import Scorer, random_rows, summary
+from distill_jax.cli.score import Scorer, beside, random_images, random_soft, summary
 from distill_jax.distilled import DistilledSet
-from distill_jax.evaluation import Protocol, Sets
+from distill_jax.evaluation import Protocol, Sets, repeated
 from distill_jax.ranking import (
     augmentation_robust_score,
     hard_label_recovery,
     improvement_over_random,
     label_robust_score,
 )
-from distill_jax.teachers import probabilities
 from distill_jax.train import real_set
-from distill_jax.types import Array, RealData, TrainSet
+from distill_jax.types import Array, RealData
 
 
 def dd_ranking_scores(
@@ -38,35 +35,25 @@ def dd_ranking_scores(
     longest = replace(protocol, epochs=full_epochs or protocol.epochs)
     full = scorer.train("all images", Sets.same(real_set(data), repeats), longest)
 
-    drawn = random_rows(data, len(distilled.images) // distilled.classes, repeats, key)
-    images = scorer.normaliser.to_network(data.images[drawn.reshape(-1)])
-    targets = jax.nn.one_hot(data.labels[drawn.reshape(-1)], data.classes)
-    if soft:
-        targets = jnp.asarray(probabilities(scorer.net, full, images))
+    known = scorer._replace(teachers=full)
+    ipc = len(distilled.images) // distilled.classes
+    drawn = (random_soft if soft else random_images)(known, data, ipc, 0, repeats, key).sets
+    mine, others = beside(repeated(distilled, repeats), drawn, scorer.normaliser)
 
-    # One store for all images, so that trainings that differ in nothing else are one compiled program.
-    x, _ = distilled.arrays()
-    both = jnp.concatenate([x, images])
-    rows = jnp.arange(len(both), dtype=jnp.int32)
-    store, hard = (
-        TrainSet(both, jnp.concatenate([each.targets(), targets])) for each in (distilled, distilled.with_soft(None))
-    )
-    mine, others = jnp.tile(rows[: len(x)], (repeats, 1)), rows[len(x) :].reshape(drawn.shape)
-
-    def scored(what: str, store: TrainSet, rows: Array, protocol: Protocol, augment: bool = True) -> dict[str, Any]:
-        return scorer.score(what, Sets(store, rows), protocol if augment else replace(protocol, augment=NoAugment()))
+    def scored(what: str, sets: Sets, protocol: Protocol, augment: bool = True) -> dict[str, Any]:
+        return scorer.score(what, sets, protocol if augment else replace(protocol, augment=NoAugment()))
 
     accuracies = {
         "full": scorer.tested(full),
-        "distilled": scored("distilled", store, mine, own),
-        "random": scored("random", store, others, protocol),
-        "distilled_plain": scored("distilled, not augmented", store, mine, own, augment=False),
-        "random_plain": scored("random, not augmented", store, others, protocol, augment=False),
+        "distilled": scored("distilled", mine, own),
+        "random": scored("random", others, protocol),
+        "distilled_plain": scored("distilled, not augmented", mine, own, augment=False),
+        "random_plain": scored("random, not augmented", others, protocol, augment=False),
     }
-    # Only soft labels make a difference here.
-    accuracies["distilled_hard"] = (
-        scored("distilled, hard labels", hard, mine, own) if soft else accuracies["distilled"]
-    )
+    accuracies["distilled_hard"] = accuracies["distilled"]
+    if soft:  # only then do hard labels make a difference
+        hard, _ = beside(repeated(distilled.with_soft(None), repeats), drawn, scorer.normaliser)
+        accuracies["distilled_hard"] = scored("distilled, hard labels", hard, own)
 
     of = {name: np.asarray(accuracy["per_repeat"]) / 100 for name, accuracy in accuracies.items()}
     hlr = hard_label_recovery(of["full"], of["distilled_hard"])

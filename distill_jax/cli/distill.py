@@ -24,7 +24,7 @@ from distill_jax.cli.launch import OnHosts
 from distill_jax.cli.optimise import Session, optimise, rounded
 from distill_jax.cli.process import Clock, Interrupts, enter, environment, peak_bytes
 from distill_jax.cli.resume import Resumable, resumable
-from distill_jax.cli.score import BASELINES, Scorer
+from distill_jax.cli.score import BASELINES, Baseline, Scorer, beside
 from distill_jax.cli.setup import Setup, given_pool, pool_for, refuse_different, set_up
 from distill_jax.cli.tensorboard import require_tensorboard
 from distill_jax.cli.workdir import (
@@ -204,15 +204,18 @@ def _work(session: Session, options: Distill, given: PyTree) -> dict[str, Any]:
     sets = repeated(distilled, options.repeats)
     real = (setup.feed(known) if setup.spec.classes else data).at(0)
 
-    def baseline(name: str) -> dict[str, Any]:
+    def baseline(name: str) -> Baseline:
         judge = scorer._replace(teachers=setup.spec.models.teachers(pool)) if name == "random_soft" else scorer
         return BASELINES[name](judge, real, setup.spec.ipc, len(sets.store.images), options.repeats, setup.keys.draw)
 
-    protocol = at_learned_rate(scorer.protocol, distilled)
-    accuracy = baseline("full") if setup.method == "full" else scorer.score("scoring", sets, protocol)
+    others = {name: baseline(name) for name in options.compared_with(setup.spec)}
+    if "random" in others:
+        sets, random = beside(sets, others["random"].sets, data.normaliser)
+        others["random"] = others["random"]._replace(sets=random)
+    mine = Baseline("scoring", sets, at_learned_rate(scorer.protocol, distilled))
+    accuracy = scorer.score(*(baseline("full") if setup.method == "full" else mine))
     clock.spent("evaluate")
-    compared_with = options.compared_with(setup.spec)
-    baselines = {name: baseline(name) if name in compared_with else None for name in BASELINES}
+    baselines = {name: scorer.score(*others[name]) if name in others else None for name in BASELINES}
     clock.spent("baselines")
     # Only now is the card complete. A run that is interrupted before has saved the same images with no score yet.
     _save(workdir, distilled.with_card(score=None if setup.method == "full" else accuracy))

@@ -18,7 +18,7 @@ from distill_jax.evaluation import Protocol, Sets, matched_epochs, test_accuraci
 from distill_jax.run import Block
 from distill_jax.teachers import AT_ONCE, probabilities
 from distill_jax.train import real_set
-from distill_jax.types import Array, Model, Net, Normaliser, RealData, RequestError
+from distill_jax.types import Array, Model, Net, Normaliser, RealData, RequestError, TrainSet
 
 
 class Scorer(NamedTuple):
@@ -82,15 +82,23 @@ def random_rows(data: RealData, ipc: int, repeats: int, key: Array) -> Array:
     def draw(key: Array) -> Array:
         return jnp.take_along_axis(data.index, draw_distinct(key, data, ipc), axis=1).reshape(-1)
 
-    return jax.vmap(draw)(jax.random.split(key, repeats))
+    return jax.lax.map(draw, jax.random.split(key, repeats))
 
 
-def random_images(scorer: Scorer, data: RealData, ipc: int, decoded: int, repeats: int, key: Array) -> dict[str, Any]:
+class Baseline(NamedTuple):
+    """What a distilled set is compared with; ``Scorer.score`` takes these fields."""
+
+    what: str
+    sets: Sets
+    protocol: Protocol
+
+
+def random_images(scorer: Scorer, data: RealData, ipc: int, decoded: int, repeats: int, key: Array) -> Baseline:
     """As many real images as are stored, whole ones."""
-    return scorer.score("random images", Sets(real_set(data), random_rows(data, ipc, repeats, key)))
+    return Baseline("random images", Sets(real_set(data), random_rows(data, ipc, repeats, key)), scorer.protocol)
 
 
-def random_soft(scorer: Scorer, data: RealData, ipc: int, decoded: int, repeats: int, key: Array) -> dict[str, Any]:
+def random_soft(scorer: Scorer, data: RealData, ipc: int, decoded: int, repeats: int, key: Array) -> Baseline:
     """As many real images as are stored, under what the teachers see in them: what soft labels gain by themselves.
 
     Raises RequestError where there are no teachers.
@@ -102,19 +110,34 @@ def random_soft(scorer: Scorer, data: RealData, ipc: int, decoded: int, repeats:
     parts = np.split(drawn, range(AT_ONCE, len(drawn), AT_ONCE))
     shown = (scorer.normaliser.to_network(data.images[part]) for part in parts)
     soft = np.concatenate([probabilities(scorer.net, scorer.teachers, x) for x in shown])
-    targets = store.targets.at[drawn].set(soft)
-    return scorer.score("random images, soft labels", Sets(store._replace(targets=targets), rows))
+    store = store._replace(targets=store.targets.at[drawn].set(soft))
+    return Baseline("random images, soft labels", Sets(store, rows), scorer.protocol)
 
 
-def all_images(scorer: Scorer, data: RealData, ipc: int, decoded: int, repeats: int, key: Array) -> dict[str, Any]:
+def all_images(scorer: Scorer, data: RealData, ipc: int, decoded: int, repeats: int, key: Array) -> Baseline:
     """All training data, for as many steps as the distilled set was trained on."""
     protocol = matched_epochs(scorer.protocol, decoded, len(data.labels))
-    return scorer.score("all images", Sets.same(real_set(data), repeats), protocol)
+    return Baseline("all images", Sets.same(real_set(data), repeats), protocol)
 
 
-BASELINES: dict[str, Callable[[Scorer, RealData, int, int, int, Array], dict[str, Any]]] = {
+BASELINES: dict[str, Callable[[Scorer, RealData, int, int, int, Array], Baseline]] = {
     "random": random_images,
     "random_soft": random_soft,
     "full": all_images,
 }
-"""(scorer, data, ipc, number of decoded images of the distilled set, repeats, key) -> summary"""
+"""(scorer, data, ipc, number of decoded images of the distilled set, repeats, key) -> what to score"""
+
+
+def beside(sets: Sets, random: Sets, normaliser: Normaliser) -> tuple[Sets, Sets]:
+    """Both from one store of images, so that one compiled program trains on either. ``random``: of uint8 images. Where
+    they are of different sizes, both are as they were."""
+    return _beside(sets, random, normaliser) if sets.rows.shape == random.rows.shape else (sets, random)
+
+
+@jax.jit
+def _beside(sets: Sets, random: Sets, normaliser: Normaliser) -> tuple[Sets, Sets]:
+    drawn = random.rows.reshape(-1)
+    shown = normaliser.to_network(random.store.images[drawn]), random.store.targets[drawn]
+    store = TrainSet(*(jnp.concatenate(both) for both in zip(sets.store, shown, strict=True)))
+    rows = sets.store.images.shape[0] + jnp.arange(drawn.size, dtype=jnp.int32)
+    return Sets(store, sets.rows), Sets(store, rows.reshape(random.rows.shape))

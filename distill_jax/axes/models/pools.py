@@ -248,7 +248,8 @@ def _epoch(
         )
         return model, state
 
-    trained = mesh.map_chunks(one, (models, state, keys), keys.shape[0], data, optimiser, jnp.asarray(epoch))
+    each = -(-keys.shape[0] // mesh.size())
+    trained = mesh.map_chunks(one, (models, state, keys), each, data, optimiser, jnp.asarray(epoch))
     return mesh.kept(trained, keys.shape[0])
 
 

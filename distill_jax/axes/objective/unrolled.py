@@ -14,6 +14,7 @@ import optax
 from distill_jax.augment import Siamese
 from distill_jax.axes.parameterisation import targets
 from distill_jax.contracts import Augmentation, SetObjective
+from distill_jax.draws import permutations
 from distill_jax.train import Order, Pipeline, train
 from distill_jax.types import Array, Choice, Model, Net, PyTree, RequestError, Synthetic, TrainSet, at_least, choice
 
@@ -147,10 +148,10 @@ class TruncatedBackprop(SetObjective):
         class_key, image_key = jax.random.split(key)
         numbers = jnp.arange(classes, dtype=jnp.int32)
         if shown < classes:
-            numbers = jax.random.permutation(class_key, numbers)[:shown]
+            numbers = permutations(class_key, 1, classes)[0, :shown]
         images = jnp.broadcast_to(jnp.arange(decoded, dtype=jnp.int32), (shown, decoded))
         if batch < decoded:
-            images = jax.random.permutation(image_key, images, axis=1, independent=True)[:, :batch]
+            images = permutations(image_key, shown, decoded)[:, :batch]
         rows = (numbers[:, None] * decoded + images).reshape(-1)
         return Order(rows, jnp.ones(rows.shape, jnp.float32))
 

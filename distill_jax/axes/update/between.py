@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from distill_jax.augment import NoAugment, Siamese
 from distill_jax.contracts import Augmentation, ModelUpdate
+from distill_jax.draws import permutations
 from distill_jax.train import PLAIN_SGD, NetworkSGD, Order, Pipeline, epochs_order, images_order, real_set, train
 from distill_jax.types import Array, Model, Net, PyTree, RealData, RequestError, TrainSet, at_least, choice, static
 
@@ -56,7 +57,7 @@ class TrainOnReal(ModelUpdate):
     def begin(self, net: Net, model: Model, data: RealData, key: Array) -> tuple[Model, Progress]:
         early_key, order_key, train_key = jax.random.split(key, 3)
         n, sgd = data.images.shape[0], self.optimiser.transform()
-        state = Progress(sgd.init(model.params), jax.random.permutation(order_key, n), jnp.zeros((), jnp.int32))
+        state = Progress(sgd.init(model.params), permutations(order_key, 1, n)[0], jnp.zeros((), jnp.int32))
         if not self.early:
             return model, state
         order = epochs_order(early_key, n, self.batch, self.early)
@@ -74,7 +75,7 @@ class TrainOnReal(ModelUpdate):
         else:
             permutation, first = jax.lax.cond(
                 first + seen > n,
-                lambda: (jax.random.permutation(order_key, n), jnp.zeros_like(first)),
+                lambda: (permutations(order_key, 1, n)[0], jnp.zeros_like(first)),
                 lambda: (permutation, first),
             )
             rows = jax.lax.dynamic_slice_in_dim(permutation, first, seen).reshape(-1, self.batch)

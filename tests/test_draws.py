@@ -1,0 +1,57 @@
+"""Random numbers from few calls: what they are spread over, and that batches of draws are draws."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distill_jax import tree
+from distill_jax.augment import NoAugment, Siamese, draw_patches
+from distill_jax.augment_photos import BasicAugment, PhotoAugment
+from distill_jax.contracts import Augmentation
+from distill_jax.draws import permutations
+from distill_jax.types import choice
+
+KEY = jax.random.key(5)
+
+
+def test_permutations_are_all_that_there_are_equally_often():
+    drawn = np.asarray(jax.jit(permutations, static_argnums=(1, 2))(KEY, 6000, 3))
+    assert drawn.shape == (6000, 3) and drawn.dtype == np.int32
+    kinds, counts = np.unique(drawn, axis=0, return_counts=True)
+    assert sorted(map(tuple, kinds.tolist())) == [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
+    assert np.abs(counts - 1000).max() < 5 * np.sqrt(1000 * 5 / 6), "five standard errors"
+
+
+def test_patches_of_steps_are_independent():
+    steps, shape = 3000, (4, 9, 7, 1)
+    patches = jax.jit(draw_patches, static_argnums=(1, 2))(KEY, steps, shape)
+    numbers = np.asarray(jnp.stack([patches.lam, patches.luck, *patches.centre.T.astype(float)]))
+    assert np.abs(np.corrcoef(numbers) - np.eye(4)).max() < 0.1
+    assert np.abs([np.corrcoef(row[1:], row[:-1])[0, 1] for row in numbers]).max() < 0.1
+    assert [np.unique(centres).tolist() for centres in patches.centre.T] == [list(range(9)), list(range(7))]
+    assert (np.sort(patches.partner, axis=1) == np.arange(4)).all()
+
+
+@choice
+class Mine(Augmentation):
+    """With the contract's own draws: keys."""
+
+    def apply(self, x, draws):
+        return x + jax.random.uniform(draws)
+
+
+@pytest.mark.parametrize("augment", [NoAugment(), Siamese("flip_crop", "one"), PhotoAugment(), BasicAugment(), Mine()])
+def test_batches_of_draws_are_draws(augment):
+    def numbers(draws):
+        typed = [jax.random.key_data(a) if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a for a in draws]
+        return [np.asarray(a) for a in typed]
+
+    one, many = augment.draw(KEY, 2), augment.draw_batches(KEY, 3, 2)
+    assert jax.tree.structure(one) == jax.tree.structure(many)
+    batches = [numbers(jax.tree.leaves(tree.take(many, i))) for i in range(3)]
+    assert [[a.shape for a in batch] for batch in batches] == 3 * [[a.shape for a in numbers(jax.tree.leaves(one))]]
+    x = jnp.ones((2, 8, 8, 3))
+    assert augment.apply_each(x, tree.take(many, 2)).shape == x.shape
+    for first, second in zip(*batches[:2], strict=True):
+        assert not np.array_equal(first, second)
