@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from distill_jax import mesh
@@ -17,7 +16,7 @@ from distill_jax.augment import NoAugment, draw_patches, mix
 from distill_jax.contracts import Augmentation
 from distill_jax.draws import permutations
 from distill_jax.micro_batches import forward_batch, loss_and_gradient
-from distill_jax.platform import on_cpu, target
+from distill_jax.platform import on_cpu
 from distill_jax.types import (
     Array,
     Choice,
@@ -127,19 +126,10 @@ def without_momentum(state: PyTree) -> PyTree:
     return optax.tree.set(state, trace=jax.tree.map(jnp.zeros_like, optax.tree.get(state, "trace")))
 
 
+@partial(jax.jit, static_argnums=0)
 def fresh(net: Net, keys: Array) -> Model:
     """Untrained networks, one from each of ``keys`` [P]: Model[P]."""
-    # Only a program of its own can be compiled differently.
-    alone = not isinstance(keys, Tracer)
-    return _initialiser(target() if alone else "")(net, keys)
-
-
-@cache
-def _initialiser(platform: str) -> Callable[[Net, Array], Model]:
-    # Drawing every parameter is a loop of its own, which XLA:CPU compiles for longer than the training of the network
-    # unless it is told to optimise less. The bits are the same.
-    options = {"xla_backend_optimization_level": 1} if platform == "cpu" else None
-    return jax.jit(lambda net, keys: jax.lax.map(net.init, keys), static_argnums=0, compiler_options=options)
+    return jax.lax.map(net.init, keys)
 
 
 def epochs_order(key: Array, n: int, batch: int, epochs: int) -> Order:

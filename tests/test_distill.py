@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -151,8 +152,12 @@ def test_every_presets_loss_falls_on_the_toy(method: str) -> None:
         draws = (jax.random.key(k) for k in range(24))
         return sum(float(MATCHING(problem, start.models, synthetic, selection, key)[0]) for key in draws)
 
+    optimiser: Any = problem.spec.optimiser
+    if isinstance(optimiser, ClassByClassSGD):  # the rate of digits is for more steps than these
+        fast = replace(optimiser, lr=30 * optimiser.lr)
+        problem = replace(problem, spec=replace(problem.spec, optimiser=fast))
     later, _ = run_block(problem, jax.tree.map(jnp.copy, state), 160)
-    assert loss(later.synthetic) < loss(start.synthetic)
+    assert loss(later.synthetic) < 0.98 * loss(start.synthetic)
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ def test_a_run_labels_its_images_and_is_scored_by_them(tmp_path: Path, capsys: p
     hard = DistilledSet.load(tmp_path / "run" / "distilled.npz")
     # Soft labels are put on a finished run, too: nothing is distilled again.
     capsys.readouterr()
-    assert distill.main([*line, "--resume", "--labels", "soft"]) == 0
+    assert distill.main([*line, "--resume", "--labels", "soft", "--repeats", "3"]) == 0
     assert "distilling" not in capsys.readouterr().err
     soft = DistilledSet.load(tmp_path / "run" / "distilled.npz")
     np.testing.assert_array_equal(soft.images, hard.images)
@@ -61,7 +61,7 @@ def test_a_run_labels_its_images_and_is_scored_by_them(tmp_path: Path, capsys: p
     expected = labelled(hard, ConvNet(1, 4).build((8, 8, 1), 10), EarlyStagePool().teachers(pool))
     np.testing.assert_allclose(soft.targets(), expected.targets(), atol=1e-6)
 
-    assert distill.main([*RUN, "--labels", "soft", "--workdir", str(tmp_path / "at once")]) == 0
+    assert distill.main([*RUN, "--labels", "soft", "--repeats", "3", "--workdir", str(tmp_path / "at once")]) == 0
     at_once = DistilledSet.load(tmp_path / "at once" / "distilled.npz")
     assert at_once.card == soft.card
     np.testing.assert_array_equal(at_once.targets(), soft.targets())
@@ -72,7 +72,7 @@ def test_a_run_labels_its_images_and_is_scored_by_them(tmp_path: Path, capsys: p
         and soft.card["score"] == result["accuracy"] != hard.card["score"]
     )
     capsys.readouterr()
-    assert evaluate.main([str(tmp_path / "run"), "--dataset", "digits", "--repeats", "2"]) == 0
+    assert evaluate.main([str(tmp_path / "run"), "--dataset", "digits", "--repeats", "3"]) == 0
     assert f"{result['accuracy']['mean']:.2f} ± {result['accuracy']['std']:.2f}" in capsys.readouterr().out
     assert export.main([str(tmp_path / "run"), "dd-ranking", str(tmp_path / "out")]) == 0
     np.testing.assert_array_equal(read(FORMATS["dd-ranking"], tmp_path / "out").targets(), soft.targets())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from distill_jax.nets.conv import average_pool, conv2d, max_pool
+from distill_jax.nets.start import starts
 from distill_jax.types import Array, wide
 
 NormName: TypeAlias = Literal["instance", "batch", "layer", "group", "none"]
@@ -27,6 +28,8 @@ StartName: TypeAlias = Literal["fan-in", "fan-out"]
 
 GROUPS = 4
 """groups of norm 'group'"""
+
+ZEROS, ONES = starts("constant", 0.0), starts("constant", 1.0)
 
 _EPSILON = 1e-5
 _MOMENTUM = 0.9
@@ -40,10 +43,9 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 POOLINGS: dict[str, Callable[[Array], Array]] = {"avg": average_pool, "max": max_pool, "none": lambda x: x}
 
 
-def _uniform(fan_in: int) -> nn.initializers.Initializer:
+def _uniform(fan_in: int) -> Callable[..., Any]:
     """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for weights and biases."""
-    bound = 1 / math.sqrt(fan_in)
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+    return starts("uniform", 1 / math.sqrt(fan_in))
 
 
 class Conv(nn.Module):
@@ -62,7 +64,7 @@ class Conv(nn.Module):
     def __call__(self, x: Array) -> Array:
         fan_in = self.size**2 * x.shape[-1]
         shape = (self.size, self.size, x.shape[-1], self.features)
-        normal = nn.initializers.normal(math.sqrt(2 / (self.size**2 * self.features)))
+        normal = starts("normal", math.sqrt(2 / (self.size**2 * self.features)))
         start = {"fan-in": _uniform(fan_in), "fan-out": normal}[self.start]
         kernel = self.param("kernel", start, shape, wide(x.dtype))
         y = conv2d(x, kernel, self.stride, self.padding)
@@ -104,8 +106,8 @@ class Norm(nn.Module):
             return x
         channels = x.shape[-1]
         shape = x.shape[1:] if self.kind == "layer" else (channels,)
-        scale = self.param("scale", nn.initializers.ones, shape, wide(x.dtype))
-        bias = self.param("bias", nn.initializers.zeros, shape, wide(x.dtype))
+        scale = self.param("scale", ONES, shape, wide(x.dtype))
+        bias = self.param("bias", ZEROS, shape, wide(x.dtype))
         if self.kind == "batch":
             mean, variance = self._batch_moments(x, train)
         else:
@@ -120,8 +122,8 @@ class Norm(nn.Module):
     def _batch_moments(self, x: Array, train: bool) -> tuple[Array, Array]:
         """[1, c] each"""
         shape = (x.shape[-1],)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, wide(x.dtype))
-        running_variance = self.variable("batch_stats", "var", jnp.ones, shape, wide(x.dtype))
+        running_mean = self.variable("batch_stats", "mean", ZEROS, None, shape, wide(x.dtype))
+        running_variance = self.variable("batch_stats", "var", ONES, None, shape, wide(x.dtype))
         if not train:
             return running_mean.value[None], running_variance.value[None]
         mean, variance = _one_pass(x, (0, 1, 2))

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax.nets.layers import GROUPS, NormName
+from distill_jax.nets.start import drawn
 from distill_jax.types import Array, Model, Out, PyTree, RequestError, near_miss, wide
 
 DTypeName: TypeAlias = Literal["float32", "bfloat16", "float64"]
@@ -37,7 +38,8 @@ class FlaxNet:
     @partial(jax.jit, static_argnums=0, inline=True)
     def init(self, key: Array) -> Model:
         """Fresh parameters; running statistics where the norm is 'batch', else an empty dict."""
-        variables = self.module.init(key, jnp.zeros((1, *self.shape), self.dtype), False)
+        image = jax.ShapeDtypeStruct((1, *self.shape), jnp.dtype(self.dtype))
+        variables = drawn(jax.eval_shape(lambda key, x: self.module.init(key, x, False), key, image), key)
         return Model(params=variables["params"], stats=variables.get("batch_stats", {}))
 
     def apply(self, model: Model, x: Array, train: bool) -> tuple[Out, PyTree]:

@@ -38,7 +38,7 @@ class RandomInit(ModelSource):
 
     def sample(self, net: Net, pool: None, live: int, outer: Array | int, key: Array) -> Model:
         """Model[K]."""
-        return jax.vmap(net.init)(jax.random.split(key, live))
+        return tree.map_chunks(net.init, jax.random.split(key, live), live)
 
 
 @choice
