@@ -94,13 +94,21 @@ def rest() -> dict[str, Any]:
 
 def collectives(method: str, classes: str, side: str, ipc: str, batch: str = "8") -> list[tuple[str, str]]:
     spec = replace(small(method, int(ipc), int(batch), int(side)), net=ConvNet(2, 8))
-    problem = mesh.replicated(prepare(spec, images(int(classes), int(side), 40)))
-    state = mesh.placed(mesh.replicated(init_state(problem)))
+    each = [40] * int(classes)
+    problem, state = explain.shapes(spec, explain.real_shapes(sum(each), (int(side), int(side), 3), each))
+    held = (state.synthetic, state.optimiser)
+    by_class = mesh._sharded(held, int(classes))  # as mesh.placed puts them
+    places = mesh._sharded(state, 0)._replace(synthetic=by_class[0], optimiser=by_class[1])
+    problem, state = jax.tree.map(_there, (problem, state), (mesh._sharded(problem, 0), places))
     with compiled_for("gpu"):  # accelerators share batches however small they are
         text = run_block.lower(problem, state, 1).compile().as_text() or ""
     kinds = "all-reduce|all-gather|collective-permute|all-to-all|reduce-scatter"
     found = re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", text)
     return sorted((kind, re.sub(r"\{[^}]*\}|/\*.*?\*/", "", shape)) for shape, kind in found)
+
+
+def _there(a: Any, sharding: Any) -> Any:
+    return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding)
 
 
 def shares() -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -52,7 +52,7 @@ def test_image_update_golden(metric: str, rate: float, x64: None) -> None:
     problem = Problem(traced(spec), net, data, None, jax.random.key(0))
     turns = ClassByClassSGD(rate, 0.5)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})  # runs for longer than it compiles
     def sweep(images, state, selection):
         images, state = turns.before(images, state, 1.0)
         with jax.numpy_dtype_promotion("standard"):  # real images are float32 where the network shows them

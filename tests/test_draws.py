@@ -47,11 +47,15 @@ def test_batches_of_draws_are_draws(augment):
         typed = [jax.random.key_data(a) if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a for a in draws]
         return [np.asarray(a) for a in typed]
 
-    one, many = augment.draw(KEY, 2), augment.draw_batches(KEY, 3, 2)
-    assert jax.tree.structure(one) == jax.tree.structure(many)
-    batches = [numbers(jax.tree.leaves(tree.take(many, i))) for i in range(3)]
-    assert [[a.shape for a in batch] for batch in batches] == 3 * [[a.shape for a in numbers(jax.tree.leaves(one))]]
-    x = jnp.ones((2, 8, 8, 3))
-    assert augment.apply_each(x, tree.take(many, 2)).shape == x.shape
-    for first, second in zip(*batches[:2], strict=True):
+    def drawn(key):
+        many = augment.draw_batches(key, 3, 2)
+        return augment.draw(key, 2), [tree.take(many, i) for i in range(3)]
+
+    one, batches = jax.jit(drawn)(KEY)
+    for batch in batches:
+        assert jax.tree.structure(batch) == jax.tree.structure(one)
+        assert jax.tree.map(jnp.shape, batch) == jax.tree.map(jnp.shape, one)
+    x = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
+    assert jax.eval_shape(augment.apply_each, x, batches[2]).shape == x.shape
+    for first, second in zip(*map(numbers, map(jax.tree.leaves, batches[:2])), strict=True):
         assert not np.array_equal(first, second)

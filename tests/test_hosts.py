@@ -1,7 +1,9 @@
-"""Two processes on this machine as two hosts: they make what two devices of one process make, and end together."""
+"""Two processes on this machine as two hosts: they make what two devices of one process make, and end together. And a
+run of two devices goes on with other numbers of them."""
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +17,7 @@ from distill_jax import hosts
 from distill_jax.cli import launch
 from distill_jax.cli.process import enter
 from distill_jax.types import RequestError
+from tests.on_devices import run_tiny
 from tests.test_mesh import on
 from tests.tiny import QUICK, TINY, outcome, python
 
@@ -72,6 +75,14 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_hosts_make_what_two_devices_make(alone: Path) -> None:
     """Bit for bit: the same program over as many devices, and a sum of two parts is the same in either order."""
     assert finished(alone.parent / "pair") == outcome(alone)
+
+
+def test_a_run_goes_on_with_another_number_of_devices(alone: Path, tmp_path: Path) -> None:
+    shutil.copytree(alone, tmp_path / "run")
+    line = [str(tmp_path / "run"), *QUICK, "--resume", "--outer-steps"]
+    assert run_tiny(*line, "5") == 0
+    on(4, "distill", *line, "6")
+    assert len(outcome(tmp_path / "run")["metrics"]) == 6
 
 
 @pytest.mark.slow

@@ -103,9 +103,10 @@ def test_a_class_has_the_gradient_that_it_has_among_all() -> None:
     whole, part = (prepare(replace(spec, classes=classes), data) for classes in ((), (7, 2)))
     state, key = init_state(whole), jax.random.key(3)
     selection = jax.numpy.zeros((10, 4), jax.numpy.int32)
-    _, grads = matching(whole, state.models, state.synthetic, selection, key)
+    match = jax.jit(matching)
+    _, grads = match(whole, state.models, state.synthetic, selection, key)
     some = state.synthetic._replace(images=state.synthetic.images[np.asarray([7, 2])])
-    _, of_part = matching(part, state.models, some, selection[:2], key)
+    _, of_part = match(part, state.models, some, selection[:2], key)
     np.testing.assert_allclose(of_part.images, grads.images[np.asarray([7, 2])], rtol=1e-4, atol=1e-6)
     assert distil(replace(spec, classes=(7, 2)), data).card["class_names"] == ["7", "2"]
 

@@ -30,7 +30,7 @@ acc_dd = "a note"
 name = "digits"
 options = "{shlex.join([*SHORT, *PLAIN])}"
 rows = [
-    {{ method = "acc_dd --outer-steps 4 {" ".join(POOL)}", published = {{ 1 = 8.0 }} }},
+    {{ method = "acc_dd --outer-steps 2 {" ".join(POOL)}", published = {{ 1 = 8.0 }} }},
 ]
 
 [[data]]
@@ -87,7 +87,7 @@ def test_what_a_page_says(finished: Path) -> None:
     assert float(cell["std"]) == pytest.approx(np.std(means, ddof=1), abs=1e-3)
     assert float(cell["difference"]) == pytest.approx(np.mean(means) - 8.0, abs=1e-3)
     assert cell["within_1"] == str(abs(np.mean(means) - 8.0) <= 1)
-    assert (cell["seeds"], cell["networks"], cell["steps"], cell["budget"]) == ("2", "4", "12", "1.0")
+    assert (cell["seeds"], cell["networks"], cell["steps"], cell["budget"]) == ("2", "4", "6", "1.0")
     page = (finished / REPRODUCED_PAGE).read_text()
     assert "- acc_dd: a note" in page and "A table of the user's own." in page and "Budget" not in page
     assert cell["command"] in page and cell["command"].startswith("python -m experiments.distill acc_dd digits --ipc 1")
@@ -168,7 +168,7 @@ def test_a_budget_is_told_and_kept(own: str, tmp_path: Path, capsys: pytest.Capt
     assert reproduce.main(argv) == 0
     assert "**Budget 0.5**: every cell takes 0.5 times the outer steps" in capsys.readouterr().out
     cell = rows(tmp_path)["acc_dd-digits-ipc1"]
-    assert (cell["steps"], cell["budget"], cell["std"], cell["low"]) == ("6", "0.5", "", "")
+    assert (cell["steps"], cell["budget"], cell["std"], cell["low"]) == ("3", "0.5", "", "")
     run = tmp_path / CELLS / "acc_dd-digits-ipc1" / "seed0"
     before = (run / RESULT).stat().st_mtime_ns
     assert reproduce.main([*argv, "--overwrite"]) == 0

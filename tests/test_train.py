@@ -141,8 +141,15 @@ def _trained(dtype: DTypeName, optimiser: optax.GradientTransformation, **option
     return jax.jit(lambda images: (run(images), jax.grad(length)(images)))(images)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-5)])
-@pytest.mark.parametrize("momentum", [True, False])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "momentum"),
+    [
+        ("float64", 1e-10, True),
+        ("float32", 1e-5, False),
+        pytest.param("float32", 1e-5, True, marks=pytest.mark.slow),
+        pytest.param("float64", 1e-10, False, marks=pytest.mark.slow),
+    ],
+)
 def test_one_vector_of_parameters_trains_as_many_arrays_do(dtype: DTypeName, tolerance: float, momentum: bool) -> None:
     optimiser = NetworkSGD(0.05).transform(rate_drops(6, 1)) if momentum else optax.scale(-0.05)
     with jax.enable_x64(dtype == "float64"):
