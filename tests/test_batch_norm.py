@@ -30,7 +30,7 @@ def test_running_statistics_follow_the_batches_of_training() -> None:
     for r in range(2):
         model: Model = jax.tree.map(lambda a, r=r: a[r], models)
         start = NET.init(jax.random.split(jax.random.key(0), 2)[r])
-        _, once = NET.apply(start, store.images, train=True)
+        _, once = jax.jit(lambda model: NET.apply(model, store.images, train=True))(start)
         for name in ("mean", "var"):
             before, after = start.stats["norm0"][name], once["norm0"][name]
             batch = (after - 0.9 * before) / 0.1

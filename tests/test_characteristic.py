@@ -74,7 +74,7 @@ def test_distance_of_features_golden(precision: tuple[str, str, float], case: st
     close(loss, FIGURES[f"ncfm_loss{case}{suffix}"], tolerance)
     close(grad, FIGURES[f"ncfm_grad_feat{case}{suffix}"], tolerance)
     for features, name in ((real, "real"), (syn, "syn")):
-        of = characteristic(features, t)
+        of = jax.jit(characteristic)(features, t)
         close(of.cos, FIGURES[f"ncfm_cos_{name}{suffix}"], tolerance)
         close(of.sin, FIGURES[f"ncfm_sin_{name}{suffix}"], tolerance)
 
@@ -93,7 +93,7 @@ def test_the_two_parts_are_the_distance_of_complex_numbers() -> None:
 @pytest.mark.usefixtures("x64")
 def test_equal_sets_golden() -> None:
     real, t = (jnp.asarray(FIGURES[f"ncfm_{name}"], jnp.float64) for name in ("feat_real", "t"))
-    loss, grad = jax.value_and_grad(lambda syn: CharacteristicFunction().distance(real, syn, t))(real[::-1])
+    loss, grad = jax.jit(jax.value_and_grad(lambda syn: CharacteristicFunction().distance(real, syn, t)))(real[::-1])
     np.testing.assert_allclose(loss, FIGURES["ncfm_same_loss_f64"], rtol=1e-9)
     assert np.abs(grad).max() < 1e-9
 

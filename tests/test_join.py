@@ -18,7 +18,7 @@ from distill_jax.distilled import DistilledSet
 from distill_jax.join import joined
 from distill_jax.nets import ConvNet
 from distill_jax.recipes import resolve
-from distill_jax.run import distil, prepare
+from distill_jax.run import distilled_set, prepare
 from distill_jax.spec import check
 from distill_jax.types import RequestError
 from tests.tiny import TINY
@@ -108,7 +108,7 @@ def test_a_class_has_the_gradient_that_it_has_among_all() -> None:
     some = state.synthetic._replace(images=state.synthetic.images[np.asarray([7, 2])])
     _, of_part = match(part, state.models, some, selection[:2], key)
     np.testing.assert_allclose(of_part.images, grads.images[np.asarray([7, 2])], rtol=1e-4, atol=1e-6)
-    assert distil(replace(spec, classes=(7, 2)), data).card["class_names"] == ["7", "2"]
+    assert distilled_set(part, data, init_state(part), {}).card["class_names"] == ["7", "2"]
 
 
 @pytest.mark.parametrize("runner", ["ablate", "pretrain", "reproduce"])

@@ -17,6 +17,7 @@ from tests.golden_weights import golden_figures
 ONCE: dict[str, Any] = {"n_init": 1}
 
 jit_lloyd = jax.jit(lloyd)
+jit_medoids = jax.jit(medoids)
 jit_kmeans = jax.jit(kmeans, static_argnames="k")
 jit_plus_plus = jax.jit(plus_plus, static_argnames="k")
 
@@ -55,7 +56,7 @@ def test_distances_are_those_of_dream(golden):
 
 @pytest.mark.parametrize(("centres", "expected"), [("cent", "query_idx"), ("fpk_centers", "query_after_kmeans_idx")])
 def test_medoids_are_the_images_dream_queries(golden, centres, expected):
-    ours = medoids(jnp.asarray(golden["emb"]), 200, jnp.asarray(golden[centres]))
+    ours = jit_medoids(jnp.asarray(golden["emb"]), 200, jnp.asarray(golden[centres]))
     np.testing.assert_array_equal(ours, golden[expected])
 
 
@@ -134,7 +135,7 @@ def test_padding_has_no_influence_and_is_never_chosen():
     np.testing.assert_allclose(clusters.centres, alone.centres, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(clusters.inertia, alone.inertia, rtol=1e-5)
     # Even centres that lie in the padding find a real point.
-    assert medoids(more, 60, more[-8:]).max() < 60
+    assert jit_medoids(more, 60, more[-8:]).max() < 60
     assert max(int(jit_plus_plus(more, 60, 30, jax.random.key(i)).max()) for i in range(3)) < 60
 
 
@@ -152,7 +153,7 @@ def test_many_sets_of_different_size_at_once_are_clustered_as_one_by_one():
 def test_as_many_clusters_as_points_find_every_point():
     points = jnp.asarray(padded(blobs(4, n=12), 4))
     clusters = jit_kmeans(points, 12, 12, jax.random.key(0))
-    assert sorted(medoids(points, 12, clusters.centres).tolist()) == list(range(12))
+    assert sorted(jit_medoids(points, 12, clusters.centres).tolist()) == list(range(12))
     np.testing.assert_allclose(clusters.inertia, 0, atol=1e-2)
 
 
@@ -160,11 +161,11 @@ def test_fewer_different_points_than_clusters_are_no_trouble():
     points = jnp.asarray(padded(np.tile(blobs(5, n=3), (5, 1)), 2))
     clusters = jit_kmeans(points, 15, 6, jax.random.key(0))
     assert np.isfinite(clusters.centres).all()
-    assert set(medoids(points, 15, clusters.centres).tolist()) == {0, 1, 2}
+    assert set(jit_medoids(points, 15, clusters.centres).tolist()) == {0, 1, 2}
     equal = jnp.ones((10, 4))
     assert np.isfinite(jit_kmeans(equal, 10, 4, jax.random.key(0)).centres).all()
 
 
 def test_medoids_break_ties_to_the_lowest_and_keep_duplicates():
     points = jnp.asarray([[0.0], [1.0], [1.0], [3.0]])
-    np.testing.assert_array_equal(medoids(points, 4, jnp.asarray([[1.0], [0.5], [1.1], [9.0]])), [1, 0, 1, 3])
+    np.testing.assert_array_equal(jit_medoids(points, 4, jnp.asarray([[1.0], [0.5], [1.1], [9.0]])), [1, 0, 1, 3])

@@ -44,7 +44,7 @@ def test_directions_and_weights_golden(norm: str) -> None:
     if norm == "filter":
         model = Model(moved, {})
         with np.load(GOLDEN / "convnet.npz") as convnet:
-            logits = NET.apply(model, jnp.asarray(pixels(convnet["x_u8"])), False)[0].logits
+            logits = jax.jit(lambda x: NET.apply(model, x, False)[0].logits)(jnp.asarray(pixels(convnet["x_u8"])))
         np.testing.assert_allclose(logits, golden["logits_after"], atol=3e-6)
 
 
@@ -81,7 +81,7 @@ def test_pool_members_are_drawn_with_k_models_each_perturbed_on_its_own() -> Non
     kernels = kernels_of(models)
     members = {np.asarray(kernel).tobytes() for kernel in pool.params["classifier"]["kernel"]}
     assert {np.asarray(kernel).tobytes() for kernel in kernels} == members
-    kernels = kernels_of(Directions().perturb(models, jax.random.key(2)))
+    kernels = kernels_of(jax.jit(Directions().perturb)(models, jax.random.key(2)))
     assert len({np.asarray(kernel).tobytes() for kernel in kernels}) == 8
 
 

@@ -41,7 +41,7 @@ def test_a_set_says_what_it_is(name: str) -> None:
     assert Path(sets.located(Path(name))).stat().st_size < 2 * 2**20
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "digits-ipc10")) for n in NAMES])
 def test_a_set_reaches_its_score(name: str) -> None:
     """Networks trained anew. Their mean lies within the 99.9 % interval of one mean less the other (equal deviations),
     the networks in the card being few."""

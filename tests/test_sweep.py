@@ -127,6 +127,7 @@ def test_points_compute_what_single_runs_compute(monkeypatch: pytest.MonkeyPatch
         np.testing.assert_allclose(losses[i, -1], of_one[3], rtol=1e-6)
 
 
+@pytest.mark.slow  # test_ablate.py sweeps one by its runner
 def test_numbers_of_a_plug_in_are_swept_in_one_program():
     base = replace(SPEC, objective=WithSpread(), perturb=Directions(max=0.3))
     specs = sweep.specs_of(base, {"perturb.max": [0.0, 0.3], "objective.spread": [0.0, 2.0]})

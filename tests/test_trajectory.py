@@ -166,7 +166,7 @@ def test_draws_start_and_target_of_one_expert(trajectories: Model) -> None:
         drawn.update(found)
     assert len(drawn) > 1
 
-    moved = Directions().perturb(models, jax.random.key(2))
+    moved = jax.jit(Directions().perturb)(models, jax.random.key(2))
     assert tree.squared_distance(moved.params, models.params) > 0
     assert tree.squared_distance(moved.target, models.target) == 0
 

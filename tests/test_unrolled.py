@@ -160,6 +160,7 @@ def test_a_step_shows_images_of_some_classes() -> None:
     np.testing.assert_array_equal(everything, np.arange(6))
 
 
+@pytest.mark.slow
 def test_models_at_once_are_models_in_turn() -> None:
     problem = toy.problem("rat_bptt", live=2, labels=LearnedLabels())
     state = init_state(problem)
