@@ -8,7 +8,7 @@ import pytest
 
 from distill_jax import analysis
 from distill_jax.axes.selector import RandomBatch
-from distill_jax.cli import analyse, evidence
+from distill_jax.cli import analyse, evidence, resume
 from distill_jax.data import Dataset, load
 from distill_jax.types import choice
 
@@ -85,7 +85,7 @@ def test_it_goes_on_where_it_was_killed(whole: Path, tmp_path: Path, monkeypatch
         steps.append(first)
         return own(problem, selectors, walk, first, count)
 
-    monkeypatch.setattr(evidence, "SAVE_BLOCKS", 1)
+    monkeypatch.setattr(resume, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(analysis, "walk_on", walk_on)
     with pytest.raises(Killed):
         analyse.main(argv)

@@ -13,7 +13,7 @@ import pytest
 
 from distill_jax import distill, evaluation, sweep
 from distill_jax.checkpoint import Checkpoints, load_pool
-from distill_jax.cli import arguments, tune
+from distill_jax.cli import arguments, resume, tune
 from distill_jax.cli.distill import Distill
 from distill_jax.cli.setup import set_up
 from distill_jax.data import Dataset
@@ -38,7 +38,7 @@ HELD_OUT = 136
 def speed(monkeypatch: pytest.MonkeyPatch):
     """Tests take the same schedule however fast the machine is."""
     monkeypatch.setattr(tune, "measured", lambda race, repeats: Speed(0.01, 0.01, 0.0, 0.0))
-    monkeypatch.setattr(tune, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(resume, "SAVE_SECONDS", 0.0)
 
 
 def outcome(workdir: Path) -> dict[str, Any]:

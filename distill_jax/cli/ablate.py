@@ -7,7 +7,6 @@ Writes ``ablation.csv`` (one line per point and seed) and ``ablation.png`` (mean
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +23,8 @@ from distill_jax.checkpoint import Checkpoints
 from distill_jax.cli import arguments, display
 from distill_jax.cli.display import Bar
 from distill_jax.cli.process import Interrupts, enter
-from distill_jax.cli.resume import Resumable, resumable
-from distill_jax.cli.score import Scorer, summary
+from distill_jax.cli.resume import Resumable, resumable, saving
+from distill_jax.cli.score import summary
 from distill_jax.cli.setup import Setup, given_pool, pool_for, set_up
 from distill_jax.cli.workdir import (
     CHECKPOINTS,
@@ -34,15 +33,11 @@ from distill_jax.cli.workdir import (
     SWEPT_PLOT,
     Workdir,
     held,
-    replaced,
 )
 from distill_jax.distill import Problem, State
 from distill_jax.run import Block, Keys
-from distill_jax.spec import Spec, check, traced
+from distill_jax.spec import Spec, check
 from distill_jax.types import PyTree, RequestError, at_least
-
-SAVE_BLOCKS = 30
-"""blocks (of about two seconds) between two checkpoints of a sweep"""
 
 
 @dataclass(frozen=True)
@@ -183,12 +178,10 @@ def _measure(
     data = setup.real_data()
     pool = pool_for(setup, workdir, data, given, interrupts)
     roots = [Keys.of(options.seed + i).run for i in range(options.seeds)]
-    problem = Problem(traced(setup.spec), setup.net, data, pool, setup.keys.run)
-    problems = sweep.stacked(problem, sweep.specs_of(setup.spec, numbers), roots)
+    problems = sweep.stacked(setup.problem(data, pool), sweep.specs_of(setup.spec, numbers), roots)
     states = _distilled(problems, workdir, interrupts)
     sets = sweep.training_sets(problems, states, options.repeats)
-    test = setup.data.test_arrays()
-    scorer = Scorer(setup.net, setup.experiment.protocol, test, data.normaliser, setup.keys.score, interrupts)
+    scorer = setup.scorer(data.normaliser, interrupts)
     accuracies = np.asarray(scorer.score("scoring", sets)["per_repeat"]).reshape(-1, options.repeats).mean(axis=1)
     finite = np.asarray(jnp.isfinite(states.synthetic.images).all(axis=(1, 2, 3, 4, 5)))
     if not finite.all():
@@ -203,19 +196,13 @@ def _distilled(problems: Problem, workdir: Workdir, interrupts: Interrupts) -> S
     chunk = sweep.automatic_chunk(problems)
     restored = checkpoints.restore(jax.eval_shape(sweep.init_states, problems))
     states = sweep.init_states(problems, chunk) if restored is None else restored.state
-    steps, runs, seen = problems.spec.steps, problems.root.shape[0], 0
+    steps, runs = problems.spec.steps, problems.root.shape[0]
     with Bar("distilling", steps, unit=f"steps of {runs} runs") as bar:
 
         def show(block: Block) -> None:
             bar.update(block.end, {"loss": f"{block.losses[:, -1].mean():.4g}"})
 
-        def save(block: Block) -> None:
-            nonlocal seen
-            seen += 1
-            if seen % SAVE_BLOCKS == 0 or block.end == steps or interrupts.signum is not None:
-                checkpoints.save(block.end, block.state)
-
-        return sweep.run(problems, states, [show, save, lambda block: interrupts.check()], chunk=chunk)
+        return sweep.run(problems, states, [show, saving(checkpoints, steps, interrupts)], chunk=chunk)
 
 
 # ------------------------------------------------------------------ what is asked, said and written
@@ -243,17 +230,13 @@ def _write(
     workdir: Workdir, setup: Setup, options: Ablate, swept: Mapping[str, list[float]], rows: Sequence[Row]
 ) -> None:
     rows = _ordered(swept, rows)
-    with replaced(workdir.path / SWEPT) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([*swept, "seed", "accuracy", "loss"])
-        for row in rows:
-            writer.writerow([*(row.point[name] for name in swept), row.seed, round(row.accuracy, 4), row.loss])
+    figures = [[*(row.point[name] for name in swept), row.seed, round(row.accuracy, 4), row.loss] for row in rows]
+    workdir.write_rows(SWEPT, [[*swept, "seed", "accuracy", "loss"], *figures])
     accuracies = np.asarray([row.accuracy for row in rows]).reshape(-1, options.seeds)
     title = f"{setup.method} on {setup.dataset}, {setup.spec.ipc} per class"
     from distill_jax.cli.plot import draw  # matplotlib takes half a second to import
 
-    with replaced(workdir.path / SWEPT_PLOT) as temporary:
-        draw(title, f"{options.scored_on} accuracy, %", swept, accuracies).savefig(temporary, format="png", dpi=150)
+    workdir.write_picture(SWEPT_PLOT, draw(title, f"{options.scored_on} accuracy, %", swept, accuracies))
 
 
 def _ordered(swept: Mapping[str, list[float]], rows: Sequence[Row]) -> list[Row]:

@@ -30,7 +30,6 @@ from distill_jax.cli.workdir import (
     MEMBERS,
     Workdir,
     held,
-    replaced,
 )
 from distill_jax.contracts import Selector
 from distill_jax.distill import Problem
@@ -185,13 +184,11 @@ def _write(workdir: Workdir, setup: Setup, found: Mapping[str, Any]) -> str:
     """Write text and picture; returns the text."""
     text = sentences(found)
     page = f"# {setup.title}\n\n![all figures]({ANALYSIS_PLOT})\n\n{text}\n"
-    with replaced(workdir.path / ANALYSIS_TEXT) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    workdir.write_text(ANALYSIS_TEXT, page)
     from distill_jax.cli.evidence_plot import draw  # matplotlib takes half a second to import
 
     title = f"{setup.method} on {setup.dataset.rpartition('/')[2]}"
-    with replaced(workdir.path / ANALYSIS_PLOT) as temporary:
-        draw(title, found).savefig(temporary, format="png", dpi=150)
+    workdir.write_picture(ANALYSIS_PLOT, draw(title, found))
     return text
 
 

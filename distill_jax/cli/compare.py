@@ -9,7 +9,6 @@ points, ``compare.png`` (accuracy against seconds).
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +31,6 @@ from distill_jax.cli.workdir import (
     COMPARED_TABLE,
     Workdir,
     held,
-    replaced,
 )
 from distill_jax.types import at_least
 
@@ -114,29 +112,23 @@ def _begin(workdir: Workdir, options: Compare, setups: Mapping[tuple[str, int], 
 
 
 def _write(workdir: Workdir, options: Compare, curves: Curves, command: str) -> None:
-    with replaced(workdir.path / COMPARED) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["method", "ipc", "seed", "step", "seconds", "accuracy", "std", "random_same_labels"])
-        for (line, ipc), runs in curves.items():
-            for seed, points in enumerate(runs):
-                for point in points:
-                    of = summary(point.accuracies)
-                    row = [
-                        point.step,
-                        round(point.seconds, 3),
-                        round(of["mean"], 3),
-                        None if of["std"] is None else round(of["std"], 3),
-                        None if point.random is None else round(float(np.mean(point.random)), 3),
-                    ]
-                    writer.writerow([line, ipc, seed, *row])
-    with replaced(workdir.path / COMPARED_TABLE) as temporary:
-        temporary.write_text(_report(options, curves, command))
+    rows: list[list[Any]] = [["method", "ipc", "seed", "step", "seconds", "accuracy", "std", "random_same_labels"]]
+    for (line, ipc), runs in curves.items():
+        rows += [[line, ipc, seed, *_figures(point)] for seed, points in enumerate(runs) for point in points]
+    workdir.write_rows(COMPARED, rows)
+    workdir.write_text(COMPARED_TABLE, _report(options, curves, command))
     if options.points > 1:
         from distill_jax.cli.plot import draw_curves  # matplotlib takes half a second to import
 
-        with replaced(workdir.path / COMPARED_PLOT) as temporary:
-            title = f"{options.dataset.rpartition('/')[2]}, {options.seeds} seed{'s' * (options.seeds > 1)}"
-            draw_curves(title, curves).savefig(temporary, format="png", dpi=150)
+        title = f"{options.dataset.rpartition('/')[2]}, {options.seeds} seed{'s' * (options.seeds > 1)}"
+        workdir.write_picture(COMPARED_PLOT, draw_curves(title, curves))
+
+
+def _figures(point: Point) -> list[Any]:
+    """Of a set on the way: step, seconds, accuracy, its deviation, and that of random images under the same labels."""
+    of, random = summary(point.accuracies), None if point.random is None else float(np.mean(point.random))
+    figures = [point.seconds, of["mean"], of["std"], random]
+    return [point.step, *(None if figure is None else round(figure, 3) for figure in figures)]
 
 
 def _report(options: Compare, curves: Curves, command: str) -> str:

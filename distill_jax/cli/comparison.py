@@ -13,7 +13,7 @@ import numpy as np
 from distill_jax.axes.parameterisation import decoded_set, stored
 from distill_jax.cli.display import Bar
 from distill_jax.cli.process import Clock, Interrupts
-from distill_jax.cli.score import BASELINES, Scorer
+from distill_jax.cli.score import BASELINES
 from distill_jax.cli.setup import Setup
 from distill_jax.distill import Problem, State, init_state
 from distill_jax.evaluation import Sets
@@ -68,8 +68,8 @@ class Point(NamedTuple):
 
 def curve(setup: Setup, budget: Budget, repeats: int, interrupts: Interrupts) -> list[Point]:
     """Run ``setup`` until its budget is spent and score the sets on its way on the test data."""
-    test, data = setup.data.test_arrays(), setup.real_data()
-    scorer = Scorer(setup.net, setup.experiment.protocol, test, data.normaliser, setup.keys.score, interrupts)
+    data = setup.real_data()
+    scorer = setup.scorer(data.normaliser, interrupts)
     images, labels = setup.data.classes * setup.spec.ipc, setup.spec.labels
     clock = Clock()
 

@@ -18,6 +18,7 @@ from distill_jax.checkpoint import Checkpoints
 from distill_jax.cli import ablate, arguments
 from distill_jax.cli.display import Bar
 from distill_jax.cli.process import Interrupts
+from distill_jax.cli.resume import saving
 from distill_jax.cli.score import interval, summary
 from distill_jax.cli.setup import KeptMembers, Setup
 from distill_jax.cli.workdir import CHECKPOINTS, MEMBERS, POINTS, Workdir
@@ -26,9 +27,6 @@ from distill_jax.distill import Problem, init_state
 from distill_jax.run import Block, host_loop
 from distill_jax.spec import described, traced
 from distill_jax.types import Model
-
-SAVE_BLOCKS = 10
-"""blocks (of about two seconds) between two checkpoints of a walk"""
 
 
 class Job(NamedTuple):
@@ -78,7 +76,7 @@ def batches(job: Job) -> dict[str, Any]:
 def _walked(job: Job) -> analysis.Walk:
     """The walk after its last step, from the last checkpoint if there is one."""
     problem, selectors, steps = job.problem, tuple(job.selectors.values()), job.options.walk
-    checkpoints, blocks = Checkpoints(job.workdir.path / CHECKPOINTS), 0
+    checkpoints = Checkpoints(job.workdir.path / CHECKPOINTS)
     begin = partial(analysis.begin_walk, problem, selectors, steps)
     restored = checkpoints.restore(jax.eval_shape(begin))
     walk, start = (begin(), 0) if restored is None else (restored.state, restored.step)
@@ -87,15 +85,10 @@ def _walked(job: Job) -> analysis.Walk:
         def advance(walk: analysis.Walk, first: int, count: int) -> tuple[analysis.Walk, np.ndarray]:
             return jax.block_until_ready(analysis.walk_on(problem, selectors, walk, first, count)), np.zeros(0)
 
-        def save(block: Block) -> None:
-            nonlocal blocks
-            blocks += 1
+        def show(block: Block) -> None:
             bar.update(block.end)
-            if blocks % SAVE_BLOCKS == 0 or block.end == steps or job.interrupts.signum is not None:
-                checkpoints.save(block.end, block.state)
-            job.interrupts.check()
 
-        return host_loop(advance, walk, start, steps, [save])
+        return host_loop(advance, walk, start, steps, [show, saving(checkpoints, steps, job.interrupts)])
 
 
 def models(job: Job) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from distill_jax import hosts
 from distill_jax.checkpoint import Checkpoints
+from distill_jax.cli import resume
 from distill_jax.cli.display import Bar
 from distill_jax.cli.process import Broken, Clock, Interrupts
 from distill_jax.cli.score import Scorer
@@ -24,11 +25,8 @@ from distill_jax.distill import Problem, State, init_state
 from distill_jax.distilled import DistilledSet
 from distill_jax.evaluation import at_learned_rate, repeated
 from distill_jax.run import Block, BlockSize, distilled_set, run
-from distill_jax.spec import described, traced
+from distill_jax.spec import described
 from distill_jax.types import Feed, PyTree
-
-SAVE_SECONDS = 60.0
-"""between two checkpoints, where ``--save-every`` is 0"""
 
 
 class Session(NamedTuple):
@@ -47,13 +45,13 @@ def optimise(
     """Distil, from the last checkpoint in the workdir if there is one; ``scorer`` reports on the set along the way, to
     ``tensorboard`` too.
 
-    ``save_every`` and ``eval_every`` are outer steps; 0: about every SAVE_SECONDS, and never. What is saved does not
-    depend on where the run was interrupted. Raises Interrupted, with everything saved, after a signal, and Broken where
-    the loss is no longer finite.
+    ``save_every`` and ``eval_every`` are outer steps; 0: about every minute, and never. What is saved does not depend
+    on where the run was interrupted. Raises Interrupted, with everything saved, after a signal, and Broken where the
+    loss is no longer finite.
     """
     setup, workdir, clock = session.setup, session.workdir, session.clock
     spec = setup.spec
-    problem = Problem(traced(spec), setup.net, session.data.at(0), pool, setup.keys.run)
+    problem = setup.problem(session.data.at(0), pool)
     checkpoints = Checkpoints(workdir.path / CHECKPOINTS)
 
     def write(step: int, state: State) -> None:
@@ -101,7 +99,7 @@ def optimise(
     def save(block: Block) -> None:
         nonlocal saved, saved_at
         period = save_every * spec.inner_steps
-        due = block.end // period > saved // period if period else time.monotonic() - saved_at > SAVE_SECONDS
+        due = block.end // period > saved // period if period else time.monotonic() - saved_at > resume.SAVE_SECONDS
         if hosts.largest(due) or block.end == spec.steps or session.interrupts.asked():
             write(block.end, block.state)
             saved, saved_at = block.end, time.monotonic()

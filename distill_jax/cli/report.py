@@ -22,7 +22,7 @@ from tyro.conf import Positional, arg
 from distill_jax.cli import display
 from distill_jax.cli.parser import parsed
 from distill_jax.cli.process import enter
-from distill_jax.cli.workdir import DISTILLED, EVALUATION, GRID, METRICS, REPORT, RESULT, read_json, replaced
+from distill_jax.cli.workdir import DISTILLED, EVALUATION, GRID, METRICS, REPORT, RESULT, Workdir, read_json
 from distill_jax.distilled import DistilledSet
 from distill_jax.types import RequestError
 
@@ -45,9 +45,7 @@ def run(argv: list[str]) -> None:
 
 def write(path: Path) -> None:
     """Write ``report.html`` about the finished run in ``path``."""
-    page = _page(path)
-    with replaced(path / REPORT) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    Workdir(path).write_text(REPORT, _page(path))
 
 
 def _page(path: Path) -> str:

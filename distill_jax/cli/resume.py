@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +15,15 @@ from typing import Annotated
 from tyro.conf import FlagCreatePairsOff, arg
 
 from distill_jax import hosts
-from distill_jax.cli.process import Interrupted
+from distill_jax.checkpoint import Checkpoints
+from distill_jax.cli.process import Interrupted, Interrupts
 from distill_jax.cli.workdir import new_folder, refuse_empty, refuse_used
+from distill_jax.run import Block, Callback
 from distill_jax.types import RequestError
 
 AGAIN = ("--resume", "--overwrite")
+SAVE_SECONDS = 60.0
+"""between two checkpoints, where nobody says otherwise"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,3 +75,18 @@ def resumable(runner: str, argv: Sequence[str], path: Path) -> Iterator[None]:
         words[end:end] = ["--resume"]
         print(f"to go on: {shlex.join(['python', '-m', f'experiments.{runner}', *words])}", file=sys.stderr)
         raise
+
+
+def saving(checkpoints: Checkpoints, end: int, interrupts: Interrupts) -> Callback:
+    """A callback that saves the state SAVE_SECONDS after it did so last, after step ``end``, and where a signal came,
+    which then ends the loop."""
+    saved = time.monotonic()
+
+    def save(block: Block) -> None:
+        nonlocal saved
+        if time.monotonic() - saved > SAVE_SECONDS or block.end == end or interrupts.signum is not None:
+            checkpoints.save(block.end, block.state)
+            saved = time.monotonic()
+        interrupts.check()
+
+    return save

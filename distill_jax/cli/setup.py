@@ -21,13 +21,15 @@ from distill_jax.cli.arguments import Request
 from distill_jax.cli.display import Bar
 from distill_jax.cli.memory import foretold
 from distill_jax.cli.process import Interrupts
+from distill_jax.cli.score import Scorer
 from distill_jax.cli.workdir import MEMBERS, POOL, Workdir
 from distill_jax.data import Dataset, feed
+from distill_jax.distill import Problem
 from distill_jax.platform import target
 from distill_jax.recipes import Experiment
 from distill_jax.run import Keys
 from distill_jax.spec import Spec, check, described, traced
-from distill_jax.types import Feed, Net, PyTree, RealData, RequestError
+from distill_jax.types import Feed, Net, Normaliser, PyTree, RealData, RequestError
 
 WITHHELD = 0.1
 """share of the training data that ``--eval-every`` reports on"""
@@ -69,6 +71,15 @@ class Setup:
     @property
     def keys(self) -> Keys:
         return Keys.of(self.seed)
+
+    def problem(self, data: RealData, pool: PyTree) -> Problem:
+        """The run, of images and networks that are on the device."""
+        return Problem(traced(self.spec), self.net, data, pool, self.keys.run)
+
+    def scorer(self, normaliser: Normaliser, interrupts: Interrupts) -> Scorer:
+        """How sets are scored, on the test images or those in their place."""
+        test = self.data.test_arrays()
+        return Scorer(self.net, self.experiment.protocol, test, normaliser, self.keys.score, interrupts)
 
     @property
     def title(self) -> str:

@@ -32,7 +32,6 @@ from distill_jax.cli.workdir import (
     REPRODUCED_RUNS,
     Workdir,
     held,
-    replaced,
 )
 from distill_jax.published.tables import Acceleration
 from distill_jax.types import RequestError
@@ -171,7 +170,5 @@ def _resume(folder: Path) -> list[str]:
 def _write(session: Session) -> None:
     workdir, budget = session.workdir, session.plan.options.budget
     outcomes, gains = list(session.outcomes.values()), list(session.gains.values())
-    with replaced(workdir.path / REPRODUCED) as temporary:
-        temporary.write_text(comma_separated(outcomes, budget))
-    with replaced(workdir.path / REPRODUCED_PAGE) as temporary:
-        temporary.write_text(page(session.plan.table, outcomes, gains, budget, session.command))
+    workdir.write_text(REPRODUCED, comma_separated(outcomes, budget))
+    workdir.write_text(REPRODUCED_PAGE, page(session.plan.table, outcomes, gains, budget, session.command))

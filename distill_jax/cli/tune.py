@@ -27,7 +27,7 @@ from distill_jax.checkpoint import Checkpoints
 from distill_jax.cli import arguments, display, tuned
 from distill_jax.cli.display import Bar
 from distill_jax.cli.process import Interrupts, enter
-from distill_jax.cli.resume import Resumable, resumable
+from distill_jax.cli.resume import Resumable, resumable, saving
 from distill_jax.cli.score import Scorer
 from distill_jax.cli.setup import Setup, given_pool, pool_for, set_up
 from distill_jax.cli.workdir import CHECKPOINTS, POINTS, SCHEDULE, Workdir, held
@@ -35,11 +35,7 @@ from distill_jax.distill import Problem, State
 from distill_jax.evaluation import test_accuracies, train_networks
 from distill_jax.halving import Rung, Schedule, Speed, at, candidates, scheduled, survivors
 from distill_jax.run import Block
-from distill_jax.spec import traced
 from distill_jax.types import RequestError, at_least
-
-SAVE_SECONDS = 60.0
-"""between two checkpoints of a rung"""
 
 
 @dataclass(frozen=True)
@@ -98,19 +94,17 @@ def run(argv: list[str]) -> None:
         print(display.configuration(setup.title, setup.experiment), flush=True)
         data = setup.real_data()
         pool = pool_for(setup, workdir, data, given, interrupts)
-        problem = Problem(traced(setup.spec), setup.net, data, pool, setup.keys.run)
-        test, protocol = setup.data.test_arrays(), setup.experiment.protocol
-        scorer = Scorer(setup.net, protocol, test, data.normaliser, setup.keys.score, interrupts)
-        race = Race(setup, points, problem, scorer, workdir)
+        scorer = setup.scorer(data.normaliser, interrupts)
+        race = Race(setup, points, setup.problem(data, pool), scorer, workdir)
         if not workdir.has(SCHEDULE):
             speed = measured(race, options.repeats)
             left = options.seconds - (time.monotonic() - began)
-            steps, epochs = setup.spec.steps, protocol.epochs
+            steps, epochs = setup.spec.steps, scorer.protocol.epochs
             fixed = scheduled(len(points), options.repeats, steps, epochs, speed, left)
             workdir.write(SCHEDULE, fixed._asdict())
         kept = workdir.read(SCHEDULE)
         schedule = Schedule([Rung(*rung) for rung in kept["rungs"]], kept["epochs"])
-        print(*tuned.announced(schedule, setup, len(test[1])), sep="\n", flush=True)
+        print(*tuned.announced(schedule, setup, len(scorer.test[1])), sep="\n", flush=True)
         rows = raced(race, schedule)
         print(*tuned.written(workdir, setup, rows, settings), sep="\n")
     print(f"this process took {display.duration(time.monotonic() - began)} of {display.duration(options.seconds)}")
@@ -216,20 +210,12 @@ def _states(race: Race, schedule: Schedule, alive: list[list[int]], k: int) -> S
     else:
         rows = np.searchsorted(alive[k - 1], alive[k])
         states = jax.tree.map(lambda a: a[rows], _states(race, schedule, alive, k - 1))
-    saved = time.monotonic()
     with Bar(f"rung {k + 1}", stop, start=int(states.step[0]), unit=f"steps of {len(alive[k])} candidates") as bar:
 
         def show(block: Block) -> None:
             bar.update(block.end, {"loss": f"{np.nanmean(block.losses[:, -1]):.4g}"})
 
-        def save(block: Block) -> None:
-            nonlocal saved
-            stopping = race.scorer.interrupts.signum is not None
-            if time.monotonic() - saved > SAVE_SECONDS or block.end == stop or stopping:
-                checkpoints.save(block.end, block.state)
-                saved = time.monotonic()
-
-        return sweep.run(problems, states, [show, save, lambda block: race.scorer.interrupts.check()], stop=stop)
+        return sweep.run(problems, states, [show, saving(checkpoints, stop, race.scorer.interrupts)], stop=stop)
 
 
 main = partial(enter, run)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from distill_jax.cli import arguments, config, display
 from distill_jax.cli.arguments import Request
 from distill_jax.cli.score import summary
 from distill_jax.cli.setup import Setup
-from distill_jax.cli.workdir import TUNED, TUNING, TUNING_PLOT, Workdir, flat, replaced
+from distill_jax.cli.workdir import TUNED, TUNING, TUNING_PLOT, Workdir, flat
 from distill_jax.evaluation import LEARNED_RATE
 from distill_jax.halving import Schedule
 from distill_jax.spec import CHOICES, described
@@ -74,19 +73,17 @@ def written(workdir: Workdir, setup: Setup, rows: Sequence[Row], settings: Mappi
     """Write everything; returns the table and what to do next."""
     names, last = list(rows[0].point), max(row.rung for row in rows)
     best = max((row for row in rows if row.rung == last), key=lambda row: row.accuracy)
-    with replaced(workdir.path / TUNING) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["rung", "step", *names, "networks", "accuracy", "std", "loss"])
-        for row in rows:
-            of = summary(list(row.accuracies))
-            figures = [len(row.accuracies), round(of["mean"], 4), None if of["std"] is None else round(of["std"], 4)]
-            writer.writerow([row.rung, row.step, *(row.point[name] for name in names), *figures, row.loss])
+    lines: list[list[Any]] = [["rung", "step", *names, "networks", "accuracy", "std", "loss"]]
+    for row in rows:
+        of = summary(list(row.accuracies))
+        figures = [len(row.accuracies), round(of["mean"], 4), None if of["std"] is None else round(of["std"], 4)]
+        lines.append([row.rung, row.step, *(row.point[name] for name in names), *figures, row.loss])
+    workdir.write_rows(TUNING, lines)
     workdir.write(TUNED, {**settings, **best.point})
     title = f"{setup.method} on {setup.dataset.rpartition('/')[2]}, {setup.spec.ipc} per class"
     from distill_jax.cli.plot import draw_rungs  # matplotlib takes half a second to import
 
-    with replaced(workdir.path / TUNING_PLOT) as temporary:
-        draw_rungs(title, rows).savefig(temporary, format="png", dpi=150)
+    workdir.write_picture(TUNING_PLOT, draw_rungs(title, rows))
     file = workdir.path / TUNED
     command = ["python", "-m", "experiments.distill", setup.method, setup.dataset, "--config", str(file)]
     won = ", ".join(f"{name} {value:g}" for name, value in best.point.items())

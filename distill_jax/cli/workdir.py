@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
 import errno
 import fcntl
@@ -10,7 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,21 @@ class Workdir:
         """Replace the JSON file ``name``."""
         if hosts.first():
             write_json(self.path / name, value)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Replace the text file ``name``."""
+        with replaced(self.path / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    def write_rows(self, name: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Replace the CSV file ``name``; the first of ``rows`` has the names of the columns."""
+        with replaced(self.path / name) as temporary, temporary.open("w", newline="") as file:
+            csv.writer(file).writerows(rows)
+
+    def write_picture(self, name: str, figure: Any) -> None:
+        """Replace the PNG file ``name`` by a figure of matplotlib's."""
+        with replaced(self.path / name) as temporary:
+            figure.savefig(temporary, format="png", dpi=150)
 
     @contextmanager
     def within(self, name: str) -> Iterator[Workdir]:
