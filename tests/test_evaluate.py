@@ -40,7 +40,7 @@ def trained(net, protocol: Protocol, sets: Sets, seed: int = 0, chunk: int = 0) 
 def learning_rates(protocol: Protocol, steps: int) -> Array:
     """The learning rate of each of the protocol's steps, ``steps`` an epoch."""
     drops = rate_drops(protocol.epochs, steps, protocol.schedule)
-    return protocol.rate * jax.vmap(drops)(jnp.arange(steps * protocol.passes))  # type: ignore[return-value]
+    return protocol.rate * jax.jit(jax.vmap(drops))(jnp.arange(steps * protocol.passes))  # type: ignore[return-value]
 
 
 def close(ours, theirs, **tolerance) -> None:
@@ -128,7 +128,7 @@ def test_dc_begins_with_a_new_optimiser_where_the_rate_drops() -> None:
         return jax.grad(loss)(params)
 
     for epoch in range(epochs + 1):
-        updates, state = optimiser.update(gradient(params), state, params)
+        updates, state = jax.jit(optimiser.update)(gradient(params), state, params)
         params = optax.apply_updates(params, updates)
         if epoch == epochs // 2 + 1:
             optimiser = NetworkSGD(rate * 0.1, 0.9, 5e-4).transform()

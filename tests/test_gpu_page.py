@@ -61,7 +61,7 @@ print(json.dumps(dict(accuracy=accuracy, seconds=seconds, steps=dict(outer=4, in
 """
     long = fake("ipc 10", code, folder)
     quick = fake("float32", f"print({json.dumps(json.dumps(FIGURES))})")
-    assert advance([long, quick], tmp_path / "work", None, 3) == ["ipc 10", "float32"]
+    assert advance([long, quick], tmp_path / "work", None, 2) == ["ipc 10", "float32"]
     assert "stopped, 2 outer steps" in (tmp_path / "work" / "gpu.md").read_text()
     assert advance([long, quick], tmp_path / "work", None, 60) == []
     page = (tmp_path / "work" / "gpu.md").read_text()

@@ -93,11 +93,12 @@ def test_random_images_beside_others_are_the_same_and_one_program_trains_on_eith
     rows = score.random_rows(data, 3, 4, key)
     sets = Sets.same(TrainSet(jax.random.normal(key, (6, *toy.SHAPE)), jnp.eye(2)[jnp.arange(6) // 3]), 4)
     mine, random = score.beside(sets, Sets(real_set(data), rows), data.normaliser)
-    for ours, before in zip(mine.store, sets.store, strict=True):
-        np.testing.assert_array_equal(ours[mine.rows], before[sets.rows])
-    shown = data.normaliser.to_network(data.images[rows.reshape(-1)]).reshape(4, 6, *toy.SHAPE)
-    np.testing.assert_allclose(random.store.images[random.rows], shown, atol=1e-6)
-    np.testing.assert_array_equal(random.store.targets[random.rows], real_set(data).targets[rows])
+    of, others, before, real = jax.tree.map(np.asarray, (mine, random, sets, real_set(data)))
+    for ours, theirs in zip(of.store, before.store, strict=True):
+        np.testing.assert_array_equal(ours[of.rows], theirs[before.rows])
+    shown = (real.images / 255 - np.asarray(data.normaliser.mean)) / np.asarray(data.normaliser.std)
+    np.testing.assert_allclose(others.store.images[others.rows], shown[np.asarray(rows)], atol=1e-6)
+    np.testing.assert_array_equal(others.store.targets[others.rows], real.targets[np.asarray(rows)])
     assert jax.tree.map(jnp.shape, mine) == jax.tree.map(jnp.shape, random)
     fewer = Sets.same(sets.store, 3)
     assert score.beside(fewer, random, data.normaliser) == (fewer, random)
