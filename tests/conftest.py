@@ -22,6 +22,8 @@ if "device_count" not in os.environ["XLA_FLAGS"]:
 import jax
 import pytest
 
+LONG_FILES = ("test_hosts.py", "test_mesh.py", "test_distill.py", "test_reproduce_table.py", "test_resume_long.py")
+"""begin first, so that at the end no process waits for another"""
 TINY_FILES = ("test_bad_input.py", "test_join.py", "test_resume.py", "test_runners.py", "test_sets.py")
 
 
@@ -36,11 +38,17 @@ def pytest_configure(config: pytest.Config) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """One process runs a file, which computes its fixtures once; and one runs all files whose runs are tests.tiny.TINY,
     which compiles them once."""
     from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False  # files with many tests are not those that take long
 
     class ByFile(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:

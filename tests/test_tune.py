@@ -24,7 +24,7 @@ from tests.test_resume import Killed, dies
 from tests.tiny import count_calls
 
 SMALL = """
-    acc_dd digits --repeats 1 --candidates 3 --outer-steps 2 --inner-steps 3 --net.width 4 --net.depth 1
+    acc_dd digits --repeats 1 --candidates 3 --outer-steps 2 --inner-steps 3 --net.width 6 --net.depth 1
     --protocol.epochs 2 --augment none --protocol.augment.strategy= --update.augment.strategy=
     --selector.batch 4 --update.images 8 --update.batch 8 --models.size 1 --models.epochs 0 --seconds 100
 """
@@ -68,7 +68,8 @@ TRACES: Counter[str] = Counter()
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A race that may not look at the test set. The first of this file, so that no test has compiled its programs."""
+    """A race that may not look at the test set. Of a network of its own, so that no test before has compiled its
+    programs."""
     path = tmp_path_factory.mktemp("tune") / "run"
     with pytest.MonkeyPatch.context() as patched:
         count_calls(patched, TRACES, "steps", distill, "inner_step")
@@ -90,7 +91,7 @@ def test_the_winner_is_the_best_of_its_own_figures(finished: Path, capsys: pytes
     assert {line["optimiser.lr"] for line in last} == {line["optimiser.lr"] for line in stayed}
     best = max(last, key=lambda line: float(line["accuracy"]))
     chosen = json.loads((finished / "tuned.json").read_text())
-    assert chosen["optimiser.lr"] == float(best["optimiser.lr"]) and chosen["net.width"] == 4
+    assert chosen["optimiser.lr"] == float(best["optimiser.lr"]) and chosen["net.width"] == 6
     assert (finished / "tune.png").read_bytes().startswith(b"\x89PNG")
     # Once more says the same and computes nothing; what it says comes next is a command that there is.
     assert run(finished, "--resume") == 0
