@@ -208,10 +208,12 @@ def _work(session: Session, options: Distill, given: PyTree) -> dict[str, Any]:
         judge = scorer._replace(teachers=setup.spec.models.teachers(pool)) if name == "random_soft" else scorer
         return BASELINES[name](judge, real, setup.spec.ipc, len(sets.store.images), options.repeats, setup.keys.draw)
 
+    clock.spent("evaluate")
     others = {name: baseline(name) for name in options.compared_with(setup.spec)}
     if "random" in others:
         sets, random = beside(sets, others["random"].sets, data.normaliser)
         others["random"] = others["random"]._replace(sets=random)
+    clock.spent("baselines")
     mine = Baseline("scoring", sets, at_learned_rate(scorer.protocol, distilled))
     accuracy = scorer.score(*(baseline("full") if setup.method == "full" else mine))
     clock.spent("evaluate")

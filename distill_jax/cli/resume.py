@@ -1,4 +1,5 @@
-"""What every runner has that writes a folder and can go on with it: its options, and what an interrupted one says."""
+"""What every runner has that writes a folder and can go on with it: its options, when long
+loops save, and what an interrupted one says."""
 
 from __future__ import annotations
 

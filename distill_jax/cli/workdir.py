@@ -61,16 +61,22 @@ class Workdir:
 
     def write_text(self, name: str, text: str) -> None:
         """Replace the text file ``name``."""
+        if not hosts.first():
+            return
         with replaced(self.path / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
     def write_rows(self, name: str, rows: Iterable[Sequence[Any]]) -> None:
         """Replace the CSV file ``name``; the first of ``rows`` has the names of the columns."""
+        if not hosts.first():
+            return
         with replaced(self.path / name) as temporary, temporary.open("w", newline="") as file:
             csv.writer(file).writerows(rows)
 
     def write_picture(self, name: str, figure: Any) -> None:
         """Replace the PNG file ``name`` by a figure of matplotlib's."""
+        if not hosts.first():
+            return
         with replaced(self.path / name) as temporary:
             figure.savefig(temporary, format="png", dpi=150)
 

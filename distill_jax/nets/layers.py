@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from distill_jax.nets.conv import average_pool, conv2d, max_pool
-from distill_jax.nets.start import starts
+from distill_jax.nets.initial_weights import initialiser
 from distill_jax.types import Array, wide
 
 NormName: TypeAlias = Literal["instance", "batch", "layer", "group", "none"]
@@ -29,7 +29,7 @@ StartName: TypeAlias = Literal["fan-in", "fan-out"]
 GROUPS = 4
 """groups of norm 'group'"""
 
-ZEROS, ONES = starts("constant", 0.0), starts("constant", 1.0)
+ZEROS, ONES = initialiser("constant", 0.0), initialiser("constant", 1.0)
 
 _EPSILON = 1e-5
 _MOMENTUM = 0.9
@@ -45,7 +45,7 @@ POOLINGS: dict[str, Callable[[Array], Array]] = {"avg": average_pool, "max": max
 
 def _uniform(fan_in: int) -> Callable[..., Any]:
     """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for weights and biases."""
-    return starts("uniform", 1 / math.sqrt(fan_in))
+    return initialiser("uniform", 1 / math.sqrt(fan_in))
 
 
 class Conv(nn.Module):
@@ -64,7 +64,7 @@ class Conv(nn.Module):
     def __call__(self, x: Array) -> Array:
         fan_in = self.size**2 * x.shape[-1]
         shape = (self.size, self.size, x.shape[-1], self.features)
-        normal = starts("normal", math.sqrt(2 / (self.size**2 * self.features)))
+        normal = initialiser("normal", math.sqrt(2 / (self.size**2 * self.features)))
         start = {"fan-in": _uniform(fan_in), "fan-out": normal}[self.start]
         kernel = self.param("kernel", start, shape, wide(x.dtype))
         y = conv2d(x, kernel, self.stride, self.padding)

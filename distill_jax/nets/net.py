@@ -11,8 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from distill_jax.nets.initial_weights import drawn
 from distill_jax.nets.layers import GROUPS, NormName
-from distill_jax.nets.start import drawn
 from distill_jax.types import Array, Model, Out, PyTree, RequestError, near_miss, wide
 
 DTypeName: TypeAlias = Literal["float32", "bfloat16", "float64"]

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from distill_jax.contracts import Architecture
+from distill_jax.nets.initial_weights import initialiser
 from distill_jax.nets.layers import ONES, ZEROS, Dense
 from distill_jax.nets.net import DTypeName, FlaxNet, require_choice, require_positive, require_side
-from distill_jax.nets.start import starts
 from distill_jax.types import Array, NetBlock, Out, RequestError, choice, wide
 
 
@@ -58,7 +58,7 @@ class _ViT(nn.Module):
         x = x.reshape(n, rows, self.patch, columns, self.patch, c).swapaxes(2, 3)
         x = Dense(self.spec.width, name="patches")(x.reshape(n, rows * columns, -1))
         shape = (rows * columns, self.spec.width)
-        position = self.param("position", starts("normal", 0.02), shape, wide(x.dtype))
+        position = self.param("position", initialiser("normal", 0.02), shape, wide(x.dtype))
         x += position.astype(x.dtype)[None]
         blocks = []
         for i in range(self.spec.depth):

@@ -249,8 +249,8 @@ def _epoch(
         )
         return model, state
 
-    each = -(-keys.shape[0] // mesh.size())
-    trained = mesh.map_chunks(one, (models, state, keys), each, data, optimiser, jnp.asarray(epoch))
+    on_each_device = -(-keys.shape[0] // mesh.size())
+    trained = mesh.map_chunks(one, (models, state, keys), on_each_device, data, optimiser, jnp.asarray(epoch))
     return mesh.kept(trained, keys.shape[0])
 
 
