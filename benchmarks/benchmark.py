@@ -27,7 +27,7 @@ from benchmarks.step import NETWORKS, SIZES, Step, evaluation, group_filters, st
 from distill_jax.cli import arguments
 from distill_jax.cli.display import table
 from distill_jax.cli.parser import parsed
-from distill_jax.cli.process import enter
+from distill_jax.cli.process import run_command
 from distill_jax.spec import CHOICES
 from distill_jax.types import RequestError
 
@@ -195,7 +195,7 @@ def _report(measured: dict[str, Any]) -> list[str]:
     return lines
 
 
-main = partial(enter, run, less_memory="--shapes digits")
+main = partial(run_command, run, less_memory="--shapes digits")
 
 
 if __name__ == "__main__":

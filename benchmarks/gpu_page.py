@@ -27,7 +27,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from benchmarks.gpu_report import report
-from distill_jax.cli.process import enter
+from distill_jax.cli.process import run_command
 from distill_jax.types import RequestError
 
 GRACE = 60.0
@@ -201,7 +201,7 @@ def _write(path: Path, text: str) -> None:
     part.replace(path)
 
 
-main = partial(enter, run)
+main = partial(run_command, run)
 
 
 if __name__ == "__main__":

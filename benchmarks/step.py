@@ -24,7 +24,7 @@ from distill_jax.nets import ConvNet, conv
 from distill_jax.nets.net import DTypeName
 from distill_jax.platform import target
 from distill_jax.recipes import Experiment, resolve
-from distill_jax.spec import check, traced
+from distill_jax.spec import as_arrays, check
 from distill_jax.types import Array, RealData
 
 
@@ -169,5 +169,5 @@ def _problem(size: Size, objective: Objective | None = None, dtype: DTypeName = 
     data = RealData.from_arrays(images, labels, *grey)
     check(spec, size.shape, data.counts.tolist())
     pool = jax.vmap(net.init)(jax.random.split(jax.random.key(1), 2))
-    problem = Problem(traced(spec), net, data, pool, jax.random.key(0))
+    problem = Problem(as_arrays(spec), net, data, pool, jax.random.key(0))
     return problem, init_state(problem)

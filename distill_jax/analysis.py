@@ -122,7 +122,7 @@ def begin_walk(problem: Problem, selectors: tuple[Selector, ...], steps: int) ->
     shown = decoded_set(problem.spec.parameterisation, state.synthetic, data)
     teachers = problem.spec.models.teachers(problem.pool)
     memories = tuple(selector.init(problem.net, teachers, data) for selector in selectors)
-    return mesh.kept(Walk(model, update, shown, memories, rows, Distances(none, none)), 0)
+    return mesh.shard_leading(Walk(model, update, shown, memories, rows, Distances(none, none)), 0)
 
 
 @partial(jax.jit, donate_argnames="walk")
@@ -141,9 +141,9 @@ def walk_on(problem: Problem, selectors: tuple[Selector, ...], walk: Walk, first
         now = tree.stack([distances(net, walk.model, data, selected) for selected in rows])
         seen = jax.tree.map(lambda all, new: all.at[:, t].set(new), walk.seen, now)
         model, update = problem.spec.update.update(net, walk.model, walk.update, data, walk.shown, update_key)
-        return mesh.kept(Walk(model, update, walk.shown, memories, rows, seen), 0)
+        return mesh.shard_leading(Walk(model, update, walk.shown, memories, rows, seen), 0)
 
-    return mesh.kept(jax.lax.fori_loop(first, first + steps, step, mesh.kept(walk, 0)), 0)
+    return mesh.shard_leading(jax.lax.fori_loop(first, first + steps, step, mesh.shard_leading(walk, 0)), 0)
 
 
 # ------------------------------------------------------------------ what models teach (Acc-DD sections 3.2 and 3.3)

@@ -22,7 +22,7 @@ import numpy as np
 from distill_jax import tree
 from distill_jax.contracts import Augmentation
 from distill_jax.draws import below, permutations
-from distill_jax.types import Array, RequestError, choice, wide
+from distill_jax.types import Array, RequestError, accumulator_dtype, choice
 
 # ------------------------------------------------------------------ operations: (x [N, H, W, c], u [2]) -> like x
 
@@ -122,7 +122,7 @@ def _in_box(x: Array, first: Array, end: Array) -> Array:
 def _centres(side: int, dtype: jnp.dtype) -> Array:
     """[side]: pixel centres on an axis from -1 to 1, edge to edge. From centre to centre (PyTorch's ``align_corners``,
     which MTT sets) square images are zoomed and turned alike."""
-    return jnp.asarray((2 * np.arange(side) + 1) / side - 1, wide(dtype))
+    return jnp.asarray((2 * np.arange(side) + 1) / side - 1, accumulator_dtype(dtype))
 
 
 def _to_index(position: Array, side: int) -> Array:

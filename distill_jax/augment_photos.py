@@ -17,7 +17,7 @@ import numpy as np
 from distill_jax.augment import bilinear, hat
 from distill_jax.contracts import Augmentation
 from distill_jax.draws import below
-from distill_jax.types import Array, Normaliser, RequestError, at_least, choice, static, wide
+from distill_jax.types import Array, Normaliser, RequestError, accumulator_dtype, choice, require_at_least, static
 
 # ------------------------------------------------------------------ IDC on ImageNet subsets
 
@@ -86,7 +86,7 @@ class PhotoAugment(Augmentation):
             raise RequestError(f"smallest is {self.smallest:g}: it is a share of the area, above 0 and at most 1")
         if not 0 <= self.jitter <= 1:
             raise RequestError(f"jitter is {self.jitter:g}: it must be from 0 to 1")
-        at_least(0, self, "lighting")
+        require_at_least(0, self, "lighting")
 
     def draw(self, key: Array, n: int) -> PhotoDraws:
         """The random numbers of ``n`` calls: every field has a leading axis n."""
@@ -113,7 +113,7 @@ class PhotoAugment(Augmentation):
         for i in range(3):
             pixels = _blended(pixels, order[i], factors)
         if channels == 3:
-            alpha = self.lighting * draws.alpha.astype(wide(x.dtype))
+            alpha = self.lighting * draws.alpha.astype(accumulator_dtype(x.dtype))
             colour = jnp.sum(jnp.asarray(EIGENVECTORS * EIGENVALUES, alpha.dtype) * alpha[None, :], axis=1)
             pixels += colour.astype(x.dtype)[None, None, None, :]
         return space.to_network(pixels)
@@ -135,7 +135,7 @@ class PhotoAugment(Augmentation):
     def _cropped(self, x: Array, draws: PhotoDraws) -> Array:
         """The box resized to the whole of ``x`` [N, H, W, c], and mirrored if the draw says so."""
         height, width = x.shape[1:3]
-        dtype = wide(x.dtype)
+        dtype = accumulator_dtype(x.dtype)
         top, left, rows, columns = (value.astype(dtype) for value in self.box(height, width, draws))
         down, across = _resized(height, top, rows), _resized(width, left, columns)
         across = jnp.where(draws.flip < 0.5, across[::-1], across)
@@ -211,7 +211,7 @@ class BasicAugment(Augmentation):
 
     def apply(self, x: Array, draws: BasicDraws) -> Array:
         """Transform all of ``x`` [N, H, W, c] by the same given draws."""
-        dtype, shape = wide(x.dtype), x.shape[1:3]
+        dtype, shape = accumulator_dtype(x.dtype), x.shape[1:3]
         draws = BasicDraws(*(u.astype(dtype) for u in draws))
         grids = [self._shifted(shape, draws.shift), self._zoomed(shape, draws.zoom), self._turned(shape, draws.angle)]
         # One look-up for whichever is chosen: under vmap a switch would compute all three.

@@ -68,7 +68,7 @@ class Checkpoints:
 
     def steps(self) -> tuple[int, ...]:
         """The steps that were saved, newest first. Some may have been damaged since."""
-        found = hosts.told(lambda: list(self.directory.iterdir()) if self.directory.is_dir() else [])
+        found = hosts.broadcast(lambda: list(self.directory.iterdir()) if self.directory.is_dir() else [])
         return tuple(sorted((int(path.name) for path in found if path.name.isdecimal()), reverse=True))
 
     def save(self, step: int, state: PyTree, about: Mapping[str, Any] | None = None) -> None:
@@ -76,8 +76,8 @@ class Checkpoints:
 
         Checkpoints of ``step`` and later are dropped first: they are damaged, or of a run that was begun again.
         """
-        leaves, data = _pack(hosts.whole(state))
-        if not hosts.first():
+        leaves, data = _pack(hosts.gather(state))
+        if not hosts.is_first():
             return
         header = {"about": dict(about or {}), "leaves": leaves}
         items = ocp.args.Composite(
@@ -119,7 +119,7 @@ class Checkpoints:
         damaged: dict[int, Exception] = {}
         for step in self.steps():
             try:
-                header, data = hosts.told(partial(_read, (self.directory / str(step)).absolute()))
+                header, data = hosts.broadcast(partial(_read, (self.directory / str(step)).absolute()))
             except Exception as error:  # orbax and tensorstore raise many types on damaged files
                 damaged[step] = error
             else:

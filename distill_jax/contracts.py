@@ -17,7 +17,7 @@ from distill_jax.types import (
     Array,
     Choice,
     Feed,
-    Members,
+    MemberStore,
     Model,
     Net,
     PyTree,
@@ -52,7 +52,7 @@ class ModelSource(Choice):
         """Whether each model comes with parameters that it should be led to."""
         return False
 
-    def pretrain(self, net: Net, data: Feed, key: Array, tick: Tick, members: Members | None = None) -> PyTree:
+    def pretrain(self, net: Net, data: Feed, key: Array, tick: Tick, members: MemberStore | None = None) -> PyTree:
         """The pool [P, ...], trained on the host's schedule (``tick`` reports progress); None where size is 0.
 
         ``data.at(n)`` are the real images; an epoch goes through ``data.portions`` of them, nearly always 1.
@@ -139,7 +139,7 @@ class Labels(Choice):
     """whether ``init`` returns a leaf, which the objective must then give a gradient"""
 
     @property
-    def begins_with_teachers(self) -> bool:
+    def init_uses_teachers(self) -> bool:
         """Whether ``init`` looks at the models of the pool."""
         return False
 
@@ -289,7 +289,7 @@ class Initialisation(Choice):
 
     axis = "init"
 
-    by_teacher: ClassVar[bool] = False
+    uses_teacher: ClassVar[bool] = False
     """whether ``model`` is the first trained network of the pool, not one as an outer iteration begins with"""
 
     @abstractmethod

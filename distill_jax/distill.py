@@ -57,11 +57,11 @@ class State(NamedTuple):
 @jax.jit
 def init_state(problem: Problem) -> State:
     """The state before the first step."""
-    spec, data = problem.spec, problem.data.of(problem.spec.classes)
+    spec, data = problem.spec, problem.data.of_classes(problem.spec.classes)
     model_key, image_key = jax.random.split(jax.random.fold_in(problem.root, BEFORE_FIRST))
     step = jnp.zeros((), jnp.int32)
     fresh, teachers = _fresh(problem, step, model_key), spec.models.teachers(problem.pool)
-    one = tree.take(teachers if spec.init.by_teacher else fresh["models"], 0)
+    one = tree.take(teachers if spec.init.uses_teacher else fresh["models"], 0)
     images = spec.init.images(problem.net, one, data, spec.ipc, spec.parameterisation.factor, image_key)
     if spec.parameterisation.space == "normalised":
         images = data.normaliser.to_network(images)
@@ -94,9 +94,9 @@ def inner_step(problem: Problem, state: State, key: Array) -> State:
     spec, data = problem.spec, problem.data
     select_key, match_key, update_key = jax.random.split(key, 3)
     outer, inner = state.step // spec.inner_steps, state.step % spec.inner_steps
-    looking = (problem.net, tree.take(state.models, 0), data.of(spec.classes), state.selector, inner)
+    looking = (problem.net, tree.take(state.models, 0), data.of_classes(spec.classes), state.selector, inner)
     # Every device selects for itself: sending the selection would cost more.
-    selection, selector = mesh.kept(spec.selector.select(*looking, select_key), 0)
+    selection, selector = mesh.shard_leading(spec.selector.select(*looking, select_key), 0)
     (images, *leaves), (moving, *states) = state.synthetic, state.optimiser
     scale = spec.optimiser.schedule(outer, spec.outer_steps)
     images, moving = spec.optimiser.before(images, moving, scale)
@@ -113,7 +113,7 @@ def inner_step(problem: Problem, state: State, key: Array) -> State:
         model, memory, key = live
         return problem.spec.update.update(problem.net, model, memory, problem.data, syn, key)
 
-    syn = mesh.kept(decoded_set(spec.parameterisation, synthetic, data), 0)
+    syn = mesh.shard_leading(decoded_set(spec.parameterisation, synthetic, data), 0)
     live = (state.models, state.update, jax.random.split(update_key, spec.live))
     models, memory = mesh.map_chunks(update, live, spec.model_chunk, problem, syn)
     loss = state.loss + (loss - state.loss) / (inner + 1).astype(loss.dtype)
@@ -192,8 +192,8 @@ def block(problem: Problem, state: State, steps: Array | int) -> tuple[State, Ar
             state = inner_step(problem, state, inner_key)
         return state._replace(step=state.step + 1), losses.at[i].set(state.loss)
 
-    state, losses = jax.lax.fori_loop(0, steps, step, (mesh.placed(state), jnp.zeros(LONGEST_BLOCK)))
-    return mesh.placed(state), losses
+    state, losses = jax.lax.fori_loop(0, steps, step, (mesh.shard_state(state), jnp.zeros(LONGEST_BLOCK)))
+    return mesh.shard_state(state), losses
 
 
 run_block = jax.jit(block, donate_argnames="state")

@@ -29,14 +29,25 @@ from distill_jax.train import (
     SCHEDULES,
     NetworkSGD,
     Pipeline,
-    correct,
+    count_correct,
     epochs_order,
-    fresh,
+    init_networks,
     rate_drops,
+    reset_momentum,
     train,
-    without_momentum,
 )
-from distill_jax.types import Array, Choice, Model, Net, Normaliser, PyTree, RequestError, TrainSet, at_least, choice
+from distill_jax.types import (
+    Array,
+    Choice,
+    Model,
+    Net,
+    Normaliser,
+    PyTree,
+    RequestError,
+    TrainSet,
+    choice,
+    require_at_least,
+)
 
 
 @choice
@@ -59,7 +70,7 @@ class Protocol(Choice):
     augment: Augmentation = Siamese("color_crop_flip_scale_rotate")
 
     def validate(self) -> None:
-        at_least(1, self, "epochs")
+        require_at_least(1, self, "epochs")
         if self.schedule not in SCHEDULES:
             raise RequestError(f"schedule {self.schedule!r} is unknown: choose one of {' '.join(SCHEDULES)}")
         if self.optimiser not in ("sgd", "adam"):
@@ -154,7 +165,7 @@ def train_networks(
     repeats = sets.rows.shape[0]
     chunk = chunk or (1 if on_cpu() else repeats)
     keys = jax.random.split(key, repeats)
-    models = fresh(net, keys)
+    models = init_networks(net, keys)
     none = np.zeros(0, np.float32)
 
     def advance(carry: tuple[Model, PyTree], first: int, count: int) -> tuple[tuple[Model, PyTree], np.ndarray]:
@@ -162,7 +173,7 @@ def train_networks(
         return jax.block_until_ready(_epochs(net, protocol, chunk, *arrays)), none
 
     passes = protocol.passes
-    carry = mesh.kept((models, _init(protocol, models.params)), repeats)
+    carry = mesh.shard_leading((models, _init(protocol, models.params)), repeats)
     return host_loop(advance, carry, 0, passes, callbacks, BlockSize(longest=passes))[0]
 
 
@@ -199,7 +210,7 @@ def repeated(distilled: DistilledSet, repeats: int) -> Sets:
 def test_accuracies(net: Net, models: Model, test: tuple[Array, Array], normaliser: Normaliser) -> list[float]:
     """Accuracy in percent of each of the models [R, ...] on ``test`` (uint8 images [N, H, W, c], int labels [N])."""
     hits = _hits(net, models, jnp.asarray(test[0]), jnp.asarray(test[1]), normaliser)
-    return [100.0 * float(h) / len(test[1]) for h in np.asarray(hosts.whole(hits))]
+    return [100.0 * float(h) / len(test[1]) for h in np.asarray(hosts.gather(hits))]
 
 
 def matched_epochs(protocol: Protocol, images: int, other: int) -> Protocol:
@@ -239,7 +250,7 @@ def _epochs(
             model, state = carry
             if protocol.restarts:
                 begins = jnp.any(e == jnp.asarray(protocol.restarts))
-                state = jax.tree.map(partial(jnp.where, begins), without_momentum(state), state)
+                state = jax.tree.map(partial(jnp.where, begins), reset_momentum(state), state)
             order_key, train_key = jax.random.split(jax.random.fold_in(key, e))
             order = epochs_order(order_key, size, protocol.batch, 1)
             order = order._replace(rows=rows[order.rows])
@@ -249,12 +260,12 @@ def _epochs(
 
     each = (models, state, sets.rows, keys)
     shared = (sets.store, normaliser, jnp.asarray(first), jnp.asarray(count))
-    return mesh.kept(mesh.map_chunks(repeat, each, chunk, *shared), sets.rows.shape[0])
+    return mesh.shard_leading(mesh.map_chunks(repeat, each, chunk, *shared), sets.rows.shape[0])
 
 
 @partial(jax.jit, static_argnums=0)
 def _hits(net: Net, models: Model, images: Array, labels: Array, normaliser: Normaliser) -> Array:
-    return mesh.map_chunks(partial(correct, net), models, 1, images, labels, normaliser)
+    return mesh.map_chunks(partial(count_correct, net), models, 1, images, labels, normaliser)
 
 
 def _transform(protocol: Protocol, steps: int):

@@ -20,32 +20,32 @@ from distill_jax.types import PyTree
 
 T = TypeVar("T")
 
-TOLD = "the first host has said so already"
+REPORTED = "the first host has said so already"
 """the note on an error that all hosts raise because the first did"""
 
 _deciding: ContextVar[bool] = ContextVar("deciding", default=False)
 """set while the first host does something without the others"""
 
 
-def several() -> bool:
+def is_multihost() -> bool:
     """Whether other hosts take part in what happens now."""
     return not _deciding.get() and jax.distributed.is_initialized() and jax.process_count() > 1
 
 
-def first() -> bool:
+def is_first() -> bool:
     """Whether this is the host that reads and writes the files of a run, and talks to the user."""
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
-def told(make: Callable[[], T]) -> T:
+def broadcast(make: Callable[[], T]) -> T:
     """What ``make()`` returns on the first host, on all of them; where it raises, all raise the same.
 
     It runs on the first host alone, must not wait for the others, and returns something that can be pickled.
     """
-    if not several():
+    if not is_multihost():
         return make()
     fine, value = True, None
-    if first():
+    if is_first():
         token = _deciding.set(True)
         try:
             value = make()
@@ -58,26 +58,26 @@ def told(make: Callable[[], T]) -> T:
     high, low = multihost_utils.broadcast_one_to_all(np.asarray(divmod(len(text), 2**20), np.int32))
     size = int(high) * 2**20 + int(low)
     padded = np.zeros(1 << (size - 1).bit_length(), np.uint8)
-    if first():
+    if is_first():
         padded[:size] = text
     heard = np.asarray(multihost_utils.broadcast_one_to_all(padded))
-    if not first():
+    if not is_first():
         fine, value = pickle.loads(heard[:size].tobytes())
     if isinstance(value, Exception) and not fine:
-        if not first():
-            value.add_note(TOLD)
+        if not is_first():
+            value.add_note(REPORTED)
         raise value
     return cast(T, value)
 
 
-def largest(number: int) -> int:
+def maximum(number: int) -> int:
     """The largest of what the hosts give: the common answer where each has one of its own."""
-    return int(multihost_utils.process_allgather(np.int32(number)).max()) if several() else number
+    return int(multihost_utils.process_allgather(np.int32(number)).max()) if is_multihost() else number
 
 
-def whole(arrays: PyTree) -> PyTree:
+def gather(arrays: PyTree) -> PyTree:
     """``arrays``, those that are shared out over hosts gathered on every host, as NumPy arrays."""
-    if not several():
+    if not is_multihost():
         return arrays
 
     def of(a: Any) -> Any:

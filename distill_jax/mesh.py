@@ -1,7 +1,7 @@
 """One axis of devices under everything: CPU cores, GPUs or TPU chips share classes, networks, repeats and sweep points.
 
 What is independent is mapped with ``map_chunks``, which gives every device its share; the gradient of a training step
-is added up with ``summed``, and what is left (the loss of the matching) XLA reduces. On one device these are a
+is added up with ``batch_sum``, and what is left (the loss of the matching) XLA reduces. On one device these are a
 plain map and a plain call, and the program has no trace of them.
 """
 
@@ -25,9 +25,9 @@ from distill_jax.platform import on_cpu
 from distill_jax.types import Array, PyTree
 
 AXIS = "devices"
-WORTH_SUMMING, WORTH_SPLITTING = 2**11, 2**14
+MIN_PIXELS_TO_SUM, MIN_PIXELS_TO_SPLIT = 2**11, 2**14
 """pixels of each CPU device's part of a batch, below which each does all of it, because the devices would wait for each
-other for longer than they save: where one vector is summed (``summed``), and where XLA sums (``split_batch``)"""
+other for longer than they save: where one vector is summed (``batch_sum``), and where XLA sums (``split_batch``)"""
 
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
 """set while a function is traced that runs on one device of a map"""
@@ -59,7 +59,7 @@ def map_chunks(f: Callable[..., PyTree], xs: PyTree, chunk: int, *shared: PyTree
         xs = jax.tree.map(lambda a: a[rows], xs)
 
     def share(xs: PyTree, *shared: PyTree) -> PyTree:
-        with alone():
+        with on_one_device():
             return tree.map_chunks(lambda x: f(x, *shared), xs, chunk)
 
     specs = (PartitionSpec(AXIS), *(PartitionSpec() for _ in shared))
@@ -70,7 +70,7 @@ def map_chunks(f: Callable[..., PyTree], xs: PyTree, chunk: int, *shared: PyTree
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def on_one_device() -> Iterator[None]:
     """What is traced within runs on one device: maps in it are plain ones."""
     token = _alone.set(True)
     try:
@@ -79,7 +79,7 @@ def alone() -> Iterator[None]:
         _alone.reset(token)
 
 
-def _sharded(arrays: PyTree, length: int) -> PyTree:
+def _shardings(arrays: PyTree, length: int) -> PyTree:
     """Shardings of ``arrays``: those with a leading axis of ``length`` that the devices divide are shared out."""
 
     def of(a: Any) -> NamedSharding:
@@ -91,10 +91,10 @@ def _sharded(arrays: PyTree, length: int) -> PyTree:
 
 def replicated(arrays: PyTree) -> PyTree:
     """``arrays`` on every device."""
-    return kept(arrays, 0)
+    return shard_leading(arrays, 0)
 
 
-def kept(arrays: PyTree, length: int) -> PyTree:
+def shard_leading(arrays: PyTree, length: int) -> PyTree:
     """``arrays`` shared out by their leading axis of ``length``, where the devices divide it; within a program and
     outside of one. What goes round a loop of calls must be kept alike before the first call and at the end of each, or
     the second call compiles anew."""
@@ -102,12 +102,12 @@ def kept(arrays: PyTree, length: int) -> PyTree:
         return arrays
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arrays))
     place = jax.lax.with_sharding_constraint if traced else _put
-    return jax.tree.map(place, arrays, _sharded(arrays, length))
+    return jax.tree.map(place, arrays, _shardings(arrays, length))
 
 
 def _put(a: Any, sharding: NamedSharding) -> Array:
     """``a`` where ``sharding`` says; with several hosts, which all have the same ``a``, each puts its part."""
-    if not hosts.several():
+    if not hosts.is_multihost():
         return jax.device_put(a, sharding)
     if isinstance(a, jax.Array) and (not a.is_fully_addressable or jnp.issubdtype(a.dtype, jax.dtypes.prng_key)):
         return jax.jit(_same, out_shardings=sharding)(a)
@@ -119,15 +119,15 @@ def _same(a: Array) -> Array:
     return a
 
 
-def placed(state: Any) -> Any:
+def shard_state(state: Any) -> Any:
     """A ``distill.State`` where the devices keep it: images with the device that has their class, the rest on all."""
-    by_class = kept((state.synthetic, state.optimiser), len(state.synthetic.images))
-    return kept(state, 0)._replace(synthetic=by_class[0], optimiser=by_class[1])
+    by_class = shard_leading((state.synthetic, state.optimiser), len(state.synthetic.images))
+    return shard_leading(state, 0)._replace(synthetic=by_class[0], optimiser=by_class[1])
 
 
 def split_batch(batch: PyTree) -> PyTree:
     """The batch of a training step, images [N, H, W, c] first, each device a part of it, where it is worth it."""
-    if not _worth_sharing(batch, WORTH_SPLITTING):
+    if not _worth_sharing(batch, MIN_PIXELS_TO_SPLIT):
         return batch
     # Whole on every device first: what comes before is done by each, and nothing is sent.
     for spec in (PartitionSpec(), PartitionSpec(AXIS)):
@@ -135,14 +135,14 @@ def split_batch(batch: PyTree) -> PyTree:
     return batch
 
 
-def summed(f: Callable[..., PyTree], batch: PyTree, *shared: PyTree) -> PyTree:
+def batch_sum(f: Callable[..., PyTree], batch: PyTree, *shared: PyTree) -> PyTree:
     """``f(batch, *shared)``, which is a sum over the batch of a training step, images [N, H, W, c] first: where it is
     worth it, the sum of what the devices find for a part each. ``f`` must close over no arrays."""
-    if not _worth_sharing(batch, WORTH_SUMMING):
+    if not _worth_sharing(batch, MIN_PIXELS_TO_SUM):
         return f(batch, *shared)
 
     def share(batch: PyTree, *shared: PyTree) -> PyTree:
-        with alone():
+        with on_one_device():
             found, structure = jax.tree.flatten(f(batch, *shared))
         # Arrays travel as one vector: CPU devices wait for each other once, not for every array. Numbers travel alone,
         # so that those that nobody reads do not.

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax.platform import on_cpu
-from distill_jax.types import Array, Model, PyTree, wide
+from distill_jax.types import Array, Model, PyTree, accumulator_dtype
 
 PIXELS = 2**10
 """of a micro-batch on a CPU, at most, or of each of up to FEW images that share the reading of the kernels"""
@@ -63,7 +63,7 @@ def loss_and_gradient(loss: Callable[..., Array], params: PyTree, images: Array,
     def add(total: PyTree, part: list[Array]) -> tuple[PyTree, None]:
         return jax.tree.map(jnp.add, total, of_part(params, *part)), None
 
-    nothing = jnp.zeros((), wide(images.dtype)), jax.tree.map(jnp.zeros_like, params)
+    nothing = jnp.zeros((), accumulator_dtype(images.dtype)), jax.tree.map(jnp.zeros_like, params)
     return jax.lax.scan(add, nothing, parts)[0]
 
 

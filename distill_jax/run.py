@@ -21,9 +21,9 @@ from distill_jax.data import Dataset, feed
 from distill_jax.distill import LONGEST_BLOCK, Problem, State, init_state, run_block
 from distill_jax.distilled import DistilledSet
 from distill_jax.platform import target
-from distill_jax.spec import Spec, check, traced
-from distill_jax.teachers import labelled
-from distill_jax.types import Array, Feed, Members, RealData, Tick
+from distill_jax.spec import Spec, as_arrays, check
+from distill_jax.teachers import with_teacher_labels
+from distill_jax.types import Array, Feed, MemberStore, RealData, Tick
 
 GROWTH = 8
 """a block has at most so many times the steps of the one before: steps of a dynamic loop (CAFE) differ much"""
@@ -92,7 +92,7 @@ def host_loop(
         if any([callback(block) is True for callback in callbacks]):  # every callback sees every block
             break
         if compiled:
-            wanted = hosts.largest(max(1, min(int(size.seconds * count / max(took, 1e-6)), GROWTH * count)))
+            wanted = hosts.maximum(max(1, min(int(size.seconds * count / max(took, 1e-6)), GROWTH * count)))
         compiled = True
     return state
 
@@ -126,7 +126,7 @@ def prepare(
     data: Dataset,
     seed: int = 0,
     tick: Tick = no_tick,
-    members: Members | None = None,
+    members: MemberStore | None = None,
     real: Feed | None = None,
 ) -> Problem:
     """Everything that a run needs: the spec checked, its chunks chosen, its network built, its pool pretrained.
@@ -139,12 +139,12 @@ def prepare(
     check(spec, data.shape, real.at(0).counts.tolist())
     spec = with_chunks(spec, data.shape, data.classes, target())
     net, keys = spec.net.build(data.shape, data.classes), Keys.of(seed)
-    spec = traced(spec)
+    spec = as_arrays(spec)
     pool = spec.models.pretrain(net, real, keys.pool, tick, members)
     return Problem(spec, net, real.at(0), pool, keys.run)
 
 
-def turn(spec: Spec, portion: RealData) -> int:
+def steps_per_portion(spec: Spec, portion: RealData) -> int:
     """Inner steps that each ``portion`` of the real images stays on the device: about as many as show its images once.
     A model that is updated on the same few images over and over learns them by heart, and its gradients tell nothing.
 
@@ -177,7 +177,7 @@ def run(
     """
     start = int(state.step) if start is None else start
     source = problem.data if real is None else real
-    every = turn(problem.spec, problem.data) if source.portions > 1 else max(1, problem.spec.steps)
+    every = steps_per_portion(problem.spec, problem.data) if source.portions > 1 else max(1, problem.spec.steps)
     fixed = mesh.replicated(replace(problem, data=source.at(start // every)))
     shown: Feed = source if source.portions > 1 else fixed.data
 
@@ -190,7 +190,7 @@ def run(
             first += steps
         return state, np.concatenate(losses)
 
-    state = mesh.placed(mesh.replicated(state))
+    state = mesh.shard_state(mesh.replicated(state))
     return host_loop(advance, state, start, problem.spec.steps, callbacks, size)
 
 
@@ -209,7 +209,7 @@ def distil(
 
 def distilled_set(problem: Problem, data: Dataset, state: State, about: dict[str, Any]) -> DistilledSet:
     """The set as it stands in ``state``, its card saying ``about``, with the labels that the spec asks for."""
-    spec, synthetic = problem.spec, hosts.whole(state.synthetic)
+    spec, synthetic = problem.spec, hosts.gather(state.synthetic)
     images = stored(spec.parameterisation, synthetic.images)
     names = tuple(data.class_names[c] for c in spec.classes) or data.class_names
     given = bool(spec.mean) and data.whitening is None
@@ -222,4 +222,4 @@ def distilled_set(problem: Problem, data: Dataset, state: State, about: dict[str
         logits = np.asarray(synthetic.labels, np.float32).reshape(made.decoded_count, made.classes)
         return made.with_soft(np.asarray(jax.nn.softmax(logits)))
     teachers = spec.models.teachers(problem.pool) if spec.labels.from_teachers else None
-    return made if teachers is None else labelled(made, problem.net, teachers)
+    return made if teachers is None else with_teacher_labels(made, problem.net, teachers)

@@ -42,7 +42,7 @@ from distill_jax.axes.perturb import Directions, NoPerturbation
 from distill_jax.axes.selector import Anchors, NoReal, RandomBatch, Representative
 from distill_jax.axes.update import DynamicTraining, Frozen, TrainOnReal, TrainOnSynthetic
 from distill_jax.nets import ARCHITECTURES, ConvNet
-from distill_jax.types import Choice, RequestError, Shape, at_least, choice
+from distill_jax.types import Choice, RequestError, Shape, choice, require_at_least
 
 CHOICES: dict[str, Mapping[str, Callable[[], Any]]] = {
     "models": {
@@ -71,7 +71,7 @@ CHOICES: dict[str, Mapping[str, Callable[[], Any]]] = {
 }  # fmt: skip
 """The axes, and the choices on each that have a name on the command line."""
 
-LARGEST = 10**8
+MAX_COUNT = 10**8
 """no count in a spec is larger"""
 
 
@@ -115,10 +115,10 @@ class Spec(Choice):
     def validate(self) -> None:
         if self.ipc < 1:
             raise RequestError(f"ipc is {self.ipc}: at least 1 image per class is needed")
-        at_least(1, self, "inner_steps", "live")
-        at_least(0, self, "outer_steps")
-        at_least(0, self, "syn_batch", zero="all")
-        at_least(0, self, "class_chunk", "model_chunk", zero="automatic")
+        require_at_least(1, self, "inner_steps", "live")
+        require_at_least(0, self, "outer_steps")
+        require_at_least(0, self, "syn_batch", zero="all")
+        require_at_least(0, self, "class_chunk", "model_chunk", zero="automatic")
         if len(self.mean) != len(self.std) or any(s <= 0 for s in self.std):
             raise RequestError("mean and std go together: give --mean and --std one number per channel, std above 0")
         if len(set(self.classes)) < len(self.classes) or any(c < 0 for c in self.classes):
@@ -133,24 +133,24 @@ class Spec(Choice):
 # ------------------------------------------------------------------ JSON
 
 
-def described(value: Any) -> Any:
+def to_json(value: Any) -> Any:
     """A choice and those in it as nested dicts with the names of their classes, ready for JSON."""
     if not is_dataclass(value):
         return value
-    return {"choice": type(value).__name__, **{f.name: described(getattr(value, f.name)) for f in fields(value)}}
+    return {"choice": type(value).__name__, **{f.name: to_json(getattr(value, f.name)) for f in fields(value)}}
 
 
-def rebuilt(description: Any, *others: Any) -> Any:
-    """The value that ``described`` a choice that has a name on the command line, or one of the class of ``others``.
+def from_json(description: Any, *others: Any) -> Any:
+    """The inverse of ``to_json`` for choices that have a name on the command line, and for the classes of ``others``.
 
-    None for anything else: a class of the user's own, or a description that another program wrote.
+    Returns None for anything else: a user's own class, or a description that another program wrote.
     """
     if not isinstance(description, Mapping):
         return tuple(description) if isinstance(description, list) else description
     known = [make() for choices in CHOICES.values() for make in choices.values()] + list(others)
     for value in known:
         if type(value).__name__ == description.get("choice"):
-            parts = {name: rebuilt(part, *others) for name, part in description.items() if name != "choice"}
+            parts = {name: from_json(part, *others) for name, part in description.items() if name != "choice"}
             fits = parts.keys() <= {f.name for f in fields(value)} and None not in parts.values()
             return replace(value, **parts) if fits else None
     return None
@@ -167,8 +167,8 @@ def validate(value: Choice, path: str = "") -> None:
             validate(part, f"{name}.")
         elif isinstance(part, float) and not math.isfinite(part):
             raise RequestError(f"{name} is {part}: give a finite number")
-        elif isinstance(part, int) and part > LARGEST:
-            raise RequestError(f"{name} is {part}: give at most {LARGEST}")
+        elif isinstance(part, int) and part > MAX_COUNT:
+            raise RequestError(f"{name} is {part}: give at most {MAX_COUNT}")
     try:
         value.validate()
     except RequestError as error:
@@ -233,10 +233,10 @@ def _check_targets(spec: Spec) -> None:
 def _check_teachers(spec: Spec) -> None:
     """Refuse what looks at trained networks where there are none."""
     looking = (
-        (spec.init.by_teacher, f"init {type(spec.init).__name__}", "--init random"),
+        (spec.init.uses_teacher, f"init {type(spec.init).__name__}", "--init random"),
         (spec.selector.paired, f"selector {type(spec.selector).__name__}", "--selector random"),
         (spec.labels.from_teachers, "labels soft", "--labels hard"),
-        (spec.labels.begins_with_teachers, "labels.start teachers", "--labels.start class"),
+        (spec.labels.init_uses_teachers, "labels.start teachers", "--labels.start class"),
     )
     for looks, what, instead in () if spec.models.size else looking:
         if looks:
@@ -271,6 +271,6 @@ def _check_pairs(spec: Spec) -> None:
         )
 
 
-def traced(spec: Spec) -> Spec:
+def as_arrays(spec: Spec) -> Spec:
     """The spec as ``jit`` takes it: every number a float32 array, so that equal structures are one program."""
     return jax.tree.map(jnp.float32, spec)

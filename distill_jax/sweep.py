@@ -118,7 +118,7 @@ def run(
         states, losses = run_block(problems, states, count, chunk)
         return states, np.asarray(losses)[:, :count]
 
-    states = mesh.kept(states, problems.root.shape[0])
+    states = mesh.shard_leading(states, problems.root.shape[0])
     stop = problems.spec.steps if stop is None else stop
     return host_loop(advance, states, int(states.step[0]), stop, callbacks, size)
 
@@ -151,7 +151,7 @@ def run_block(problems: Problem, states: State, steps: Array | int, chunk: int) 
 
     points = (problems.spec, problems.root, states)
     advanced = mesh.map_chunks(one, points, chunk, problems, now, jnp.asarray(steps))
-    return mesh.kept(advanced, problems.root.shape[0])
+    return mesh.shard_leading(advanced, problems.root.shape[0])
 
 
 def training_sets(problems: Problem, states: State, repeats: int) -> Sets:

@@ -16,7 +16,7 @@ AT_ONCE = 256
 """images in float32 at most"""
 
 
-def labelled(distilled: DistilledSet, net: Net, teachers: Model) -> DistilledSet:
+def with_teacher_labels(distilled: DistilledSet, net: Net, teachers: Model) -> DistilledSet:
     """``distilled`` with the mean of the class probabilities that the ``teachers``, Model[P], give each decoded image,
     shown as it is, without augmentation, to networks in evaluation mode."""
     return distilled.with_soft(probabilities(net, teachers, distilled.arrays()[0]))

@@ -27,8 +27,8 @@ from distill_jax.types import (
     RealData,
     RequestError,
     TrainSet,
-    at_least,
     choice,
+    require_at_least,
 )
 
 
@@ -44,7 +44,7 @@ class Pipeline(NamedTuple):
 
     def validate(self) -> None:
         """Raise RequestError for a batch or a probability that makes no sense."""
-        at_least(1, self, "batch")
+        require_at_least(1, self, "batch")
         if not 0 <= self.cutmix <= 1:
             raise RequestError(f"cutmix is {self.cutmix}: it is a probability, from 0 to 1")
 
@@ -71,7 +71,7 @@ class NetworkSGD(Choice):
             raise RequestError(f"lr is {self.lr:g}: a learning rate must be above 0")
         if not 0 <= self.momentum < 1:
             raise RequestError(f"momentum is {self.momentum:g}: it must be from 0 to below 1")
-        at_least(0, self, "weight_decay")
+        require_at_least(0, self, "weight_decay")
 
     def transform(self, schedule: optax.Schedule | None = None) -> optax.GradientTransformation:
         """The optax form; ``schedule`` multiplies the learning rate by step."""
@@ -121,13 +121,13 @@ def piecewise_constant(drops: Sequence[int], factor: float) -> optax.Schedule:
     return lambda count: schedule(jnp.asarray(count, float))
 
 
-def without_momentum(state: PyTree) -> PyTree:
+def reset_momentum(state: PyTree) -> PyTree:
     """The state of ``NetworkSGD`` with its momentum zero, as in a new optimiser; the schedule goes on."""
     return optax.tree.set(state, trace=jax.tree.map(jnp.zeros_like, optax.tree.get(state, "trace")))
 
 
 @partial(jax.jit, static_argnums=0)
-def fresh(net: Net, keys: Array) -> Model:
+def init_networks(net: Net, keys: Array) -> Model:
     """Untrained networks, one from each of ``keys`` [P]: Model[P]."""
     return jax.lax.map(net.init, keys)
 
@@ -187,20 +187,20 @@ def train(
         if patch is not None:
             x, targets = mix(x, targets, patch, pipeline.cutmix)
         # Devices share the passes through the network; before them images meet each other, which would cost more.
-        batch, params = (x, targets, picks.weights / jnp.sum(picks.weights)), packed.undone(held)
+        batch, params = (x, targets, picks.weights / jnp.sum(picks.weights)), packed.unpack(held)
         if stats or remat:  # with batch norm, images meet in the network too; and a derivative is taken of the whole
             batch = mesh.split_batch(batch)
             (loss, stats), grads = jax.value_and_grad(partial(_loss, net), has_aux=True)(params, stats, *batch)
         else:
-            loss, grads = mesh.summed(partial(_loss_and_gradient, net), batch, params)
-        updates, state = optimiser.update(packed.done(grads), state, held)
+            loss, grads = mesh.batch_sum(partial(_loss_and_gradient, net), batch, params)
+        updates, state = optimiser.update(packed.pack(grads), state, held)
         return (optax.apply_updates(held, updates), stats, state), loss
 
     if remat:
         step = jax.checkpoint(step, prevent_cse=False)
-    carry = (packed.done(model.params), model.stats, packed.done_within(state))
+    carry = (packed.pack(model.params), model.stats, packed.pack_state(state))
     (held, stats, after), losses = jax.lax.scan(step, carry, (order, draws, patches))
-    return model._replace(params=packed.undone(held), stats=stats), packed.undone_within(after, state), losses
+    return model._replace(params=packed.unpack(held), stats=stats), packed.unpack_state(after, state), losses
 
 
 def _loss(net: Net, params: PyTree, stats: PyTree, x: Array, targets: Array, weights: Array) -> tuple[Array, PyTree]:
@@ -219,20 +219,20 @@ class _Packing(NamedTuple):
     """Parameters as the loop holds them: on an accelerator one vector, so that a step of the optimiser is one kernel
     and not one for each array. That changes no number, because what trains networks treats every parameter alike."""
 
-    done: Callable[[PyTree], PyTree]
-    undone: Callable[[PyTree], PyTree]
+    pack: Callable[[PyTree], PyTree]
+    unpack: Callable[[PyTree], PyTree]
     like: Any
     """the structure of the parameters"""
 
-    def done_within(self, state: PyTree) -> PyTree:
+    def pack_state(self, state: PyTree) -> PyTree:
         """An optimiser's state with what is shaped like the parameters packed."""
-        return jax.tree.map(lambda part: self.done(part) if self._is_like(part) else part, state, is_leaf=self._is_like)
+        return jax.tree.map(lambda part: self.pack(part) if self._is_like(part) else part, state, is_leaf=self._is_like)
 
-    def undone_within(self, packed: PyTree, state: PyTree) -> PyTree:
+    def unpack_state(self, packed: PyTree, state: PyTree) -> PyTree:
         """The inverse; ``state`` is one that is not packed."""
 
         def part(was: PyTree, now: PyTree) -> PyTree:
-            return self.undone(now) if self._is_like(was) else now
+            return self.unpack(now) if self._is_like(was) else now
 
         return jax.tree.map(part, state, packed, is_leaf=self._is_like)
 
@@ -246,12 +246,14 @@ def _packing(params: PyTree) -> _Packing:
     return _Packing(lambda tree: ravel_pytree(tree)[0], ravel_pytree(params)[1], jax.tree.structure(params))
 
 
-def real_set(data: RealData) -> TrainSet:
+def real_train_set(data: RealData) -> TrainSet:
     """The real training set as the training loop takes it."""
     return TrainSet(data.images, jax.nn.one_hot(data.labels, data.classes))
 
 
-def correct(net: Net, model: Model, images: Array, labels: Array, normaliser: Normaliser, chunk: int = 0) -> Array:
+def count_correct(
+    net: Net, model: Model, images: Array, labels: Array, normaliser: Normaliser, chunk: int = 0
+) -> Array:
     """How many of ``images`` (uint8 [N, H, W, c]) the network, in evaluation mode, classifies right: int32 [].
     ``chunk`` of them go through it at once; 0: ``micro_batches.forward_batch``."""
     n = images.shape[0]

@@ -59,14 +59,14 @@ def near_miss(name: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]}?" if near else f"choose one of {' '.join(known)}"
 
 
-def named(what: str, name: str, known: Mapping[str, T]) -> T:
+def lookup(what: str, name: str, known: Mapping[str, T]) -> T:
     """``known[name]``, or a RequestError that names the nearest known one."""
     if name in known:
         return known[name]
     raise RequestError(f"unknown {what} {name!r}: {near_miss(name, known)}")
 
 
-def at_least(least: int, of: Any, *names: str, zero: str = "") -> None:
+def require_at_least(least: int, of: Any, *names: str, zero: str = "") -> None:
     """Raise RequestError where one of the fields ``names`` of ``of``, a choice or the options of a runner, is below
     ``least``. ``zero``: what 0 means, where that is the least."""
     for name in names:
@@ -78,7 +78,7 @@ def at_least(least: int, of: Any, *names: str, zero: str = "") -> None:
             raise RequestError(f"{path} is {said}: it must be {bound}")
 
 
-def wide(dtype: Any) -> Any:
+def accumulator_dtype(dtype: Any) -> Any:
     """What sums over ``dtype``, and positions in images of it, are kept in: float32, or float64 for float64."""
     return jnp.dtype(jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32)
 
@@ -147,7 +147,7 @@ class NetBlock(NamedTuple):
     """[N, h', w', k] after pooling (equal to ``before`` where the block does not pool)"""
 
 
-class Out(NamedTuple):
+class NetOutput(NamedTuple):
     """What a forward pass returns."""
 
     logits: Array
@@ -164,7 +164,7 @@ class Net(Protocol):
 
     def init(self, key: Array) -> Model: ...
 
-    def apply(self, model: Model, x: Array, train: bool) -> tuple[Out, PyTree]:
+    def apply(self, model: Model, x: Array, train: bool) -> tuple[NetOutput, PyTree]:
         """Forward ``x`` [N, H, W, c] (network space); returns the outputs and the new running statistics. Of a model
         without such statistics, what becomes of an image does not depend on the others (``micro_batches.py``)."""
         ...
@@ -236,7 +236,7 @@ class RealData(NamedTuple):
     def at(self, n: int) -> RealData:
         return self
 
-    def of(self, classes: tuple[int, ...]) -> RealData:
+    def of_classes(self, classes: tuple[int, ...]) -> RealData:
         """A view in which only ``classes`` are shown, in that order; all where it is empty. Labels stay."""
         rows = np.asarray(classes, np.int32)
         return self._replace(index=self.index[rows], counts=self.counts[rows]) if classes else self
@@ -283,7 +283,7 @@ Tick: TypeAlias = Callable[[int, int], None]
 """``tick(done, total)``: progress of a long host loop"""
 
 
-class Members(Protocol):
+class MemberStore(Protocol):
     """Where finished members of a pool are kept while the others are trained, so that a killed run does not lose
     them."""
 

@@ -31,7 +31,7 @@ from distill_jax.platform import compiled_for
 from distill_jax.recipes import resolve
 from distill_jax.run import prepare, run
 from distill_jax.spec import Spec
-from distill_jax.train import real_set
+from distill_jax.train import real_train_set
 from tests.tiny import TINY
 
 
@@ -61,10 +61,10 @@ def small(method: str, ipc: int = 1, batch: int = 8, side: int = 8) -> Spec:
 def one_sweep(method: str) -> dict[str, Any]:
     spec = replace(small(method), live=2 if method == "mtt" else 1)
     problem = mesh.replicated(prepare(spec, images(3, 8)))
-    state = mesh.placed(mesh.replicated(init_state(problem)))
-    worth, mesh.WORTH_SUMMING = mesh.WORTH_SUMMING, 0  # small batches of the update are shared out too
+    state = mesh.shard_state(mesh.replicated(init_state(problem)))
+    worth, mesh.MIN_PIXELS_TO_SUM = mesh.MIN_PIXELS_TO_SUM, 0  # small batches of the update are shared out too
     state = jax.jit(inner_step)(problem, state, jax.random.key(1))
-    mesh.WORTH_SUMMING = worth
+    mesh.MIN_PIXELS_TO_SUM = worth
     params = jax.tree.leaves(state.models.params)
     return {
         "devices": jax.device_count(),
@@ -78,7 +78,7 @@ def rest() -> dict[str, Any]:
     data = images(3, 8)
     problem = prepare(small("acc_dd"), data)
     key = jax.random.key(2)
-    sets = Sets.same(real_set(problem.data), 3)
+    sets = Sets.same(real_train_set(problem.data), 3)
     protocol = replace(IDC_PROTOCOL, epochs=2)
     models = train_networks(problem.net, protocol, sets, key, problem.data.normaliser)
     one = jax.tree.map(lambda a: a[0], problem.pool)
@@ -97,9 +97,9 @@ def collectives(method: str, classes: str, side: str, ipc: str, batch: str = "8"
     each = [40] * int(classes)
     problem, state = explain.shapes(spec, explain.real_shapes(sum(each), (int(side), int(side), 3), each))
     held = (state.synthetic, state.optimiser)
-    by_class = mesh._sharded(held, int(classes))  # as mesh.placed puts them
-    places = mesh._sharded(state, 0)._replace(synthetic=by_class[0], optimiser=by_class[1])
-    problem, state = jax.tree.map(_there, (problem, state), (mesh._sharded(problem, 0), places))
+    by_class = mesh._shardings(held, int(classes))  # as mesh.shard_state puts them
+    places = mesh._shardings(state, 0)._replace(synthetic=by_class[0], optimiser=by_class[1])
+    problem, state = jax.tree.map(_there, (problem, state), (mesh._shardings(problem, 0), places))
     with compiled_for("gpu"):  # accelerators share batches however small they are
         text = run_block.lower(problem, state, 1).compile().as_text() or ""
     kinds = "all-reduce|all-gather|collective-permute|all-to-all|reduce-scatter"
@@ -123,7 +123,7 @@ def traces() -> list[int]:
     spec = small("acc_dd")
     problem = prepare(replace(spec, models=replace(spec.models, size=2, epochs=3)), data)  # type: ignore[type-var]
     run(problem, init_state(problem))
-    sets = Sets.same(real_set(problem.data), 3)
+    sets = Sets.same(real_train_set(problem.data), 3)
     train_networks(problem.net, replace(IDC_PROTOCOL, epochs=5), sets, jax.random.key(2), problem.data.normaliser)
     points = sweep.stacked(problem, [problem.spec, problem.spec], [problem.root])
     sweep.run(points, sweep.init_states(points))

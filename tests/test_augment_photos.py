@@ -11,7 +11,7 @@ import pytest
 
 from distill_jax.augment_photos import ATTEMPTS, BasicAugment, BasicDraws, PhotoAugment, PhotoDraws
 from distill_jax.contracts import Augmentation
-from distill_jax.spec import CHOICES, described, rebuilt, validate
+from distill_jax.spec import CHOICES, from_json, to_json, validate
 from distill_jax.types import RequestError
 from tests.photos_numpy import basic, box, one, photo, to_network
 
@@ -117,7 +117,7 @@ def test_registered_and_rebuilt(name, made):
     assert value == made() and hash(value) == hash(made()) and not jax.tree.leaves(value)
     validate(value)
     changed = replace(value, jitter=0.2) if isinstance(value, PhotoAugment) else replace(value, crop=2)
-    assert rebuilt(json.loads(json.dumps(described(changed)))) == changed != value
+    assert from_json(json.loads(json.dumps(to_json(changed)))) == changed != value
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from distill_jax.cli import distill, evaluate, pretrain
-from distill_jax.cli.workdir import held
+from distill_jax.cli.workdir import open_workdir
 from distill_jax.distilled import DistilledSet
 from tests.tiny import NET, POOL, TINY
 
@@ -213,7 +213,7 @@ def test_other_data_than_the_run_was_begun_with(finished: Path, tmp_path: Path, 
 
 
 def test_a_workdir_in_use(empty: Path, capsys) -> None:
-    with held(empty / "used"):
+    with open_workdir(empty / "used"):
         refused(capsys, distill.main, [*TINY, "--workdir", "used"], "another process")
         refused(capsys, pretrain.main, ["acc_dd", "digits", "--workdir", "used"], "another process")
     assert set(files(empty)) == {empty / "used"}

@@ -13,7 +13,7 @@ from distill_jax.augment import NoAugment
 from distill_jax.distill import init_state, run_block
 from distill_jax.evaluation import Protocol, Sets, train_networks
 from distill_jax.nets import ConvNet
-from distill_jax.train import correct
+from distill_jax.train import count_correct
 from distill_jax.types import Model, Normaliser, TrainSet
 from tests import toy
 
@@ -43,7 +43,7 @@ def test_evaluation_uses_the_running_statistics_and_nothing_of_the_batch() -> No
     labels, normaliser = jnp.arange(60) % 2, Normaliser(jnp.full(1, 0.5), jnp.full(1, 0.2))
     model = NET.init(jax.random.key(0))
     model = model._replace(stats={"norm0": {"mean": jnp.full(4, 0.3), "var": jnp.full(4, 0.5)}})
-    assert len({int(correct(NET, model, images, labels, normaliser, chunk)) for chunk in (1, 7, 60)}) == 1
+    assert len({int(count_correct(NET, model, images, labels, normaliser, chunk)) for chunk in (1, 7, 60)}) == 1
     x = jax.random.normal(jax.random.key(2), (5, 4, 4, 1))
     whole, stats = NET.apply(model, x, train=False)
     alone, _ = NET.apply(model, x[:1], train=False)

@@ -21,7 +21,7 @@ from distill_jax.cli import distill
 from distill_jax.data import Buffer, Dataset, feed
 from distill_jax.distill import State, init_state, run_block
 from distill_jax.recipes import resolve
-from distill_jax.run import BlockSize, distil, prepare, run, turn
+from distill_jax.run import BlockSize, distil, prepare, run, steps_per_portion
 from distill_jax.spec import Spec
 from distill_jax.train import Order, rate_drops
 from distill_jax.types import RealData
@@ -135,7 +135,7 @@ def test_a_buffer_of_everything_is_the_resident_path() -> None:
 )
 def test_a_turn_shows_about_every_image_once(images: int, inner: int, changes: dict[str, Any], steps: int) -> None:
     portion = data().real_data()._replace(images=np.zeros((images, 1, 1, 1)))
-    assert turn(spec(inner_steps=inner, **changes), portion) == steps
+    assert steps_per_portion(spec(inner_steps=inner, **changes), portion) == steps
 
 
 def test_a_step_sees_the_portion_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:

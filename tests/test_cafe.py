@@ -23,7 +23,7 @@ from distill_jax.types import (
     Model,
     Net,
     NetBlock,
-    Out,
+    NetOutput,
     RequestError,
     Synthetic,
 )
@@ -101,10 +101,10 @@ class Pyramid:
     def init(self, key: Array) -> Model:
         return Model({}, {})
 
-    def apply(self, model: Model, x: Array, train: bool) -> tuple[Out, Any]:
+    def apply(self, model: Model, x: Array, train: bool) -> tuple[NetOutput, Any]:
         blocks = [NetBlock((d + 1) * x[:, :: 2**d], (d + 1) * x[:, :: 2 ** (d + 1)]) for d in range(self.depth)]
         embedding = blocks[-1].after.reshape(len(x), -1)
-        return Out(embedding, tuple(blocks), embedding), {}
+        return NetOutput(embedding, tuple(blocks), embedding), {}
 
 
 @pytest.mark.parametrize(("depth", "weights"), [(1, [5]), (2, [3, 5]), (5, [2, 2, 2, 3, 5])])

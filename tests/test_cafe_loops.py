@@ -21,8 +21,8 @@ from distill_jax.types import (
     Array,
     Model,
     Net,
+    NetOutput,
     Normaliser,
-    Out,
     RealData,
     Synthetic,
     TrainSet,
@@ -68,12 +68,12 @@ class ScriptedNet:
     def init(self, key: Array) -> Model:
         return Model({"w": jnp.zeros(())}, {"steps": jnp.zeros((), jnp.int32)})
 
-    def apply(self, model: Model, x: Array, train: bool) -> tuple[Out, Any]:
+    def apply(self, model: Model, x: Array, train: bool) -> tuple[NetOutput, Any]:
         label = jnp.round(x[:, 0, 0, 0]).astype(jnp.int32)
         hits = jnp.asarray(self.hits)[model.stats["steps"]]
         right = jnp.arange(len(x)) < hits // 10 + jnp.where(label < hits % 10, 1, 0)
         logits = jax.nn.one_hot(jnp.where(right, label, (label + 1) % 10), 10) + model.params["w"]
-        return Out(logits, (), x), {"steps": model.stats["steps"] + 1}
+        return NetOutput(logits, (), x), {"steps": model.stats["steps"] + 1}
 
 
 def test_loops_end_when_the_scripted_accuracies_say_so(golden: dict[str, np.ndarray]) -> None:

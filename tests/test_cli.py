@@ -18,7 +18,7 @@ from distill_jax.axes.objective import GradientMatching
 from distill_jax.axes.perturb import Directions
 from distill_jax.cli import arguments, distill, evaluate, process, reproduce
 from distill_jax.cli.main import main
-from distill_jax.cli.process import LESS_MEMORY, Broken, Interrupted, Interrupts, enter
+from distill_jax.cli.process import LESS_MEMORY, Broken, Interrupted, Interrupts, run_command
 from distill_jax.contracts import ClassObjective
 from distill_jax.methods import ACC_DD
 from distill_jax.nets import ConvNet
@@ -154,22 +154,22 @@ def test_a_wrong_request_is_refused_with_a_hint(line: str, said: str) -> None:
     ],
 )
 def test_a_wrong_option_ends_with_code_2_and_names_the_nearest(line: str, said: str, capsys) -> None:
-    assert enter(lambda argv: parse(" ".join(argv)), line.split()) == 2
+    assert run_command(lambda argv: parse(" ".join(argv)), line.split()) == 2
     shown = capsys.readouterr().err
     assert said in shown and shown.startswith("error: ") and shown.count("\n") == 1
 
 
 def test_help_needs_neither_method_nor_data(capsys) -> None:
-    assert enter(lambda argv: arguments.request(argv, Options), ["--help-all"]) == 0
+    assert run_command(lambda argv: arguments.request(argv, Options), ["--help-all"]) == 0
     shown = capsys.readouterr().out
     for word in ("METHOD", "DATASET", "--outer-steps", "--perturb.max", "--optimiser.lr", "image updates per outer"):
         assert word in shown
-    assert enter(lambda argv: arguments.request(argv, Options), ["dsa", "cifar10", "--help-all"]) == 0
+    assert run_command(lambda argv: arguments.request(argv, Options), ["dsa", "cifar10", "--help-all"]) == 0
     assert "--update.epochs" in capsys.readouterr().out
 
 
 def test_help_shows_the_common_options_alone_and_names_the_way_to_the_others(capsys) -> None:
-    assert enter(lambda argv: arguments.request(argv, Options), ["--help"]) == 0
+    assert run_command(lambda argv: arguments.request(argv, Options), ["--help"]) == 0
     shown = capsys.readouterr().out
     for word in ("METHOD", "DATASET", "--repeats", "--ipc", "--outer-steps", "--models random|", "--help-all"):
         assert word in shown
@@ -184,7 +184,10 @@ def test_the_data_set_is_read_and_its_shape_used() -> None:
 
 
 def test_a_wrong_option_is_refused_before_data_are_read(capsys) -> None:
-    assert enter(lambda argv: arguments.request(argv, Options), ["acc_dd", "npz:/does/not/exist", "--ipcs", "1"]) == 2
+    assert (
+        run_command(lambda argv: arguments.request(argv, Options), ["acc_dd", "npz:/does/not/exist", "--ipcs", "1"])
+        == 2
+    )
     shown = capsys.readouterr().err
     assert "--ipc" in shown and "exist" not in shown.replace("--ipcs", "")
 
@@ -214,7 +217,7 @@ def test_exit_codes(error: BaseException, code: int, said: str, capsys) -> None:
     def run(argv: list[str]) -> None:
         raise error
 
-    assert enter(run, []) == code
+    assert run_command(run, []) == code
     assert capsys.readouterr().err == said
 
 
@@ -230,7 +233,7 @@ def test_the_advice_where_memory_does_not_suffice_names_options_of_the_command(r
 
 
 def test_devices_that_no_machine_has_are_refused(capsys) -> None:
-    assert enter(lambda argv: None, ["--devices", "99999999"]) == 2
+    assert run_command(lambda argv: None, ["--devices", "99999999"]) == 2
     assert "devices is 99999999" in capsys.readouterr().err
 
 
@@ -263,7 +266,7 @@ def test_what_nobody_expected_keeps_its_traceback() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        enter(run, [])
+        run_command(run, [])
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

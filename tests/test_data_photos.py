@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distill_jax.cli import distill, evaluate, explain, reading
+from distill_jax.cli import distill, evaluate, explain, read_data
 from distill_jax.data import load, photos
 from tests.test_data import refused
 
@@ -233,7 +233,7 @@ def test_forty_photographs_are_distilled_and_scored(tmp_path: Path, capsys: pyte
     assert "become 16x16" in said and "no test part is given: 8 of 40 images" in said
     about = json.loads((run / "config.json").read_text())["data"]
     assert about["shape"] == [16, 16, 3] and about["side"] == 16 and about["split"]["train"] == 32
-    reading.tell.cache_clear()
+    read_data.print_once.cache_clear()
     assert evaluate.main([str(run), "--dataset", name, "--repeats", "1", "--epochs", "1"]) == 0
     assert "become 16x16" in capsys.readouterr().err  # the side of the set
 

@@ -22,7 +22,7 @@ from distill_jax.contracts import ClassObjective
 from distill_jax.distill import Problem, State, init_state, matching, run_block
 from distill_jax.methods import METHODS
 from distill_jax.nets import ConvNet, from_torch
-from distill_jax.spec import Spec, check, traced
+from distill_jax.spec import Spec, as_arrays, check
 from distill_jax.tree import stack
 from distill_jax.types import Array, RealData, RequestError, Synthetic
 from tests import toy
@@ -49,7 +49,7 @@ def test_image_update_golden(metric: str, rate: float, x64: None) -> None:
     )
     net = ConvNet(depth=3, width=16, dtype="float64").build((32, 32, 3), classes)
     models = stack([from_torch(net, deterministic(golden["names"], golden["shapes"], golden["roles"]))])
-    problem = Problem(traced(spec), net, data, None, jax.random.key(0))
+    problem = Problem(as_arrays(spec), net, data, None, jax.random.key(0))
     turns = ClassByClassSGD(rate, 0.5)
 
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})  # runs for longer than it compiles

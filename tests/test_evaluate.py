@@ -15,7 +15,7 @@ from distill_jax.augment import NoAugment, Siamese
 from distill_jax.evaluation import PROTOCOLS, Protocol, Sets, train_networks
 from distill_jax.nets import ConvNet
 from distill_jax.run import Block
-from distill_jax.train import NetworkSGD, rate_drops, without_momentum
+from distill_jax.train import NetworkSGD, rate_drops, reset_momentum
 from distill_jax.types import Array, Model, Normaliser, RequestError, TrainSet
 from tests.golden_weights import GOLDEN
 
@@ -143,7 +143,7 @@ def test_only_momentum_is_forgotten() -> None:
     params = {"kernel": jnp.ones((2, 2))}
     optimiser = NetworkSGD(0.1).transform(optax.constant_schedule(1.0))
     _, state = optimiser.update({"kernel": jnp.ones((2, 2))}, optimiser.init(params), params)
-    new = without_momentum(state)
+    new = reset_momentum(state)
     assert int(optax.tree.get(new, "count")) == int(optax.tree.get(state, "count")) == 1
     assert float(jnp.abs(optax.tree.get(state, "trace")["kernel"]).max()) > 0
     np.testing.assert_array_equal(optax.tree.get(new, "trace")["kernel"], 0.0)

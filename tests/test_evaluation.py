@@ -17,7 +17,7 @@ from distill_jax.data import load
 from distill_jax.distilled import DistilledSet
 from distill_jax.evaluation import Protocol, repeated
 from distill_jax.nets import ConvNet
-from distill_jax.spec import described
+from distill_jax.spec import to_json
 
 SMALL = ConvNet(depth=1, width=4)
 
@@ -27,7 +27,7 @@ def digits(**card) -> DistilledSet:
     data = load("digits")
     real = data.real_data()
     images = real.images[real.index[:, :1]].astype(jnp.float32) / 255
-    about = {"method": "dsa", "dataset": "digits", "net": described(SMALL), **card}
+    about = {"method": "dsa", "dataset": "digits", "net": to_json(SMALL), **card}
     return DistilledSet.of(Pixels(), images, data.class_names, real.normaliser, about)
 
 
@@ -45,7 +45,7 @@ def evaluated(path: Path, *options: str, repeats: int = 2) -> dict:
 
 
 def test_the_evaluation_says_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    distilled = digits(protocol=described(Protocol(epochs=2, cutmix=0.0)))
+    distilled = digits(protocol=to_json(Protocol(epochs=2, cutmix=0.0)))
     distilled.save(tmp_path / "mine.npz")
     found = evaluated(tmp_path, "--nets", "convnet", "mlp", repeats=3)
     assert {path.name for path in tmp_path.iterdir()} == {"mine.npz", "evaluation.json"}

@@ -15,7 +15,7 @@ import pytest
 
 from distill_jax import hosts
 from distill_jax.cli import launch
-from distill_jax.cli.process import enter
+from distill_jax.cli.process import run_command
 from distill_jax.types import RequestError
 from tests.on_devices import run_tiny
 from tests.test_mesh import on
@@ -129,13 +129,13 @@ def test_a_host_that_was_asked_for_something_else_is_refused(tmp_path: Path) -> 
 
 def test_where_a_host_stands() -> None:
     words = ["acc_dd", "digits", "--coordinator", "node0:1234", "--hosts", "4", "--host=3"]
-    assert launch.asked(words, {}) == launch.Launch("node0:1234", 4, 3)
-    assert launch.asked(["acc_dd", "digits"], {"RANK": "1"}) is None
-    assert launch.asked(["--hosts", "auto", "--host_timeout", "90"], {}) == launch.Launch(timeout=90)
+    assert launch.requested_hosts(words, {}) == launch.Launch("node0:1234", 4, 3)
+    assert launch.requested_hosts(["acc_dd", "digits"], {"RANK": "1"}) is None
+    assert launch.requested_hosts(["--hosts", "auto", "--host_timeout", "90"], {}) == launch.Launch(timeout=90)
     torchrun = {"MASTER_ADDR": "a", "MASTER_PORT": "29500", "WORLD_SIZE": "16", "RANK": "9"}
-    assert launch.asked(["--hosts", "auto"], torchrun) == launch.Launch("a:29501", 16, 9)
+    assert launch.requested_hosts(["--hosts", "auto"], torchrun) == launch.Launch("a:29501", 16, 9)
     several = {**torchrun, "LOCAL_WORLD_SIZE": "8", "LOCAL_RANK": "1"}
-    assert launch.asked(["--hosts", "auto"], several) == launch.Launch("a:29501", 16, 9, [1])
+    assert launch.requested_hosts(["--hosts", "auto"], several) == launch.Launch("a:29501", 16, 9, [1])
 
 
 @pytest.mark.parametrize(
@@ -152,13 +152,13 @@ def test_where_a_host_stands() -> None:
 )
 def test_refused(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RequestError, match=said.replace("(", r"\(")):
-        launch.asked(words.split(), {})
-    assert enter(lambda argv: None, words.split(), together=True) == 2
+        launch.requested_hosts(words.split(), {})
+    assert run_command(lambda argv: None, words.split(), together=True) == 2
     assert capsys.readouterr().err.startswith(f"error: {said}")
 
 
 def test_one_host_decides_for_itself() -> None:
-    assert not hosts.several() and hosts.first()
-    assert hosts.largest(3) == 3 and hosts.told(lambda: "said") == "said"
+    assert not hosts.is_multihost() and hosts.is_first()
+    assert hosts.maximum(3) == 3 and hosts.broadcast(lambda: "said") == "said"
     with pytest.raises(RequestError):
-        hosts.told(lambda: launch.asked(["--hosts", "0"]))
+        hosts.broadcast(lambda: launch.requested_hosts(["--hosts", "0"]))

@@ -18,7 +18,7 @@ def request(*words: str) -> Any:
 
 def test_what_stays_on_the_device_is_added_up() -> None:
     made = setup.set_up(request())
-    parts = {part.name: part.bytes for part in memory.kept(made.spec, made.data)}
+    parts = {part.name: part.bytes for part in memory.resident_parts(made.spec, made.data)}
     assert parts["real images"] == sum(leaf.nbytes for leaf in jax.tree.leaves(made.real_data()))
     assert parts["pool"] > 2 * 4 * 64 and parts["synthetic images and state"] > 10 * 64 * 4
     assert memory.available() is not None
@@ -40,7 +40,7 @@ def test_what_does_not_fit_is_refused(words: list[str], knob: str, monkeypatch: 
 
 def test_memory_is_spoken_of_from_half_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     made = setup.set_up(request())
-    needed = sum(part.bytes for part in memory.kept(made.spec, made.data))
+    needed = sum(part.bytes for part in memory.resident_parts(made.spec, made.data))
     assert made.memory == "" and "\n" not in made.title
     for there, line in ((int(1.9 * needed), "53 % of"), (int(2.1 * needed), ""), (None, "")):
         monkeypatch.setattr(memory, "available", lambda there=there: there)

@@ -22,7 +22,7 @@ from distill_jax.distilled import DistilledSet
 from distill_jax.evaluation import IDC_PROTOCOL, Sets
 from distill_jax.methods import BASELINES
 from distill_jax.teachers import probabilities
-from distill_jax.train import real_set
+from distill_jax.train import real_train_set
 from distill_jax.types import Model, RequestError, TrainSet
 from tests import toy
 from tests.test_reproduce import UNAUGMENTED, rows
@@ -92,8 +92,8 @@ def test_random_images_beside_others_are_the_same_and_one_program_trains_on_eith
     data, key = toy.data(), jax.random.key(0)
     rows = score.random_rows(data, 3, 4, key)
     sets = Sets.same(TrainSet(jax.random.normal(key, (6, *toy.SHAPE)), jnp.eye(2)[jnp.arange(6) // 3]), 4)
-    mine, random = score.beside(sets, Sets(real_set(data), rows), data.normaliser)
-    of, others, before, real = jax.tree.map(np.asarray, (mine, random, sets, real_set(data)))
+    mine, random = score.share_store(sets, Sets(real_train_set(data), rows), data.normaliser)
+    of, others, before, real = jax.tree.map(np.asarray, (mine, random, sets, real_train_set(data)))
     for ours, theirs in zip(of.store, before.store, strict=True):
         np.testing.assert_array_equal(ours[of.rows], theirs[before.rows])
     shown = (real.images / 255 - np.asarray(data.normaliser.mean)) / np.asarray(data.normaliser.std)
@@ -101,7 +101,7 @@ def test_random_images_beside_others_are_the_same_and_one_program_trains_on_eith
     np.testing.assert_array_equal(others.store.targets[others.rows], real.targets[np.asarray(rows)])
     assert jax.tree.map(jnp.shape, mine) == jax.tree.map(jnp.shape, random)
     fewer = Sets.same(sets.store, 3)
-    assert score.beside(fewer, random, data.normaliser) == (fewer, random)
+    assert score.share_store(fewer, random, data.normaliser) == (fewer, random)
 
 
 def test_a_comparison_trains_on_the_soft_labels() -> None:

@@ -14,7 +14,7 @@ from distill_jax.axes.init import KMeansInit, tile
 from distill_jax.axes.selector import NoReal, RandomBatch, Representative, choose, embed, kmeans, representatives
 from distill_jax.contracts import Initialisation, Selector
 from distill_jax.nets import ConvNet
-from distill_jax.types import Model, Out, RealData, RequestError
+from distill_jax.types import Model, NetOutput, RealData, RequestError
 
 COUNTS = (12, 20, 9)
 
@@ -29,7 +29,7 @@ class Looks:
     def apply(self, model, x, train):
         assert not train, "images are embedded in evaluation mode"
         embedding = x.reshape(x.shape[0], -1) * model.params["scale"]
-        return Out(embedding[:, :3], (), embedding), {}
+        return NetOutput(embedding[:, :3], (), embedding), {}
 
 
 NET = Looks()

@@ -13,7 +13,7 @@ from distill_jax.cli.score import interval, summary
 from distill_jax.data import SHAPES
 from distill_jax.distilled import content_hash
 from distill_jax.evaluation import Protocol
-from distill_jax.spec import rebuilt
+from distill_jax.spec import from_json
 from distill_jax.types import RequestError
 from tests.tiny import TINY
 
@@ -36,7 +36,7 @@ def test_a_set_says_what_it_is(name: str) -> None:
     assert card["hash"] == content_hash(made.images, made.labels, made.soft)
     assert (card["bits"], card["space"]) == (8, "pixel")
     np.testing.assert_array_equal(np.rint(made.images * 255).astype(np.float32) / np.float32(255), made.images)
-    assert isinstance(rebuilt(card["protocol"], Protocol()), Protocol) and rebuilt(card["net"]) is not None
+    assert isinstance(from_json(card["protocol"], Protocol()), Protocol) and from_json(card["net"]) is not None
     assert len(card["score"]["per_repeat"]) >= 5 and card["score"] == summary(card["score"]["per_repeat"])
     assert Path(sets.located(Path(name))).stat().st_size < 2 * 2**20
 
@@ -52,7 +52,7 @@ def test_a_set_reaches_its_score(name: str) -> None:
     made, data = DistilledSet.load(name), load(source)
     known = made.card["score"]
     # Another seed, so that these are other networks than those in the card.
-    again = evaluate(made, data, rebuilt(made.card["protocol"], Protocol()), rebuilt(made.card["net"]), 2, seed=1)
+    again = evaluate(made, data, from_json(made.card["protocol"], Protocol()), from_json(made.card["net"]), 2, seed=1)
     limits = interval(known, 0.999)
     assert limits is not None
     half = (limits[1] - limits[0]) / 2 * (1 + len(known["per_repeat"]) / len(again)) ** 0.5

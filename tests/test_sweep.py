@@ -20,7 +20,7 @@ from distill_jax.contracts import ClassObjective
 from distill_jax.distill import Problem
 from distill_jax.nets import ConvNet
 from distill_jax.run import Block
-from distill_jax.spec import Spec, traced
+from distill_jax.spec import Spec, as_arrays
 from distill_jax.types import Array, Model, Net, RealData, RequestError, choice
 
 SPEC = Spec(
@@ -58,7 +58,7 @@ def problem(spec: Spec = SPEC) -> Problem:
     net = spec.net.build((8, 8, 1), 2)
     pool = jax.vmap(net.init)(jax.random.split(jax.random.key(2), 2))
     data = RealData.from_arrays(images, np.arange(12) % 2, [0.5], [0.25])
-    return Problem(traced(spec), net, data, pool, jax.random.key(0))
+    return Problem(as_arrays(spec), net, data, pool, jax.random.key(0))
 
 
 def swept(base: Problem, specs: list[Spec], roots: list[Array], chunk: int) -> tuple[distill.State, np.ndarray]:

@@ -16,7 +16,7 @@ from distill_jax.cli import distill, evaluate, export
 from distill_jax.distilled import DistilledSet
 from distill_jax.formats import FORMATS, read
 from distill_jax.nets import ConvNet
-from distill_jax.teachers import labelled
+from distill_jax.teachers import with_teacher_labels
 from distill_jax.types import Model
 from tests.sets import C, made
 from tests.tiny import NET, PLAIN, POOL, SHORT
@@ -31,7 +31,7 @@ def test_labels_are_the_mean_of_what_networks_in_evaluation_mode_see(monkeypatch
     teachers = jax.vmap(net.init)(jax.random.split(jax.random.key(0), 2))
     # Statistics that no batch of these images has, so that training mode would show.
     teachers = teachers._replace(stats=jax.tree.map(lambda a: a + 0.5, teachers.stats))
-    soft = labelled(hard, net, teachers)
+    soft = with_teacher_labels(hard, net, teachers)
     x = jnp.asarray(hard.arrays()[0])
     each = [jax.nn.softmax(net.apply(jax.tree.map(lambda a: a[i], teachers), x, False)[0].logits) for i in (0, 1)]  # noqa: B023
     assert hard.card["packed"] and len(x) == 30
@@ -58,7 +58,7 @@ def test_a_run_labels_its_images_and_is_scored_by_them(tmp_path: Path, capsys: p
     np.testing.assert_array_equal(soft.images, hard.images)
     assert (hard.card["labels"], soft.card["labels"]) == ("hard", "soft")
     pool, _ = load_pool(tmp_path / "run" / "pool")
-    expected = labelled(hard, ConvNet(1, 4).build((8, 8, 1), 10), EarlyStagePool().teachers(pool))
+    expected = with_teacher_labels(hard, ConvNet(1, 4).build((8, 8, 1), 10), EarlyStagePool().teachers(pool))
     np.testing.assert_allclose(soft.targets(), expected.targets(), atol=1e-6)
 
     assert distill.main([*RUN, "--labels", "soft", "--repeats", "3", "--workdir", str(tmp_path / "at once")]) == 0

@@ -114,7 +114,7 @@ def test_hits_are_counted_once_whatever_the_chunk() -> None:
     images = jax.random.randint(jax.random.key(1), (11, 4, 4, 1), 0, 256).astype(jnp.uint8)
     labels = jnp.arange(11) % 3
     plain = Normaliser(jnp.zeros(1), jnp.ones(1))
-    counts = {int(training.correct(net, model, images, labels, plain, chunk)) for chunk in (0, 1, 4, 11, 100)}
+    counts = {int(training.count_correct(net, model, images, labels, plain, chunk)) for chunk in (0, 1, 4, 11, 100)}
     assert len(counts) == 1
 
 

@@ -22,7 +22,7 @@ from distill_jax.methods import DSA, MTT
 from distill_jax.nets import ConvNet, from_torch
 from distill_jax.recipes import resolve
 from distill_jax.run import no_tick
-from distill_jax.spec import check, traced
+from distill_jax.spec import as_arrays, check
 from distill_jax.train import NetworkSGD, Order, Pipeline
 from distill_jax.types import Array, Model, Net, PyTree, RequestError, Synthetic, TrainSet
 from tests import toy
@@ -184,7 +184,7 @@ def test_early_stage_pool_with_targets() -> None:
 def test_images_and_rate_learn_to_follow_an_expert(trajectories: Model) -> None:
     objective = replace(PLAIN, steps=3, rate=0.05, rate_lr=1e-3)
     spec = replace(MTT, models=EXPERTS, live=LIVE, objective=objective, optimiser=SGD(30.0), net=SMALL, outer_steps=30)
-    spec = traced(replace(spec, model_chunk=1, class_chunk=1))
+    spec = as_arrays(replace(spec, model_chunk=1, class_chunk=1))
     problem = Problem(spec, SMALL.build(toy.SHAPE, 2), toy.data(), trajectories, jax.random.key(0))
     state, losses = run_block(problem, init_state(problem), 30)
     assert np.mean(losses[20:30]) < 0.9 * np.mean(losses[:10])

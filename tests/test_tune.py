@@ -19,7 +19,7 @@ from distill_jax.cli.setup import set_up
 from distill_jax.data import Dataset
 from distill_jax.distill import Problem
 from distill_jax.halving import Speed
-from distill_jax.spec import traced
+from distill_jax.spec import as_arrays
 from tests.test_resume import Killed, dies
 from tests.tiny import count_calls
 
@@ -108,7 +108,7 @@ def test_survivors_go_on_from_where_they_are(finished: Path):
     with (finished / "tune.csv").open() as file:
         rates = [float(line["optimiser.lr"]) for line in csv.DictReader(file) if line["rung"] == "2"]
     pool, _ = load_pool(finished / "pool")
-    problem = Problem(traced(setup.spec), setup.net, setup.real_data(), pool, setup.keys.run)
+    problem = Problem(as_arrays(setup.spec), setup.net, setup.real_data(), pool, setup.keys.run)
     points = sweep.stacked(problem, sweep.specs_of(setup.spec, {"optimiser.lr": rates}), [problem.root])
     alone = sweep.run(points, sweep.init_states(points, 1))
     last = Checkpoints(finished / "points/1/checkpoints").restore(alone)

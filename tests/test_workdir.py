@@ -13,8 +13,8 @@ from distill_jax.cli.workdir import (
     RUN,
     Workdir,
     check_same,
-    held,
     new_folder,
+    open_workdir,
     read_json,
     refuse_used,
     replaced,
@@ -23,12 +23,12 @@ from distill_jax.types import RequestError
 
 
 def test_only_one_process_holds_a_folder(tmp_path: Path) -> None:
-    with held(tmp_path / "run"):
-        with pytest.raises(RequestError, match="another process"), held(tmp_path / "run"):
+    with open_workdir(tmp_path / "run"):
+        with pytest.raises(RequestError, match="another process"), open_workdir(tmp_path / "run"):
             pass
-        with held(tmp_path / "other"):
+        with open_workdir(tmp_path / "other"):
             pass
-    with held(tmp_path / "run"):
+    with open_workdir(tmp_path / "run"):
         pass
     assert list((tmp_path / "run").iterdir()) == []
 
@@ -36,12 +36,12 @@ def test_only_one_process_holds_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["file", "file/under"])
 def test_a_folder_that_cannot_be_is_refused(tmp_path: Path, path: str) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RequestError, match="--workdir"), held(tmp_path / path):
+    with pytest.raises(RequestError, match="--workdir"), open_workdir(tmp_path / path):
         pass
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused() -> None:
-    with pytest.raises(RequestError, match="cannot"), held(Path("/proc/self")):
+    with pytest.raises(RequestError, match="cannot"), open_workdir(Path("/proc/self")):
         pass
 
 
@@ -71,17 +71,17 @@ def test_json_comes_back(tmp_path: Path) -> None:
 
 def test_metrics_are_cut_back_to_a_step(tmp_path: Path) -> None:
     workdir = Workdir(tmp_path)
-    workdir.cut_log(0)
+    workdir.truncate_log(0)
     for step in (3, 6, 9):
         workdir.log({"step": step})
     whole = (tmp_path / METRICS).read_text()
-    workdir.cut_log(9)
+    workdir.truncate_log(9)
     assert (tmp_path / METRICS).read_text() == whole
-    workdir.cut_log(8)
+    workdir.truncate_log(8)
     assert (tmp_path / METRICS).read_text() == '{"step": 3}\n{"step": 6}\n'
     for torn in ('{"st', '{"step": 9}'):
         (tmp_path / METRICS).write_text('{"step": 3}\n' + torn)
-        workdir.cut_log(9)
+        workdir.truncate_log(9)
         assert (tmp_path / METRICS).read_text() == '{"step": 3}\n'
 
 
@@ -141,13 +141,13 @@ def test_foreign_files_among_checkpoints_are_never_deleted(folder: str, tmp_path
 
 def test_an_empty_path_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RequestError, match="--workdir is empty"), held(Path("")):
+    with pytest.raises(RequestError, match="--workdir is empty"), open_workdir(Path("")):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
-    for use in (refuse_used, lambda path: held(path).__enter__()):
+    for use in (refuse_used, lambda path: open_workdir(path).__enter__()):
         with pytest.raises(RequestError, match="give another --workdir"):
             use(tmp_path / ("x" * 300))
 
@@ -155,7 +155,7 @@ def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
 def test_resuming_what_is_not_there_says_so_and_names_the_run_that_may_be_meant(tmp_path: Path, capsys) -> None:
     (tmp_path / "demo").mkdir()
     Workdir(tmp_path / "demo").write(CONFIG, {})
-    with held(tmp_path / "dmo") as workdir:
+    with open_workdir(tmp_path / "dmo") as workdir:
         assert not workdir.begin({"versions": {}}, resume=True, overwrite=False)
     said = f"no run to go on with in {tmp_path / 'dmo'}: a new one begins (did you mean {tmp_path / 'demo'}?)"
     assert capsys.readouterr().err == f"there is {said}\n"

@@ -14,7 +14,7 @@ from distill_jax.distill import Problem
 from distill_jax.nets import ConvNet
 from distill_jax.recipes import resolve
 from distill_jax.run import no_tick
-from distill_jax.spec import Spec, traced
+from distill_jax.spec import Spec, as_arrays
 from distill_jax.types import RealData
 
 SHAPE = (8, 8, 1)
@@ -56,7 +56,7 @@ def problem(method: str, seed: int = 0, **changes) -> Problem:
     if isinstance(spec.objective, TrajectoryMatching):
         # Experts of one short epoch are so near to their start that the published rates overshoot.
         spec = replace(spec, objective=replace(spec.objective, rate_lr=1e-7))
-    spec = traced(with_chunks(replace(spec, **changes), SHAPE, len(COUNTS), "cpu"))
+    spec = as_arrays(with_chunks(replace(spec, **changes), SHAPE, len(COUNTS), "cpu"))
     net, real = spec.net.build(SHAPE, len(COUNTS)), data()
     pool_key, root = jax.random.split(jax.random.key(seed))
     return Problem(spec, net, real, spec.models.pretrain(net, real, pool_key, no_tick), root)

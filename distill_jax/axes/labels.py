@@ -36,7 +36,7 @@ class LearnedLabels(Labels):
     """where logits start: 'class': ``confidence`` times one-hot; 'teachers': what the pool's networks see"""
 
     @property
-    def begins_with_teachers(self) -> bool:
+    def init_uses_teachers(self) -> bool:
         return self.start == "teachers"
 
     def validate(self) -> None:
@@ -51,7 +51,7 @@ class LearnedLabels(Labels):
     def init(self, net: Net, teachers: Model | None, shown: TrainSet) -> Array:
         """float32 [C, D, C]."""
         classes = shown.targets.shape[1]
-        if not self.begins_with_teachers or teachers is None:
+        if not self.init_uses_teachers or teachers is None:
             return self.confidence * shown.targets.reshape(classes, -1, classes)
 
         def of_teacher(model: Model) -> Array:

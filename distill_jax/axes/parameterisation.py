@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill_jax.contracts import Parameterisation
-from distill_jax.types import Array, RealData, RequestError, Shape, Synthetic, TrainSet, at_least, choice
+from distill_jax.types import Array, RealData, RequestError, Shape, Synthetic, TrainSet, choice, require_at_least
 
 
 @choice
@@ -37,7 +37,7 @@ class MultiFormation(Parameterisation):
         _check_space(self.space)
         if self.decode_type not in ("single", "multi", "bound"):
             raise RequestError(f"decode_type is {self.decode_type!r}: it must be 'single', 'multi' or 'bound'")
-        at_least(1, self, "factor", "bound")
+        require_at_least(1, self, "factor", "bound")
 
     def check(self, shape: Shape) -> None:
         """Raises RequestError where images of ``shape`` (H, W, c) leave cells under 4 pixels."""

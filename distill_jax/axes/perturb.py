@@ -10,7 +10,7 @@ import numpy as np
 
 from distill_jax import tree
 from distill_jax.contracts import Perturbation
-from distill_jax.types import Array, Model, PyTree, RequestError, at_least, choice
+from distill_jax.types import Array, Model, PyTree, RequestError, choice, require_at_least
 
 NORMS = ("filter", "layer", "weight")
 
@@ -41,7 +41,7 @@ class Directions(Perturbation):
     """random directions per model"""
 
     def validate(self) -> None:
-        at_least(0, self, "min", "max")
+        require_at_least(0, self, "min", "max")
         if self.norm not in NORMS:
             raise RequestError(f"perturb.norm {self.norm!r} is unknown: choose one of {', '.join(NORMS)}")
         if self.count < 1:

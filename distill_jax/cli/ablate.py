@@ -22,7 +22,7 @@ from distill_jax import sweep
 from distill_jax.checkpoint import Checkpoints
 from distill_jax.cli import arguments, display
 from distill_jax.cli.display import Bar
-from distill_jax.cli.process import Interrupts, enter
+from distill_jax.cli.process import Interrupts, run_command
 from distill_jax.cli.resume import Resumable, resumable, saving
 from distill_jax.cli.score import summary
 from distill_jax.cli.setup import Setup, given_pool, pool_for, set_up
@@ -32,12 +32,12 @@ from distill_jax.cli.workdir import (
     SWEPT,
     SWEPT_PLOT,
     Workdir,
-    held,
+    open_workdir,
 )
 from distill_jax.distill import Problem, State
 from distill_jax.run import Block, Keys
 from distill_jax.spec import Spec, check
-from distill_jax.types import PyTree, RequestError, at_least
+from distill_jax.types import PyTree, RequestError, require_at_least
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def run(argv: list[str]) -> None:
     if options.pool is not None and any(name.startswith("models.") for name in structural):
         raise RequestError("--pool is one pool, and what is swept changes it: leave out --pool")
     given, path = given_pool(first, options.pool), options.folder(f"ablate-{first.folder}")
-    with held(path) as workdir, Interrupts() as interrupts, resumable("ablate", argv, path):
+    with open_workdir(path) as workdir, Interrupts() as interrupts, resumable("ablate", argv, path):
         config = {**first.describe(), "swept": swept, "seeds": options.seeds, "repeats": options.repeats}
         config |= {"held_out": options.held_out}
         workdir.begin(config, options.resume, options.overwrite)
@@ -97,8 +97,8 @@ def run(argv: list[str]) -> None:
         print(*_announced(numbers, structural, options), sep="\n", flush=True)
         rows: list[Row] = []
         for number, (group, setup) in enumerate(zip(groups, setups, strict=True)):
-            with workdir.within(f"{POINTS}/{number}") as part:
-                rows += measured(setup, options, group, numbers, part, given, interrupts)
+            part = workdir.subfolder(f"{POINTS}/{number}")
+            rows += measured(setup, options, group, numbers, part, given, interrupts)
         _write(workdir, first, options, swept, rows)
     print("\n".join(_table(options, swept, rows)))
     print(f"figures {path / SWEPT}, picture {path / SWEPT_PLOT}")
@@ -214,7 +214,7 @@ def _check(options: Ablate, swept: Mapping[str, Sequence[float]]) -> None:
         raise RequestError(
             f"{len(swept)} settings are swept: give one or two of them several values, as in --perturb.max 0 0.09"
         )
-    at_least(1, options, "seeds", "repeats")
+    require_at_least(1, options, "seeds", "repeats")
     options.check_folder()
 
 
@@ -256,4 +256,4 @@ def _table(options: Ablate, swept: Mapping[str, list[float]], rows: Sequence[Row
     return display.table(lines)
 
 
-main = partial(enter, run)
+main = partial(run_command, run)

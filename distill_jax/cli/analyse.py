@@ -20,7 +20,7 @@ from distill_jax import analysis, sweep
 from distill_jax.axes.selector import NoReal, RandomBatch, Representative
 from distill_jax.cli import arguments, display, evidence
 from distill_jax.cli.evidence_text import sentences
-from distill_jax.cli.process import Interrupts, enter, environment
+from distill_jax.cli.process import Interrupts, environment, run_command
 from distill_jax.cli.resume import Resumable, resumable
 from distill_jax.cli.setup import Setup, given_pool, pool_for, set_up
 from distill_jax.cli.workdir import (
@@ -29,12 +29,12 @@ from distill_jax.cli.workdir import (
     ANALYSIS_TEXT,
     MEMBERS,
     Workdir,
-    held,
+    open_workdir,
 )
 from distill_jax.contracts import Selector
 from distill_jax.distill import Problem
-from distill_jax.spec import check, described, traced
-from distill_jax.types import RequestError, at_least
+from distill_jax.spec import as_arrays, check, to_json
+from distill_jax.types import RequestError, require_at_least
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,14 @@ def run(argv: list[str]) -> None:
     selectors = _selectors(setup, options)
     swept = [_at_epochs(request, epochs) for epochs in options.pretraining_epochs]
     given, path = given_pool(setup, options.pool), options.folder(f"analyse-{setup.folder}")
-    with held(path) as workdir, Interrupts() as interrupts, resumable("analyse", argv, path):
+    with open_workdir(path) as workdir, Interrupts() as interrupts, resumable("analyse", argv, path):
         workdir.begin(_config(setup, options), options.resume, options.overwrite)
         print(display.configuration(setup.title, setup.experiment), flush=True)
         data = setup.real_data()
         pool = pool_for(setup, workdir, data, given, interrupts)
         some = analysis.part(data, options.images, setup.keys.draw)
-        problem = Problem(traced(replace(setup.spec, live=1)), setup.net, some, pool, setup.keys.run)
-        found = _found(evidence.Job(setup, problem, selectors, options, workdir, interrupts), swept)
+        problem = Problem(as_arrays(replace(setup.spec, live=1)), setup.net, some, pool, setup.keys.run)
+        found = _found(evidence.Inputs(setup, problem, selectors, options, workdir, interrupts), swept)
         text = _write(workdir, setup, found)
     print(text)
     print(f"figures {path / ANALYSIS}, text {path / ANALYSIS_TEXT}, picture {path / ANALYSIS_PLOT}")
@@ -95,9 +95,9 @@ def _check(options: Analyse) -> None:
     options.check_folder()
     if options.walk < 1:
         raise RequestError(f"steps is {options.walk}: it must be at least 1")
-    at_least(0, options, "samples", "late_epochs")
-    at_least(1, options, "seeds", "repeats")
-    at_least(2, options, "images", "networks")
+    require_at_least(0, options, "samples", "late_epochs")
+    require_at_least(1, options, "seeds", "repeats")
+    require_at_least(2, options, "images", "networks")
     sweep.combinations({"pretraining_epochs": options.pretraining_epochs})  # refuses what is given twice
 
 
@@ -137,7 +137,7 @@ def _config(setup: Setup, options: Analyse) -> dict[str, Any]:
     names = ("samples", "images", "networks", "late_epochs", "pretraining_epochs")
     # Not under their own names, which a run may change when it is resumed: here figures depend on them.
     runs = {"outer_steps": setup.spec.outer_steps, "seeds": options.seeds, "repeats": options.repeats}
-    runs |= {"protocol": described(setup.experiment.protocol), "labels": described(setup.spec.labels)}
+    runs |= {"protocol": to_json(setup.experiment.protocol), "labels": to_json(setup.spec.labels)}
     pool = None if options.pool is None else str(options.pool)
     asked = {name: getattr(options, name) for name in names}
     return {**setup.describe(), "pool": pool, "steps": options.walk, **asked, "runs": runs}
@@ -146,7 +146,7 @@ def _config(setup: Setup, options: Analyse) -> dict[str, Any]:
 # ------------------------------------------------------------------ the figures
 
 
-def _found(job: evidence.Job, swept: Sequence[Setup]) -> dict[str, Any]:
+def _found(job: evidence.Inputs, swept: Sequence[Setup]) -> dict[str, Any]:
     """All figures; each phase is kept as soon as it is finished."""
     found = job.workdir.read(ANALYSIS) or _about(job)
     phases = {
@@ -163,7 +163,7 @@ def _found(job: evidence.Job, swept: Sequence[Setup]) -> dict[str, Any]:
     return found
 
 
-def _about(job: evidence.Job) -> dict[str, Any]:
+def _about(job: evidence.Inputs) -> dict[str, Any]:
     """What the figures are of."""
     setup, counts = job.setup, job.problem.data.counts.tolist()
     return {
@@ -192,4 +192,4 @@ def _write(workdir: Workdir, setup: Setup, found: Mapping[str, Any]) -> str:
     return text
 
 
-main = partial(enter, run)
+main = partial(run_command, run)

@@ -28,12 +28,12 @@ from typing import (
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from distill_jax.cli import backend, config, parser
-from distill_jax.cli.reading import assumed, read, refuse_side
+from distill_jax.cli.read_data import assumed_shape, read, refuse_side
 from distill_jax.data import LISTS, Dataset
 from distill_jax.methods import PRESETS
 from distill_jax.recipes import RECIPE_OF, RECIPES, Experiment, resolve
 from distill_jax.spec import CHOICES, Spec, validate
-from distill_jax.types import RequestError, named
+from distill_jax.types import RequestError, lookup
 
 Subset: TypeAlias = Annotated[
     tuple[str, ...] | None,
@@ -120,7 +120,7 @@ def request(argv: Sequence[str], options: type[Options]) -> Request[Options]:
         backend.deterministic_operations()
     data = read(parsed.dataset, parsed.side, chosen_classes(parsed.subset))
     refuse_side(parsed.dataset, parsed.side, data.shape)
-    if data.shape != assumed(parsed.dataset, parsed.side):
+    if data.shape != assumed_shape(parsed.dataset, parsed.side):
         parsed, recipe, experiment = parse(argv, options, data.shape)
     return Request(parsed, recipe, experiment, data)
 
@@ -137,14 +137,14 @@ def parse(
     argv = [*argv, *config.words(settings, given)]
     chosen, words = picked(argv, options)
     method, dataset = (words + ["acc_dd", "digits"][len(words) :])[:2]
-    preset: Spec = named("method", method, PRESETS)
+    preset: Spec = lookup("method", method, PRESETS)
     recipe = chosen.get("recipe", RECIPE_OF.get(dataset, "generic"))
     factor = chosen.get("factor", chosen.get("parameterisation.factor"))
     default = resolve(
         method,
         recipe,
         ipc=_integer("ipc", chosen.get("ipc", str(preset.ipc))),
-        shape=shape or assumed(dataset, None if "side" not in chosen else _integer("side", chosen["side"])),
+        shape=shape or assumed_shape(dataset, None if "side" not in chosen else _integer("side", chosen["side"])),
         factor=None if factor is None else _integer("factor", factor),
         axes={axis: choose(axis, chosen[axis], getattr(preset, axis)) for axis in CHOICES if axis in chosen},
         protocol=chosen.get("protocol"),
@@ -185,7 +185,7 @@ def choose(axis: str, name: str, preset: Any = None) -> Any:
         except (ImportError, AttributeError) as error:
             raise RequestError(f"--{axis} {name} cannot be imported: {error}") from error
     else:
-        make = named(axis, name, CHOICES[axis])
+        make = lookup(axis, name, CHOICES[axis])
     if isinstance(make, type) and type(preset) is make:
         return preset
     try:

@@ -30,9 +30,9 @@ from distill_jax.cli.workdir import (
     COMPARED_RUNS,
     COMPARED_TABLE,
     Workdir,
-    held,
+    open_workdir,
 )
-from distill_jax.types import at_least
+from distill_jax.types import require_at_least
 
 
 class Curves(dict[tuple[str, int], list[list[Point]]]):
@@ -67,7 +67,7 @@ def requested(argv: list[str]) -> Comparison:
     cut = argv.index("--") if "--" in argv else len(argv)
     mine, shared = argv[:cut], argv[cut + 1 :]
     options = parsed(Compare, mine, "reproduce")
-    at_least(1, options, "seeds", "repeats")
+    require_at_least(1, options, "seeds", "repeats")
     _ = options.budget  # refused here where it makes no sense
     setups = {(name, ipc): entrant(line, ipc, options, shared) for name, ipc, line in options.lines}
     options.check_folder()
@@ -79,7 +79,7 @@ def work(comparison: Comparison, interrupts: Interrupts) -> Curves:
     """All runs that an earlier process did not finish."""
     options, setups, path, command = comparison
     curves = Curves()
-    with held(path) as workdir:
+    with open_workdir(path) as workdir:
         kept = _begin(workdir, options, setups)
         for (line, ipc), setup in setups.items():
             runs = curves.setdefault((line, ipc), [])

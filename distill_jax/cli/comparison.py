@@ -20,7 +20,7 @@ from distill_jax.evaluation import Sets
 from distill_jax.run import Block, BlockSize, prepare, run
 from distill_jax.spec import Spec
 from distill_jax.teachers import probabilities
-from distill_jax.types import Model, RequestError, TrainSet, at_least
+from distill_jax.types import Model, RequestError, TrainSet, require_at_least
 
 DRAWS = 20
 """of random real images, at least: one draw says little, and they cost little"""
@@ -40,7 +40,7 @@ class Budget:
     def __post_init__(self) -> None:
         if not 0 <= self.seconds < math.inf or self.steps < 0 or (self.seconds and self.steps):
             raise RequestError("give --seconds or --steps, a number above 0, or neither for each method's own budget")
-        at_least(1, self, "points")
+        require_at_least(1, self, "points")
 
     def fitted(self, spec: Spec) -> Spec:
         """``spec`` with as many outer steps as the budget may need. A method without steps is left alone."""

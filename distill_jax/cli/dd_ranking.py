@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from distill_jax.augment import NoAugment
-from distill_jax.cli.score import Scorer, beside, random_images, random_soft, summary
+from distill_jax.cli.score import Scorer, random_images, random_soft, share_store, summary
 from distill_jax.distilled import DistilledSet
 from distill_jax.evaluation import Protocol, Sets, repeated
 from distill_jax.ranking import (
@@ -17,7 +17,7 @@ from distill_jax.ranking import (
     improvement_over_random,
     label_robust_score,
 )
-from distill_jax.train import real_set
+from distill_jax.train import real_train_set
 from distill_jax.types import Array, RealData
 
 
@@ -33,12 +33,12 @@ def dd_ranking_scores(
     protocol, soft = scorer.protocol, distilled.soft is not None
     own = replace(protocol, rate=distilled.card.get("rate") or protocol.rate)
     longest = replace(protocol, epochs=full_epochs or protocol.epochs)
-    full = scorer.train("all images", Sets.same(real_set(data), repeats), longest)
+    full = scorer.train("all images", Sets.same(real_train_set(data), repeats), longest)
 
     known = scorer._replace(teachers=full)
     ipc = len(distilled.images) // distilled.classes
     drawn = (random_soft if soft else random_images)(known, data, ipc, 0, repeats, key).sets
-    mine, others = beside(repeated(distilled, repeats), drawn, scorer.normaliser)
+    mine, others = share_store(repeated(distilled, repeats), drawn, scorer.normaliser)
 
     def scored(what: str, sets: Sets, protocol: Protocol, augment: bool = True) -> dict[str, Any]:
         return scorer.score(what, sets, protocol if augment else replace(protocol, augment=NoAugment()))
@@ -52,7 +52,7 @@ def dd_ranking_scores(
     }
     accuracies["distilled_hard"] = accuracies["distilled"]
     if soft:  # only then do hard labels make a difference
-        hard, _ = beside(repeated(distilled.with_soft(None), repeats), drawn, scorer.normaliser)
+        hard, _ = share_store(repeated(distilled.with_soft(None), repeats), drawn, scorer.normaliser)
         accuracies["distilled_hard"] = scored("distilled, hard labels", hard, own)
 
     of = {name: np.asarray(accuracy["per_repeat"]) / 100 for name, accuracy in accuracies.items()}

@@ -36,7 +36,7 @@ class Bar:
         # Before the first report the step is compiled, which can take a minute or two on a CPU.
         self._compiling = threading.Timer(EVERY, lambda: self._print([f"{what}: compiling"]))
         self._compiling.daemon = True
-        self._silent = not hosts.first()
+        self._silent = not hosts.is_first()
         if self._silent:
             return
         if sys.stderr.isatty():

@@ -22,9 +22,9 @@ from distill_jax.cli import arguments, display, report
 from distill_jax.cli.image_grid import draw
 from distill_jax.cli.launch import OnHosts
 from distill_jax.cli.optimise import Session, optimise, rounded
-from distill_jax.cli.process import Clock, Interrupts, enter, environment, peak_bytes
+from distill_jax.cli.process import Clock, Interrupts, environment, peak_bytes, run_command
 from distill_jax.cli.resume import Resumable, resumable
-from distill_jax.cli.score import BASELINES, Baseline, Scorer, beside
+from distill_jax.cli.score import BASELINES, Baseline, Scorer, share_store
 from distill_jax.cli.setup import Setup, given_pool, pool_for, refuse_different, set_up
 from distill_jax.cli.tensorboard import require_tensorboard
 from distill_jax.cli.workdir import (
@@ -36,7 +36,7 @@ from distill_jax.cli.workdir import (
     RESULT,
     Workdir,
     check_same,
-    held,
+    open_workdir,
     read_json,
     replaced,
 )
@@ -44,7 +44,7 @@ from distill_jax.data import Dataset
 from distill_jax.distilled import DistilledSet
 from distill_jax.evaluation import at_learned_rate, repeated
 from distill_jax.spec import Spec
-from distill_jax.types import PyTree, RequestError, at_least, named
+from distill_jax.types import PyTree, RequestError, lookup, require_at_least
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Distill(OnHosts, Resumable, arguments.Common):
         return default if self.baselines is None else self.baselines
 
 
-class Job(NamedTuple):
+class Resolved(NamedTuple):
     """A request, resolved."""
 
     options: Distill
@@ -101,13 +101,13 @@ def run(argv: list[str]) -> None:
     print(f"images {path / DISTILLED}, picture {path / GRID}, report {path / REPORT}, all figures {path / RESULT}")
 
 
-def requested(argv: list[str]) -> Job:
+def requested(argv: list[str]) -> Resolved:
     """What ``argv`` asks for. Raises RequestError, before anything is written, for what makes no sense."""
     request = arguments.request(argv, Distill)
     options = request.options
     _check(options)
     path = options.workdir
-    before = hosts.told(partial(read_json, path / CONFIG)) if path and options.resume else None
+    before = hosts.broadcast(partial(read_json, path / CONFIG)) if path and options.resume else None
     begun = before.get("spec") if isinstance(before, Mapping) else None
     setup = set_up(request, options.eval_every, begun, parts=True, resident=options.resident_images)
     if options.resident_images and (setup.method == "full" or "full" in options.compared_with(setup.spec)):
@@ -118,19 +118,19 @@ def requested(argv: list[str]) -> Job:
         raise RequestError(f"images of {setup.method} on {setup.dataset} are no pixels in [0, 1]: leave out --uint8")
     given = given_pool(setup, options.pool)
     refuse_different(setup)
-    return Job(options, setup, given, options.folder(setup.folder))
+    return Resolved(options, setup, given, options.folder(setup.folder))
 
 
-def work(job: Job, interrupts: Interrupts) -> Mapping[str, Any]:
+def work(job: Resolved, interrupts: Interrupts) -> Mapping[str, Any]:
     """All phases that earlier processes did not finish; returns what ``result.json`` holds."""
     options, setup, given, path = job
-    with held(path) as workdir:
-        result = hosts.told(lambda: _begin(workdir, setup, options))
+    with open_workdir(path) as workdir:
+        result = hosts.broadcast(lambda: _begin(workdir, setup, options))
         if result is None:
             print(display.configuration(setup.title, setup.experiment), flush=True)
             session = Session(setup, setup.feed(), workdir, Clock(), interrupts)
             result = _work(session, options, given)
-            if hosts.first():
+            if hosts.is_first():
                 report.write(path)
     return result
 
@@ -140,10 +140,10 @@ def _check(options: Distill) -> None:
     options.check_folder()
     if options.tensorboard:
         require_tensorboard()
-    at_least(1, options, "repeats")
-    at_least(0, options, "save_every", "eval_every")
+    require_at_least(1, options, "repeats")
+    require_at_least(0, options, "save_every", "eval_every")
     for name in options.baselines or ():
-        named("baseline", name, BASELINES)
+        lookup("baseline", name, BASELINES)
 
 
 def _begin(workdir: Workdir, setup: Setup, options: Distill) -> Mapping[str, Any] | None:
@@ -188,19 +188,19 @@ def _work(session: Session, options: Distill, given: PyTree) -> dict[str, Any]:
     pool = pool_for(setup, workdir, data, given, interrupts)
     clock.spent("pretrain")
 
-    def judge_on(source: Dataset) -> tuple[Scorer, Dataset]:
+    def scorer_for(source: Dataset) -> tuple[Scorer, Dataset]:
         """Images of some classes are scored as a data set of their own."""
         known = source.only([source.class_names[c] for c in setup.spec.classes]) if setup.spec.classes else source
         net = setup.spec.net.build(known.shape, known.classes)
         protocol, test = setup.experiment.protocol, known.test_arrays()
         return Scorer(net, protocol, test, data.normaliser, setup.keys.score, interrupts), known
 
-    watch = judge_on(setup.data)[0] if options.eval_every else None
+    watch = scorer_for(setup.data)[0] if options.eval_every else None
     distilled = optimise(session, pool, options.save_every, options.eval_every, watch, options.tensorboard)
     distilled = rounded(distilled) if options.uint8 else distilled
     _save(workdir, distilled)
 
-    scorer, known = judge_on(setup.source)
+    scorer, known = scorer_for(setup.source)
     sets = repeated(distilled, options.repeats)
     real = (setup.feed(known) if setup.spec.classes else data).at(0)
 
@@ -211,7 +211,7 @@ def _work(session: Session, options: Distill, given: PyTree) -> dict[str, Any]:
     clock.spent("evaluate")
     others = {name: baseline(name) for name in options.compared_with(setup.spec)}
     if "random" in others:
-        sets, random = beside(sets, others["random"].sets, data.normaliser)
+        sets, random = share_store(sets, others["random"].sets, data.normaliser)
         others["random"] = others["random"]._replace(sets=random)
     clock.spent("baselines")
     mine = Baseline("scoring", sets, at_learned_rate(scorer.protocol, distilled))
@@ -242,7 +242,7 @@ def _work(session: Session, options: Distill, given: PyTree) -> dict[str, Any]:
 
 
 def _save(workdir: Workdir, distilled: DistilledSet) -> None:
-    if not hosts.first():
+    if not hosts.is_first():
         return
     with replaced(workdir.path / DISTILLED) as temporary:
         distilled.save(temporary)
@@ -250,4 +250,4 @@ def _save(workdir: Workdir, distilled: DistilledSet) -> None:
         draw(distilled).save(temporary)
 
 
-main = partial(enter, run, together=True)
+main = partial(run_command, run, together=True)

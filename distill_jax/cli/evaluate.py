@@ -20,11 +20,11 @@ from typing import Annotated, Any
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from distill_jax.cli import arguments, display
+from distill_jax.cli.check_data import check_same_data, dataset_of
 from distill_jax.cli.dd_ranking import dd_ranking_scores
 from distill_jax.cli.parser import parsed
-from distill_jax.cli.process import Clock, Interrupts, enter, environment, peak_bytes
-from distill_jax.cli.reading import read
-from distill_jax.cli.same_data import check_same_data, dataset_of
+from distill_jax.cli.process import Clock, Interrupts, environment, peak_bytes, run_command
+from distill_jax.cli.read_data import read
 from distill_jax.cli.score import Scorer, interval
 from distill_jax.cli.workdir import DISTILLED, EVALUATION, read_json, refuse_read_only, write_json
 from distill_jax.contracts import Architecture
@@ -35,8 +35,8 @@ from distill_jax.methods import METHODS
 from distill_jax.nets import ARCHITECTURES
 from distill_jax.recipes import RECIPE_OF, Experiment, resolve
 from distill_jax.run import Keys
-from distill_jax.spec import described, rebuilt, validate
-from distill_jax.types import RequestError, at_least, named
+from distill_jax.spec import from_json, to_json, validate
+from distill_jax.types import RequestError, lookup, require_at_least
 
 TEST_DATA = (
     "Each network was tested once, after its last epoch. Nothing was selected on the test data: no learning rate, "
@@ -128,7 +128,7 @@ def _evaluated(
     clock.spent(None)
     with Interrupts() as interrupts:
         for name, architecture in architectures.items():
-            about = json.loads(json.dumps(described(architecture)))
+            about = json.loads(json.dumps(to_json(architecture)))
             if options.resume and known.get(name, {}).get("net") == about:
                 found["nets"][name] = known[name]
                 continue
@@ -183,7 +183,7 @@ def _entry(distilled: DistilledSet, data: Dataset, protocol: Protocol, options: 
             "fingerprint": data.fingerprint,
             "test_images": len(data.y_test),
         },
-        "protocol": described(protocol),
+        "protocol": to_json(protocol),
         "repeats": options.repeats,
         "seed": options.seed,
         "nets": {},
@@ -228,12 +228,12 @@ def report(found: Mapping[str, Any]) -> str:
 def _check(options: Evaluate) -> None:
     """Refuse options that make no sense."""
     if options.protocol is not None:
-        named("protocol", options.protocol, PROTOCOLS)
+        lookup("protocol", options.protocol, PROTOCOLS)
     if options.full_epochs is not None and options.full_epochs < 1:
         raise RequestError(f"full_epochs is {options.full_epochs}: it must be at least 1")
     if options.full_epochs is not None and options.protocol != DD_RANKING.name:
         raise RequestError(f"only --protocol {DD_RANKING.name} trains on all data: leave out --full-epochs")
-    at_least(1, options, "repeats")
+    require_at_least(1, options, "repeats")
     if options.nets is not None and len(set(options.nets)) < len(options.nets):
         raise RequestError(f"--nets {' '.join(options.nets)} names a network twice: name each once")
 
@@ -259,7 +259,7 @@ def _experiment(distilled: DistilledSet, options: Evaluate) -> Experiment:
     ipc = len(distilled.images) // distilled.classes
     shape, factor = distilled.shape, card["factor"]
     experiment = resolve(method, recipe, ipc=ipc, shape=shape, factor=factor, protocol=options.protocol)
-    net, own = rebuilt(card.get("net")), rebuilt(card.get("protocol"), Protocol())
+    net, own = from_json(card.get("net")), from_json(card.get("protocol"), Protocol())
     protocol = experiment.protocol if options.protocol is not None or own is None else own
     protocol = at_learned_rate(protocol, distilled)
     if options.epochs is not None:
@@ -269,4 +269,4 @@ def _experiment(distilled: DistilledSet, options: Evaluate) -> Experiment:
     return replace(experiment, protocol=protocol)
 
 
-main = partial(enter, run, less_memory="fewer --repeats, or smaller networks in --nets")
+main = partial(run_command, run, less_memory="fewer --repeats, or smaller networks in --nets")

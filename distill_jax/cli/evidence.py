@@ -25,11 +25,11 @@ from distill_jax.cli.workdir import CHECKPOINTS, MEMBERS, POINTS, Workdir
 from distill_jax.contracts import Selector
 from distill_jax.distill import Problem, init_state
 from distill_jax.run import Block, host_loop
-from distill_jax.spec import described, traced
+from distill_jax.spec import as_arrays, to_json
 from distill_jax.types import Model
 
 
-class Job(NamedTuple):
+class Inputs(NamedTuple):
     """What every phase works on."""
 
     setup: Setup
@@ -43,7 +43,7 @@ class Job(NamedTuple):
     interrupts: Interrupts
 
 
-def batches(job: Job) -> dict[str, Any]:
+def batches(job: Inputs) -> dict[str, Any]:
     """Distances of selections from their classes over inner steps, and gradient norms at the end of them.
 
     ``distances``: of each selector, ``mean`` and ``cover`` [T][C] (see ``analysis.Distances``). ``norms``: the mean
@@ -73,7 +73,7 @@ def batches(job: Job) -> dict[str, Any]:
     }
 
 
-def _walked(job: Job) -> analysis.Walk:
+def _walked(job: Inputs) -> analysis.Walk:
     """The walk after its last step, from the last checkpoint if there is one."""
     problem, selectors, steps = job.problem, tuple(job.selectors.values()), job.options.walk
     checkpoints = Checkpoints(job.workdir.path / CHECKPOINTS)
@@ -91,7 +91,7 @@ def _walked(job: Job) -> analysis.Walk:
         return host_loop(advance, walk, start, steps, [show, saving(checkpoints, steps, job.interrupts)])
 
 
-def models(job: Job) -> dict[str, Any] | None:
+def models(job: Inputs) -> dict[str, Any] | None:
     """Of each kind of models, how alike the gradients are that they give the synthetic images (``cosine``, over pairs),
     and how large (``length``, over models, the mean over classes). None where the objective asks for targets, which
     random models have none of.
@@ -118,7 +118,7 @@ def models(job: Job) -> dict[str, Any] | None:
     return found
 
 
-def _kinds(job: Job) -> dict[str, Model]:
+def _kinds(job: Inputs) -> dict[str, Model]:
     """Model[K] of each kind: random, as the method draws them, copies of one of those perturbed, late."""
     spec, problem, count = job.setup.spec, job.problem, job.options.networks
     random_key, drawn_key, perturb_key = jax.random.split(jax.random.fold_in(job.setup.keys.score, 1), 3)
@@ -134,12 +134,12 @@ def _kinds(job: Job) -> dict[str, Model]:
     return kinds
 
 
-def _late(job: Job) -> Model:
+def _late(job: Inputs) -> Model:
     """Model[K], trained on the images that stand for the classes. Members that are finished are kept."""
     setup, options = job.setup, job.options
     own = setup.spec.models if isinstance(setup.spec.models, EarlyStagePool) else EarlyStagePool()
     source = replace(own, size=options.networks, epochs=options.late_epochs, ahead=0)
-    about = {**setup.describe_pool(), "models": described(source), "seed": setup.seed, "images": options.images}
+    about = {**setup.describe_pool(), "models": to_json(source), "seed": setup.seed, "images": options.images}
     kept = KeptMembers(job.workdir.path / MEMBERS, about)
     with Bar("training late models", 1, unit="epochs") as bar:
 
@@ -147,11 +147,11 @@ def _late(job: Job) -> Model:
             bar.update(done, total=total)
             job.interrupts.check()
 
-        late, key = traced(replace(setup.spec, models=source)).models, jax.random.fold_in(setup.keys.pool, 1)
+        late, key = as_arrays(replace(setup.spec, models=source)).models, jax.random.fold_in(setup.keys.pool, 1)
         return late.pretrain(job.problem.net, job.problem.data, key, tick, kept)
 
 
-def pretraining(swept: Sequence[Setup], job: Job) -> dict[str, Any] | None:
+def pretraining(swept: Sequence[Setup], job: Inputs) -> dict[str, Any] | None:
     """Percent of the held-out training images that networks trained on the method's set classify, by epochs of
     pretraining: ``accuracy`` [points][seeds]; None where no epochs are asked for."""
     if not swept:
@@ -160,7 +160,7 @@ def pretraining(swept: Sequence[Setup], job: Job) -> dict[str, Any] | None:
     runs = ablate.Ablate(asked.method, asked.dataset, seed=asked.seed, seeds=asked.seeds, repeats=asked.repeats)
     accuracies = []
     for number, setup in enumerate(swept):
-        with job.workdir.within(f"{POINTS}/{number}") as point:
-            rows = ablate.measured(setup, runs, {}, {}, point, None, job.interrupts)
+        point = job.workdir.subfolder(f"{POINTS}/{number}")
+        rows = ablate.measured(setup, runs, {}, {}, point, None, job.interrupts)
         accuracies.append([row.accuracy for row in rows])
     return {"epochs": list(asked.pretraining_epochs), "accuracy": accuracies}

@@ -30,16 +30,16 @@ from distill_jax.cli.compiler import ask, require
 from distill_jax.cli.cost import Cost, cost, nbytes
 from distill_jax.cli.devices import DEVICES
 from distill_jax.cli.display import arithmetic, table
-from distill_jax.cli.process import enter
-from distill_jax.cli.reading import assumed, read, refuse_side
+from distill_jax.cli.process import run_command
+from distill_jax.cli.read_data import assumed_shape, read, refuse_side
 from distill_jax.data import SHAPES, TRAINING_IMAGES, count_classes
 from distill_jax.distill import Problem, State, init_state, matching
 from distill_jax.platform import compiled_for, target
 from distill_jax.published import Comparison, compared, same
 from distill_jax.recipes import Experiment
 from distill_jax.run import no_tick
-from distill_jax.spec import CHOICES, Spec, check, traced
-from distill_jax.types import Net, Normaliser, PyTree, RealData, named
+from distill_jax.spec import CHOICES, Spec, as_arrays, check
+from distill_jax.types import Net, Normaliser, PyTree, RealData, lookup
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ def run(argv: list[str]) -> None:
     # Nothing is computed here, and the wheels for CUDA complain at length about a machine without a driver.
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
     options, recipe, experiment, data = resolved(argv)
-    device = named("device", options.device, DEVICES) if options.device else None
+    device = lookup("device", options.device, DEVICES) if options.device else None
     if device:
         require(device)
     height, width, channels = data.images.shape[1:]
     print(f"{options.method} on {options.dataset} (recipe {recipe}), {experiment.spec.ipc} images per class\n")
     # The arithmetic of all devices together is that of one device that is alone.
-    with mesh.alone(), compiled_for(device.platform) if device else nullcontext():
+    with mesh.on_one_device(), compiled_for(device.platform) if device else nullcontext():
         print(explained(experiment, data))
     if device:
         print("", ask(device, argv), sep="\n")
@@ -91,7 +91,7 @@ def resolved(argv: list[str]) -> Resolved:
     options, recipe, experiment = parse(argv, Explain)
     only = chosen_classes(options.subset)
     if options.dataset in TRAINING_IMAGES:
-        shape, whole = assumed(options.dataset, options.side), SHAPES[options.dataset][1]
+        shape, whole = assumed_shape(options.dataset, options.side), SHAPES[options.dataset][1]
         each = TRAINING_IMAGES[options.dataset] // whole
         classes = count_classes(options.dataset, whole, only) if only else whole
         images = each * classes if only else TRAINING_IMAGES[options.dataset]
@@ -124,7 +124,7 @@ def explained(experiment: Experiment, data: RealData) -> str:
 def shapes(spec: Spec, data: RealData) -> tuple[Problem, State]:
     """A run of ``spec`` and its first state, made of ``jax.ShapeDtypeStruct``."""
     _, height, width, channels = data.images.shape
-    spec = traced(with_chunks(spec, (height, width, channels), data.classes, target()))
+    spec = as_arrays(with_chunks(spec, (height, width, channels), data.classes, target()))
     net = spec.net.build((height, width, channels), data.classes)
     key = jax.eval_shape(jax.random.key, 0)
     # As many networks as are trained at once: before a run, this is then the trace that its pretraining takes.
@@ -260,7 +260,7 @@ def _costs(problem: Problem, state: State) -> list[str]:
 
 def _select(problem: Problem, state: State, key: jax.Array) -> jax.Array:
     model = tree.take(state.models, 0)
-    shown = problem.data.of(problem.spec.classes)
+    shown = problem.data.of_classes(problem.spec.classes)
     return problem.spec.selector.select(problem.net, model, shown, state.selector, state.step, key)[0]
 
 
@@ -284,4 +284,4 @@ def _dims(shape: tuple[int, ...]) -> str:
     return "[" + ", ".join(map(str, shape)) + "]"
 
 
-main = partial(enter, run)
+main = partial(run_command, run)

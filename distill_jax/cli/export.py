@@ -16,11 +16,11 @@ from typing import Annotated, Literal
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from distill_jax.cli.parser import parsed
-from distill_jax.cli.process import enter
+from distill_jax.cli.process import run_command
 from distill_jax.cli.workdir import DISTILLED, replaced
 from distill_jax.distilled import DistilledSet
 from distill_jax.formats import FORMATS, Format, write
-from distill_jax.types import RequestError, named
+from distill_jax.types import RequestError, lookup
 
 FORMATS_TABLE = "\n".join(f"- {name}: {form.about}" for name, form in FORMATS.items())
 
@@ -58,7 +58,7 @@ def saved(distilled: DistilledSet, out: Path) -> None:
 def run(argv: list[str]) -> None:
     description = f"{inspect.getdoc(Export)}\n\n{FORMATS_TABLE}"
     options = parsed(Export, argv, "export", description)
-    form = named("format", options.format, FORMATS)
+    form = lookup("format", options.format, FORMATS)
     distilled = set_in(options.path)
     if options.hard:
         distilled = distilled.with_soft(None)
@@ -76,4 +76,4 @@ def summary(distilled: DistilledSet, form: Format) -> str:
     return ", ".join(parts + ([] if form.lossless else ["rounded to 8 bits per channel"]))
 
 
-main = partial(enter, run)
+main = partial(run_command, run)

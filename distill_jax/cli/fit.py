@@ -22,7 +22,7 @@ from distill_jax.cli.roofline import Loop, Roofline, Work
 from distill_jax.distill import run_block
 from distill_jax.platform import compiled_for
 from distill_jax.spec import Spec
-from distill_jax.types import RequestError, named
+from distill_jax.types import RequestError, lookup
 
 TAKEN = {"gpu": 0.75, "tpu": 1.0}
 """share of the memory that jax takes unless it is told otherwise"""
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     # The plugin for CUDA was registered under both names; only the compiler of it is used.
     jax.config.update("jax_platforms", "cpu")
     options, _, experiment, data = explain.resolved(argv)
-    device = named("device", options.device or "", DEVICES)
+    device = lookup("device", options.device or "", DEVICES)
     if experiment.spec.steps == 0:
         raise RequestError(f"{options.method} takes no steps, so there is nothing to compile: leave out --device")
     with compiled_for(device.platform):

@@ -22,10 +22,10 @@ from tyro.conf import Positional, arg
 from distill_jax.cli.arguments import Subset, chosen_classes
 from distill_jax.cli.export import FORMATS_TABLE, saved, summary
 from distill_jax.cli.parser import parsed
-from distill_jax.cli.process import enter
-from distill_jax.cli.reading import read as read_data
+from distill_jax.cli.process import run_command
+from distill_jax.cli.read_data import read as read_data
 from distill_jax.formats import FORMATS, read
-from distill_jax.types import RequestError, named
+from distill_jax.types import RequestError, lookup
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ImportSet:
 def run(argv: list[str]) -> None:
     description = f"{inspect.getdoc(ImportSet)}\n\n{FORMATS_TABLE}"
     options = parsed(ImportSet, argv, "import_set", description)
-    form = named("format", options.format, FORMATS)
+    form = lookup("format", options.format, FORMATS)
     if options.out.exists():
         raise RequestError(f"{options.out} exists: give another --out")
     if not options.paths:
@@ -75,4 +75,4 @@ def run(argv: list[str]) -> None:
     print(f"{options.out}: {summary(distilled, form)}")
 
 
-main = partial(enter, run)
+main = partial(run_command, run)

@@ -16,7 +16,7 @@ from tyro.conf import Positional, arg
 
 from distill_jax.cli.export import saved, set_in
 from distill_jax.cli.parser import parsed
-from distill_jax.cli.process import enter
+from distill_jax.cli.process import run_command
 from distill_jax.join import joined
 
 
@@ -41,4 +41,4 @@ def run(argv: list[str]) -> None:
     )
 
 
-main = partial(enter, run)
+main = partial(run_command, run)

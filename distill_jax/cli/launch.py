@@ -71,7 +71,7 @@ def option(argv: Sequence[str], name: str) -> str | None:
     return found
 
 
-def asked(argv: Sequence[str], variables: Mapping[str, str] = os.environ) -> Launch | None:
+def requested_hosts(argv: Sequence[str], variables: Mapping[str, str] = os.environ) -> Launch | None:
     """What the command line says about hosts; None where one works alone. Raises RequestError for what makes no sense.
 
     ``--hosts auto`` takes the variables of torchrun and its like; those of SLURM, Open MPI, Kubernetes and Cloud TPU

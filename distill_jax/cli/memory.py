@@ -27,7 +27,7 @@ class Part(NamedTuple):
     """what makes it smaller"""
 
 
-def foretold(spec: Spec, data: Dataset, resident: int | None = None) -> str:
+def check_fits(spec: Spec, data: Dataset, resident: int | None = None) -> str:
     """What a run of ``spec``, with its chunks resolved, keeps on one device, as a line; empty where that is less than
     half of what there is, or neither can be told. ``resident``: real images of each class at a time (0: all); None:
     there is no such option.
@@ -36,7 +36,7 @@ def foretold(spec: Spec, data: Dataset, resident: int | None = None) -> str:
     """
     there = available()
     try:
-        parts = kept(spec, data, resident)
+        parts = resident_parts(spec, data, resident)
     except Exception:  # a choice from outside that cannot be traced: then nothing is foretold
         return ""
     needed = sum(part.bytes for part in parts)
@@ -49,7 +49,7 @@ def foretold(spec: Spec, data: Dataset, resident: int | None = None) -> str:
     return f"memory: {said}, {100 * needed / there:.0f} % of the {size(there)} that there are"
 
 
-def kept(spec: Spec, data: Dataset, resident: int | None = None) -> list[Part]:
+def resident_parts(spec: Spec, data: Dataset, resident: int | None = None) -> list[Part]:
     """What one device keeps of a run, and the real images that a step looks at together, which is the least that it
     adds."""
     counts = [min(resident or count, count) for count in data.counts.tolist()]

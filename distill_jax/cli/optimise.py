@@ -25,7 +25,7 @@ from distill_jax.distill import Problem, State, init_state
 from distill_jax.distilled import DistilledSet
 from distill_jax.evaluation import at_learned_rate, repeated
 from distill_jax.run import Block, BlockSize, distilled_set, run
-from distill_jax.spec import described
+from distill_jax.spec import to_json
 from distill_jax.types import Feed, PyTree
 
 
@@ -65,10 +65,10 @@ def optimise(
     else:
         step, state = restored.step, restored.state
         clock.add(restored.about["seconds"])
-        for damaged in restored.skipped if hosts.first() else ():
+        for damaged in restored.skipped if hosts.is_first() else ():
             print(f"the checkpoint of step {damaged} is damaged: going on from step {step}", file=sys.stderr)
-    workdir.cut_log(step)
-    write_event = event_writer(workdir.path / EVENTS, step) if tensorboard and hosts.first() else None
+    workdir.truncate_log(step)
+    write_event = event_writer(workdir.path / EVENTS, step) if tensorboard and hosts.is_first() else None
     saved, saved_at = step, time.monotonic()
     held_out: dict[str, str] = {}
     shown = _images_per_step(setup)
@@ -100,7 +100,7 @@ def optimise(
         nonlocal saved, saved_at
         period = save_every * spec.inner_steps
         due = block.end // period > saved // period if period else time.monotonic() - saved_at > resume.SAVE_SECONDS
-        if hosts.largest(due) or block.end == spec.steps or session.interrupts.asked():
+        if hosts.maximum(due) or block.end == spec.steps or session.interrupts.pending():
             write(block.end, block.state)
             saved, saved_at = block.end, time.monotonic()
 
@@ -132,8 +132,8 @@ def as_set(session: Session, problem: Problem, state: State) -> DistilledSet:
         "seed": setup.seed,
         "steps": int(state.step),
         "rate": float(rate) if isinstance(rate, jax.Array) and rate.ndim == 0 else None,
-        "protocol": described(setup.experiment.protocol),
-        "net": described(setup.spec.net),
+        "protocol": to_json(setup.experiment.protocol),
+        "net": to_json(setup.spec.net),
         "score": None,
     }
     return distilled_set(problem, setup.data, state, about)
@@ -148,7 +148,7 @@ def rounded(distilled: DistilledSet) -> DistilledSet:
 def _not_finite(setup: Setup, block: Block, saved: int, workdir: Workdir) -> str:
     bad = np.flatnonzero(~np.isfinite(block.losses))
     step = block.first + (int(bad[0]) if len(bad) else len(block.losses) - 1) + 1
-    rate = described(setup.spec.optimiser).get("lr")
+    rate = to_json(setup.spec.optimiser).get("lr")
     return (
         f"the images or their matching loss are no longer finite at step {step}: "
         f"try a smaller --optimiser.lr (now {rate:g}) in another workdir; "

@@ -19,10 +19,10 @@ from distill_jax import hosts
 from distill_jax.checkpoint import save_pool
 from distill_jax.cli import arguments, display
 from distill_jax.cli.launch import OnHosts
-from distill_jax.cli.process import Clock, Interrupts, enter
+from distill_jax.cli.process import Clock, Interrupts, run_command
 from distill_jax.cli.resume import Resumable, resumable
 from distill_jax.cli.setup import Setup, make_pool, read_pool, refuse_different, set_up
-from distill_jax.cli.workdir import CONFIG, MEMBERS, POOL, held, new_folder
+from distill_jax.cli.workdir import CONFIG, MEMBERS, POOL, new_folder, open_workdir
 from distill_jax.formats import pool_from_torch
 from distill_jax.types import Model, RequestError
 
@@ -49,18 +49,18 @@ def run(argv: list[str]) -> None:
         raise RequestError(f"{setup.method} has no pool to pretrain: choose another method, or --models early-stage")
     given = _given(setup, options.from_torch) if options.from_torch else None
     refuse_different(setup)
-    path = options.workdir or hosts.told(lambda: new_folder(f"pool-{setup.folder}"))
-    hosts.told(lambda: _refuse_used(path, options))
+    path = options.workdir or hosts.broadcast(lambda: new_folder(f"pool-{setup.folder}"))
+    hosts.broadcast(lambda: _refuse_used(path, options))
     print(display.configuration(setup.title, setup.experiment))
-    with held(path) as workdir, Interrupts() as interrupts, resumable("pretrain", argv, path):
-        hosts.told(lambda: _refuse_used(path, options))
+    with open_workdir(path) as workdir, Interrupts() as interrupts, resumable("pretrain", argv, path):
+        hosts.broadcast(lambda: _refuse_used(path, options))
         if options.resume and workdir.has(POOL):
             read_pool(setup, path / POOL)
             print(f"finished already: {path / POOL}")
             return
-        if options.resume and not workdir.has(MEMBERS) and hosts.first():
-            workdir.say_new(POOL)
-        for name in (POOL, MEMBERS) if not options.resume and hosts.first() else ():
+        if options.resume and not workdir.has(MEMBERS) and hosts.is_first():
+            workdir.warn_nothing_to_resume(POOL)
+        for name in (POOL, MEMBERS) if not options.resume and hosts.is_first() else ():
             shutil.rmtree(path / name, ignore_errors=True)
         clock = Clock()
         if given is not None:
@@ -90,4 +90,4 @@ def _refuse_used(path: Path, options: Pretrain) -> None:
             raise RequestError(f"{path} holds a pool ({name}): --resume goes on with it, --overwrite replaces it")
 
 
-main = partial(enter, run, together=True)
+main = partial(run_command, run, together=True)

@@ -44,7 +44,7 @@ class Interrupted(Exception):
         self.signum = signum
 
 
-def enter(
+def run_command(
     run: Callable[[list[str]], object],
     argv: Sequence[str] | None = None,
     less_memory: str = LESS_MEMORY,
@@ -61,7 +61,7 @@ def enter(
         print(f"distill_jax {__version__}")
         return 0
     try:
-        among = launch.asked(words) if together and not HELP & set(words) else None
+        among = launch.requested_hosts(words) if together and not HELP & set(words) else None
     except RequestError as error:
         return _complain(f"error: {error}", 2)
     if among and not launch.is_worker():
@@ -79,9 +79,9 @@ def _outcome(run: Callable[[], object], less_memory: str) -> int:
     try:
         run()
     except RequestError as error:
-        return 2 if hosts.TOLD in getattr(error, "__notes__", ()) else _complain(f"error: {error}", 2)
+        return 2 if hosts.REPORTED in getattr(error, "__notes__", ()) else _complain(f"error: {error}", 2)
     except Broken as error:
-        return _complain(f"error: {error}", 1) if hosts.first() else 1
+        return _complain(f"error: {error}", 1) if hosts.is_first() else 1
     except Interrupted as error:
         return 128 + error.signum
     except KeyboardInterrupt:
@@ -135,13 +135,13 @@ class Interrupts:
         self._thread.join()
         self._end.close()
 
-    def asked(self) -> int:
+    def pending(self) -> int:
         """The signal that came, to this host or another; 0 where none did."""
-        return hosts.largest(self.signum or 0)
+        return hosts.maximum(self.signum or 0)
 
     def check(self) -> None:
         """Raise Interrupted if a signal came."""
-        if signum := self.asked():
+        if signum := self.pending():
             raise Interrupted(signum)
 
     def _listen(self) -> None:

@@ -21,7 +21,7 @@ from tyro.conf import Positional, arg
 
 from distill_jax.cli import display
 from distill_jax.cli.parser import parsed
-from distill_jax.cli.process import enter
+from distill_jax.cli.process import run_command
 from distill_jax.cli.workdir import DISTILLED, EVALUATION, GRID, METRICS, REPORT, RESULT, Workdir, read_json
 from distill_jax.distilled import DistilledSet
 from distill_jax.types import RequestError
@@ -98,4 +98,4 @@ def _embedded(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
-main = partial(enter, run)
+main = partial(run_command, run)

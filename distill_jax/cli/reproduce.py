@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 
 from distill_jax.cli import compare, table
-from distill_jax.cli.process import enter
+from distill_jax.cli.process import run_command
 from distill_jax.published.tables import TABLES
 
 
@@ -18,4 +18,6 @@ def run(argv: list[str]) -> None:
     (compare if "compare" in argv and not is_table else table).run(argv)
 
 
-main = partial(enter, run, less_memory="-- --class-chunk 1 --model-chunk 1 at the end of the line, or fewer --repeats")
+main = partial(
+    run_command, run, less_memory="-- --class-chunk 1 --model-chunk 1 at the end of the line, or fewer --repeats"
+)

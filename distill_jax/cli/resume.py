@@ -49,9 +49,9 @@ class Resumable:
     def folder(self, name: str) -> Path:
         """WORKDIR, by default a new folder called ``name`` under runs/. Raises RequestError where it holds a run, and
         no option says what becomes of that."""
-        path = self.workdir or hosts.told(lambda: new_folder(name))
+        path = self.workdir or hosts.broadcast(lambda: new_folder(name))
         if not self.resume and not self.overwrite:
-            hosts.told(partial(refuse_used, path))
+            hosts.broadcast(partial(refuse_used, path))
         return path
 
 
@@ -66,7 +66,7 @@ def resumable(runner: str, argv: Sequence[str], path: Path) -> Iterator[None]:
     try:
         yield
     except Interrupted:
-        if not hosts.first():
+        if not hosts.is_first():
             raise
         words = [word for word in argv if word not in AGAIN]
         if not any(word.partition("=")[0] == "--workdir" for word in words):

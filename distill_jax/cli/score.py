@@ -17,7 +17,7 @@ from distill_jax.cli.process import Interrupts
 from distill_jax.evaluation import Protocol, Sets, matched_epochs, test_accuracies, train_networks
 from distill_jax.run import Block
 from distill_jax.teachers import AT_ONCE, probabilities
-from distill_jax.train import real_set
+from distill_jax.train import real_train_set
 from distill_jax.types import Array, Model, Net, Normaliser, RealData, RequestError, TrainSet
 
 
@@ -95,7 +95,7 @@ class Baseline(NamedTuple):
 
 def random_images(scorer: Scorer, data: RealData, ipc: int, decoded: int, repeats: int, key: Array) -> Baseline:
     """As many real images as are stored, whole ones."""
-    return Baseline("random images", Sets(real_set(data), random_rows(data, ipc, repeats, key)), scorer.protocol)
+    return Baseline("random images", Sets(real_train_set(data), random_rows(data, ipc, repeats, key)), scorer.protocol)
 
 
 def random_soft(scorer: Scorer, data: RealData, ipc: int, decoded: int, repeats: int, key: Array) -> Baseline:
@@ -105,7 +105,7 @@ def random_soft(scorer: Scorer, data: RealData, ipc: int, decoded: int, repeats:
     """
     if scorer.teachers is None:
         raise RequestError("nobody labels the random images: leave out random_soft, or add --models early-stage")
-    rows, store = random_rows(data, ipc, repeats, key), real_set(data)
+    rows, store = random_rows(data, ipc, repeats, key), real_train_set(data)
     drawn = np.unique(rows)
     parts = np.split(drawn, range(AT_ONCE, len(drawn), AT_ONCE))
     shown = (scorer.normaliser.to_network(data.images[part]) for part in parts)
@@ -117,7 +117,7 @@ def random_soft(scorer: Scorer, data: RealData, ipc: int, decoded: int, repeats:
 def all_images(scorer: Scorer, data: RealData, ipc: int, decoded: int, repeats: int, key: Array) -> Baseline:
     """All training data, for as many steps as the distilled set was trained on."""
     protocol = matched_epochs(scorer.protocol, decoded, len(data.labels))
-    return Baseline("all images", Sets.same(real_set(data), repeats), protocol)
+    return Baseline("all images", Sets.same(real_train_set(data), repeats), protocol)
 
 
 BASELINES: dict[str, Callable[[Scorer, RealData, int, int, int, Array], Baseline]] = {
@@ -128,7 +128,7 @@ BASELINES: dict[str, Callable[[Scorer, RealData, int, int, int, Array], Baseline
 """(scorer, data, ipc, number of decoded images of the distilled set, repeats, key) -> what to score"""
 
 
-def beside(sets: Sets, random: Sets, normaliser: Normaliser) -> tuple[Sets, Sets]:
+def share_store(sets: Sets, random: Sets, normaliser: Normaliser) -> tuple[Sets, Sets]:
     """Both from one store of images, so that one compiled program trains on either. ``random``: of uint8 images. Where
     they are of different sizes, both are as they were."""
     return _beside(sets, random, normaliser) if sets.rows.shape == random.rows.shape else (sets, random)

@@ -19,7 +19,7 @@ from distill_jax.checkpoint import check_pool, load_pool, save_pool
 from distill_jax.chunks import with_chunks
 from distill_jax.cli.arguments import Request
 from distill_jax.cli.display import Bar
-from distill_jax.cli.memory import foretold
+from distill_jax.cli.memory import check_fits
 from distill_jax.cli.process import Interrupts
 from distill_jax.cli.score import Scorer
 from distill_jax.cli.workdir import MEMBERS, POOL, Workdir
@@ -28,7 +28,7 @@ from distill_jax.distill import Problem
 from distill_jax.platform import target
 from distill_jax.recipes import Experiment
 from distill_jax.run import Keys
-from distill_jax.spec import Spec, check, described, traced
+from distill_jax.spec import Spec, as_arrays, check, to_json
 from distill_jax.types import Feed, Net, Normaliser, PyTree, RealData, RequestError
 
 WITHHELD = 0.1
@@ -74,7 +74,7 @@ class Setup:
 
     def problem(self, data: RealData, pool: PyTree) -> Problem:
         """The run, of images and networks that are on the device."""
-        return Problem(traced(self.spec), self.net, data, pool, self.keys.run)
+        return Problem(as_arrays(self.spec), self.net, data, pool, self.keys.run)
 
     def scorer(self, normaliser: Normaliser, interrupts: Interrupts) -> Scorer:
         """How sets are scored, on the test images or those in their place."""
@@ -109,8 +109,8 @@ class Setup:
             **self.part,
             "recipe": self.recipe,
             "seed": self.seed,
-            "spec": described(self.spec),
-            "protocol": described(self.experiment.protocol),
+            "spec": to_json(self.spec),
+            "protocol": to_json(self.experiment.protocol),
             "data": {
                 "fingerprint": self.source.fingerprint,
                 "shape": self.data.shape,
@@ -125,13 +125,13 @@ class Setup:
     def describe_pool(self) -> dict[str, Any]:
         """What a pool must have been made with to be of use here."""
         return {
-            "net": described(self.spec.net),
+            "net": to_json(self.spec.net),
             "shape": self.data.shape,
             "classes": self.data.classes,
             "data": self.data.fingerprint,
             "mean": self.spec.mean,
             "std": self.spec.std,
-            "models": described(self.spec.models),
+            "models": to_json(self.spec.models),
         }
 
 
@@ -164,7 +164,7 @@ def set_up(
     net = spec.net.build(data.shape, data.classes)
     experiment = replace(experiment, spec=spec)
     name, subset = options.dataset, options.subset or ()
-    memory = foretold(spec, data, resident)
+    memory = check_fits(spec, data, resident)
     return Setup(
         options.method, name, recipe, options.seed, experiment, source, data, net, subset, memory, resident or 0
     )
@@ -173,7 +173,7 @@ def set_up(
 def refuse_different(setup: Setup) -> None:
     """Raise RequestError, naming the field, where this host was asked for something else than the first."""
     mine = json.loads(json.dumps(setup.describe()))
-    asked = hosts.told(lambda: mine)
+    asked = hosts.broadcast(lambda: mine)
     differ = [name for name in mine if mine[name] != asked.get(name)]
     if differ:
         raise RequestError(
@@ -195,7 +195,7 @@ def versions() -> dict[str, str]:
 
 def pool_path(path: Path) -> Path:
     """The pool in ``path``, which may also be the workdir that it is in."""
-    return path / POOL if hosts.told((path / POOL).is_dir) else path
+    return path / POOL if hosts.broadcast((path / POOL).is_dir) else path
 
 
 def given_pool(setup: Setup, path: Path | None) -> PyTree:
@@ -255,8 +255,8 @@ def make_pool(setup: Setup, workdir: Workdir, data: Feed, interrupts: Interrupts
             bar.update(done, total=total)
             interrupts.check()
 
-        spec = traced(setup.spec)
+        spec = as_arrays(setup.spec)
         pool = spec.models.pretrain(setup.net, data, setup.keys.pool, tick, kept)
     save_pool(workdir.path / POOL, pool, about)
-    if hosts.first():
+    if hosts.is_first():
         shutil.rmtree(kept.folder, ignore_errors=True)

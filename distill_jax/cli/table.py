@@ -19,7 +19,7 @@ from distill_jax.cli import arguments, compare, display, distill
 from distill_jax.cli.distill import Distill
 from distill_jax.cli.parser import parsed
 from distill_jax.cli.process import Broken, Interrupts
-from distill_jax.cli.reading import read
+from distill_jax.cli.read_data import read
 from distill_jax.cli.resume import command_line, resumable
 from distill_jax.cli.setup import versions
 from distill_jax.cli.table_page import Gain, Outcome, comma_separated, page
@@ -31,7 +31,7 @@ from distill_jax.cli.workdir import (
     REPRODUCED_PAGE,
     REPRODUCED_RUNS,
     Workdir,
-    held,
+    open_workdir,
 )
 from distill_jax.published.tables import Acceleration
 from distill_jax.types import RequestError
@@ -65,7 +65,7 @@ def run(argv: list[str]) -> None:
         for method in (gain.of.slow, gain.of.fast):
             arguments.parse([*shlex.split(method), *plan.words(gain.of)], Distill)
     path = options.folder(f"table-{plan.table.name}")
-    with held(path) as workdir, Interrupts() as interrupts, resumable("reproduce", argv, path):
+    with open_workdir(path) as workdir, Interrupts() as interrupts, resumable("reproduce", argv, path):
         said, kept = command_line("reproduce", argv), _begin(workdir, plan)
         session = Session(plan, workdir, said, interrupts, outcomes, gains, kept)
         _write(session)

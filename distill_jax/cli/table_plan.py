@@ -17,7 +17,7 @@ from distill_jax.cli.table_page import Gain, Outcome
 from distill_jax.published.tables import TABLES, Acceleration, Cell, Table, table
 from distill_jax.recipes import RECIPE_OF
 from distill_jax.spec import validate
-from distill_jax.types import RequestError, at_least, named
+from distill_jax.types import RequestError, lookup, require_at_least
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,12 @@ def planned(options: Reproduce, shared: list[str]) -> Plan:
     """Raises RequestError for a table, a data set or a cell that does not exist, and for numbers that make no sense."""
     if not 0 < options.budget < math.inf:
         raise RequestError(f"budget is {options.budget:g}: give a number above 0")
-    at_least(1, options, "seeds", "repeats")
+    require_at_least(1, options, "seeds", "repeats")
     known = table(options.table)
     names = {cell.dataset: cell.dataset for cell in known.cells}
     pairs = [pair.partition("=") for pair in options.data]
     for name, _, source in pairs:
-        named(f"data set of {known.name}", name, names)
+        lookup(f"data set of {known.name}", name, names)
         if not source:
             raise RequestError(f"--data {name} does not say where it is: write --data {name}=npz:PATH")
     plan = Plan(options, known, shared, {name: source for name, _, source in pairs})

@@ -26,16 +26,16 @@ from distill_jax import sweep
 from distill_jax.checkpoint import Checkpoints
 from distill_jax.cli import arguments, display, tuned
 from distill_jax.cli.display import Bar
-from distill_jax.cli.process import Interrupts, enter
+from distill_jax.cli.process import Interrupts, run_command
 from distill_jax.cli.resume import Resumable, resumable, saving
 from distill_jax.cli.score import Scorer
 from distill_jax.cli.setup import Setup, given_pool, pool_for, set_up
-from distill_jax.cli.workdir import CHECKPOINTS, POINTS, SCHEDULE, Workdir, held
+from distill_jax.cli.workdir import CHECKPOINTS, POINTS, SCHEDULE, Workdir, open_workdir
 from distill_jax.distill import Problem, State
 from distill_jax.evaluation import test_accuracies, train_networks
 from distill_jax.halving import Rung, Schedule, Speed, at, candidates, scheduled, survivors
 from distill_jax.run import Block
-from distill_jax.types import RequestError, at_least
+from distill_jax.types import RequestError, require_at_least
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def run(argv: list[str]) -> None:
     points = candidates(setup.spec, options.tune, count, options.reach)
     settings = tuned.settings(argv, Tune, request)
     given, path = given_pool(setup, options.pool), options.folder(f"tune-{setup.folder}")
-    with held(path) as workdir, Interrupts() as interrupts, resumable("tune", argv, path):
+    with open_workdir(path) as workdir, Interrupts() as interrupts, resumable("tune", argv, path):
         asked = {"points": points, "seconds": options.seconds, "repeats": options.repeats}
         workdir.begin({**setup.describe(), "tune": asked}, options.resume, options.overwrite)
         print(display.configuration(setup.title, setup.experiment), flush=True)
@@ -119,7 +119,7 @@ def _check(options: Tune) -> None:
         raise RequestError(f"seconds is {options.seconds:g}: give a number above 0")
     if not 1 < options.reach < float("inf"):
         raise RequestError(f"reach is {options.reach:g}: it must be above 1")
-    at_least(1, options, "repeats")
+    require_at_least(1, options, "repeats")
     if options.candidates and (options.candidates < 3 or options.candidates % 2 == 0):
         raise RequestError(f"candidates is {options.candidates}: give an odd number from 3, the middle is the recipe's")
 
@@ -171,11 +171,11 @@ def raced(race: Race, schedule: Schedule) -> list[tuned.Row]:
     alive = [list(range(len(race.points)))]
     rows: list[tuned.Row] = []
     for k, rung in enumerate(schedule.rungs):
-        with race.workdir.within(f"{POINTS}/{k}") as part:
-            found = part.read("rows.json")
-            if found is None:
-                found = _scored(race, schedule, alive, k)
-                part.write("rows.json", found)
+        part = race.workdir.subfolder(f"{POINTS}/{k}")
+        found = part.read("rows.json")
+        if found is None:
+            found = _scored(race, schedule, alive, k)
+            part.write("rows.json", found)
         rows += [tuned.Row(k + 1, rung.stop, race.points[i], *of) for i, of in zip(alive[k], found, strict=True)]
         if k + 1 < len(schedule.rungs):
             means = [float(np.mean(accuracies)) for accuracies, _ in found]
@@ -218,4 +218,4 @@ def _states(race: Race, schedule: Schedule, alive: list[list[int]], k: int) -> S
         return sweep.run(problems, states, [show, saving(checkpoints, stop, race.scorer.interrupts)], stop=stop)
 
 
-main = partial(enter, run)
+main = partial(run_command, run)

@@ -15,7 +15,7 @@ from distill_jax.cli.setup import Setup
 from distill_jax.cli.workdir import TUNED, TUNING, TUNING_PLOT, Workdir, flat
 from distill_jax.evaluation import LEARNED_RATE
 from distill_jax.halving import Schedule
-from distill_jax.spec import CHOICES, described
+from distill_jax.spec import CHOICES, to_json
 
 
 class Row(NamedTuple):
@@ -44,9 +44,7 @@ def settings(argv: Sequence[str], runner: type[Any], request: Request[Any]) -> d
     first = {name: chosen[name] for name in stage if name in chosen} | {"ipc": experiment.spec.ipc}
     words = [options.method, options.dataset, *config.words(first, ())]
     default = arguments.parse(words, runner, data.shape)[2]
-    now, before = (
-        {**flat(described(e.spec)), **flat({"protocol": described(e.protocol)})} for e in (experiment, default)
-    )
+    now, before = ({**flat(to_json(e.spec)), **flat({"protocol": to_json(e.protocol)})} for e in (experiment, default))
     changed = {name: value for name, value in now.items() if value != before.get(name)}
     subset = {"subset": list(options.subset)} if options.subset else {}
     return first | subset | changed

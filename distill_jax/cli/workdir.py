@@ -52,42 +52,41 @@ class Workdir:
 
     def read(self, name: str) -> Any:
         """The JSON file ``name``, or None where there is none. Raises RequestError where it is not JSON."""
-        return hosts.told(lambda: read_json(self.path / name))
+        return hosts.broadcast(lambda: read_json(self.path / name))
 
     def write(self, name: str, value: Any) -> None:
         """Replace the JSON file ``name``."""
-        if hosts.first():
+        if hosts.is_first():
             write_json(self.path / name, value)
 
     def write_text(self, name: str, text: str) -> None:
         """Replace the text file ``name``."""
-        if not hosts.first():
+        if not hosts.is_first():
             return
         with replaced(self.path / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
     def write_rows(self, name: str, rows: Iterable[Sequence[Any]]) -> None:
         """Replace the CSV file ``name``; the first of ``rows`` has the names of the columns."""
-        if not hosts.first():
+        if not hosts.is_first():
             return
         with replaced(self.path / name) as temporary, temporary.open("w", newline="") as file:
             csv.writer(file).writerows(rows)
 
     def write_picture(self, name: str, figure: Any) -> None:
         """Replace the PNG file ``name`` by a figure of matplotlib's."""
-        if not hosts.first():
+        if not hosts.is_first():
             return
         with replaced(self.path / name) as temporary:
             figure.savefig(temporary, format="png", dpi=150)
 
-    @contextmanager
-    def within(self, name: str) -> Iterator[Workdir]:
-        """The folder ``name`` in this one, made if need be."""
+    def subfolder(self, name: str) -> Workdir:
+        """Make the folder ``name`` in this one, unless it exists, and return it."""
         (self.path / name).mkdir(parents=True, exist_ok=True)
-        yield Workdir(self.path / name)
+        return Workdir(self.path / name)
 
     def has(self, name: str) -> bool:
-        return hosts.told((self.path / name).exists)
+        return hosts.broadcast((self.path / name).exists)
 
     def begin(self, config: Mapping[str, Any], resume: bool, overwrite: bool) -> bool:
         """Make the folder ready for what ``config`` describes, and write it down; whether this goes on with a run.
@@ -107,12 +106,12 @@ class Workdir:
                     said = f"this run was begun with {name} {was!r}, now it is {value!r}: its bits may differ"
                     print(said, file=sys.stderr)
         elif resume:
-            self.say_new(CONFIG)
+            self.warn_nothing_to_resume(CONFIG)
         if before is None or before != json.loads(json.dumps(config)):
             self.write(CONFIG, config)
         return before is not None
 
-    def say_new(self, mark: str) -> None:
+    def warn_nothing_to_resume(self, mark: str) -> None:
         """Tell that there is nothing to go on with, and which folder beside this one has a ``mark`` and nearly the same
         name: it may be the one that was meant."""
         others = [path.parent.name for path in self.path.absolute().parent.glob(f"*/{mark}")]
@@ -136,14 +135,14 @@ class Workdir:
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``. It outlives this process from now on."""
-        if not hosts.first():
+        if not hosts.is_first():
             return
         with (self.path / METRICS).open("a") as file:
             file.write(json.dumps(line) + "\n")
 
-    def cut_log(self, step: int) -> None:
+    def truncate_log(self, step: int) -> None:
         """Drop the lines of ``metrics.jsonl`` written after ``step``, and one that a kill left half written."""
-        if not hosts.first():
+        if not hosts.is_first():
             return
         path = self.path / METRICS
         kept = []
@@ -160,16 +159,16 @@ class Workdir:
 
 
 @contextmanager
-def held(path: Path) -> Iterator[Workdir]:
+def open_workdir(path: Path) -> Iterator[Workdir]:
     """The folder ``path``, made if need be, and locked until the end of the block or of this process.
 
     Raises RequestError where it cannot be written to, or where another process holds it.
     """
-    lock = hosts.told(lambda: _locked(path))
+    lock = hosts.broadcast(lambda: _locked(path))
     try:
         yield Workdir(path)
     finally:
-        if hosts.first():
+        if hosts.is_first():
             os.close(lock)
 
 

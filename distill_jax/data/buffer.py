@@ -19,7 +19,7 @@ class Buffer:
     images) sees those of the portion, and a batch has at most M different images of a class. A class is gone through M
     by M in an order that is drawn anew each time, the last portion filled up from its beginning; after ``portions`` of
     them every image was shown, those of small classes more than once. Which images a portion holds follows from
-    ``seed`` and its number alone. ``run.turn`` says for how many steps one stays.
+    ``seed`` and its number alone. ``run.steps_per_portion`` says for how many steps one stays.
 
     The device holds one portion. A thread reads the next one meanwhile, so that the host holds one as well.
     """

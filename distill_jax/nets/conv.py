@@ -29,7 +29,7 @@ from jax.typing import DTypeLike
 
 from distill_jax.nets import winograd
 from distill_jax.platform import target
-from distill_jax.types import Array, wide
+from distill_jax.types import Array, accumulator_dtype
 
 Pads: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 """(top, bottom), (left, right)"""
@@ -200,7 +200,7 @@ def _correlate_one(x: Array, dy: Array, pads: Pads) -> Array:
         # cuDNN's own kernel gradient: a fifth less traffic in a training step than patches. Asked for a float32
         # result it would compute in float32, so the result is widened afterwards.
         roles = ("CHWN", "IHWO", "HWNC")  # images are summed over, as channels are elsewhere
-        return lax.conv_general_dilated(x, dy, (1, 1), pads, dimension_numbers=roles).astype(wide(x.dtype))
+        return lax.conv_general_dilated(x, dy, (1, 1), pads, dimension_numbers=roles).astype(accumulator_dtype(x.dtype))
     kh, kw = window = _window(x.shape, dy.shape, pads)
     x = _pad(x, pads)
     form = _form(window, 1, x.shape[3], dy.shape[3], x.dtype)
@@ -217,7 +217,7 @@ def _match(patches: Array, dy: Array) -> Array:
     """[N, H, W, p], [N, H, W, o] -> [p, o], summed over all positions"""
     patches, dy = patches.reshape(-1, patches.shape[-1]), dy.reshape(-1, dy.shape[-1])
     # dy stands on the left, because its transpose is the cheaper one to pack.
-    return lax.dot_general(dy, patches, (((0,), (0,)), ((), ())), preferred_element_type=wide(dy.dtype)).T
+    return lax.dot_general(dy, patches, (((0,), (0,)), ((), ())), preferred_element_type=accumulator_dtype(dy.dtype)).T
 
 
 def _taps(x: Array, window: tuple[int, ...], stride: int) -> list[Array]:

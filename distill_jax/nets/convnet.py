@@ -9,7 +9,7 @@ import flax.linen as nn
 from distill_jax.contracts import Architecture
 from distill_jax.nets.layers import ACTIVATIONS, POOLINGS, ActivationName, Conv, Dense, Norm, NormName, PoolingName
 from distill_jax.nets.net import DTypeName, FlaxNet, require_choice, require_norm, require_positive
-from distill_jax.types import Array, NetBlock, Out, RequestError, choice
+from distill_jax.types import Array, NetBlock, NetOutput, RequestError, choice
 
 DEEPEST = 100
 
@@ -57,7 +57,7 @@ class _ConvNet(nn.Module):
     classes: int
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Out:
+    def __call__(self, x: Array, train: bool) -> NetOutput:
         spec = self.spec
         blocks = []
         for d in range(spec.depth):
@@ -67,4 +67,4 @@ class _ConvNet(nn.Module):
             blocks.append(NetBlock(before=x, after=pooled))
             x = pooled
         embedding = x.reshape(x.shape[0], -1)
-        return Out(Dense(self.classes, name="classifier")(embedding), tuple(blocks), embedding)
+        return NetOutput(Dense(self.classes, name="classifier")(embedding), tuple(blocks), embedding)

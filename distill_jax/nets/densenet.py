@@ -12,7 +12,7 @@ from distill_jax.contracts import Architecture
 from distill_jax.nets.conv import average_pool
 from distill_jax.nets.layers import Conv, Dense, Norm, NormName
 from distill_jax.nets.net import DTypeName, FlaxNet, require_choice, require_norm, require_positive, require_side
-from distill_jax.types import Array, NetBlock, Out, choice
+from distill_jax.types import Array, NetBlock, NetOutput, choice
 
 
 @choice
@@ -44,7 +44,7 @@ class _DenseNet(nn.Module):
     classes: int
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Out:
+    def __call__(self, x: Array, train: bool) -> NetOutput:
         spec = self.spec
         x = Conv(2 * spec.growth, bias=False, name="conv1")(x)
         blocks = []
@@ -58,7 +58,7 @@ class _DenseNet(nn.Module):
                 x = jax.nn.relu(Norm(spec.norm, name="norm")(x, train))
             blocks.append(NetBlock(before=dense, after=x))
         embedding = x.mean((1, 2))
-        return Out(Dense(self.classes, name="classifier")(embedding), tuple(blocks), embedding)
+        return NetOutput(Dense(self.classes, name="classifier")(embedding), tuple(blocks), embedding)
 
 
 class _DenseLayer(nn.Module):

@@ -22,7 +22,7 @@ Kind: TypeAlias = Literal["uniform", "normal", "constant"]
 
 
 @struct.dataclass
-class NotDrawn(nn.meta.AxisMetadata):
+class Uninitialised(nn.meta.AxisMetadata):
     """A parameter that is not drawn yet, as ``Module.init`` returns it; a box to flax, which looks through it."""
 
     value: Any
@@ -33,24 +33,24 @@ class NotDrawn(nn.meta.AxisMetadata):
     def unbox(self) -> Any:
         return self.value
 
-    def replace_boxed(self, val: Any) -> NotDrawn:
+    def replace_boxed(self, val: Any) -> Uninitialised:
         return self.replace(value=val)  # type: ignore[attr-defined]
 
-    def add_axis(self, index: int, params: dict[Any, Any]) -> NotDrawn:
+    def add_axis(self, index: int, params: dict[Any, Any]) -> Uninitialised:
         return self
 
-    def remove_axis(self, index: int, params: dict[Any, Any]) -> NotDrawn:
+    def remove_axis(self, index: int, params: dict[Any, Any]) -> Uninitialised:
         return self
 
 
 def initialiser(kind: Kind, scale: float) -> Callable[..., Any]:
     """An initialiser for ``Module.param`` and ``Module.variable``."""
-    return lambda key, shape, dtype=jnp.float32: NotDrawn(jnp.zeros(shape, dtype), kind, scale)
+    return lambda key, shape, dtype=jnp.float32: Uninitialised(jnp.zeros(shape, dtype), kind, scale)
 
 
-def drawn(variables: PyTree, key: Array) -> PyTree:
-    """``variables``, all of them ``NotDrawn`` of one dtype, as arrays."""
-    waiting, structure = jax.tree.flatten(variables, is_leaf=lambda leaf: isinstance(leaf, NotDrawn))
+def initialised(variables: PyTree, key: Array) -> PyTree:
+    """``variables``, all of them ``Uninitialised`` of one dtype, as arrays."""
+    waiting, structure = jax.tree.flatten(variables, is_leaf=lambda leaf: isinstance(leaf, Uninitialised))
     numbers: dict[str, list[Array]] = {}
     for kind, draw in (("uniform", _uniform), ("normal", jax.random.normal)):
         sizes = [one.value.size for one in waiting if one.kind == kind]
@@ -58,7 +58,7 @@ def drawn(variables: PyTree, key: Array) -> PyTree:
             all_of_kind = draw(jax.random.fold_in(key, len(numbers)), (sum(sizes),), waiting[0].value.dtype)
             numbers[kind] = jnp.split(all_of_kind, np.cumsum(sizes)[:-1])
 
-    def made(one: NotDrawn) -> Array:
+    def made(one: Uninitialised) -> Array:
         if one.kind == "constant":
             return jnp.full(one.value.shape, one.scale, one.value.dtype)
         return one.scale * numbers[one.kind].pop(0).reshape(one.value.shape)

@@ -19,7 +19,7 @@ from jax import lax
 
 from distill_jax.nets.conv import average_pool, conv2d, max_pool
 from distill_jax.nets.initial_weights import initialiser
-from distill_jax.types import Array, wide
+from distill_jax.types import Array, accumulator_dtype
 
 NormName: TypeAlias = Literal["instance", "batch", "layer", "group", "none"]
 ActivationName: TypeAlias = Literal["relu", "leaky_relu", "sigmoid", "silu"]
@@ -66,10 +66,10 @@ class Conv(nn.Module):
         shape = (self.size, self.size, x.shape[-1], self.features)
         normal = initialiser("normal", math.sqrt(2 / (self.size**2 * self.features)))
         start = {"fan-in": _uniform(fan_in), "fan-out": normal}[self.start]
-        kernel = self.param("kernel", start, shape, wide(x.dtype))
+        kernel = self.param("kernel", start, shape, accumulator_dtype(x.dtype))
         y = conv2d(x, kernel, self.stride, self.padding)
         if self.bias:
-            bias = self.param("bias", _uniform(fan_in), (self.features,), wide(x.dtype))
+            bias = self.param("bias", _uniform(fan_in), (self.features,), accumulator_dtype(x.dtype))
             y += _channels(bias.astype(x.dtype), 4)
         return y
 
@@ -82,8 +82,8 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         fan_in = x.shape[-1]
-        kernel = self.param("kernel", _uniform(fan_in), (fan_in, self.features), wide(x.dtype))
-        bias = self.param("bias", _uniform(fan_in), (self.features,), wide(x.dtype))
+        kernel = self.param("kernel", _uniform(fan_in), (fan_in, self.features), accumulator_dtype(x.dtype))
+        bias = self.param("bias", _uniform(fan_in), (self.features,), accumulator_dtype(x.dtype))
         return jnp.matmul(x, kernel.astype(x.dtype)) + _channels(bias.astype(x.dtype), x.ndim)
 
 
@@ -106,8 +106,8 @@ class Norm(nn.Module):
             return x
         channels = x.shape[-1]
         shape = x.shape[1:] if self.kind == "layer" else (channels,)
-        scale = self.param("scale", ONES, shape, wide(x.dtype))
-        bias = self.param("bias", ZEROS, shape, wide(x.dtype))
+        scale = self.param("scale", ONES, shape, accumulator_dtype(x.dtype))
+        bias = self.param("bias", ZEROS, shape, accumulator_dtype(x.dtype))
         if self.kind == "batch":
             mean, variance = self._batch_moments(x, train)
         else:
@@ -122,8 +122,8 @@ class Norm(nn.Module):
     def _batch_moments(self, x: Array, train: bool) -> tuple[Array, Array]:
         """[1, c] each"""
         shape = (x.shape[-1],)
-        running_mean = self.variable("batch_stats", "mean", ZEROS, None, shape, wide(x.dtype))
-        running_variance = self.variable("batch_stats", "var", ONES, None, shape, wide(x.dtype))
+        running_mean = self.variable("batch_stats", "mean", ZEROS, None, shape, accumulator_dtype(x.dtype))
+        running_variance = self.variable("batch_stats", "var", ONES, None, shape, accumulator_dtype(x.dtype))
         if not train:
             return running_mean.value[None], running_variance.value[None]
         mean, variance = _one_pass(x, (0, 1, 2))
@@ -144,7 +144,7 @@ def _moments(x: Array, groups: int) -> tuple[Array, Array]:
 
 
 def _one_pass(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    x = x.astype(wide(x.dtype))
+    x = x.astype(accumulator_dtype(x.dtype))
     mean = jnp.mean(x, axes)
     # Rounding can push the variance of a flat map below zero, past eps where its values are large.
     return mean, jnp.maximum(jnp.mean(x * x, axes) - mean * mean, 0)

@@ -11,9 +11,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from distill_jax.nets.initial_weights import drawn
+from distill_jax.nets.initial_weights import initialised
 from distill_jax.nets.layers import GROUPS, NormName
-from distill_jax.types import Array, Model, Out, PyTree, RequestError, near_miss, wide
+from distill_jax.types import Array, Model, NetOutput, PyTree, RequestError, accumulator_dtype, near_miss
 
 DTypeName: TypeAlias = Literal["float32", "bfloat16", "float64"]
 
@@ -39,16 +39,16 @@ class FlaxNet:
     def init(self, key: Array) -> Model:
         """Fresh parameters; running statistics where the norm is 'batch', else an empty dict."""
         image = jax.ShapeDtypeStruct((1, *self.shape), jnp.dtype(self.dtype))
-        variables = drawn(jax.eval_shape(lambda key, x: self.module.init(key, x, False), key, image), key)
+        variables = initialised(jax.eval_shape(lambda key, x: self.module.init(key, x, False), key, image), key)
         return Model(params=variables["params"], stats=variables.get("batch_stats", {}))
 
-    def apply(self, model: Model, x: Array, train: bool) -> tuple[Out, PyTree]:
+    def apply(self, model: Model, x: Array, train: bool) -> tuple[NetOutput, PyTree]:
         """Forward ``x`` [N, H, W, c] in network space; see ``types.Net``. Outputs are float32 (or float64)."""
         variables = {"params": model.params}
         if model.stats:
             variables["batch_stats"] = model.stats
         out, updated = self.module.apply(variables, x.astype(self.dtype), train, mutable=["batch_stats"])
-        return jax.tree.map(lambda a: a.astype(wide(self.dtype)), out), updated.get("batch_stats", {})
+        return jax.tree.map(lambda a: a.astype(accumulator_dtype(self.dtype)), out), updated.get("batch_stats", {})
 
 
 def require_choice(field: str, value: str, names: Iterable[str]) -> None:

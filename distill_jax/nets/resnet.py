@@ -18,7 +18,7 @@ from distill_jax.contracts import Architecture
 from distill_jax.nets.conv import average_pool, max_pool
 from distill_jax.nets.layers import GROUPS, Conv, Dense, Norm, NormName
 from distill_jax.nets.net import DTypeName, FlaxNet, require_choice
-from distill_jax.types import Array, NetBlock, Out, RequestError, choice
+from distill_jax.types import Array, NetBlock, NetOutput, RequestError, choice
 
 DEPTHS = {10: 1, 18: 2}
 """basic blocks in each of the four stages"""
@@ -84,7 +84,7 @@ class _ResNet(nn.Module):
     classes: int
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Out:
+    def __call__(self, x: Array, train: bool) -> NetOutput:
         x = self._stem(x, train)
         blocks = []
         for s, width in enumerate(self.widths):
@@ -94,7 +94,7 @@ class _ResNet(nn.Module):
                 x = _BasicBlock(self.norm, self.pooled, width, halves, name=f"stage{s}_block{b}")(x, train)
             blocks.append(NetBlock(before=x, after=x))
         embedding = jnp.mean(x, axis=(1, 2))
-        return Out(Dense(self.classes, name="classifier")(embedding), tuple(blocks), embedding)
+        return NetOutput(Dense(self.classes, name="classifier")(embedding), tuple(blocks), embedding)
 
     def _stem(self, x: Array, train: bool) -> Array:
         large = self.side > 128

@@ -16,7 +16,7 @@ from distill_jax.contracts import Architecture
 from distill_jax.nets.conv import max_pool
 from distill_jax.nets.layers import Conv, Dense, Norm, NormName
 from distill_jax.nets.net import DTypeName, FlaxNet, require_choice, require_norm, require_positive, require_side
-from distill_jax.types import Array, NetBlock, Out, choice
+from distill_jax.types import Array, NetBlock, NetOutput, choice
 
 
 class _Layer(NamedTuple):
@@ -119,7 +119,7 @@ class _PlainNet(nn.Module):
     classes: int
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Out:
+    def __call__(self, x: Array, train: bool) -> NetOutput:
         blocks = []
         for i, layer in enumerate(self.layers):
             x = Conv(layer.width, layer.size, padding=layer.padding, name=f"conv{i}")(x)
@@ -131,7 +131,7 @@ class _PlainNet(nn.Module):
         x = x.reshape(x.shape[0], -1)
         for i, width in enumerate(self.hidden):
             x = jax.nn.relu(Dense(width, name=f"dense{i}")(x))
-        return Out(Dense(self.classes, name="classifier")(x), tuple(blocks), x)
+        return NetOutput(Dense(self.classes, name="classifier")(x), tuple(blocks), x)
 
 
 class _MLP(nn.Module):
@@ -140,10 +140,10 @@ class _MLP(nn.Module):
     classes: int
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Out:
+    def __call__(self, x: Array, train: bool) -> NetOutput:
         blocks = []
         x = x.reshape(x.shape[0], -1)
         for i in range(self.depth):
             x = jax.nn.relu(Dense(self.width, name=f"dense{i}")(x))
             blocks.append(NetBlock(before=x[:, None, None], after=x[:, None, None]))
-        return Out(Dense(self.classes, name="classifier")(x), tuple(blocks), x)
+        return NetOutput(Dense(self.classes, name="classifier")(x), tuple(blocks), x)

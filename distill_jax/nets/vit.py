@@ -13,7 +13,7 @@ from distill_jax.contracts import Architecture
 from distill_jax.nets.initial_weights import initialiser
 from distill_jax.nets.layers import ONES, ZEROS, Dense
 from distill_jax.nets.net import DTypeName, FlaxNet, require_choice, require_positive, require_side
-from distill_jax.types import Array, NetBlock, Out, RequestError, choice, wide
+from distill_jax.types import Array, NetBlock, NetOutput, RequestError, accumulator_dtype, choice
 
 
 @choice
@@ -52,13 +52,13 @@ class _ViT(nn.Module):
     classes: int
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Out:
+    def __call__(self, x: Array, train: bool) -> NetOutput:
         n, height, width, c = x.shape
         rows, columns = height // self.patch, width // self.patch
         x = x.reshape(n, rows, self.patch, columns, self.patch, c).swapaxes(2, 3)
         x = Dense(self.spec.width, name="patches")(x.reshape(n, rows * columns, -1))
         shape = (rows * columns, self.spec.width)
-        position = self.param("position", initialiser("normal", 0.02), shape, wide(x.dtype))
+        position = self.param("position", initialiser("normal", 0.02), shape, accumulator_dtype(x.dtype))
         x += position.astype(x.dtype)[None]
         blocks = []
         for i in range(self.spec.depth):
@@ -66,7 +66,7 @@ class _ViT(nn.Module):
             tokens = x.reshape(n, rows, columns, -1)
             blocks.append(NetBlock(before=tokens, after=tokens))
         embedding = _TokenNorm(name="norm")(x).mean(1)
-        return Out(Dense(self.classes, name="classifier")(embedding), tuple(blocks), embedding)
+        return NetOutput(Dense(self.classes, name="classifier")(embedding), tuple(blocks), embedding)
 
 
 class _TransformerBlock(nn.Module):
@@ -78,7 +78,7 @@ class _TransformerBlock(nn.Module):
         qkv = Dense(3 * width, name="qkv")(_TokenNorm(name="norm1")(x))
         q, k, v = jnp.moveaxis(qkv.reshape(n, tokens, 3, self.heads, -1), 2, 0)
         scores = jnp.einsum("nthd,nshd->nhts", q, k) * q.shape[-1] ** -0.5
-        weights = jax.nn.softmax(scores.astype(wide(x.dtype))).astype(x.dtype)
+        weights = jax.nn.softmax(scores.astype(accumulator_dtype(x.dtype))).astype(x.dtype)
         attended = jnp.einsum("nhts,nshd->nthd", weights, v).reshape(n, tokens, width)
         x += Dense(width, name="attended")(attended)
         hidden = jax.nn.gelu(Dense(4 * width, name="expand")(_TokenNorm(name="norm2")(x)))
@@ -90,7 +90,7 @@ class _TokenNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        stored = wide(x.dtype)
+        stored = accumulator_dtype(x.dtype)
         scale = self.param("scale", ONES, x.shape[-1:], stored)[None, None]
         bias = self.param("bias", ZEROS, x.shape[-1:], stored)[None, None]
         wide_x = x.astype(stored)

@@ -22,7 +22,7 @@ from distill_jax.evaluation import IDC_PROTOCOL, PROTOCOLS, Protocol
 from distill_jax.methods import PRESETS, PROTOCOL_OF
 from distill_jax.nets import ConvNet
 from distill_jax.spec import CHOICES, Spec
-from distill_jax.types import Choice, named
+from distill_jax.types import Choice, lookup
 
 Overrides = Sequence[Mapping[str, Mapping[str, Any]]]
 Recipe = Callable[[int, tuple[int, int, int], int], Overrides]
@@ -76,8 +76,8 @@ def resolve(
     on; ``protocol`` is one of PROTOCOLS, by default the method's own. Raises RequestError for an unknown method, recipe
     or protocol, naming the nearest one.
     """
-    spec = replace(named("method", method, PRESETS), ipc=ipc, **(axes or {}))
-    scored = PROTOCOL_OF.get(method, IDC_PROTOCOL) if protocol is None else named("protocol", protocol, PROTOCOLS)
+    spec = replace(lookup("method", method, PRESETS), ipc=ipc, **(axes or {}))
+    scored = PROTOCOL_OF.get(method, IDC_PROTOCOL) if protocol is None else lookup("protocol", protocol, PROTOCOLS)
     experiment = apply(method, Experiment(spec, scored), common(shape))
     make = recipe_named(recipe)
     wanted = experiment.spec.parameterisation.factor if factor is None else factor
@@ -99,7 +99,7 @@ def resolve(
 
 def recipe_named(name: str) -> Recipe:
     """The recipe called ``name``. Raises RequestError for an unknown one, naming the nearest."""
-    module = import_module(f"distill_jax.recipes.{named('recipe', name, {known: known for known in RECIPES})}")
+    module = import_module(f"distill_jax.recipes.{lookup('recipe', name, {known: known for known in RECIPES})}")
     return module.recipe
 
 

@@ -70,7 +70,7 @@ class CorrectlyClassified(Initialisation):
     Where they are too few, those follow that it gives the most probability of their class.
     """
 
-    by_teacher = True
+    uses_teacher = True
 
     def images(self, net: Net, model: Model, data: RealData, ipc: int, factor: int, key: Array) -> Array:
         """float32 [C, I, H, W, c] in [0, 1]; with a factor above 1, tiled as ``Mix`` does."""

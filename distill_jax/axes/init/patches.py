@@ -13,7 +13,7 @@ from distill_jax.axes.init.first_images import tile
 from distill_jax.axes.selector.anchors import surest_images
 from distill_jax.axes.selector.random import draw_distinct
 from distill_jax.contracts import Initialisation
-from distill_jax.types import Array, Model, Net, RealData, RequestError, as_pixels, at_least, choice
+from distill_jax.types import Array, Model, Net, RealData, RequestError, as_pixels, choice, require_at_least
 
 AT_ONCE = 32
 """images whose patches go through the network together"""
@@ -37,7 +37,7 @@ class RealPatches(Initialisation):
     """least share of the image's area in a patch; the largest is all of it"""
 
     def validate(self) -> None:
-        at_least(1, self, "candidates", "crops")
+        require_at_least(1, self, "candidates", "crops")
         if not 0 < self.smallest <= 1:
             raise RequestError(f"init.smallest is {self.smallest:g}: a patch's share is above 0 and at most 1")
 
@@ -91,7 +91,7 @@ class RealPatches(Initialisation):
 class AnchorMosaics(Initialisation):
     """The surest whole images of each class, tiled as ``Mix`` does: decoded image d shows anchor d (``Anchors``)."""
 
-    by_teacher = True
+    uses_teacher = True
 
     def check(self, counts: Sequence[int], ipc: int, factor: int) -> None:
         """Raises RequestError where a class has fewer images than cells."""

@@ -12,19 +12,28 @@ from distill_jax import mesh, tree
 from distill_jax.augment import Siamese
 from distill_jax.contracts import Augmentation, ModelSource
 from distill_jax.platform import on_cpu
-from distill_jax.train import NetworkSGD, Pipeline, epochs_order, fresh, images_order, rate_drops, real_set, train
+from distill_jax.train import (
+    NetworkSGD,
+    Pipeline,
+    epochs_order,
+    images_order,
+    init_networks,
+    rate_drops,
+    real_train_set,
+    train,
+)
 from distill_jax.types import (
     Array,
     Feed,
-    Members,
+    MemberStore,
     Model,
     Net,
     PyTree,
     RealData,
     RequestError,
     Tick,
-    at_least,
     choice,
+    require_at_least,
     static,
 )
 
@@ -66,12 +75,12 @@ class EarlyStagePool(ModelSource):
     def validate(self) -> None:
         if self.size < 1:
             raise RequestError(f"models.size is {self.size}: an early-stage pool needs at least one network")
-        at_least(0, self, "epochs", "ahead")
+        require_at_least(0, self, "epochs", "ahead")
         if self.schedule not in ("thirds", "constant"):
             raise RequestError(f"models.schedule is {self.schedule!r}: it must be 'thirds' or 'constant'")
         Pipeline(self.batch, self.cutmix).validate()
 
-    def pretrain(self, net: Net, data: Feed, key: Array, tick: Tick, members: Members | None = None) -> Model:
+    def pretrain(self, net: Net, data: Feed, key: Array, tick: Tick, members: MemberStore | None = None) -> Model:
         """Model[P]. With ``ahead`` the learning rate is constant and the pool has targets."""
         keep = tuple(sorted({self.epochs, self.epochs + self.ahead}))
         pipeline = Pipeline(self.batch, self.cutmix, self.augment)
@@ -112,10 +121,10 @@ class InterpolatedPool(ModelSource):
         return self.trained
 
     def validate(self) -> None:
-        at_least(1, self, "size", "epochs")
+        require_at_least(1, self, "size", "epochs")
         Pipeline(self.batch, self.cutmix).validate()
 
-    def pretrain(self, net: Net, data: Feed, key: Array, tick: Tick, members: Members | None = None) -> Model:
+    def pretrain(self, net: Net, data: Feed, key: Array, tick: Tick, members: MemberStore | None = None) -> Model:
         """Model[P, 2]: before and after training, whose rate falls as in evaluation."""
         pipeline, ends = Pipeline(self.batch, self.cutmix, self.augment), (0, self.epochs)
         return train_pool(net, data, self.size, self.epochs, pipeline, self.optimiser, key, tick, members, True, ends)
@@ -151,7 +160,7 @@ def train_pool(
     optimiser: NetworkSGD,
     key: Array,
     tick: Tick,
-    members: Members | None = None,
+    members: MemberStore | None = None,
     falling: bool = True,
     keep: tuple[int, ...] | None = None,
 ) -> Model:
@@ -171,11 +180,11 @@ def train_pool(
     for first in range(0, full, at_once):
         group = range(first, min(first + at_once, full))
         keys = _folded(key, np.asarray(group))
-        models = fresh(net, keys)
+        models = init_networks(net, keys)
         like = jax.eval_shape(lambda m: tree.stack([m] * len(keep), axis=1), models)
         found = None if members is None else members.get(first, like)
         if found is None:
-            models, state = mesh.kept((models, _init(length, optimiser, models.params)), len(group))
+            models, state = mesh.shard_leading((models, _init(length, optimiser, models.params)), len(group))
             history = [models] if 0 in keep else []
             for epoch in range(epochs):
                 for n in range(epoch * data.portions, (epoch + 1) * data.portions):
@@ -245,13 +254,13 @@ def _epoch(
         whole = portions == 1
         order = epochs_order(order_key, n, batch, 1) if whole else images_order(order_key, n, batch, steps * batch)
         model, state, _ = train(
-            net, model, transform, state, real_set(data), order, pipeline, train_key, data.normaliser
+            net, model, transform, state, real_train_set(data), order, pipeline, train_key, data.normaliser
         )
         return model, state
 
     on_each_device = -(-keys.shape[0] // mesh.size())
     trained = mesh.map_chunks(one, (models, state, keys), on_each_device, data, optimiser, jnp.asarray(epoch))
-    return mesh.kept(trained, keys.shape[0])
+    return mesh.shard_leading(trained, keys.shape[0])
 
 
 def _transform(optimiser: NetworkSGD, length: int | None, steps: int):

@@ -9,7 +9,7 @@ from distill_jax.augment import Siamese
 from distill_jax.axes.models.pools import train_pool
 from distill_jax.contracts import Augmentation, ModelSource
 from distill_jax.train import PLAIN_SGD, NetworkSGD, Pipeline
-from distill_jax.types import Array, Feed, Members, Model, Net, RequestError, Tick, at_least, choice
+from distill_jax.types import Array, Feed, MemberStore, Model, Net, RequestError, Tick, choice, require_at_least
 
 
 @choice
@@ -51,8 +51,8 @@ class ExpertTrajectories(ModelSource):
         return (*drawn, *range(max(self.epochs, drawn[-1]), drawn[-1], -1)[:1])
 
     def validate(self) -> None:
-        at_least(1, self, "size", "start", "ahead", "grows_over")
-        at_least(0, self, "epochs")
+        require_at_least(1, self, "size", "start", "ahead", "grows_over")
+        require_at_least(0, self, "epochs")
         if not 0 <= self.first < self.start:
             raise RequestError(f"models.first is {self.first}: it must be from 0 to below models.start, {self.start}")
         if self.grows_from and not self.first < self.grows_from <= self.start:
@@ -62,7 +62,7 @@ class ExpertTrajectories(ModelSource):
             )
         Pipeline(self.batch).validate()
 
-    def pretrain(self, net: Net, data: Feed, key: Array, tick: Tick, members: Members | None = None) -> Model:
+    def pretrain(self, net: Net, data: Feed, key: Array, tick: Tick, members: MemberStore | None = None) -> Model:
         """Model[P, T]: after each of the T numbers of epochs in ``kept`` of SGD at a constant rate."""
         pipeline, keep = Pipeline(self.batch, 0.0, self.augment), self.kept
         return train_pool(net, data, self.size, keep[-1], pipeline, self.optimiser, key, tick, members, False, keep)

@@ -11,7 +11,7 @@ import optax
 
 from distill_jax.contracts import ClassObjective
 from distill_jax.micro_batches import forward
-from distill_jax.types import Array, Model, Net, RequestError, at_least, choice
+from distill_jax.types import Array, Model, Net, RequestError, choice, require_at_least
 
 
 class Characteristic(NamedTuple):
@@ -63,7 +63,7 @@ class CharacteristicFunction(ClassObjective):
     """what the loss is multiplied by"""
 
     def validate(self) -> None:
-        at_least(1, self, "frequencies")
+        require_at_least(1, self, "frequencies")
         if self.amplitude < 0 or self.phase <= 0:
             raise RequestError(
                 f"objective.amplitude {self.amplitude:g} and objective.phase {self.phase:g} are no weights: "
@@ -100,7 +100,7 @@ class CalibratedCharacteristic(CharacteristicFunction):
 
     def validate(self) -> None:
         super().validate()
-        at_least(0, self, "calibration")
+        require_at_least(0, self, "calibration")
 
     def class_loss(self, net: Net, model: Model, real: Array, syn: Array, c: Array, key: Array) -> Array:
         """Scalar >= 0."""

@@ -15,7 +15,7 @@ from distill_jax.augment import Siamese
 from distill_jax.axes.parameterisation import targets
 from distill_jax.contracts import Augmentation, SetObjective
 from distill_jax.train import Order, Pipeline, epochs_order, train
-from distill_jax.types import Array, Model, Net, RequestError, Synthetic, TrainSet, at_least, choice, static
+from distill_jax.types import Array, Model, Net, RequestError, Synthetic, TrainSet, choice, require_at_least, static
 
 
 @choice
@@ -47,8 +47,8 @@ class TrajectoryMatching(SetObjective):
     def validate(self) -> None:
         if self.steps < 1:
             raise RequestError(f"objective.steps is {self.steps}: the student needs at least one step")
-        at_least(0, self, "batch", zero="all images")
-        at_least(0, self, "threshold", zero="none")
+        require_at_least(0, self, "batch", zero="all images")
+        require_at_least(0, self, "threshold", zero="none")
         for name, value in (("rate", self.rate), ("rate_lr", self.rate_lr)):
             if value <= 0:
                 raise RequestError(f"objective.{name} is {value:g}: a learning rate must be above 0")

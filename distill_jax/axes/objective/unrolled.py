@@ -16,7 +16,18 @@ from distill_jax.axes.parameterisation import targets
 from distill_jax.contracts import Augmentation, SetObjective
 from distill_jax.draws import permutations
 from distill_jax.train import Order, Pipeline, train
-from distill_jax.types import Array, Choice, Model, Net, PyTree, RequestError, Synthetic, TrainSet, at_least, choice
+from distill_jax.types import (
+    Array,
+    Choice,
+    Model,
+    Net,
+    PyTree,
+    RequestError,
+    Synthetic,
+    TrainSet,
+    choice,
+    require_at_least,
+)
 
 EPS = 1e-8
 
@@ -109,7 +120,7 @@ class TruncatedBackprop(SetObjective):
                 f"objective.least is {self.least}: with steps {self.steps} and window {self.window} it must be from 0 "
                 f"to {self.steps - self.window}"
             )
-        at_least(0, self, "batch", "class_batch", zero="all")
+        require_at_least(0, self, "batch", "class_batch", zero="all")
 
     def set_loss(self, net: Net, model: Model, real: Array, syn: Synthetic, key: Array) -> Array:
         """Scalar >= 0, differentiable in images and labels. ``real`` [C, B, H, W, c]; ``syn.images`` [C, D, H, W, c]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from distill_jax.axes.selector.kmeans import STARTS
 from distill_jax.axes.selector.rules import choose, representatives
 from distill_jax.contracts import Selector
-from distill_jax.types import Array, Model, Net, RealData, RequestError, at_least, choice
+from distill_jax.types import Array, Model, Net, RealData, RequestError, choice, require_at_least
 
 
 @choice
@@ -33,8 +33,8 @@ class Representative(Selector):
     """classes clustered at once; 0: one on CPU, all elsewhere. Changes speed and memory, not the result"""
 
     def validate(self) -> None:
-        at_least(1, self, "batch", "every", "iterations")
-        at_least(0, self, "chunk", zero="automatic")
+        require_at_least(1, self, "batch", "every", "iterations")
+        require_at_least(0, self, "chunk", zero="automatic")
         if self.start not in STARTS:
             raise RequestError(f"selector.start is {self.start!r}: it must be one of {', '.join(STARTS)}")
 

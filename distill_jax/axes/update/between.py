@@ -10,8 +10,19 @@ import jax.numpy as jnp
 from distill_jax.augment import NoAugment, Siamese
 from distill_jax.contracts import Augmentation, ModelUpdate
 from distill_jax.draws import permutations
-from distill_jax.train import PLAIN_SGD, NetworkSGD, Order, Pipeline, epochs_order, images_order, real_set, train
-from distill_jax.types import Array, Model, Net, PyTree, RealData, RequestError, TrainSet, at_least, choice, static
+from distill_jax.train import PLAIN_SGD, NetworkSGD, Order, Pipeline, epochs_order, images_order, real_train_set, train
+from distill_jax.types import (
+    Array,
+    Model,
+    Net,
+    PyTree,
+    RealData,
+    RequestError,
+    TrainSet,
+    choice,
+    require_at_least,
+    static,
+)
 
 
 @choice
@@ -51,7 +62,7 @@ class TrainOnReal(ModelUpdate):
     def validate(self) -> None:
         if self.images < 1:
             raise RequestError(f"update.images is {self.images}: use --update none to leave the model as it is")
-        at_least(0, self, "early")
+        require_at_least(0, self, "early")
         Pipeline(self.batch, self.cutmix).validate()
 
     def begin(self, net: Net, model: Model, data: RealData, key: Array) -> tuple[Model, Progress]:
@@ -87,7 +98,7 @@ class TrainOnReal(ModelUpdate):
         self, net: Net, model: Model, state: PyTree, data: RealData, order: Order, key: Array
     ) -> tuple[Model, PyTree]:
         pipeline, sgd = Pipeline(self.batch, self.cutmix, self.augment), self.optimiser.transform()
-        return train(net, model, sgd, state, real_set(data), order, pipeline, key, data.normaliser)[:2]
+        return train(net, model, sgd, state, real_train_set(data), order, pipeline, key, data.normaliser)[:2]
 
 
 @choice

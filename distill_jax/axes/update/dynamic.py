@@ -11,7 +11,7 @@ from distill_jax.augment import NoAugment
 from distill_jax.axes.selector import draw_distinct
 from distill_jax.contracts import Augmentation, ModelUpdate
 from distill_jax.train import PLAIN_SGD, NetworkSGD, Pipeline, epochs_order, train
-from distill_jax.types import Array, Model, Net, PyTree, RealData, TrainSet, at_least, choice
+from distill_jax.types import Array, Model, Net, PyTree, RealData, TrainSet, choice, require_at_least
 
 WINDOW = 10
 """readings that a watcher looks back on"""
@@ -81,8 +81,8 @@ class DynamicTraining(ModelUpdate):
     optimiser: NetworkSGD = PLAIN_SGD
 
     def validate(self) -> None:
-        at_least(1, self, "max_epochs", "images")
-        at_least(0, self, "flat", "moved")
+        require_at_least(1, self, "max_epochs", "images")
+        require_at_least(0, self, "flat", "moved")
         Pipeline(self.batch).validate()
 
     def begin(self, net: Net, model: Model, data: RealData, key: Array) -> tuple[Model, Phases]:

@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from distill_jax.recipes import RECIPE_OF
-from distill_jax.types import RequestError, named
+from distill_jax.types import RequestError, lookup
 
 TABLES = ("small", "cifar10", "cifar100", "mnist_family", "tiny", "imagenet10")
 """the files of this package"""
@@ -125,7 +125,7 @@ def table(name: str) -> Table:
         except OSError as error:
             raise RequestError(f"cannot read the table {name} ({error.strerror}): check the path") from error
     else:
-        stem = named("table", name, {known: known for known in TABLES})
+        stem = lookup("table", name, {known: known for known in TABLES})
         text = resources.files(__name__).joinpath(f"{stem}.toml").read_text()
     try:
         content = tomllib.loads(text)

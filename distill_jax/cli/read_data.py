@@ -24,7 +24,7 @@ def read(dataset: str, side: int | None = None, only: Sequence[str] = ()) -> Dat
 
         data = load(dataset, side, only, tick)
     for note in data.notes:
-        tell(note)
+        print_once(note)
     return data
 
 
@@ -38,12 +38,12 @@ def refuse_side(dataset: str, side: int | None, shape: Shape) -> None:
 
 
 @cache
-def tell(note: str) -> None:
+def print_once(note: str) -> None:
     """Once in a process, however often it reads the same."""
     print(note, file=sys.stderr)
 
 
-def assumed(dataset: str, side: int | None = None) -> Shape:
+def assumed_shape(dataset: str, side: int | None = None) -> Shape:
     """The shape of images not read yet, of which ``side`` is asked for."""
     height, width, channels = SHAPES[dataset][0] if dataset in SHAPES else (side or 32, side or 32, 3)
     return (side, side, channels) if side and dataset in PHOTOGRAPHS else (height, width, channels)
