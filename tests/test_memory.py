@@ -52,7 +52,7 @@ def test_a_choice_that_cannot_be_traced_is_let_through(monkeypatch: pytest.Monke
     def untraceable(*_: object) -> None:
         raise TypeError
 
-    monkeypatch.setattr(memory, "kept", untraceable)
+    monkeypatch.setattr(memory, "resident_parts", untraceable)
     assert setup.set_up(request()).memory == ""
 
 
