@@ -1,11 +1,10 @@
-"""Arrays on disk: run state that survives a killed process, and pools of models. Orbax behind save and restore.
+"""Checkpoints of runs, and pools of models, saved with orbax so that they survive a killed process.
 
-A checkpoint is two orbax items: ``arrays``, the bytes of all leaves one after another, and ``header``, a JSON file with
-what the caller says about them, each leaf's name, dtype and shape, and a SHA-256 of all this.
+A checkpoint consists of two orbax items: ``arrays`` holds the bytes of all leaves in one array, and ``header`` is JSON
+with the caller's description, the name, dtype and shape of each leaf, and a SHA-256 of all of this.
 
-Orbax can store a tree itself, one array per leaf. But then it refuses empty arrays, takes milliseconds for each leaf,
-and writes tracebacks to standard error where one of several arrays cannot be read: hence one array. The digest, because
-not every damage is an error to a reader.
+Orbax can store one array per leaf. But then it refuses empty arrays, takes milliseconds per leaf, and prints tracebacks
+if one of several arrays cannot be read. The digest is needed because readers do not notice every kind of damage.
 """
 
 from __future__ import annotations
@@ -32,31 +31,31 @@ from distill_jax import hosts
 from distill_jax.types import Model, PyTree, RequestError
 
 CHUNK_BYTES = 2**24
-"""what is stored in one file: chunks are compressed side by side, and the compressor cannot take 2 GiB"""
+"""size of a stored chunk: chunks are compressed in parallel, and the compressor is limited to 2 GiB"""
 
 FIRST_HOST = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
-"""Of several hosts the first gathers what is saved, and sends round what is restored. States are small, and so the
-others need no file system in common with it, and no other number of devices or hosts is a special case."""
+"""The first host saves the gathered state, and broadcasts the restored one. States are small, so this is cheap; the
+hosts need no common file system, and the number of devices or hosts may change between runs."""
 
 
 class Restored(NamedTuple):
-    """What ``Checkpoints.restore`` returns."""
+    """A restored checkpoint."""
 
     step: int
     state: PyTree
-    """bit for bit what was saved, in the structure of ``like``"""
+    """the saved state, bit for bit, in the structure of ``like``"""
     about: dict[str, Any]
     skipped: tuple[int, ...]
-    """newer steps that are damaged, newest first"""
+    """newer steps whose checkpoints are damaged, newest first"""
 
 
 @dataclass(frozen=True)
 class Checkpoints:
     """The last ``keep`` checkpoints of one run, in ``directory/<step>/``.
 
-    A state is a pytree of arrays of any shape and dtype (typed PRNG keys aside), not all of size zero; None and
-    empty containers are structure. A process killed while saving leaves the checkpoints before as they were. One
-    process saves at a time (the runners hold a lock); of several hosts the first, which alone needs the directory.
+    A state is a pytree of arrays of any shape and dtype except typed PRNG keys, not all of size zero. None and empty
+    containers are structure. A process killed while saving does not harm earlier checkpoints. Only one process saves at
+    a time (the runners hold a lock); of several hosts only the first accesses the directory.
     """
 
     directory: Path
@@ -67,14 +66,14 @@ class Checkpoints:
             raise RequestError(f"cannot keep {self.keep} checkpoints: keep at least 1")
 
     def steps(self) -> tuple[int, ...]:
-        """The steps that were saved, newest first. Some may have been damaged since."""
+        """Return the saved steps, newest first. Some of the checkpoints may be damaged."""
         found = hosts.broadcast(lambda: list(self.directory.iterdir()) if self.directory.is_dir() else [])
         return tuple(sorted((int(path.name) for path in found if path.name.isdecimal()), reverse=True))
 
     def save(self, step: int, state: PyTree, about: Mapping[str, Any] | None = None) -> None:
-        """Write ``state`` and ``about`` (JSON values); returns once they are in place.
+        """Write ``state`` and ``about`` (JSON values), and return when they are on disk.
 
-        Checkpoints of ``step`` and later are dropped first: they are damaged, or of a run that was begun again.
+        Checkpoints of ``step`` and later steps are deleted first: they are damaged, or belong to an overwritten run.
         """
         leaves, data = _pack(hosts.gather(state))
         if not hosts.is_first():
@@ -99,7 +98,7 @@ class Checkpoints:
                     manager.delete(later)
             try:
                 manager.save(step, args=items)
-            except ValueError as error:  # how tensorstore says what the system said
+            except ValueError as error:  # tensorstore's form of an operating system error
                 code = re.search(r"os_error_code='(\d+)'|OS error (\d+)", str(error))
                 if code is None:
                     raise
@@ -107,13 +106,13 @@ class Checkpoints:
                 raise OSError(number, os.strerror(number), str(self.directory)) from error
 
     def restore(self, like: PyTree = None) -> Restored | None:
-        """The newest undamaged checkpoint; None where nothing was saved yet.
+        """Return the newest undamaged checkpoint, or None if nothing was saved.
 
-        ``like``: arrays or ``jax.ShapeDtypeStruct`` in the structure of the state. Each leaf is put where ``like`` has
-        it (its sharding), or on the default device, on however many devices it was saved. Without ``like`` the state
-        comes back as nested dicts: lists and tuples with keys "0", "1", ..., and without None and empty containers.
+        ``like`` has arrays or ``jax.ShapeDtypeStruct`` in the structure of the state. Each leaf gets the sharding that
+        ``like`` has, or goes to the default device, whatever devices it was saved on. Without ``like`` the state is
+        returned as nested dicts: lists and tuples get keys "0", "1", ..., and None and empty containers are lost.
 
-        Raises RequestError where the state saved is not like ``like`` (naming a leaf), and where all checkpoints are
+        Raise RequestError, naming a leaf, if the saved state does not match ``like``, and if all checkpoints are
         damaged.
         """
         damaged: dict[int, Exception] = {}
@@ -129,7 +128,7 @@ class Checkpoints:
             return None
         steps = ", ".join(map(str, damaged))
         raise RequestError(
-            f"everything in {self.directory} is damaged (step {steps}): delete that directory and start again"
+            f"all checkpoints in {self.directory} are damaged (step {steps}): delete that directory and start again"
         ) from damaged.popitem()[1]
 
 
@@ -137,18 +136,17 @@ class Checkpoints:
 
 
 def save_pool(path: Path, pool: PyTree, about: Mapping[str, Any]) -> None:
-    """Write a pool, a ``Model`` whose leaves have a leading P axis, in place of any pool in ``path``.
+    """Write a pool, Model[P], replacing any pool in ``path``.
 
-    ``about`` (JSON values): what makes it the right pool for a run, compared by ``check_pool``: the network's
-    description, the data's fingerprint, the seed, ...
+    ``about`` (JSON values) identifies the pool for ``check_pool``: description of the network, fingerprint of the data,
+    seed, ...
     """
     Checkpoints(path, keep=1).save(0, pool, about)
 
 
 def load_pool(path: Path, like: PyTree = None) -> tuple[PyTree, dict[str, Any]]:
-    """The pool in ``path`` and what was said about it. ``like`` as for ``Checkpoints.restore``; without it a ``Model``
-    of nested dicts comes back. Raises RequestError where there is no pool, or a damaged one, or one not like ``like``.
-    """
+    """Return the pool in ``path`` and its description. ``like`` works as in ``Checkpoints.restore``; without it the
+    result is a ``Model`` of nested dicts. Raise RequestError if the pool is missing, damaged or unlike ``like``."""
     found = Checkpoints(path).restore(like)
     if found is None:
         raise RequestError(f"no pool of models in {path}: give the directory that pretraining wrote")
@@ -158,9 +156,9 @@ def load_pool(path: Path, like: PyTree = None) -> tuple[PyTree, dict[str, Any]]:
 
 
 def check_pool(about: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Raise RequestError, naming the field, where a pool's ``about`` differs from ``expected``.
+    """Raise RequestError, naming the field, if a pool's ``about`` differs from ``expected``.
 
-    Nested dicts are compared field by field; fields that ``expected`` does not have may be anything.
+    Nested dicts are compared field by field. Fields that are not in ``expected`` are ignored.
     """
     for name, want, got in _differences(json.loads(json.dumps(dict(expected))), about, ""):
         raise RequestError(f"the pool of models is for another run: {name} is {got}, not {want}; pretrain another pool")
@@ -184,7 +182,7 @@ def _read(path: Path) -> tuple[dict[str, Any], np.ndarray]:
         found = reader.restore(path, items)
     header, data = dict(found["header"]), np.asarray(found["arrays"])
     if header.pop("sha256") != _digest(header, data):
-        raise OSError(f"{path} is not what was saved there")
+        raise OSError(f"the digest of {path} does not match its content")
     return header, data
 
 
@@ -195,7 +193,7 @@ def _digest(header: dict[str, Any], data: np.ndarray) -> str:
 
 
 def _described(tree: PyTree) -> list[list[Any]]:
-    """[name, dtype, shape] of every leaf. The name is the same whether a node is a named tuple or a dict."""
+    """Return [name, dtype, shape] of every leaf. Named tuples and dicts give the same names."""
     return [
         [jax.tree_util.keystr(path, simple=True, separator="/"), np.dtype(leaf.dtype).name, list(leaf.shape)]
         for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
@@ -203,31 +201,31 @@ def _described(tree: PyTree) -> list[list[Any]]:
 
 
 def _pack(tree: PyTree) -> tuple[list[list[Any]], np.ndarray]:
-    """(``_described``, uint8 [bytes of all leaves])"""
+    """Return (``_described``, uint8 [bytes of all leaves])."""
     leaves = [np.ascontiguousarray(leaf).reshape(-1).view(np.uint8) for leaf in jax.tree.leaves(tree)]
     return _described(tree), np.concatenate(leaves)
 
 
 def _unpack(leaves: list[list[Any]], data: np.ndarray, like: PyTree, directory: Path) -> PyTree:
-    """The tree that ``_pack`` was given, as ``Checkpoints.restore`` promises it."""
+    """Invert ``_pack``, in the structure that ``Checkpoints.restore`` documents."""
     wanted = leaves if like is None else _described(like)
-    there, here = ({name: f"{dtype}{shape}" for name, dtype, shape in described} for described in (leaves, wanted))
-    for name in sorted(there.keys() | here.keys()):
-        if there.get(name) != here.get(name):
+    saved, expected = ({name: f"{dtype}{shape}" for name, dtype, shape in each} for each in (leaves, wanted))
+    for name in sorted(saved.keys() | expected.keys()):
+        if saved.get(name) != expected.get(name):
             raise RequestError(
-                f"{directory} is of another configuration: {name} is {there.get(name, 'missing')} there and "
-                f"{here.get(name, 'missing')} here; use the options it was made with"
+                f"{directory} has another configuration: {name} is {saved.get(name, 'missing')} there and "
+                f"{expected.get(name, 'missing')} here; use the options that it was made with"
             )
     shardings = [None] * len(leaves) if like is None else [getattr(x, "sharding", None) for x in jax.tree.leaves(like)]
-    places = dict(zip(here, shardings, strict=True))
+    places = dict(zip(expected, shardings, strict=True))
     ends = np.cumsum([np.dtype(dtype).itemsize * math.prod(shape) for _, dtype, shape in leaves])
     arrays = {
-        # a copy: on CPU a device array may go on using the memory it was made from, and here all would share one buffer
+        # copied, because a CPU array may alias the memory that it was made from, and all parts share one buffer
         name: jax.device_put(part.copy().view(dtype).reshape(shape), places[name])
         for (name, dtype, shape), part in zip(leaves, np.split(data, ends[:-1]), strict=True)
     }
     if like is not None:
-        return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in here])
+        return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in expected])
     tree: dict[str, Any] = {}
     for name, array in arrays.items():
         *nodes, last = name.split("/")
@@ -240,7 +238,7 @@ def _unpack(leaves: list[list[Any]], data: np.ndarray, like: PyTree, directory: 
 
 @contextmanager
 def _quiet_orbax() -> Iterator[None]:
-    """Orbax reports its progress through absl; what matters here comes back as a value or an exception."""
+    """Silence orbax, which logs its progress through absl."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -1,6 +1,6 @@
-"""One contract per axis of a method: the functions that a choice must have, and a default for all it may have besides.
+"""The contract of each axis of a method: its required functions, and defaults for its optional ones.
 
-A choice, ours or yours, inherits its contract and is made with ``@choice``. Shapes are in the letters of ``types.py``.
+A choice, ours or yours, inherits its contract and is made with ``@choice``. ``types.py`` defines the letters in shapes.
 """
 
 from __future__ import annotations
@@ -30,200 +30,200 @@ from distill_jax.types import (
 
 
 class Architecture(Choice):
-    """The network axis: a family member before the data is known, e.g. ``ConvNet(depth=3, width=128)``."""
+    """The network axis: an architecture whose input is not known yet, such as ``ConvNet(depth=3, width=128)``."""
 
     axis = "net"
 
     @abstractmethod
     def build(self, shape: Shape, classes: int) -> Net:
-        """A net for images of ``shape`` (H, W, c). Raises RequestError where the shape does not fit."""
+        """Return the network for images of ``shape`` (H, W, c). Raise RequestError if the shape does not fit."""
 
 
 class ModelSource(Choice):
-    """Where the models of an outer iteration come from."""
+    """The source of the models of an outer iteration."""
 
     axis = "models"
 
     size: int = 0
-    """P; 0 for sources without a pool"""
+    """P: number of models in the pool; 0 for sources without a pool"""
 
     @property
     def gives_target(self) -> bool:
-        """Whether each model comes with parameters that it should be led to."""
+        """Whether models come with target parameters (``Model.target``)."""
         return False
 
     def pretrain(self, net: Net, data: Feed, key: Array, tick: Tick, members: MemberStore | None = None) -> PyTree:
-        """The pool [P, ...], trained on the host's schedule (``tick`` reports progress); None where size is 0.
+        """Train and return the pool [P, ...], or None if ``size`` is 0. ``tick`` reports progress.
 
-        ``data.at(n)`` are the real images; an epoch goes through ``data.portions`` of them, nearly always 1.
-        ``members``: where each is kept as soon as it is finished.
+        ``data.at(n)`` returns the real images; one epoch covers ``data.portions`` portions, which is 1 for most runs.
+        ``members`` stores each member as soon as it is trained.
         """
         return None
 
     @abstractmethod
     def sample(self, net: Net, pool: PyTree, live: int, outer: Array | int, key: Array) -> Model:
-        """Model[K], K = ``live``, drawn at the start of outer iteration ``outer`` (int32 [], from 0) from what
-        ``pretrain`` returned."""
+        """Return Model[K], K = ``live``, for outer iteration ``outer`` (int32 [], from 0)."""
 
     def teachers(self, pool: PyTree) -> Model | None:
-        """Model[P]: the trained networks in the pool, which can give soft labels; None where there are none."""
+        """Return the trained networks of the pool, Model[P], which can give soft labels, or None if there are none."""
         return None
 
 
 class Perturbation(Choice):
-    """What is done to the models drawn, whatever source they come from."""
+    """The perturbation of sampled models, which works with every model source."""
 
     axis = "perturb"
 
     @abstractmethod
     def perturb(self, models: Model, key: Array) -> Model:
-        """Model[K] -> Model[K]; targets stay as they are."""
+        """Return the perturbed models, Model[K]. Targets do not change."""
 
 
 class Selector(Choice):
-    """Which real images each class shows in an inner step."""
+    """Chooses the real images of each class for an inner step."""
 
     axis = "selector"
 
     batch: int = 0
-    """B"""
+    """B: number of real images per class"""
     every: int = 1
-    """inner steps that share one selection, which is what the selection costs"""
+    """number of inner steps that share one selection, and its cost"""
     paired: ClassVar[bool] = False
-    """whether image b of a class is the one that its decoded image b is compared with; ``init`` then has teachers"""
+    """whether real image b of a class is paired with decoded image b; then ``init`` needs teachers"""
 
     def init(self, net: Net, teachers: Model | None, data: RealData) -> PyTree:
-        """What the selector remembers from step to step. ``teachers``: Model[P], trained, of the pool, or None."""
+        """Return the initial state. ``teachers`` are the trained networks of the pool, Model[P], or None."""
         return ()
 
     @abstractmethod
     def select(
         self, net: Net, model: Model, data: RealData, memory: PyTree, inner: Array, key: Array
     ) -> tuple[Array, PyTree]:
-        """(int32 [C, B] rows of ``data.index``, memory). ``inner``: number of the inner step in its outer iteration."""
+        """Return (int32 [C, B] columns of ``data.index``, new state). ``memory`` is the state; ``inner`` is the number
+        of the inner step within its outer iteration."""
 
     def check(self, counts: Sequence[int], ipc: int, factor: int) -> None:
-        """Raise RequestError, naming two fields, where classes of ``counts`` real images are too small."""
+        """Raise RequestError, naming two fields, if classes with ``counts`` real images are too small."""
 
 
 class Parameterisation(Choice):
-    """How stored images become the images a network is shown."""
+    """Decodes stored images into the images that networks see."""
 
     axis = "parameterisation"
 
     space: str = "pixel"
     """'pixel' (clamped to [0, 1] at each outer iteration and when saved) or 'normalised'"""
     factor: int = 1
-    """cells per side of a stored image"""
+    """number of cells per side of a stored image"""
 
     def decoded(self, ipc: int) -> int:
-        """D for I = ``ipc``."""
+        """Return D, the number of decoded images per class, for I = ``ipc``."""
         return ipc
 
     def decode(self, images: Array) -> Array:
-        """[I, H, W, c] -> [D, H, W, c], one class."""
+        """Decode the images of one class: [I, H, W, c] -> [D, H, W, c]."""
         return images
 
     def check(self, shape: Shape) -> None:
-        """Raise RequestError where images of ``shape`` (H, W, c) do not fit."""
+        """Raise RequestError if images of ``shape`` (H, W, c) do not fit."""
 
 
 class Labels(Choice):
-    """The targets of the synthetic set."""
+    """The labels of the synthetic images."""
 
     axis = "labels"
 
     from_teachers: ClassVar[bool] = False
-    """whether the finished images are labelled by the models of the pool"""
+    """whether the trained networks of the pool label the final images"""
     learned: ClassVar[bool] = False
-    """whether ``init`` returns a leaf, which the objective must then give a gradient"""
+    """whether ``init`` returns learnable logits; the objective must then give them a gradient"""
 
     @property
     def init_uses_teachers(self) -> bool:
-        """Whether ``init`` looks at the models of the pool."""
+        """Whether ``init`` needs the trained networks of the pool."""
         return False
 
-    def init(self, net: Net, teachers: Model | None, shown: TrainSet) -> PyTree:
-        """float32 [C, D, C] logits that are learned, or None. ``shown``: the C*D images at the start of the run, sorted
-        by class, with one-hot targets. ``teachers``: Model[P], the pool's trained networks, or None."""
+    def init(self, net: Net, teachers: Model | None, initial: TrainSet) -> PyTree:
+        """Return the initial learnable logits, float32 [C, D, C], or None. ``initial`` has the C*D initial decoded
+        images, sorted by class, with one-hot targets. ``teachers`` are the pool's trained networks or None."""
         return None
 
     def optimiser(self) -> optax.GradientTransformation:
-        """What moves the leaf."""
+        """Return the optimiser of the logits."""
         return optax.identity()
 
 
 class Augmentation(Choice):
     """A differentiable augmentation of images [N, H, W, c] in network space, of any floating dtype. Drawing and
-    applying are apart, so that a training loop can draw the numbers of all its steps before the first."""
+    applying are separate, so that a training loop can draw the random numbers of all its steps at once."""
 
     axis = "augment"
 
     def draw(self, key: Array, n: int) -> PyTree:
-        """The random numbers of ``n`` draws, each array with a leading axis n; by default a key for each."""
+        """Return the random numbers of ``n`` draws, arrays with a leading axis n. The default is one key per draw."""
         return jax.random.split(key, n)
 
     def draw_batches(self, key: Array, batches: int, n: int) -> PyTree:
-        """Those of ``n`` draws for each of so many batches, leading axes [batches, n], from one call of ``draw``."""
+        """Return ``n`` draws for each batch, arrays with leading axes [batches, n], from one call of ``draw``."""
         draws = self.draw(key, batches * n)
         return jax.tree.map(lambda a: a.reshape(batches, n, *a.shape[1:]), draws)
 
     @abstractmethod
     def apply(self, x: Array, draws: PyTree) -> Array:
-        """All N images of ``x`` transformed alike, by the numbers of one draw, without the axis n."""
+        """Apply the same transformation to all N images of ``x``. ``draws`` is one draw, without the axis n."""
 
     def __call__(self, key: Array, x: Array) -> Array:
-        """One draw shared by all N images (siamese)."""
+        """Augment all N images with one shared draw (siamese augmentation)."""
         return self.apply(x, jax.tree.map(lambda a: a[0], self.draw(key, 1)))
 
     def each(self, key: Array, x: Array) -> Array:
-        """One draw per image (training)."""
+        """Augment each image with its own draw, as in training."""
         return self.apply_each(x, self.draw(key, len(x)))
 
     def apply_each(self, x: Array, draws: PyTree) -> Array:
-        """Image i of ``x`` transformed by draw i of ``draws``."""
+        """Apply draw i of ``draws`` to image i of ``x``."""
         return jax.vmap(lambda image, draws: self.apply(image[None], draws)[0])(x, draws)
 
 
 class Objective(Choice):
-    """How far what the synthetic images teach is from what the real ones teach. Inherit one of the two kinds below."""
+    """A loss that compares what networks learn from synthetic and real images: a ClassObjective or SetObjective."""
 
     axis = "objective"
 
     needs_target: ClassVar[bool] = False
-    """whether models must come with parameters to lead them to"""
+    """whether models must come with target parameters"""
     uses_labels: ClassVar[bool] = False
     """whether the loss has a gradient with respect to ``Synthetic.labels``"""
     paired: ClassVar[bool] = False
-    """whether real image b of a class is compared with its decoded image b, for which a selector must be ``paired``"""
+    """whether real image b of a class is compared with decoded image b, which needs a ``paired`` selector"""
 
     def learnable(self) -> PyTree:
-        """First values of what is learned along with the images; None: nothing."""
+        """Return the initial value of ``Synthetic.learnable``; None if the objective learns nothing but images."""
         return None
 
     def learnable_optimiser(self) -> optax.GradientTransformation:
-        """What moves ``Synthetic.learnable``."""
+        """Return the optimiser of ``Synthetic.learnable``."""
         return optax.identity()
 
     @property
     def skips(self) -> bool:
-        """Whether ``skip`` can leave a step out."""
+        """Whether ``skip`` can skip a step."""
         return False
 
     def skip(self, loss: Array) -> Array:
-        """bool []: after this ``loss`` neither images, labels nor what is learned besides move, nor their momentum."""
+        """Return bool []: whether to discard the step with this ``loss``, the change of optimiser states included."""
         return jnp.zeros((), bool)
 
     def check(self, net: Net, shape: Shape) -> None:
-        """Raise RequestError, naming two fields, where ``net`` for images of ``shape`` (H, W, c) lacks something."""
+        """Raise RequestError, naming two fields, if ``net`` or ``shape`` (H, W, c) does not suit the objective."""
 
 
 class ClassObjective(Objective):
-    """A matching objective that sees one class at a time, so classes can be visited in chunks of any size."""
+    """A matching objective that sees one class at a time, so that classes can be visited in chunks of any size."""
 
     @abstractmethod
     def class_loss(self, net: Net, model: Model, real: Array, syn: Array, c: Array, key: Array) -> Array:
-        """Scalar. ``real`` [B, H, W, c], ``syn`` [D, H, W, c] (network space, augmented), ``c`` the class."""
+        """Return the scalar loss of class ``c``. ``real`` [B, H, W, c] and ``syn`` [D, H, W, c] are augmented."""
 
 
 class SetObjective(Objective):
@@ -231,70 +231,70 @@ class SetObjective(Objective):
 
     @abstractmethod
     def set_loss(self, net: Net, model: Model, real: Array, syn: Synthetic, key: Array) -> Array:
-        """Scalar. ``real`` [C, B, H, W, c]; ``syn.images`` [C, D, H, W, c] decoded, network space, augmented."""
+        """Return the scalar loss. ``real`` [C, B, H, W, c] and ``syn.images`` [C, D, H, W, c] are augmented."""
 
 
 class Optimiser(Choice):
-    """How the synthetic images [C, I, H, W, c] move; networks have ``train.NetworkSGD``. ``scale`` multiplies the
-    learning rate, as the choice's own ``schedule`` says."""
+    """The optimiser of the synthetic images [C, I, H, W, c]. ``scale``, the value of ``schedule``, multiplies its
+    learning rate. (The optimiser of networks is ``train.NetworkSGD``.)"""
 
     axis = "optimiser"
 
     def schedule(self, outer: Array, outer_steps: int) -> Array | float:
-        """What the learning rate is multiplied by in outer iteration ``outer`` (counted from 0) of ``outer_steps``."""
+        """Return the factor on the learning rate in outer iteration ``outer``, from 0 to ``outer_steps`` - 1."""
         return 1.0
 
     @abstractmethod
     def init(self, images: Array) -> PyTree:
-        """The optimiser's state."""
+        """Return the initial state of the optimiser."""
 
     def before(self, images: Array, state: PyTree, scale: Array | float) -> tuple[Array, PyTree]:
-        """(the images at which each class takes its gradient, state); by default the images as they are."""
+        """Return (images, state) before the gradient is taken, at these images. The default changes nothing."""
         return images, state
 
     @abstractmethod
     def after(self, gradients: Array, images: Array, state: PyTree, scale: Array | float) -> tuple[Array, PyTree]:
-        """(images, state) at the end of the step."""
+        """Return (images, state) after the step along ``gradients``."""
 
 
 class ModelUpdate(Choice):
-    """What happens to a live model between two inner steps. Its state is its own, and begins anew with each model."""
+    """The training of a live model between two inner steps. Each new model gets a new state."""
 
     axis = "update"
 
     images: int = 0
-    """real images that one update of a model looks at"""
+    """number of real images that one update of a model uses"""
     uses_synthetic: ClassVar[bool] = False
-    """whether ``update`` looks at the synthetic set, which must then be that of all classes"""
+    """whether ``update`` uses the synthetic set, which must then contain all classes"""
     leaves_early: ClassVar[bool] = False
     """whether ``leave`` can end an outer iteration before its last inner step"""
 
     def begin(self, net: Net, model: Model, data: RealData, key: Array) -> tuple[Model, PyTree]:
-        """The model and the state at the beginning of an outer iteration."""
+        """Return the model and the state of the update at the beginning of an outer iteration."""
         return model, ()
 
     @abstractmethod
     def update(
         self, net: Net, model: Model, state: PyTree, data: RealData, syn: TrainSet, key: Array
     ) -> tuple[Model, PyTree]:
-        """The model and the state after one inner step; ``syn`` is the synthetic set as it stands."""
+        """Return the model and the state after one inner step. ``syn`` is the current synthetic set."""
 
     def leave(self, state: PyTree) -> Array:
-        """bool []: this model has had enough; the outer iteration ends when all K have."""
+        """Return bool []: whether this model is done. The outer iteration ends when all K models are done."""
         return jnp.zeros((), bool)
 
 
 class Initialisation(Choice):
-    """Where synthetic images start."""
+    """The initial synthetic images."""
 
     axis = "init"
 
     uses_teacher: ClassVar[bool] = False
-    """whether ``model`` is the first trained network of the pool, not one as an outer iteration begins with"""
+    """whether ``images`` gets the first trained network of the pool, instead of a model of an outer iteration"""
 
     @abstractmethod
     def images(self, net: Net, model: Model, data: RealData, ipc: int, factor: int, key: Array) -> Array:
-        """float32 [C, I, H, W, c], pixel space. ``model`` is one fresh or pretrained model (used by k-means)."""
+        """Return float32 [C, I, H, W, c] in pixel space. ``model``, one model, embeds images for some choices."""
 
     def check(self, counts: Sequence[int], ipc: int, factor: int) -> None:
-        """Raise RequestError, naming two fields, where classes of ``counts`` real images are too small."""
+        """Raise RequestError, naming two fields, if classes with ``counts`` real images are too small."""

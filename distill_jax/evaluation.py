@@ -1,7 +1,7 @@
-"""Train networks from scratch on a small set and test them: R repeats in one compiled program.
+"""Evaluation: train R networks from scratch on a distilled set in one compiled program, and test them.
 
-A protocol says how networks are trained. Every one of them tests once, after the last epoch: no learning rate, epoch or
-network is chosen by its test accuracy.
+A protocol defines the training. Every protocol tests once, after the last epoch. No learning rate, epoch or network is
+chosen by its test accuracy.
 """
 
 from __future__ import annotations
@@ -52,20 +52,20 @@ from distill_jax.types import (
 
 @choice
 class Protocol(Choice):
-    """How a set is scored: train networks on it from scratch, test them once after the last epoch."""
+    """An evaluation protocol: networks train on the set from scratch and are tested once, after the last epoch."""
 
     name: str = "idc"
     epochs: int = 1000
-    """E; schedule 'dc' adds one"""
+    """E: number of epochs; schedule 'dc' adds one"""
     batch: int = 64
     rate: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 5e-4
     schedule: Literal["thirds", "half", "dc", "constant"] = "thirds"
-    """how the rate falls over E epochs: 'thirds' to a fifth after 2/3 and again after 5/6, 'half' to a tenth half-way,
-    'dc' likewise with one epoch more and a new optimiser, 'constant' not at all"""
+    """drops of the learning rate over E epochs: 'thirds' to a fifth after 2/3 and again after 5/6, 'half' to a tenth
+    after 1/2, 'dc' to a tenth after 1/2 with a new optimiser and an extra epoch, 'constant' none"""
     optimiser: Literal["sgd", "adam"] = "sgd"
-    """adam: with ``momentum`` as that of its first moment, and a decay that is not part of the gradient (AdamW)"""
+    """'adam' is AdamW with ``momentum`` as its beta 1"""
     cutmix: float = 0.5
     augment: Augmentation = Siamese("color_crop_flip_scale_rotate")
 
@@ -86,64 +86,64 @@ class Protocol(Choice):
 
     @property
     def passes(self) -> int:
-        """Epochs that are trained: E, and those that the schedule adds."""
+        """Number of epochs, including the extra epoch of the schedule."""
         return self.epochs + SCHEDULES[self.schedule].extra
 
     @property
     def restarts(self) -> tuple[int, ...]:
-        """Epochs, counted from 0, that begin with a new optimiser: zero momentum."""
+        """Epochs, counted from 0, at whose start the momentum is reset to zero."""
         schedule = SCHEDULES[self.schedule]
         return schedule.drops(self.epochs) if schedule.restarts else ()
 
 
 IDC_PROTOCOL = Protocol()
-"""IDC and Acc-DD: 1000 epochs, x0.2 at 2/3 and 5/6, cutmix; cutout gives way to cutmix."""
+"""IDC and Acc-DD: 1000 epochs, rate x0.2 at 2/3 and 5/6, cutmix instead of cutout."""
 
 DC_BENCH = Protocol(name="dc-bench", epochs=300, batch=256, schedule="dc", cutmix=0.0, augment=NoAugment())
-"""DC-Bench (Cui et al. 2022) without augmentation, and DC's own evaluation. ``DSA_PROTOCOL`` augments."""
+"""DC-Bench (Cui et al. 2022) without augmentation, which is also DC's evaluation."""
 
 CAFE_PROTOCOL = replace(DC_BENCH, name="cafe", epochs=600)
-"""CAFE: DC's, twice as long."""
+"""CAFE: DC's evaluation with twice as many epochs."""
 
 DSA_PROTOCOL = replace(
     DC_BENCH, name="dsa", epochs=1000, augment=Siamese("color_crop_cutout_flip_scale_rotate", choose="one")
 )  # fmt: skip
-"""DSA, DM and MTT: 1001 epochs, x0.1 with a new optimiser from the 503rd, one operation a batch. MTT starts from the
-rate that it learned (``at_learned_rate``)."""
+"""DSA, DM and MTT: 1001 epochs, rate x0.1 with a new optimiser from the 503rd, one augmentation per batch. MTT starts
+from its learned rate (``at_learned_rate``)."""
 
 DATM_PROTOCOL = replace(DSA_PROTOCOL, name="datm", batch=128)
-"""DATM: DSA's in smaller batches, from the rate that it learned."""
+"""DATM: DSA's evaluation with smaller batches, from the learned rate."""
 
 RAT_PROTOCOL = Protocol(
     name="rat", batch=100, rate=1e-3, weight_decay=0.0, schedule="constant", optimiser="adam", cutmix=0.0,
     augment=Siamese("flip_rotate", choose="one"),
 )  # fmt: skip
-"""RaT-BPTT: Adam at a constant rate, as the network is unrolled. The paper takes the best of four test accuracies,
-after 300 to 3000 steps; here it is the one after ``epochs``, 1000 steps at 10 images for each of 10 classes."""
+"""RaT-BPTT: Adam at a constant rate, as in its unrolled training. The paper reports the best of four test accuracies,
+after 300 to 3000 steps. Here it is the accuracy after ``epochs``, which is 1000 steps for 10 images of 10 classes."""
 
 DD_RANKING = replace(DSA_PROTOCOL, name="dd-ranking", epochs=300, schedule="half")
-"""How networks are trained for the scores of DD-Ranking (``ranking.py``): its defaults for SGD with DSA's augmentation,
-with soft cross-entropy where labels are soft. Its code takes the best of several test accuracies, and searches the
-learning rate of random images on the test set. Neither happens here: one rate, the last epoch."""
+"""The training for DD-Ranking's scores (``ranking.py``): its defaults for SGD with DSA's augmentation, and soft
+cross-entropy for soft labels. Its code reports the best of several test accuracies and searches the learning rate for
+random images on the test set. Here the rate is fixed and only the last epoch is tested."""
 
 PROTOCOLS = {protocol.name: protocol for protocol in (
     IDC_PROTOCOL, DC_BENCH, CAFE_PROTOCOL, DSA_PROTOCOL, DATM_PROTOCOL, RAT_PROTOCOL, DD_RANKING,
 )}  # fmt: skip
 
 LEARNED_RATE = (DSA_PROTOCOL.name, DATM_PROTOCOL.name)
-"""the protocols that begin with a rate that came with the images, where there is one"""
+"""protocols that start from the learning rate in the card of the set, if there is one"""
 
 
 class Sets(NamedTuple):
-    """R training sets drawn from one store of images."""
+    """R training sets whose images come from one store."""
 
     store: TrainSet
     rows: Array
-    """int32 [R, M]: the images of each repeat's set"""
+    """int32 [R, M]: rows of ``store`` that form each set"""
 
     @staticmethod
     def same(store: TrainSet, repeats: int) -> Sets:
-        """Every repeat trains on all of ``store``."""
+        """Return ``repeats`` sets that each contain the whole store."""
         rows = np.arange(store.images.shape[0], dtype=np.int32)
         return Sets(store, jnp.asarray(np.tile(rows, (repeats, 1))))
 
@@ -157,10 +157,10 @@ def train_networks(
     callbacks: Sequence[Callback] = (),
     chunk: int = 0,
 ) -> Model:
-    """Train one network from scratch on each of R sets: Model[R]. ``callbacks`` see blocks of epochs.
+    """Train one network from scratch on each of R sets; return Model[R]. ``callbacks`` see blocks of epochs.
 
-    ``chunk`` networks are trained at once on each device (0: one on CPU, all elsewhere); the result does not depend on
-    it, nor on how the epochs are cut into blocks.
+    Each device trains ``chunk`` networks at once (0: one on a CPU, else all). The result depends neither on ``chunk``
+    nor on the blocks.
     """
     repeats = sets.rows.shape[0]
     chunk = chunk or (1 if on_cpu() else repeats)
@@ -185,10 +185,11 @@ def evaluate(
     repeats: int = 5,
     seed: int = 0,
 ) -> list[float]:
-    """Accuracy in percent on the test images of each of ``repeats`` networks that were trained on ``distilled``.
+    """Train ``repeats`` networks on ``distilled`` and return the test accuracy of each in percent.
 
-    ``protocol`` is IDC's by default, ``net`` a ConvNet-3. Raises RequestError where they do not fit the images.
-    """  # fmt: skip
+    The default protocol is IDC's and the default network is a ConvNet-3. Raise RequestError if they do not fit the
+    images.
+    """
     protocol, network = protocol or IDC_PROTOCOL, (net or ConvNet()).build(data.shape, data.classes)
     validate(protocol, "protocol.")
     models = train_networks(network, protocol, repeated(distilled, repeats), Keys.of(seed).score, distilled.normaliser)
@@ -196,25 +197,26 @@ def evaluate(
 
 
 def at_learned_rate(protocol: Protocol, distilled: DistilledSet) -> Protocol:
-    """``protocol`` at the learning rate that came with the images (MTT, DATM), in the protocols that begin with it."""
+    """Return ``protocol`` with the learned rate in the card of the set, if the protocol uses it (MTT, DATM)."""
     rate = distilled.card.get("rate")
     return replace(protocol, rate=rate) if rate and protocol.name in LEARNED_RATE else protocol
 
 
 def repeated(distilled: DistilledSet, repeats: int) -> Sets:
-    """R times the distilled set, exactly as a user gets it from its file."""
+    """Return ``repeats`` copies of the distilled set, exactly as a user loads it from its file."""
     images, _ = distilled.arrays()
     return Sets.same(TrainSet(jnp.asarray(images), jnp.asarray(distilled.targets())), repeats)
 
 
 def test_accuracies(net: Net, models: Model, test: tuple[Array, Array], normaliser: Normaliser) -> list[float]:
-    """Accuracy in percent of each of the models [R, ...] on ``test`` (uint8 images [N, H, W, c], int labels [N])."""
-    hits = _hits(net, models, jnp.asarray(test[0]), jnp.asarray(test[1]), normaliser)
-    return [100.0 * float(h) / len(test[1]) for h in np.asarray(hosts.gather(hits))]
+    """Return the accuracy in percent of each of the models [R, ...] on ``test`` (uint8 images [N, H, W, c], int labels
+    [N])."""
+    counts = _count_correct(net, models, jnp.asarray(test[0]), jnp.asarray(test[1]), normaliser)
+    return [100.0 * float(count) / len(test[1]) for count in np.asarray(hosts.gather(counts))]
 
 
 def matched_epochs(protocol: Protocol, images: int, other: int) -> Protocol:
-    """``protocol`` for a set of ``other`` images, with about as many steps as it takes on one of ``images``."""
+    """Return ``protocol`` for a set of ``other`` images, with about as many steps as for a set of ``images`` images."""
     steps = protocol.epochs * -(-images // protocol.batch)
     return replace(protocol, epochs=max(1, round(steps / -(-other // protocol.batch))))
 
@@ -264,24 +266,24 @@ def _epochs(
 
 
 @partial(jax.jit, static_argnums=0)
-def _hits(net: Net, models: Model, images: Array, labels: Array, normaliser: Normaliser) -> Array:
+def _count_correct(net: Net, models: Model, images: Array, labels: Array, normaliser: Normaliser) -> Array:
     return mesh.map_chunks(partial(count_correct, net), models, 1, images, labels, normaliser)
 
 
 def _transform(protocol: Protocol, steps: int):
-    falling = rate_drops(protocol.epochs, steps, protocol.schedule)
+    schedule = rate_drops(protocol.epochs, steps, protocol.schedule)
     if protocol.optimiser == "adam":
-        return _adam(protocol, falling)
-    return NetworkSGD(protocol.rate, protocol.momentum, protocol.weight_decay).transform(falling)
+        return _adam(protocol, schedule)
+    return NetworkSGD(protocol.rate, protocol.momentum, protocol.weight_decay).transform(schedule)
 
 
-def _adam(protocol: Protocol, falling: optax.Schedule) -> optax.GradientTransformation:
+def _adam(protocol: Protocol, schedule: optax.Schedule) -> optax.GradientTransformation:
     adam = optax.adamw(
-        lambda count: protocol.rate * falling(count), b1=protocol.momentum, weight_decay=protocol.weight_decay
+        lambda count: protocol.rate * schedule(count), b1=protocol.momentum, weight_decay=protocol.weight_decay
     )
 
     def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
-        # Adam corrects its bias by powers of the step, an integer, which strict promotion forbids.
+        # Adam's bias correction takes powers of the integer step, which strict dtype promotion forbids.
         with jax.numpy_dtype_promotion("standard"):
             return adam.update(updates, state, params)
 

@@ -1,8 +1,8 @@
-"""One axis of devices under everything: CPU cores, GPUs or TPU chips share classes, networks, repeats and sweep points.
+"""The device mesh: one axis, along which devices share classes, networks, evaluation repeats and sweep points.
 
-What is independent is mapped with ``map_chunks``, which gives every device its share; the gradient of a training step
-is added up with ``batch_sum``, and what is left (the loss of the matching) XLA reduces. On one device these are a
-plain map and a plain call, and the program has no trace of them.
+``map_chunks`` maps a function over independent entries and gives each device an equal part of them. ``batch_sum`` sums
+the gradient of a training step over the devices. XLA reduces everything else (the matching loss). On one device both
+are plain calls and leave no trace in the program.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from distill_jax.types import Array, PyTree
 
 AXIS = "devices"
 MIN_PIXELS_TO_SUM, MIN_PIXELS_TO_SPLIT = 2**11, 2**14
-"""pixels of each CPU device's part of a batch, below which each does all of it, because the devices would wait for each
-other for longer than they save: where one vector is summed (``batch_sum``), and where XLA sums (``split_batch``)"""
+"""Minimum number of pixels in each CPU device's part of a batch, for ``batch_sum`` and for ``split_batch``. CPU devices
+do not share smaller batches, because synchronising would cost more time than sharing saves."""
 
-_alone: ContextVar[bool] = ContextVar("alone", default=False)
-"""set while a function is traced that runs on one device of a map"""
+_on_one_device: ContextVar[bool] = ContextVar("on_one_device", default=False)
+"""True while tracing a function that runs on one device of a map"""
 
 
 def size() -> int:
-    """How many devices share what is mapped here: all, but one within such a map."""
-    return 1 if _alone.get() else jax.device_count()
+    """Return the number of devices that share a map: all devices, or one inside a map."""
+    return 1 if _on_one_device.get() else jax.device_count()
 
 
 @cache
 def all_devices() -> Mesh:
-    """Every device of this run on one axis."""
+    """Return a mesh with all devices of this run on one axis."""
     return Mesh(np.asarray(jax.devices()), (AXIS,))
 
 
 def map_chunks(f: Callable[..., PyTree], xs: PyTree, chunk: int, *shared: PyTree) -> PyTree:
-    """``f(x, *shared)`` over the leading axis of ``xs``, shared out to the devices, ``chunk`` at a time on each.
+    """Map ``f(x, *shared)`` over the leading axis of ``xs``; each device visits ``chunk`` entries at a time.
 
-    ``shared`` are arrays that every device has whole; ``f`` must close over none. Lengths that the devices do not
-    divide are filled up with entries whose results are thrown away.
+    The arrays in ``shared`` are replicated. ``f`` must not close over arrays. If the number of devices does not divide
+    the length, ``xs`` is padded and the results of the padding are dropped.
     """
     n, length = size(), jax.tree.leaves(xs)[0].shape[0]
     if n == 1 or length == 1:
@@ -65,39 +65,42 @@ def map_chunks(f: Callable[..., PyTree], xs: PyTree, chunk: int, *shared: PyTree
     specs = (PartitionSpec(AXIS), *(PartitionSpec() for _ in shared))
     mapped = jax.shard_map(share, mesh=all_devices(), in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False)
     out = mapped(xs, *shared)
-    # Whole on every device again, gathered once: what follows would otherwise be gathered wherever it is used.
+    # Gather once here: otherwise XLA would gather the result again at each use.
     return out if whole == length else replicated(jax.tree.map(lambda a: a[:length], out))
 
 
 @contextmanager
 def on_one_device() -> Iterator[None]:
-    """What is traced within runs on one device: maps in it are plain ones."""
-    token = _alone.set(True)
+    """Trace the block for one device: maps inside it are plain maps."""
+    token = _on_one_device.set(True)
     try:
         yield
     finally:
-        _alone.reset(token)
+        _on_one_device.reset(token)
 
 
 def _shardings(arrays: PyTree, length: int) -> PyTree:
-    """Shardings of ``arrays``: those with a leading axis of ``length`` that the devices divide are shared out."""
+    """Return a sharding for each array: by its leading axis if that has ``length`` and the devices divide it, else
+    replicated."""
 
-    def of(a: Any) -> NamedSharding:
+    def sharding(a: Any) -> NamedSharding:
         split = a.ndim > 0 and 0 < a.shape[0] == length and length % size() == 0
         return NamedSharding(all_devices(), PartitionSpec(AXIS) if split else PartitionSpec())
 
-    return jax.tree.map(of, arrays)
+    return jax.tree.map(sharding, arrays)
 
 
 def replicated(arrays: PyTree) -> PyTree:
-    """``arrays`` on every device."""
+    """Replicate ``arrays`` on every device."""
     return shard_leading(arrays, 0)
 
 
 def shard_leading(arrays: PyTree, length: int) -> PyTree:
-    """``arrays`` shared out by their leading axis of ``length``, where the devices divide it; within a program and
-    outside of one. What goes round a loop of calls must be kept alike before the first call and at the end of each, or
-    the second call compiles anew."""
+    """Shard ``arrays`` by their leading axis if it has ``length`` and the devices divide it, inside or outside ``jit``.
+
+    The carry of a loop of jitted calls must be sharded before the first call and at the end of each call. Otherwise the
+    second call compiles again.
+    """
     if size() == 1:
         return arrays
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arrays))
@@ -106,57 +109,59 @@ def shard_leading(arrays: PyTree, length: int) -> PyTree:
 
 
 def _put(a: Any, sharding: NamedSharding) -> Array:
-    """``a`` where ``sharding`` says; with several hosts, which all have the same ``a``, each puts its part."""
+    """Place ``a`` according to ``sharding``. Of several hosts, which all hold the same ``a``, each places its part."""
     if not hosts.is_multihost():
         return jax.device_put(a, sharding)
     if isinstance(a, jax.Array) and (not a.is_fully_addressable or jnp.issubdtype(a.dtype, jax.dtypes.prng_key)):
-        return jax.jit(_same, out_shardings=sharding)(a)
-    # device_put would send the whole array around to see that it is the same everywhere.
+        return jax.jit(_identity, out_shardings=sharding)(a)
+    # device_put would send the whole array to every host to check that all hold the same values.
     return jax.make_array_from_callback(a.shape, sharding, np.asarray(a).__getitem__)
 
 
-def _same(a: Array) -> Array:
+def _identity(a: Array) -> Array:
     return a
 
 
 def shard_state(state: Any) -> Any:
-    """A ``distill.State`` where the devices keep it: images with the device that has their class, the rest on all."""
+    """Shard a ``distill.State``: images and their optimiser state by class; everything else is replicated."""
     by_class = shard_leading((state.synthetic, state.optimiser), len(state.synthetic.images))
     return shard_leading(state, 0)._replace(synthetic=by_class[0], optimiser=by_class[1])
 
 
 def split_batch(batch: PyTree) -> PyTree:
-    """The batch of a training step, images [N, H, W, c] first, each device a part of it, where it is worth it."""
+    """Split the batch of a training step, images [N, H, W, c] first, over the devices if it is large enough."""
     if not _worth_sharing(batch, MIN_PIXELS_TO_SPLIT):
         return batch
-    # Whole on every device first: what comes before is done by each, and nothing is sent.
+    # Replicate first, so that each device computes the whole batch and nothing is sent.
     for spec in (PartitionSpec(), PartitionSpec(AXIS)):
         batch = jax.lax.with_sharding_constraint(batch, NamedSharding(all_devices(), spec))
     return batch
 
 
 def batch_sum(f: Callable[..., PyTree], batch: PyTree, *shared: PyTree) -> PyTree:
-    """``f(batch, *shared)``, which is a sum over the batch of a training step, images [N, H, W, c] first: where it is
-    worth it, the sum of what the devices find for a part each. ``f`` must close over no arrays."""
+    """Return ``f(batch, *shared)``, a sum over the batch of a training step, images [N, H, W, c] first.
+
+    If the batch is large enough, each device computes the sum over its part. ``f`` must not close over arrays.
+    """
     if not _worth_sharing(batch, MIN_PIXELS_TO_SUM):
         return f(batch, *shared)
 
     def share(batch: PyTree, *shared: PyTree) -> PyTree:
         with on_one_device():
-            found, structure = jax.tree.flatten(f(batch, *shared))
-        # Arrays travel as one vector: CPU devices wait for each other once, not for every array. Numbers travel alone,
-        # so that those that nobody reads do not.
-        arrays = [i for i, a in enumerate(found) if a.ndim]
-        vector, undone = ravel_pytree([found[i] for i in arrays])
-        total = dict(zip(arrays, undone(jax.lax.psum(vector, AXIS)), strict=True))
-        return structure.unflatten([total[i] if a.ndim else jax.lax.psum(a, AXIS) for i, a in enumerate(found)])
+            leaves, structure = jax.tree.flatten(f(batch, *shared))
+        # All arrays are reduced as one vector, so that CPU devices synchronise once. Scalars are reduced separately, so
+        # that XLA can drop the unused ones.
+        arrays = [i for i, a in enumerate(leaves) if a.ndim]
+        vector, unravel = ravel_pytree([leaves[i] for i in arrays])
+        total = dict(zip(arrays, unravel(jax.lax.psum(vector, AXIS)), strict=True))
+        return structure.unflatten([total[i] if a.ndim else jax.lax.psum(a, AXIS) for i, a in enumerate(leaves)])
 
     specs = (PartitionSpec(AXIS), *(PartitionSpec() for _ in shared))
     mapped = jax.shard_map(share, mesh=all_devices(), in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
-    return mapped(replicated(batch), *shared)  # whole on every device first, as in split_batch
+    return mapped(replicated(batch), *shared)  # replicated first for the reason given in split_batch
 
 
 def _worth_sharing(batch: PyTree, pixels: int) -> bool:
-    """Whether the devices divide a batch, and on CPUs whether each has so many ``pixels`` of it."""
+    """Return whether the devices divide the batch, and, on CPUs, whether each part has at least ``pixels`` pixels."""
     n, height, width, _ = jax.tree.leaves(batch)[0].shape
     return size() > 1 and n % size() == 0 and not (on_cpu() and n * height * width < pixels * size())

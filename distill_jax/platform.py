@@ -1,11 +1,11 @@
-"""The platform that programs are made for: the one place that decides between forms for a CPU, a GPU and a TPU.
+"""The target platform: decides whether a program takes its CPU, GPU or TPU form.
 
-It is that of the default device, or another while a program is compiled for a device that is not there:
+The target is the platform of the default device, unless a program is compiled for a device that this machine lacks:
 
     with compiled_for("gpu"):
         jax.jit(f).lower(...)  # traced as on a GPU
 
-What is traced inside can also run here, slowly: the same values by another path.
+A function traced this way can also run here. It computes the same values, but slowly.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ import jax
 
 Platform: TypeAlias = Literal["cpu", "gpu", "tpu"]
 
-# A context that jit knows: the caches of traced and compiled programs never mix two targets.
+# A context that is part of jit's cache keys, so that programs traced for two targets are never mixed up.
 _target = jax.make_user_context(default_value=None)
 
 
 def target() -> str:
-    """The platform that is being compiled for: 'cpu', 'gpu', 'tpu', or what else the default backend is called."""
+    """Return the target platform: 'cpu', 'gpu', 'tpu', or the name of another default backend."""
     return _target.value or jax.default_backend()
 
 
 def on_cpu() -> bool:
-    """Whether that is a CPU, where one thing after the other is fastest."""
+    """Return whether the target is a CPU, which runs sequential programs fastest."""
     return target() == "cpu"
 
 
 @contextmanager
 def compiled_for(platform: Platform) -> Iterator[None]:
-    """Everything traced inside is meant for ``platform``, whatever devices there are."""
+    """Trace the block for ``platform``, whatever devices this machine has."""
     with _target(platform):
         yield

@@ -1,7 +1,6 @@
-"""The host's side of everything that takes long: compiled blocks of steps, with callbacks between them.
+"""The host loop: runs compiled blocks of steps with callbacks between them.
 
-``host_loop`` is the one loop; distillation, sweeps and evaluation run on it. A callback sees each block and may end
-the loop.
+Distillation, sweeps and evaluation all run in ``host_loop``. A callback gets each block and may end the loop.
 """
 
 from __future__ import annotations
@@ -26,41 +25,41 @@ from distill_jax.teachers import with_teacher_labels
 from distill_jax.types import Array, Feed, MemberStore, RealData, Tick
 
 GROWTH = 8
-"""a block has at most so many times the steps of the one before: steps of a dynamic loop (CAFE) differ much"""
+"""maximum ratio of the lengths of two consecutive blocks, because steps of CAFE's dynamic loop differ in duration"""
 
 
 class Block(NamedTuple):
-    """A stretch of a loop, as callbacks see it."""
+    """A block of consecutive steps, as callbacks see it."""
 
     state: Any
-    """after the block; the next block consumes it, so copy what must outlive it"""
+    """state after the block; the next block donates its buffers, so copy what you want to keep"""
     first: int
-    """the step the block started at"""
+    """number of the first step"""
     end: int
-    """the step after its last one"""
+    """number of the last step, plus one"""
     losses: np.ndarray
-    """float32 [..., steps]: after each step, the mean matching loss of its outer iteration so far; empty elsewhere"""
+    """float32 [..., steps]: mean matching loss of the outer iteration so far, after each step; empty in other loops"""
     seconds: float
-    """that the block took, compilation included where it compiled"""
+    """duration of the block, including compilation"""
 
 
 Callback: TypeAlias = Callable[[Block], object]
-"""Called after each block, in order; one that returns True ends the loop after this block."""
+"""Called after each block, in order. The loop ends if a callback returns True."""
 
 Advance: TypeAlias = Callable[[Any, int, int], tuple[Any, np.ndarray]]
-"""(state, first step, steps) -> (state, losses [..., steps]): one call of a compiled program"""
+"""(state, first step, number of steps) -> (state, losses [..., steps]): one call of a compiled program"""
 
 
 @dataclass(frozen=True)
 class BlockSize:
-    """How a loop is cut into blocks. It must not change what the loop computes."""
+    """The rule that splits a loop into blocks. It must not affect the results of the loop."""
 
     seconds: float = 2.0
-    """what a block should take"""
+    """target duration of a block"""
     longest: int = LONGEST_BLOCK
-    """steps in a block at most"""
+    """maximum number of steps in a block"""
     every: int = 0
-    """above 0: no block crosses a multiple of so many steps"""
+    """if above 0, no block crosses a multiple of this number of steps"""
 
 
 DEFAULT_SIZE = BlockSize()
@@ -74,10 +73,10 @@ def host_loop(
     callbacks: Sequence[Callback] = (),
     size: BlockSize = DEFAULT_SIZE,
 ) -> Any:
-    """Take ``state`` from step ``start`` to ``stop`` in blocks, each sized by how long the one before it took.
+    """Advance ``state`` from step ``start`` to ``stop`` in blocks and return the last state.
 
-    Returns the last state. The first two blocks have length 1: the very first also compiles, and tells nothing about
-    speed.
+    Each block is sized by the duration of the previous one. The first two blocks have one step each, because the first
+    also compiles and its duration says nothing about speed.
     """
     first, wanted, compiled = start, 1, False
     while first < stop:
@@ -101,7 +100,7 @@ def host_loop(
 
 
 class Keys(NamedTuple):
-    """The random keys of a run, all from one seed."""
+    """The random keys of a run, all derived from one seed."""
 
     pool: Array
     """pretraining"""
@@ -118,7 +117,7 @@ class Keys(NamedTuple):
 
 
 def no_tick(done: int, total: int) -> None:
-    """Progress that nobody watches."""
+    """Ignore progress."""
 
 
 def prepare(
@@ -129,11 +128,10 @@ def prepare(
     members: MemberStore | None = None,
     real: Feed | None = None,
 ) -> Problem:
-    """Everything that a run needs: the spec checked, its chunks chosen, its network built, its pool pretrained.
+    """Check the spec, choose its chunk sizes, build its network, pretrain its pool, and return the problem.
 
-    ``tick(done, total)`` is called between epochs of pretraining. ``real``: the real images where they come in
-    portions, of which the problem has the first. Raises RequestError where the spec makes no sense or does not fit the
-    data.
+    ``tick(done, total)`` is called between epochs of pretraining. ``real`` is the source of real images if they come in
+    portions; the problem holds the first portion. Raise RequestError if the spec is invalid or does not fit the data.
     """
     real = data.real_data(spec.mean, spec.std) if real is None else real
     check(spec, data.shape, real.at(0).counts.tolist())
@@ -145,21 +143,22 @@ def prepare(
 
 
 def steps_per_portion(spec: Spec, portion: RealData) -> int:
-    """Inner steps that each ``portion`` of the real images stays on the device: about as many as show its images once.
-    A model that is updated on the same few images over and over learns them by heart, and its gradients tell nothing.
+    """Return the number of inner steps for which a ``portion`` of the real images stays on the device.
 
-    A turn divides an outer iteration or is several, and a selection that steps share is never of two portions. The
-    first portion stays where no step shows an image, or each shows the same ones.
+    It is about one pass over the portion: a model that trains on the same few images for longer overfits them, and its
+    gradients become uninformative. The number divides the steps of an outer iteration, or is a multiple of them, and
+    steps that share a selection see one portion. If steps use no real images, or always the same, the first portion
+    stays for the whole run.
     """
     inner, every = spec.inner_steps, spec.selector.every
-    shown = spec.update.images + spec.selector.batch * (len(spec.classes) or portion.classes)
-    if spec.selector.paired or not shown:
+    images_per_step = spec.update.images + spec.selector.batch * (len(spec.classes) or portion.classes)
+    if spec.selector.paired or not images_per_step:
         return max(1, spec.steps)
-    wanted = max(1, portion.images.shape[0] // shown)
+    wanted = max(1, portion.images.shape[0] // images_per_step)
     if wanted >= inner:
         return inner * (wanted // inner)
-    shares = [n for n in range(1, inner + 1) if inner % n == 0 and (n % every == 0 or n == inner)]
-    return max((n for n in shares if n <= wanted), default=shares[0])
+    divisors = [n for n in range(1, inner + 1) if inner % n == 0 and (n % every == 0 or n == inner)]
+    return max((n for n in divisors if n <= wanted), default=divisors[0])
 
 
 def run(
@@ -170,23 +169,23 @@ def run(
     start: int | None = None,
     real: Feed | None = None,
 ) -> State:
-    """Take ``state`` to the end of the run, or until a callback ends it. ``start``: its step, where it is known.
+    """Advance ``state`` to the end of the run, or until a callback ends it.
 
-    ``real``: where the real images come in portions, which then take turns: which one a step sees follows from its
-    number alone.
+    ``start`` is the step of ``state``, if the caller knows it. ``real`` is the source of real images if they come in
+    portions. The number of a step alone determines the portion that it sees.
     """
     start = int(state.step) if start is None else start
     source = problem.data if real is None else real
     every = steps_per_portion(problem.spec, problem.data) if source.portions > 1 else max(1, problem.spec.steps)
-    fixed = mesh.replicated(replace(problem, data=source.at(start // every)))
-    shown: Feed = source if source.portions > 1 else fixed.data
+    resident = mesh.replicated(replace(problem, data=source.at(start // every)))
+    images: Feed = source if source.portions > 1 else resident.data
 
     def advance(state: State, first: int, count: int) -> tuple[State, np.ndarray]:
         end, losses = first + count, []
         while first < end:
             steps = min(every - first % every, end - first)
-            state, made = run_block(replace(fixed, data=shown.at(first // every)), state, steps)
-            losses.append(np.asarray(made)[:steps])  # waits for the turn to end: the next portion takes its place
+            state, block_losses = run_block(replace(resident, data=images.at(first // every)), state, steps)
+            losses.append(np.asarray(block_losses)[:steps])  # waits for the block, whose portion is replaced next
             first += steps
         return state, np.concatenate(losses)
 
@@ -197,9 +196,9 @@ def run(
 def distil(
     spec: Spec, data: Dataset, seed: int = 0, callbacks: Sequence[Callback] = (), resident: int = 0
 ) -> DistilledSet:
-    """The distilled set of ``data``: what ``experiments.distill --seed SEED`` makes of the same spec.
+    """Distil ``data`` and return the set, the same as ``experiments.distill --seed SEED`` makes with this spec.
 
-    ``resident``: real images of each class that the device holds at a time (``data.Buffer``); 0: all.
+    ``resident`` is the number of real images per class on the device (``data.Buffer``); 0: all.
     """
     real = feed(data, resident, seed, spec.mean, spec.std)
     problem = prepare(spec, data, seed, real=real)
@@ -208,7 +207,7 @@ def distil(
 
 
 def distilled_set(problem: Problem, data: Dataset, state: State, about: dict[str, Any]) -> DistilledSet:
-    """The set as it stands in ``state``, its card saying ``about``, with the labels that the spec asks for."""
+    """Return the distilled set of ``state``, with the kind of labels that the spec names and ``about`` in its card."""
     spec, synthetic = problem.spec, hosts.gather(state.synthetic)
     images = stored(spec.parameterisation, synthetic.images)
     names = tuple(data.class_names[c] for c in spec.classes) or data.class_names

@@ -1,4 +1,4 @@
-"""Spec: a method as one pytree, a choice on every axis; the registry of names; to and from JSON."""
+"""Spec: a method as one pytree with one choice on each axis. Also the registry of choices, JSON and checks."""
 
 from __future__ import annotations
 
@@ -69,15 +69,15 @@ CHOICES: dict[str, Mapping[str, Callable[[], Any]]] = {
     },
     "net": ARCHITECTURES,
 }  # fmt: skip
-"""The axes, and the choices on each that have a name on the command line."""
+"""The axes, and the choices on each axis that have a name on the command line."""
 
 MAX_COUNT = 10**8
-"""no count in a spec is larger"""
+"""maximum of every integer in a spec"""
 
 
 @choice
 class Spec(Choice):
-    """A method. Two specs of equal structure share one compiled program, whatever their numbers."""
+    """A method. Specs of equal structure share one compiled program, whatever their numbers."""
 
     models: contracts.ModelSource = EarlyStagePool()
     perturb: contracts.Perturbation = Directions()
@@ -91,26 +91,25 @@ class Spec(Choice):
     init: contracts.Initialisation = Mix()
     net: contracts.Architecture = ConvNet()
     ipc: int = 1
-    """I: stored images per class"""
+    """I: number of stored images per class"""
     outer_steps: int = 400
-    """outer iterations: fresh models each; 0 leaves the images as they were initialised"""
+    """number of outer iterations, each with new models; 0: keep the initial images"""
     inner_steps: int = 100
-    """image updates per outer iteration"""
+    """number of image updates per outer iteration"""
     live: int = 1
-    """K: models that live in an outer iteration; the matching loss is their mean"""
+    """K: number of models in an outer iteration; the matching loss is the mean over them"""
     mean: tuple[float, ...] = ()
-    """of pixels in [0, 1], each channel, that images are normalised with; empty: that of the training images"""
+    """mean of pixels in [0, 1] per channel, for normalisation; empty: mean of the training images"""
     std: tuple[float, ...] = ()
-    """the deviation likewise"""
+    """standard deviation of pixels per channel, for normalisation; empty: that of the training images"""
     classes: tuple[int, ...] = ()
-    """numbers of the classes whose images are made, of a data set whose networks know all; empty: all"""
+    """classes to distil, by number; networks still classify all classes. Empty: all classes"""
     syn_batch: int = 128
-    """decoded images per class that a step shows at most, a random subset where there are more; 0: all"""
+    """maximum number of decoded images per class in a step, drawn at random if there are more; 0: no maximum"""
     class_chunk: int = 0
-    """classes visited at once; 0: chosen for the device, from the size of what is shown. Changes speed and memory, not
-    the result"""
+    """number of classes visited at once; 0: automatic. Affects speed and memory, not the result"""
     model_chunk: int = 0
-    """live models visited at once; 0: chosen for the device"""
+    """number of live models visited at once; 0: automatic. Affects speed and memory, not the result"""
 
     def validate(self) -> None:
         if self.ipc < 1:
@@ -126,7 +125,7 @@ class Spec(Choice):
 
     @property
     def steps(self) -> int:
-        """Inner steps of the whole run."""
+        """Number of inner steps of the whole run."""
         return self.outer_steps * self.inner_steps
 
 
@@ -134,7 +133,7 @@ class Spec(Choice):
 
 
 def to_json(value: Any) -> Any:
-    """A choice and those in it as nested dicts with the names of their classes, ready for JSON."""
+    """Convert a choice, and the choices nested in it, to dicts that name their classes, ready for JSON."""
     if not is_dataclass(value):
         return value
     return {"choice": type(value).__name__, **{f.name: to_json(getattr(value, f.name)) for f in fields(value)}}
@@ -160,7 +159,7 @@ def from_json(description: Any, *others: Any) -> Any:
 
 
 def validate(value: Choice, path: str = "") -> None:
-    """Raise RequestError, naming the field, where a number in ``value`` or in a choice within it makes no sense."""
+    """Raise RequestError, naming the field, if a number in ``value`` or in a nested choice is invalid."""
     for field in fields(value):  # type: ignore[arg-type]
         part, name = getattr(value, field.name), path + field.name
         if isinstance(part, Choice):
@@ -172,15 +171,14 @@ def validate(value: Choice, path: str = "") -> None:
     try:
         value.validate()
     except RequestError as error:
-        # What stands on no axis does not know what it is called.
+        # A choice that is on no axis does not know the name of its field.
         raise error if value.axis else RequestError(f"{path}{error}") from None
     except TypeError as error:  # a card that was edited by hand
         raise RequestError(f"{path[:-1] or 'spec'}: a value has the wrong type ({error}): give a number") from error
 
 
 def check(spec: Spec, shape: Shape, counts: list[int]) -> None:
-    """Refuse, before any work, a spec that makes no sense or does not fit images of ``shape`` or classes of
-    ``counts``."""
+    """Raise RequestError if ``spec`` is invalid or does not fit images of ``shape`` and classes of ``counts``."""
     validate(spec)
     if spec.ipc > min(counts):
         raise RequestError(
@@ -201,9 +199,9 @@ def check(spec: Spec, shape: Shape, counts: list[int]) -> None:
 
 
 def _check_classes(spec: Spec, classes: int) -> None:
-    """Refuse a part of the classes that is not there, or that cannot be made without the others."""
+    """Refuse unknown classes, and methods that cannot distil some of the classes alone."""
     if spec.classes and max(spec.classes) >= classes:
-        raise RequestError(f"class {max(spec.classes)} of --classes is not there: classes go from 0 to {classes - 1}")
+        raise RequestError(f"class {max(spec.classes)} of --classes does not exist: classes go from 0 to {classes - 1}")
     if spec.classes and isinstance(spec.objective, contracts.SetObjective):
         raise RequestError(f"objective {type(spec.objective).__name__} needs all classes at once: leave out --classes")
     if spec.classes and spec.update.uses_synthetic:
@@ -212,11 +210,11 @@ def _check_classes(spec: Spec, classes: int) -> None:
             "or use --update real"
         )
     if spec.classes and spec.labels.from_teachers:
-        raise RequestError("soft labels are those of all classes: use --labels hard with --classes")
+        raise RequestError("soft labels cover all classes: use --labels hard with --classes")
 
 
 def _check_targets(spec: Spec) -> None:
-    """Refuse an objective without the targets that it needs, and targets that no objective needs."""
+    """Refuse an objective that lacks its targets, and targets that the objective does not use."""
     models, objective = type(spec.models).__name__, type(spec.objective).__name__
     if spec.objective.needs_target and not spec.models.gives_target:
         raise RequestError(
@@ -231,46 +229,48 @@ def _check_targets(spec: Spec) -> None:
 
 
 def _check_teachers(spec: Spec) -> None:
-    """Refuse what looks at trained networks where there are none."""
-    looking = (
+    """Refuse choices that need trained networks if the model source trains none."""
+    users = (
         (spec.init.uses_teacher, f"init {type(spec.init).__name__}", "--init random"),
         (spec.selector.paired, f"selector {type(spec.selector).__name__}", "--selector random"),
         (spec.labels.from_teachers, "labels soft", "--labels hard"),
         (spec.labels.init_uses_teachers, "labels.start teachers", "--labels.start class"),
     )
-    for looks, what, instead in () if spec.models.size else looking:
-        if looks:
+    for needs_teacher, name, instead in () if spec.models.size else users:
+        if needs_teacher:
             raise RequestError(
-                f"{what} needs a trained network, and models {type(spec.models).__name__} trains none: "
+                f"{name} needs a trained network, and models {type(spec.models).__name__} trains none: "
                 f"add --models early-stage, or use {instead}"
             )
 
 
 def _check_labels(spec: Spec) -> None:
-    """Refuse learned labels that the objective does not use, or that only some images of a class would have."""
+    """Refuse learned labels that the objective does not use, or that a step would use only in part."""
     if spec.labels.learned and not spec.objective.uses_labels:
         raise RequestError(
-            f"objective {type(spec.objective).__name__} does not look at labels: use --objective trajectory, "
+            f"objective {type(spec.objective).__name__} does not use labels: use --objective trajectory, "
             "or --labels hard"
         )
     if spec.labels.learned and spec.syn_batch:
-        raise RequestError("learned labels go with all images of a class: add --syn-batch 0, or use --labels hard")
+        raise RequestError(
+            "learned labels need all images of a class in a step: add --syn-batch 0, or use --labels hard"
+        )
 
 
 def _check_pairs(spec: Spec) -> None:
     """Refuse a paired objective without pairs."""
     if spec.objective.paired and not spec.selector.paired:
         raise RequestError(
-            f"objective {type(spec.objective).__name__} compares image with image, and selector "
-            f"{type(spec.selector).__name__} has no pairs: use --selector anchors, or --objective feature"
+            f"objective {type(spec.objective).__name__} compares pairs of images, and selector "
+            f"{type(spec.selector).__name__} selects no pairs: use --selector anchors, or --objective feature"
         )
     cells = spec.ipc * spec.parameterisation.factor**2
     if spec.objective.paired and (spec.parameterisation.decoded(spec.ipc) != cells or spec.syn_batch):
         raise RequestError(
-            "pairs need every decoded image in its place: use --parameterisation.decode-type single and --syn-batch 0"
+            "pairs need all decoded images, in order: use --parameterisation.decode-type single and --syn-batch 0"
         )
 
 
 def as_arrays(spec: Spec) -> Spec:
-    """The spec as ``jit`` takes it: every number a float32 array, so that equal structures are one program."""
+    """Convert every number to a float32 array, so that ``jit`` compiles specs of equal structure once."""
     return jax.tree.map(jnp.float32, spec)

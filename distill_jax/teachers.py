@@ -1,4 +1,4 @@
-"""Soft labels: what networks trained on the real data see in the distilled images."""
+"""Soft labels: class probabilities of the distilled images under networks trained on the real data."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from distill_jax.micro_batches import forward_batch
 from distill_jax.types import Array, Model, Net
 
 AT_ONCE = 256
-"""images in float32 at most"""
+"""maximum number of images held in float32 at a time"""
 
 
 def with_teacher_labels(distilled: DistilledSet, net: Net, teachers: Model) -> DistilledSet:
-    """``distilled`` with the mean of the class probabilities that the ``teachers``, Model[P], give each decoded image,
-    shown as it is, without augmentation, to networks in evaluation mode."""
+    """Return ``distilled`` with soft labels: the mean class probabilities of the ``teachers``, Model[P], for each
+    decoded image. The teachers are in evaluation mode and the images are not augmented."""
     return distilled.with_soft(probabilities(net, teachers, distilled.arrays()[0]))
 
 
 def probabilities(net: Net, teachers: Model, images: np.ndarray | Array) -> np.ndarray:
-    """float32 [N, C]: the mean of the class probabilities that the ``teachers``, Model[P] in evaluation mode, give
+    """Return float32 [N, C]: the mean class probabilities of the ``teachers``, Model[P] in evaluation mode, for
     ``images`` [N, H, W, c] in network space."""
     step = forward_batch(images)
     parts = [jnp.asarray(images[first : first + step]) for first in range(0, len(images), step)]

@@ -1,4 +1,4 @@
-"""The one training loop: pretraining, the model update between steps, and evaluation all call ``train``."""
+"""The training loop of networks. Pretraining, the model update and evaluation all call ``train``."""
 
 from __future__ import annotations
 
@@ -33,34 +33,34 @@ from distill_jax.types import (
 
 
 class Pipeline(NamedTuple):
-    """How a network is shown a training set: everything about training except its optimiser and length. Static."""
+    """The batching and augmentation of a training set; static under ``jit``."""
 
     batch: int = 64
-    """images per step"""
+    """number of images per step"""
     cutmix: float = 0.5
-    """probability per step"""
+    """probability of cutmix in a step"""
     augment: Augmentation = NoAugment()
-    """drawn per image, before cutmix"""
+    """augmentation of each image, applied before cutmix"""
 
     def validate(self) -> None:
-        """Raise RequestError for a batch or a probability that makes no sense."""
+        """Raise RequestError if the batch or the probability is invalid."""
         require_at_least(1, self, "batch")
         if not 0 <= self.cutmix <= 1:
             raise RequestError(f"cutmix is {self.cutmix}: it is a probability, from 0 to 1")
 
 
 class Order(NamedTuple):
-    """Which images each step sees."""
+    """The images of each step."""
 
     rows: Array
     """int32 [steps, batch]"""
     weights: Array
-    """float32 [steps, batch]: 0 for the rows that pad an incomplete batch"""
+    """float32 [steps, batch]: 1, or 0 for rows that pad an incomplete batch"""
 
 
 @choice
 class NetworkSGD(Choice):
-    """PyTorch's SGD for networks: weight decay on *all* parameters, added to the gradient."""
+    """PyTorch's SGD for networks, which adds the weight decay of *all* parameters to the gradient."""
 
     lr: float = 0.01
     momentum: float = 0.9
@@ -74,26 +74,26 @@ class NetworkSGD(Choice):
         require_at_least(0, self, "weight_decay")
 
     def transform(self, schedule: optax.Schedule | None = None) -> optax.GradientTransformation:
-        """The optax form; ``schedule`` multiplies the learning rate by step."""
+        """Return the optax transformation. ``schedule`` maps a step to a factor on the learning rate."""
         rate = self.lr if schedule is None else lambda count: self.lr * schedule(count)
         return optax.chain(optax.add_decayed_weights(self.weight_decay), optax.sgd(rate, self.momentum))
 
 
 PLAIN_SGD = NetworkSGD(momentum=0.0, weight_decay=0.0)
-"""how DC, DSA, CAFE and MTT's experts train their networks"""
+"""the optimiser of networks in DC, DSA and CAFE, and of MTT's experts"""
 
 
 class Schedule(NamedTuple):
-    """How the learning rate falls over E epochs of training."""
+    """A learning rate that drops in steps over E epochs."""
 
     drops: Callable[[int], tuple[int, ...]]
-    """E -> how many epochs come before each drop"""
+    """E -> number of epochs before each drop"""
     factor: float
-    """what each drop multiplies the rate by"""
+    """factor on the rate at each drop"""
     extra: int = 0
-    """epochs beyond E"""
+    """number of epochs beyond E"""
     restarts: bool = False
-    """each drop also makes a new optimiser: momentum starts again from zero"""
+    """whether each drop also resets the momentum to zero, as a new optimiser does"""
 
 
 SCHEDULES = {
@@ -102,40 +102,41 @@ SCHEDULES = {
     "half": Schedule(lambda epochs: (epochs // 2,), 0.1),
     "dc": Schedule(lambda epochs: (epochs // 2 + 2,), 0.1, extra=1, restarts=True),
 }
-"""thirds: IDC, Acc-DD; dc: DC, DSA, DM, MTT and DC-Bench, as released; half: DD-Ranking; constant: RaT-BPTT"""
+"""thirds: IDC and Acc-DD; dc: DC, DSA, DM, MTT and DC-Bench as released; half: DD-Ranking; constant: RaT-BPTT"""
 
 
 def rate_drops(epochs: int, steps: int, schedule: str = "thirds") -> optax.Schedule:
-    """What the learning rate is multiplied by at each step of ``epochs`` epochs of ``steps`` steps: 1, then less."""
-    how = SCHEDULES[schedule]
-    return piecewise_constant([epoch * steps for epoch in how.drops(epochs)], how.factor)
+    """Return the factor on the learning rate at each step, for ``epochs`` epochs of ``steps`` steps."""
+    drops, factor, *_ = SCHEDULES[schedule]
+    return piecewise_constant([epoch * steps for epoch in drops(epochs)], factor)
 
 
 def piecewise_constant(drops: Sequence[int], factor: float) -> optax.Schedule:
-    """1, multiplied by ``factor`` from each count in ``drops`` on; several drops may coincide."""
+    """Return a schedule that is 1 at first and is multiplied by ``factor`` at each count in ``drops``."""
     scales: dict[int, float] = {}
     for count in drops:
         scales[count] = scales.get(count, 1.0) * factor
     schedule = optax.piecewise_constant_schedule(1.0, scales)
-    # optax mixes the count, an integer, with floats, which strict promotion forbids.
+    # optax mixes the integer count with floats, which strict dtype promotion forbids.
     return lambda count: schedule(jnp.asarray(count, float))
 
 
 def reset_momentum(state: PyTree) -> PyTree:
-    """The state of ``NetworkSGD`` with its momentum zero, as in a new optimiser; the schedule goes on."""
+    """Set the momentum in a state of ``NetworkSGD`` to zero, as in a new optimiser. The schedule continues."""
     return optax.tree.set(state, trace=jax.tree.map(jnp.zeros_like, optax.tree.get(state, "trace")))
 
 
 @partial(jax.jit, static_argnums=0)
 def init_networks(net: Net, keys: Array) -> Model:
-    """Untrained networks, one from each of ``keys`` [P]: Model[P]."""
+    """Return one untrained network for each of ``keys`` [P], as Model[P]."""
     return jax.lax.map(net.init, keys)
 
 
 def epochs_order(key: Array, n: int, batch: int, epochs: int) -> Order:
-    """A fresh permutation of ``n`` images per epoch; the last batch of an epoch may be incomplete.
+    """Return an order with a new permutation of ``n`` images in each epoch.
 
-    Its padding repeats the epoch's first images with weight 0, so batch-norm statistics still come from real images.
+    If the last batch of an epoch is incomplete, the first images of the epoch pad it with weight 0, so that batch-norm
+    statistics still come from real images.
     """
     batch = min(batch, n)
     steps = -(-n // batch)
@@ -145,7 +146,7 @@ def epochs_order(key: Array, n: int, batch: int, epochs: int) -> Order:
 
 
 def images_order(key: Array, n: int, batch: int, images: int) -> Order:
-    """Full batches until ``images`` or more were seen, without repetition while ``n`` lasts."""
+    """Return an order of full batches with at least ``images`` images. An image repeats only after all ``n``."""
     steps = -(-images // batch)
     rounds = -(-steps * batch // n)
     rows = permutations(key, rounds, n).reshape(-1)
@@ -164,72 +165,72 @@ def train(
     normaliser: Normaliser | None = None,
     remat: bool = False,
 ) -> tuple[Model, PyTree, Array]:
-    """Scan over ``order``; returns the model, the optimiser's state and the loss of each step [steps].
+    """Train along ``order``; return the model, the state of the optimiser and the loss of each step [steps].
 
-    ``data.images`` in network space are used as they are; uint8 images go through ``normaliser``.
-    ``remat``: a derivative of the result computes each step again instead of keeping its activations.
+    Images are in network space, or uint8, which ``normaliser`` converts. With ``remat``, differentiating the result
+    recomputes each step instead of storing its activations.
     """
 
     steps, batch = order.rows.shape
-    shape, packed = (batch, *data.images.shape[1:]), _packing(model.params)
-    # Drawn for all steps at once: in the loop each draw would be a kernel of its own.
+    shape, packing = (batch, *data.images.shape[1:]), _packing(model.params)
+    # One draw for all steps, because a draw in the loop would launch a kernel in each step.
     augment_key, mix_key = jax.random.split(key)
     draws = pipeline.augment.draw_batches(augment_key, steps, batch)
     patches = draw_patches(mix_key, steps, shape) if pipeline.cutmix > 0 else None
 
-    def step(carry: tuple[PyTree, PyTree, PyTree], now: tuple[Order, PyTree, Any]) -> tuple[Any, Array]:
-        (held, stats, state), (picks, draws, patch) = carry, now
-        x, targets = data.images[picks.rows], data.targets[picks.rows]
+    def step(carry: tuple[PyTree, PyTree, PyTree], xs: tuple[Order, PyTree, Any]) -> tuple[Any, Array]:
+        (packed, stats, state), (order, draws, patch) = carry, xs
+        x, targets = data.images[order.rows], data.targets[order.rows]
         if x.dtype == jnp.uint8:
             assert normaliser is not None
             x = normaliser.to_network(x)
         x = pipeline.augment.apply_each(x, draws)
         if patch is not None:
             x, targets = mix(x, targets, patch, pipeline.cutmix)
-        # Devices share the passes through the network; before them images meet each other, which would cost more.
-        batch, params = (x, targets, picks.weights / jnp.sum(picks.weights)), packed.unpack(held)
-        if stats or remat:  # with batch norm, images meet in the network too; and a derivative is taken of the whole
+        # Devices share the passes through the network, but not the augmentation, where cutmix combines images.
+        batch, params = (x, targets, order.weights / jnp.sum(order.weights)), packing.unpack(packed)
+        if stats or remat:  # batch norm combines images in the network too, and remat differentiates the whole step
             batch = mesh.split_batch(batch)
             (loss, stats), grads = jax.value_and_grad(partial(_loss, net), has_aux=True)(params, stats, *batch)
         else:
             loss, grads = mesh.batch_sum(partial(_loss_and_gradient, net), batch, params)
-        updates, state = optimiser.update(packed.pack(grads), state, held)
-        return (optax.apply_updates(held, updates), stats, state), loss
+        updates, state = optimiser.update(packing.pack(grads), state, packed)
+        return (optax.apply_updates(packed, updates), stats, state), loss
 
     if remat:
         step = jax.checkpoint(step, prevent_cse=False)
-    carry = (packed.pack(model.params), model.stats, packed.pack_state(state))
-    (held, stats, after), losses = jax.lax.scan(step, carry, (order, draws, patches))
-    return model._replace(params=packed.unpack(held), stats=stats), packed.unpack_state(after, state), losses
+    carry = (packing.pack(model.params), model.stats, packing.pack_state(state))
+    (packed, stats, packed_state), losses = jax.lax.scan(step, carry, (order, draws, patches))
+    return model._replace(params=packing.unpack(packed), stats=stats), packing.unpack_state(packed_state, state), losses
 
 
 def _loss(net: Net, params: PyTree, stats: PyTree, x: Array, targets: Array, weights: Array) -> tuple[Array, PyTree]:
-    """The cross-entropy of ``x`` [N, ...], summed with ``weights`` [N], and the new running statistics."""
+    """Return the cross-entropy of ``x`` [N, ...], weighted by ``weights`` [N], and the new running statistics."""
     out, new = net.apply(Model(params, stats), x, train=True)
     losses = optax.softmax_cross_entropy(out.logits, targets)
     return jnp.sum(losses * weights.astype(losses.dtype)), new
 
 
 def _loss_and_gradient(net: Net, batch: tuple[Array, Array, Array], params: PyTree) -> tuple[Array, PyTree]:
-    """Of a batch whose images do not meet in the network."""
+    """Return the loss and gradient of a network without running statistics."""
     return loss_and_gradient(lambda params, *part: _loss(net, params, {}, *part)[0], params, *batch)
 
 
 class _Packing(NamedTuple):
-    """Parameters as the loop holds them: on an accelerator one vector, so that a step of the optimiser is one kernel
-    and not one for each array. That changes no number, because what trains networks treats every parameter alike."""
+    """The form of the parameters inside the loop. On an accelerator it is one vector, so that an optimiser step is one
+    kernel. This changes no number, because the optimisers of networks treat all parameters equally."""
 
     pack: Callable[[PyTree], PyTree]
     unpack: Callable[[PyTree], PyTree]
     like: Any
-    """the structure of the parameters"""
+    """tree structure of the parameters; None if packing does nothing"""
 
     def pack_state(self, state: PyTree) -> PyTree:
-        """An optimiser's state with what is shaped like the parameters packed."""
+        """Pack the parts of an optimiser's state that have the structure of the parameters."""
         return jax.tree.map(lambda part: self.pack(part) if self._is_like(part) else part, state, is_leaf=self._is_like)
 
     def unpack_state(self, packed: PyTree, state: PyTree) -> PyTree:
-        """The inverse; ``state`` is one that is not packed."""
+        """Invert ``pack_state``; ``state`` is an unpacked state."""
 
         def part(was: PyTree, now: PyTree) -> PyTree:
             return self.unpack(now) if self._is_like(was) else now
@@ -247,15 +248,15 @@ def _packing(params: PyTree) -> _Packing:
 
 
 def real_train_set(data: RealData) -> TrainSet:
-    """The real training set as the training loop takes it."""
+    """Return the real training set as a TrainSet."""
     return TrainSet(data.images, jax.nn.one_hot(data.labels, data.classes))
 
 
 def count_correct(
     net: Net, model: Model, images: Array, labels: Array, normaliser: Normaliser, chunk: int = 0
 ) -> Array:
-    """How many of ``images`` (uint8 [N, H, W, c]) the network, in evaluation mode, classifies right: int32 [].
-    ``chunk`` of them go through it at once; 0: ``micro_batches.forward_batch``."""
+    """Return int32 []: the number of ``images`` (uint8 [N, H, W, c]) that the network, in evaluation mode, classifies
+    correctly. ``chunk`` is the batch size; 0: ``micro_batches.forward_batch``."""
     n = images.shape[0]
     chunk = min(chunk, n) or forward_batch(images)
     rows = jnp.arange(-(-n // chunk) * chunk)

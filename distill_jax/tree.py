@@ -1,8 +1,8 @@
-"""Operations on parameter pytrees: take one of a stack, map in chunks, per-filter norms.
+"""Operations on parameter pytrees: indexing, stacking, mapping in chunks, per-filter norms.
 
-A parameter pytree is a nested dict as flax names it. Which role a leaf plays follows from its name and rank:
-a ``kernel`` of rank 4 is a convolution (HWIO), a ``kernel`` of rank 2 is linear (in, out), everything else is a bias or
-a norm's scale. Filters (output channels) are the LAST axis, where PyTorch has them first.
+A parameter pytree is a nested dict with flax's names. The name and rank of a leaf tell its role: a ``kernel`` of rank 4
+is a convolution (HWIO), a ``kernel`` of rank 2 is a linear layer (in, out), and any other leaf is a bias or a norm's
+scale. Filters (output channels) are the LAST axis; in PyTorch they are the first.
 """
 
 from __future__ import annotations
@@ -17,62 +17,62 @@ from distill_jax.types import Array, PyTree
 
 
 def take(stacked: PyTree, i: Array | int) -> PyTree:
-    """Entry ``i`` of every leaf [P, ...]; ``i`` of shape [K] takes K entries."""
+    """Return entry ``i`` of every leaf [P, ...]; an ``i`` of shape [K] takes K entries."""
     return jax.tree.map(lambda a: a[i], stacked)
 
 
 def stack(trees: Sequence[PyTree], axis: int = 0) -> PyTree:
-    """Trees of equal structure, stacked on a new axis, by default a leading one."""
+    """Stack trees of equal structure along a new axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis), *trees)
 
 
 def mean(stacked: PyTree) -> PyTree:
-    """The mean over the leading axis of every leaf."""
+    """Return the mean of every leaf over its leading axis."""
     return jax.tree.map(lambda a: jnp.mean(a, axis=0), stacked)
 
 
 def is_conv(path: tuple[Any, ...], leaf: Array) -> bool:
-    """A convolution kernel."""
+    """Return whether the leaf is the kernel of a convolution."""
     return _name(path) == "kernel" and leaf.ndim == 4
 
 
 def is_linear(path: tuple[Any, ...], leaf: Array) -> bool:
-    """The kernel of a linear layer."""
+    """Return whether the leaf is the kernel of a linear layer."""
     return _name(path) == "kernel" and leaf.ndim == 2
 
 
 def is_matrix(path: tuple[Any, ...], leaf: Array) -> bool:
-    """A convolution or linear kernel: what has filters."""
+    """Return whether the leaf is a convolution or linear kernel, the leaves that have filters."""
     return is_conv(path, leaf) or is_linear(path, leaf)
 
 
 def select_leaves(tree: PyTree, keep: Callable[[tuple[Any, ...], Array], bool]) -> list[Array]:
-    """The leaves for which ``keep(path, leaf)`` holds, in the tree's order."""
+    """Return the leaves for which ``keep(path, leaf)`` is true, in the order of the tree."""
     return [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree) if keep(path, leaf)]
 
 
 def filters(leaf: Array) -> Array:
-    """[..., filters] -> [rest, filters]; a vector counts as one weight per filter."""
+    """Reshape [..., filters] to [rest, filters]. A vector has one weight per filter."""
     return leaf.reshape(-1, leaf.shape[-1])
 
 
 def filter_norms(leaf: Array) -> Array:
-    """Euclidean norm of each filter, shaped to broadcast against ``leaf``."""
+    """Return the Euclidean norm of each filter, in a shape that broadcasts against ``leaf``."""
     return jnp.sqrt(jnp.sum(leaf**2, axis=tuple(range(leaf.ndim - 1)), keepdims=True))
 
 
 def squared_distance(a: PyTree, b: PyTree) -> Array:
-    """Sum of squared differences over all leaves."""
+    """Return the sum of squared differences over all leaves."""
     return sum(
         (jnp.sum((x - y) ** 2) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)), jnp.zeros(())
     )
 
 
 def map_chunks(f: Callable[..., PyTree], xs: PyTree, chunk: int) -> PyTree:
-    """``f`` over the leading axis of ``xs``, ``chunk`` entries at a time; the result does not depend on ``chunk``.
+    """Map ``f`` over the leading axis of ``xs``, ``chunk`` entries at a time. The result does not depend on ``chunk``.
 
-    A chunk of 1 is a plain scan (least memory, best on CPU), a chunk of the whole length a plain vmap. Lengths that the
-    chunk does not divide are fine.
+    A chunk of 1 is a scan, which needs the least memory and is fastest on a CPU. A chunk of the whole length is a vmap.
+    The chunk need not divide the length.
     """
     length = jax.tree.leaves(xs)[0].shape[0]
     if chunk >= length and length > 1:

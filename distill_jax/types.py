@@ -1,4 +1,4 @@
-"""The vocabulary of the library: what a choice is, and the structs that travel through it. Read this first.
+"""The vocabulary of the library: choices, and the structs that every module passes around. Read this file first.
 
 Letters in shapes, everywhere:
     C classes               I stored images per class (ipc)     D decoded images per class
@@ -6,16 +6,16 @@ Letters in shapes, everywhere:
     R evaluation repeats    S sweep points                      N, M any number of images
     H W c                   height, width, channels (images are NHWC)
 
-A *method* is a **Spec** (``spec.py``): one choice on each axis below. A choice is a frozen dataclass made with
-``@choice``,
-which also makes it a pytree: its numbers (fields annotated ``float``) are leaves, which ``jit`` traces and sweeps
-stack; everything else is structure, which is compiled in. A **State** holds the arrays that change (``distill.py``).
+A *method* is a **Spec** (``spec.py``) with one choice on each axis. A choice is a frozen dataclass made with
+``@choice``, which also registers it as a pytree. Its numbers (fields annotated ``float``) are leaves, which ``jit``
+traces and sweeps stack. All other fields are structure, which is compiled in. A **State** (``distill.py``) holds the
+arrays that change during a run.
 
-Every axis has a contract (``contracts.py``): a class with the functions that a choice on it must have, and with a
-default for everything that it may have besides. A choice inherits its contract and nothing else, so a class of your own
-plugs in from any module.
+Each axis has a contract (``contracts.py``): a base class that declares the required functions and has defaults for the
+optional ones. A choice inherits only its contract, so you can plug in your own class from any module.
 
-Two spaces for images: *pixel* space is [0, 1]; *network* space is ``(pixel - mean) / std``, what networks see.
+Images live in one of two spaces: *pixel* space is [0, 1], and *network* space is ``(pixel - mean) / std``, the input of
+networks.
 """
 
 from __future__ import annotations
@@ -49,26 +49,26 @@ T = TypeVar("T")
 
 
 class RequestError(ValueError):
-    """The request is wrong. The message is one line: what is wrong and how to mend it. Runners exit with code 2."""
+    """A wrong request. The message is one line that says what is wrong and how to fix it. Runners exit with code 2."""
 
 
 def near_miss(name: str, known: Iterable[str]) -> str:
-    """How a message about an unknown ``name`` ends: the nearest known one, or all of them."""
+    """Return the end of a message about an unknown ``name``: the nearest known name, or all known names."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     return f"did you mean {near[0]}?" if near else f"choose one of {' '.join(known)}"
 
 
 def lookup(what: str, name: str, known: Mapping[str, T]) -> T:
-    """``known[name]``, or a RequestError that names the nearest known one."""
+    """Return ``known[name]``. Raise RequestError, suggesting the nearest name, if there is no such ``name``."""
     if name in known:
         return known[name]
     raise RequestError(f"unknown {what} {name!r}: {near_miss(name, known)}")
 
 
 def require_at_least(least: int, of: Any, *names: str, zero: str = "") -> None:
-    """Raise RequestError where one of the fields ``names`` of ``of``, a choice or the options of a runner, is below
-    ``least``. ``zero``: what 0 means, where that is the least."""
+    """Raise RequestError if a field in ``names`` of ``of``, a choice or a runner's options, is below ``least``. If
+    ``least`` is 0, ``zero`` tells the message what 0 means."""
     for name in names:
         value = getattr(of, name)
         if value < least:
@@ -79,7 +79,7 @@ def require_at_least(least: int, of: Any, *names: str, zero: str = "") -> None:
 
 
 def accumulator_dtype(dtype: Any) -> Any:
-    """What sums over ``dtype``, and positions in images of it, are kept in: float32, or float64 for float64."""
+    """Return the dtype for sums over ``dtype`` and for coordinates in images: float64 for float64, else float32."""
     return jnp.dtype(jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32)
 
 
@@ -87,28 +87,28 @@ def accumulator_dtype(dtype: Any) -> Any:
 
 
 class Choice(ABC):
-    """One choice on one axis."""
+    """Base class of all choices."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
     axis: ClassVar[str] = ""
-    """the field of Spec that it stands in"""
+    """name of the field of Spec that holds the choice"""
 
     def validate(self) -> None:
-        """Raise RequestError for a field whose value makes no sense; numbers must be finite whatever this says.
+        """Raise RequestError for an invalid field. Infinite numbers and NaN are refused elsewhere, for every choice.
 
-        Called where a spec is resolved, never by a constructor: inside ``jit`` the numbers are tracers.
+        It is called when a spec is resolved and never by a constructor, because inside ``jit`` numbers are tracers.
         """
 
 
 def static(*, default: Any) -> Any:
-    """A field that is compiled in although its annotation is ``float``: it decides what the program does."""
+    """Declare a ``float`` field that is compiled in instead of traced, because the program branches on it."""
     return dataclasses.field(default=default, metadata={"static": True})
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, static))
 def choice(cls: type[T]) -> type[T]:
-    """Make ``cls`` a frozen dataclass and a pytree: ``float`` fields and choices within it are data, the rest is
-    static."""
+    """Make ``cls`` a frozen dataclass and a pytree whose data fields are its ``float`` fields and nested choices. All
+    other fields are static."""
     made = dataclasses.dataclass(frozen=True)(cls)
     hints = get_type_hints(made)
     numbers, nested, structure = [], [], []
@@ -128,14 +128,15 @@ def choice(cls: type[T]) -> type[T]:
 
 
 class Model(NamedTuple):
-    """One network's arrays, or K of them when every leaf has a leading K axis."""
+    """The arrays of one network, or of K networks if every leaf has a leading K axis."""
 
     params: PyTree
-    """float32 parameters, as flax names them."""
+    """float32 parameters with flax's names"""
     stats: PyTree
-    """running statistics of batch norm; an empty dict for every other norm."""
+    """running statistics of batch norm; an empty dict for every other norm"""
     target: PyTree = None
-    """parameters this model should be led to (trajectory matching) or ended at (NCFM's calibration); None elsewhere."""
+    """parameters that the model should reach (trajectory matching), or its trained parameters (NCFM's calibration);
+    None for other objectives"""
 
 
 class NetBlock(NamedTuple):
@@ -148,25 +149,25 @@ class NetBlock(NamedTuple):
 
 
 class NetOutput(NamedTuple):
-    """What a forward pass returns."""
+    """The result of a forward pass."""
 
     logits: Array
     """[N, C]"""
     blocks: tuple[NetBlock, ...]
-    """shallow to deep"""
+    """the blocks, from shallow to deep"""
     embedding: Array
-    """[N, E]: the flattened features that enter the classifier"""
+    """[N, E]: the flattened input of the classifier"""
 
 
 @runtime_checkable
 class Net(Protocol):
-    """A network for one image shape and number of classes. Hashable: static under ``jit``."""
+    """A network for one image shape and number of classes; hashable, and static under ``jit``."""
 
     def init(self, key: Array) -> Model: ...
 
     def apply(self, model: Model, x: Array, train: bool) -> tuple[NetOutput, PyTree]:
-        """Forward ``x`` [N, H, W, c] (network space); returns the outputs and the new running statistics. Of a model
-        without such statistics, what becomes of an image does not depend on the others (``micro_batches.py``)."""
+        """Return the outputs for ``x`` [N, H, W, c] in network space, and the new running statistics. Without running
+        statistics, the output for an image must not depend on other images (``micro_batches.py``)."""
         ...
 
 
@@ -174,22 +175,22 @@ class Normaliser(NamedTuple):
     """The map between pixel space and network space."""
 
     mean: Array
-    """float32 [c], of pixel values"""
+    """float32 [c]: mean of the pixel values"""
     std: Array
-    """float32 [c], of pixel values"""
+    """float32 [c]: standard deviation of the pixel values"""
 
     def to_network(self, images: Array) -> Array:
-        """Pixel to network space. ``images`` [..., c] floating in [0, 1], or uint8 from 0 to 255."""
+        """Convert ``images`` [..., c], floating in [0, 1] or uint8 from 0 to 255, from pixel to network space."""
         pixels = as_pixels(images)
         return (pixels - _per_channel(self.mean, pixels)) / _per_channel(self.std, pixels)
 
     def to_pixel(self, x: Array) -> Array:
-        """Network to pixel space, not clipped. ``x`` [..., c] floating."""
+        """Convert ``x`` [..., c], floating, from network to pixel space, without clipping."""
         return x * _per_channel(self.std, x) + _per_channel(self.mean, x)
 
 
 def as_pixels(images: Array) -> Array:
-    """uint8 from 0 to 255 as float32 in [0, 1]; floating images as they are."""
+    """Convert uint8 images from 0 to 255 to float32 in [0, 1]. Floating images are returned unchanged."""
     return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
 
 
@@ -198,21 +199,22 @@ def _per_channel(statistic: Array, like: Array) -> Array:
 
 
 class RealData(NamedTuple):
-    """The real training set, resident on the device."""
+    """The real training set on the device."""
 
     images: Array
     """uint8 [N, H, W, c]"""
     labels: Array
     """int32 [N]"""
     index: Array
-    """int32 [C, max count]: positions of each class's images in data-set order, padded by cycling"""
+    """int32 [C, max count]: positions of the images of each class in data-set order, padded by repetition"""
     counts: Array
-    """int32 [C]: images per class"""
+    """int32 [C]: number of images per class"""
     normaliser: Normaliser
 
     @classmethod
     def from_arrays(cls, images: Any, labels: Any, mean: Any, std: Any) -> RealData:
-        """From uint8 [N, H, W, c], integers [N] that are exactly 0..C-1, and the statistics [c] to normalise with."""
+        """Build from uint8 ``images`` [N, H, W, c], ``labels`` [N] that take every value in 0..C-1, and the ``mean``
+        and ``std`` [c] that normalise pixels."""
         labels = np.asarray(labels)
         counts = np.bincount(labels)
         index = np.stack([np.resize(np.flatnonzero(labels == c), counts.max()) for c in range(len(counts))])
@@ -230,65 +232,64 @@ class RealData(NamedTuple):
 
     @property
     def portions(self) -> int:
-        """All images are there at once."""
+        """1, because all images are on the device."""
         return 1
 
     def at(self, n: int) -> RealData:
         return self
 
     def of_classes(self, classes: tuple[int, ...]) -> RealData:
-        """A view in which only ``classes`` are shown, in that order; all where it is empty. Labels stay."""
+        """Return a view of ``classes`` in the given order, or of all classes if it is empty. Labels do not change."""
         rows = np.asarray(classes, np.int32)
         return self._replace(index=self.index[rows], counts=self.counts[rows]) if classes else self
 
 
 class Feed(Protocol):
-    """The real training set as it comes to the device: whole (RealData), or in portions of equal shapes, each a
-    training set of its own (``data.Buffer``)."""
+    """A source of real images for the device: the whole training set (RealData), or portions of it with equal shapes
+    (``data.Buffer``)."""
 
     @property
     def portions(self) -> int:
-        """how many of them make up the training set"""
+        """Number of portions that make up the training set."""
         ...
 
     @property
     def normaliser(self) -> Normaliser: ...
 
     def at(self, n: int) -> RealData:
-        """Portion ``n``, any number from 0, on the device. It takes the place of the one before."""
+        """Return portion ``n`` (0, 1, ..., without end) on the device. It replaces the previous portion."""
         ...
 
 
 class Synthetic(NamedTuple):
-    """What distillation optimises."""
+    """The variables that distillation optimises."""
 
     images: Array
-    """float32 [C, I, H, W, c]; pixel or network space, as the parameterisation's ``space`` says"""
+    """float32 [C, I, H, W, c], in the space that the parameterisation's ``space`` names"""
     labels: PyTree = None
-    """float32 [C, D, C]: learned logits of the decoded images; None where labels are not learned"""
+    """float32 [C, D, C]: learned logits of the decoded images; None if labels are not learned"""
     learnable: PyTree = None
-    """what the objective learns along with the images (MTT: its learning rate); None for most"""
+    """further variables of the objective (MTT: the student's learning rate); None for most objectives"""
 
 
 class TrainSet(NamedTuple):
-    """Labelled images ready for a network."""
+    """Labelled images that networks train on."""
 
     images: Array
-    """float32 [M, H, W, c], network space; or uint8, which the training loop normalises batch by batch"""
+    """float32 [M, H, W, c] in network space, or uint8, which the training loop normalises batch by batch"""
     targets: Array
-    """float32 [M, C] class probabilities"""
+    """float32 [M, C]: class probabilities"""
 
 
 Tick: TypeAlias = Callable[[int, int], None]
-"""``tick(done, total)``: progress of a long host loop"""
+"""``tick(done, total)`` reports the progress of a long host loop."""
 
 
 class MemberStore(Protocol):
-    """Where finished members of a pool are kept while the others are trained, so that a killed run does not lose
-    them."""
+    """A store for finished members of a pool while other members train, so that a killed run does not lose them."""
 
     def get(self, first: int, like: PyTree) -> PyTree | None:
-        """What was kept under ``first``, or None."""
+        """Return what was stored under ``first``, in the structure of ``like``, or None."""
         ...
 
     def put(self, first: int, member: PyTree) -> None: ...

@@ -252,5 +252,5 @@ def test_learned_labels_move() -> None:
     assert start.shape == (2, 2, 2) and np.array_equal(np.argmax(start, axis=-1), [[0, 0], [1, 1]])
     state, _ = run_block(problem, init_state(problem), 2)
     assert np.isfinite(state.synthetic.labels).all() and not np.array_equal(state.synthetic.labels, start)
-    with pytest.raises(RequestError, match="does not look at labels"):
+    with pytest.raises(RequestError, match="does not use labels"):
         check(replace(METHODS["dc"], labels=LearnedLabels()), toy.SHAPE, list(toy.COUNTS))

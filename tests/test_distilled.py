@@ -177,7 +177,7 @@ def test_a_missing_or_foreign_file_is_refused(tmp_path: Path) -> None:
         DistilledSet.load(tmp_path / "nothing.npz")
     for name, content in (("empty", b""), ("text", b"hello"), ("pickle", pickle.dumps({"images": [1]}))):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(RequestError, match="damaged or no npz"):
+        with pytest.raises(RequestError, match="damaged or not an npz"):
             DistilledSet.load(tmp_path / name)
     with pytest.raises(RequestError):
         DistilledSet.load(tmp_path)
