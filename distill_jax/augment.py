@@ -187,7 +187,7 @@ class Siamese(Augmentation):
             if member not in MEMBERS:
                 nearest = difflib.get_close_matches(member, MEMBERS, n=1, cutoff=0.4)
                 advice = f"did you mean {nearest[0]!r}? Choose from" if nearest else "choose from"
-                raise RequestError(f"strategy names unknown {member!r}: {advice} {', '.join(MEMBERS)}")
+                raise RequestError(f"strategy names {member!r}, which does not exist: {advice} {', '.join(MEMBERS)}")
         if len(set(self.members)) < len(self.members):
             raise RequestError(f"strategy {self.strategy!r} names a member twice: name each once")
         if self.choose not in ("one-geometric", "one"):

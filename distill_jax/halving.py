@@ -131,9 +131,7 @@ def grid(name: str, value: float, count: int, reach: float) -> list[float]:
     """Return ``count`` values at equal ratios from ``value / reach`` to ``value * reach``, to three digits; ``value``
     is the middle one. Raise RequestError if ``value`` is 0, which has no multiples."""
     if value == 0:
-        raise RequestError(
-            f"{name} is 0, and candidates are multiples of it: set it to another value, or do not --tune it"
-        )
+        raise RequestError(f"{name} is 0, as are its multiples: set it to another value, or do not --tune it")
     half = count // 2
     ratios = (reach ** (i / half) for i in range(-half, half + 1))
     return [value if ratio == 1 else float(f"{value * ratio:.3g}") for ratio in ratios]

@@ -47,7 +47,7 @@ def field_at(spec: Spec, path: str) -> Any:
         known = [f.name for f in fields(node)] if isinstance(node, Choice) else []
         if name not in known:
             raise RequestError(
-                f"{path} is unknown: {_option_with(path) or near_miss(path, [prefix + k for k in known])}"
+                f"{path} is unknown: {_option_for(path) or near_miss(path, [prefix + k for k in known])}"
             )
         node, prefix = getattr(node, name), f"{prefix}{name}."
     return node

@@ -225,4 +225,4 @@ def _check(lr: float, momentum: float) -> None:
     if lr <= 0:
         raise RequestError(f"optimiser.lr is {lr:g}: a learning rate must be above 0")
     if not 0 <= momentum < 1:
-        raise RequestError(f"the momentum of the optimiser is {momentum:g}: it must be from 0 to below 1")
+        raise RequestError(f"the optimiser's momentum is {momentum:g}: it must be from 0 to below 1")

@@ -10,7 +10,7 @@ These settings are our own, tuned for about a minute per method. The factor is 1
 - Random images, held-out: soft labels are no better than hard ones. After 10 / 30 / 100 / 300 epochs of the labelling
   network they give 47 / 66 / 74 / 75 % at ipc 1 (hard: 74) and 59 / 79 / 92 / 95 at ipc 10 (hard: 95).
 - RDED: patches of the lowest loss help at ipc 1 (83 %). At ipc 10 they are too similar (93 %), and cells of 4 pixels
-  (factor 2) show no digits (44 %), so nearly whole images are selected from few: like random images (94 %), no better.
+  (factor 2) show no digits (44 %), so it selects nearly whole images from few: like random images (94 %), no better.
 - CIM, held-out images, seeds 0 and 1: whole images (factor 1) equal their anchors and do not move; they reach 87 % at
   ipc 1 (random images 73) and 93 at ipc 10 (95). Cells of 4 pixels (factor 2) reach 66 and, seed 0, 76.
 

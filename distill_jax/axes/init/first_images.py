@@ -103,7 +103,7 @@ class Coreset(Initialisation):
         least, needed = min(counts), ipc * factor**2
         if needed > least:
             raise RequestError(
-                f"--init selects {needed} different images with ipc {ipc} and factor {factor}, but class "
+                f"ipc {ipc} and factor {factor} need {needed} different images for --init, but class "
                 f"{counts.index(least)} has only {least}: use a smaller --ipc or --factor, or --init mix"
             )
 

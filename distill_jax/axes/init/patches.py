@@ -47,8 +47,8 @@ class RealPatches(Initialisation):
         needed, least = ipc * factor**2, min(counts)
         if needed > min(self.candidates, least):
             raise RequestError(
-                f"--init selects patches of {needed} different images with ipc {ipc} and factor {factor}, but there "
-                f"are only {min(self.candidates, least)}: use a smaller --ipc or --factor, or "
+                f"ipc {ipc} and factor {factor} need patches of {needed} different images for --init, but there are "
+                f"only {min(self.candidates, least)}: use a smaller --ipc or --factor, or "
                 + (f"--init.candidates {needed}" if needed <= least else "--init mix")
             )
 
@@ -98,8 +98,8 @@ class AnchorMosaics(Initialisation):
         """Raise RequestError if a class has fewer images than cells."""
         if ipc * factor**2 > min(counts):
             raise RequestError(
-                f"--init selects {ipc * factor**2} different images with ipc {ipc} and factor {factor}, but a class "
-                f"has only {min(counts)}: use a smaller --ipc or --factor, or --init mix"
+                f"ipc {ipc} and factor {factor} need {ipc * factor**2} different images for --init, but a class has "
+                f"only {min(counts)}: use a smaller --ipc or --factor, or --init mix"
             )
 
     def images(self, net: Net, model: Model, data: RealData, ipc: int, factor: int, key: Array) -> Array:

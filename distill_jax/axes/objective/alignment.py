@@ -31,8 +31,8 @@ def alignment_terms(net: Net, model: Model, real: Array, syn: Array) -> Terms:
     Every term is a *sum* over classes, channels, pixels or real images, never a mean, as in the released code.
     """
     classes, batch = real.shape[:2]
-    fake = net.apply(model, syn.reshape(-1, *syn.shape[2:]), train=True)[0]
-    true = jax.lax.stop_gradient(net.apply(model, real.reshape(-1, *real.shape[2:]), train=True)[0])
+    syn_out = net.apply(model, syn.reshape(-1, *syn.shape[2:]), train=True)[0]
+    real_out = jax.lax.stop_gradient(net.apply(model, real.reshape(-1, *real.shape[2:]), train=True)[0])
 
     def class_means(h: Array) -> Array:
         return jnp.mean(h.reshape(classes, -1, *h.shape[1:]), axis=1)
@@ -40,12 +40,12 @@ def alignment_terms(net: Net, model: Model, real: Array, syn: Array) -> Terms:
     def distance(a: Array, b: Array) -> Array:
         return jnp.sum((class_means(a) - class_means(b)) ** 2)
 
-    scores = true.embedding @ class_means(fake.embedding).T
+    scores = real_out.embedding @ class_means(syn_out.embedding).T
     labels = jnp.repeat(jnp.arange(classes), batch)
     return Terms(
-        blocks=tuple(distance(a.before, b.before) for a, b in zip(true.blocks, fake.blocks, strict=True)),
-        pooled=distance(true.blocks[-1].after, fake.blocks[-1].after),
-        centre=distance(true.embedding, fake.embedding),
+        blocks=tuple(distance(a.before, b.before) for a, b in zip(real_out.blocks, syn_out.blocks, strict=True)),
+        pooled=distance(real_out.blocks[-1].after, syn_out.blocks[-1].after),
+        centre=distance(real_out.embedding, syn_out.embedding),
         discrimination=jnp.sum(optax.softmax_cross_entropy_with_integer_labels(scores, labels)),
     )
 
