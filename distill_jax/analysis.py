@@ -148,7 +148,7 @@ def walk_on(problem: Problem, selectors: tuple[Selector, ...], walk: Walk, first
     return mesh.shard_leading(jax.lax.fori_loop(first, first + steps, step, mesh.shard_leading(walk, 0)), 0)
 
 
-# ------------------------------------------------------------------ what models teach (Acc-DD sections 3.2 and 3.3)
+# ------------------------------------------------------------------ gradients of models (Acc-DD sections 3.2 and 3.3)
 
 
 def distinct_models(problem: Problem, count: int, key: Array) -> Model:

@@ -39,8 +39,7 @@ from distill_jax.train import PLAIN_SGD
 
 DSA_STRATEGY = "color_crop_cutout_flip_scale_rotate"
 
-# Dataset Condensation (Zhao et al. 2021): layerwise cosine of gradients, starting from noise; the model trains on the
-# synthetic images.
+# Dataset Condensation (Zhao et al. 2021): layerwise cosine of gradients, from noise; models train on synthetic images.
 DC = Spec(
     models=RandomInit(), perturb=NoPerturbation(), selector=RandomBatch(256, cycle=False),
     parameterisation=Pixels("normalised"), augment=NoAugment(), objective=GradientMatching("cos", head=True),
@@ -153,7 +152,7 @@ RANDOM_SOFT = replace(
 )  # fmt: skip
 
 # RDED (Sun et al. 2024): the patches with the lowest loss, with labels from the network that selected them. The paper
-# draws new views of an image in each epoch and labels each view; here an image (or a cell, if an image stores several)
+# draws new views of an image in each epoch and labels each view; here an image, or a cell if an image stores several,
 # has one label.
 RDED = replace(
     RANDOM_SOFT, models=EarlyStagePool(1, 100, batch=128), parameterisation=MultiFormation(1), init=RealPatches()

@@ -27,8 +27,7 @@ def improvement_over_random(distilled: ArrayLike, random: ArrayLike) -> np.ndarr
 
 
 def label_robust_score(hlr: ArrayLike, ior: ArrayLike, weight: float = 0.5) -> np.ndarray:
-    """Return LRS in [0, 1]: ``mapped(alpha)``, where alpha = weight * IOR - (1 - weight) * HLR. An alpha of 0 gives
-    0.269."""
+    """Return LRS in [0, 1]: ``mapped(weight * IOR - (1 - weight) * HLR)``. An argument of 0 gives 0.269."""
     return mapped(weight * np.asarray(ior) - (1 - weight) * np.asarray(hlr))
 
 

@@ -73,8 +73,7 @@ def replaced(spec: Spec, path: str, value: Any) -> Spec:
 
 
 def combinations(swept: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Return every combination of the values, the last name changing fastest. Raise RequestError for a repeated
-    value."""
+    """Return every combination of the values, the last name changing fastest. Raise RequestError for a duplicate."""
     for name, values in swept.items():
         if len(set(values)) < len(values):
             raise RequestError(f"{name} has a repeated value in {' '.join(map(str, values))}: give each value once")

@@ -27,8 +27,7 @@ class MultiFormation(Parameterisation):
 
     factor: int = 2
     decode_type: str = "single"
-    """'single': split each image by ``factor``; 'multi': by every factor from 1 to ``factor``; 'bound': see
-    ``bound``"""
+    """'single': split each image by ``factor``; 'multi': by every factor up to ``factor``; 'bound': see ``bound``"""
     bound: int = 128
     """most decoded images per class with 'bound': the first images are split by ``factor``, later ones by less"""
     space: str = "pixel"
@@ -53,8 +52,7 @@ class MultiFormation(Parameterisation):
         return sum(factor**2 * (end - first) for factor, first, end in self._plan(ipc))
 
     def decode(self, images: Array) -> Array:
-        """Decode one class from [I, H, W, c] to [D, H, W, c], differentiably. Images are ordered by cell, then by
-        image."""
+        """Decode one class from [I, H, W, c] to [D, H, W, c], differentiably, ordered by cell and then by image."""
         return jnp.concatenate([_cells(images[first:end], factor) for factor, first, end in self._plan(len(images))])
 
     def _plan(self, ipc: int) -> list[tuple[int, int, int]]:
@@ -85,8 +83,7 @@ def _cells(images: Array, factor: int) -> Array:
     if factor == 1:
         return images
     rows, columns = -(-height // factor), -(-width // factor)
-    # Pad with grey if factor does not divide a side: the released code pads with 0.5, at the right and at the bottom
-    # only.
+    # If factor does not divide a side, pad with grey: the released code pads with 0.5, at the right and bottom only.
     padding = ((0, 0), (0, rows * factor - height), (0, columns * factor - width), (0, 0))
     grid = jnp.pad(images, padding, constant_values=0.5).reshape(n, factor, rows, factor, columns, channels)
     up, across = (jnp.asarray(_bilinear(*sides), images.dtype) for sides in ((rows, height), (columns, width)))
@@ -122,6 +119,5 @@ def decoded_set(parameterisation: Parameterisation, synthetic: Synthetic, data: 
 
 
 def stored(parameterisation: Parameterisation, images: Array) -> Array:
-    """Return the images that an outer iteration starts with and a run saves: clamped to [0, 1] if they are in pixel
-    space."""
+    """Return the images that an outer iteration starts with and a run saves: clamped to [0, 1] in pixel space."""
     return jnp.clip(images, 0.0, 1.0) if parameterisation.space == "pixel" else images

@@ -152,8 +152,7 @@ def _exists(path: str) -> bool:
 
 
 def common(shape: tuple[int, int, int]) -> Overrides:
-    """Return the settings that all recipes share: a ConvNet deep enough to leave 4 pixels per side, as in all
-    papers."""
+    """Return the settings that all recipes share: a ConvNet that leaves 4 pixels per side, as in all papers."""
     side = 32 if shape == (28, 28, 1) else min(shape[:2])  # the first convolution pads MNIST's images
     depth = max(1, min(6, (side // 4).bit_length() - 1))
     return [{"*": {"net": ConvNet(depth=depth)}}]
@@ -189,8 +188,7 @@ def datm(
     rate_lr: float = 1e-5, batch: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the settings of DATM (its configurations): N, M, T-; ``grows`` = (T, T+, outer iterations from T to T+),
-    where T = T+ disables growth; the learning rates of images, labels and the learnable rate; images in a step (0:
-    all)."""
+    where T = T+ disables growth; the learning rates of images, labels and learnable rate; images in a step (0: all)."""
     begin, start, over = grows
     grown = {"models.first": first, "models.grows_from": begin, "models.grows_over": over, "labels.lr": label_lr}
     return {**mtt(steps, ahead, start, syn_lr, rate_lr, batch=batch), **grown}

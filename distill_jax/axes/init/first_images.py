@@ -30,8 +30,7 @@ class Mix(Initialisation):
     """Shrinks factor**2 real images of the class into the cells of each stored image (IDC)."""
 
     order: str = "random"
-    """'random': random images, distinct as long as the class has enough; 'first': the first images of the class, as in
-    the released codes"""
+    """'random': distinct as long as the class has enough images; 'first': its first images, as in the released codes"""
 
     def validate(self) -> None:
         if self.order not in ("random", "first"):
@@ -44,8 +43,7 @@ class Mix(Initialisation):
             positions = draw_distinct(key, data, n)
         else:
             positions = jnp.arange(n, dtype=jnp.int32)[None, :] % data.counts[:, None]
-        # The loop visits one class at a time: the images before shrinking take factor**2 times the memory of the
-        # result.
+        # Visit one class at a time: the images before shrinking take factor**2 times the memory of the result.
         return as_pixels(jax.lax.map(lambda rows: tile(data.images[rows], ipc, factor), _rows(data, positions)))
 
 
@@ -98,8 +96,7 @@ class Coreset(Initialisation):
     rule: ClassVar[Rule]
 
     def check(self, counts: Sequence[int], ipc: int, factor: int) -> None:
-        """Raise RequestError if a class has fewer images than the selection needs; ``counts`` gives the real images per
-        class."""
+        """Raise RequestError if a class, of ``counts`` real images each, has fewer images than the selection needs."""
         least, needed = min(counts), ipc * factor**2
         if needed > least:
             raise RequestError(

@@ -132,8 +132,7 @@ class InterpolatedPool(ModelSource):
         return train_pool(net, data, self.size, self.epochs, pipeline, self.optimiser, key, tick, members, True, ends)
 
     def sample(self, net: Net, pool: Model, live: int, outer: Array | int, key: Array) -> Model:
-        """Return Model[K]: random members at random places on their lines, with the running statistics after
-        training."""
+        """Return Model[K]: random members at random places on their lines, with the statistics after training."""
         member_key, place_key = jax.random.split(key)
         drawn = tree.take(pool, jax.random.randint(member_key, (live,), 0, jax.tree.leaves(pool)[0].shape[0]))
         shares = jax.random.uniform(place_key, (live,))
@@ -195,8 +194,8 @@ def train_pool(
                     arguments = models, state, data.at(n), optimiser, keys, n, data.portions
                     models, state = _epoch(net, pipeline, length, *arguments)
                 history += [models] if epoch + 1 in keep else []
-                # Calls return before they are computed: without this wait, progress would run ahead and nothing could
-                # stop it.
+                # Calls return before they are computed: without a wait, progress would run ahead and nothing could stop
+                # it.
                 jax.block_until_ready(models)
                 tick(min(first * epochs + (epoch + 1) * len(group), size * epochs), size * epochs)
             trained_group = _stack_epochs(history)

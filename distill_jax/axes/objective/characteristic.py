@@ -1,5 +1,4 @@
-"""Characteristic-function matching: compares the distributions of features, not only their means (NCFM, Wang et al.
-2025)."""
+"""Characteristic-function matching: compares feature distributions, not only means (NCFM, Wang et al. 2025)."""
 
 from __future__ import annotations
 
@@ -41,8 +40,7 @@ def parts(a: Characteristic, b: Characteristic) -> tuple[Array, Array]:
     amplitude = (a.amplitude - b.amplitude) ** 2
     # This equals 2 (|a| |b| - Re(a conj b)), a form whose rounding error would exceed its value if a and b are close.
     phase = (a.cos - b.cos) ** 2 + (a.sin - b.sin) ** 2 - amplitude
-    # If the phases are equal, the root of a rounding error has a huge derivative. The bound is that of the released
-    # code.
+    # If the phases are equal, the root of a rounding error has a huge derivative. The released code uses this bound.
     return amplitude, jnp.maximum(phase, 1e-12)
 
 

@@ -33,8 +33,10 @@ class FeatureMatching(ClassObjective):
             )
 
     def class_loss(self, net: Net, model: Model, real: Array, syn: Array, c: Array, key: Array) -> Array:
-        """Return the sum over blocks and elements of squared differences of batch means, a scalar >= 0. Real means are
-        constants."""
+        """Return the sum over blocks and elements of squared differences of batch means: a scalar >= 0.
+
+        The means of the real images are constants.
+        """
 
         def features(x: Array) -> list[Array]:
             blocks = net.apply(model, x, train=True)[0].blocks

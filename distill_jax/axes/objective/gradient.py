@@ -62,8 +62,7 @@ def cos(a: Array, b: Array) -> Array:
 
 
 def _norm(rows: Array) -> Array:
-    """Return the norm over axis 0, with derivative 0 instead of NaN at zero (dead filters, biases in front of a
-    norm)."""
+    """Return the norm over axis 0, whose derivative at zero is 0, not NaN (dead filters, biases before a norm)."""
     square = jnp.sum(rows**2, axis=0)
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
 

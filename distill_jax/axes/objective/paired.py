@@ -28,8 +28,8 @@ class PairedFeatures(ClassObjective):
         FeatureMatching(self.block, self.block).check(net, shape)
 
     def class_loss(self, net: Net, model: Model, real: Array, syn: Array, c: Array, key: Array) -> Array:
-        """Return the loss, a scalar >= 0. ``real`` may have more images than ``syn``, which is paired with its first
-        images."""
+        """Return the loss, a scalar >= 0. ``real`` may have more images than ``syn``: only its first images are
+        paired."""
         real_features, syn_features = (
             net.apply(model, x, train=False)[0].blocks[self.block].after for x in (real[: syn.shape[0]], syn)
         )

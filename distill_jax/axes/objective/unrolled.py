@@ -205,7 +205,6 @@ def _mean(decay: float, old: Array, new: Array) -> Array:
 
 
 def _root(v: Array) -> Array:
-    """Return the root of ``v`` >= 0, with derivative 0 instead of infinity at 0: no gradient ever reached those
-    elements."""
+    """Return the root of ``v`` >= 0, with derivative 0 instead of infinity at 0, which no gradient ever reached."""
     positive = v > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, v, 1)), 0)

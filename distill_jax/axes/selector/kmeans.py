@@ -128,7 +128,7 @@ def centroid(points: Array, count: Array | int) -> Array:
 
 
 def squared_distances(centres: Array, points: Array, squares: Array) -> Array:
-    """Return the squared distances [k, N] between ``centres`` [k, E] and ``points`` [N, E]. ``squares`` is |points|^2
+    """Return squared distances [k, N] of ``centres`` [k, E] and ``points`` [N, E], with |points|^2 = ``squares``
     [N]."""
     # This one matrix product never runs in TensorFloat-32: two large numbers are subtracted from each other.
     products = jnp.einsum("ke,ne->kn", centres, points, precision="highest")
@@ -136,8 +136,7 @@ def squared_distances(centres: Array, points: Array, squares: Array) -> Array:
 
 
 def _fill_empty(labels: Array, distances: Array, k: int) -> Array:
-    """Return ``labels`` with each empty cluster assigned one of the points of largest ``distances`` to their
-    centres."""
+    """Return ``labels`` with one of the points farthest from their centres (``distances``) in each empty cluster."""
     empty = _sizes(labels, k) == 0
     order = jnp.cumsum(empty) - 1
     farthest, rows = jax.lax.top_k(distances, k)

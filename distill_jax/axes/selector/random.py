@@ -12,8 +12,7 @@ from distill_jax.types import Array, Model, Net, PyTree, RealData, RequestError,
 
 
 def draw_distinct(key: Array, data: RealData, n: int) -> Array:
-    """Draw random positions within each class, int32 [C, n], distinct as long as the class has enough, then
-    repeated."""
+    """Draw random positions within each class, int32 [C, n], that repeat only if the class is smaller than n."""
     shape = data.index.shape
     ranks = jnp.arange(shape[1], dtype=jnp.int32)[None, :]
     u = jax.random.uniform(key, (shape[0] * shape[1],), jnp.float32).reshape(shape)  # flat draws compile faster

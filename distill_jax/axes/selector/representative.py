@@ -39,7 +39,7 @@ class Representative(Selector):
             raise RequestError(f"selector.start is {self.start!r}: it must be one of {', '.join(STARTS)}")
 
     def check(self, counts: Sequence[int], ipc: int, factor: int) -> None:
-        """Raise RequestError if a class has fewer images than clusters; ``counts`` gives the real images per class."""
+        """Raise RequestError if a class, of ``counts`` real images each, has fewer images than clusters."""
         least = min(counts)
         if self.batch > least:
             raise RequestError(

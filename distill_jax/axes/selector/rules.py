@@ -82,8 +82,7 @@ def representatives(
 
 
 def herding(points: Array, count: Array, k: int, key: Array) -> Array:
-    """Choose greedily the point that brings the mean of the choice nearest to the overall mean (Welling 2009;
-    iCaRL)."""
+    """Choose greedily the point that brings the mean of the choice nearest to the mean (Welling 2009; iCaRL)."""
     mean, real, squares = centroid(points, count), jnp.arange(points.shape[0]) < count, jnp.sum(points**2, axis=1)
 
     def add(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
