@@ -1,8 +1,8 @@
-"""Successive halving (Jamieson and Talwalkar 2016, algorithm 1): many candidates for few steps, the best for more.
+"""Successive halving (Jamieson and Talwalkar 2016, algorithm 1): many candidates run few steps, the best run more.
 
-A *candidate* is a spec, a *rung* a stretch of steps that the candidates still in the race take together, as one sweep,
-and at whose end they are scored. Those that stay go on from where they are. Every rung doubles the steps taken and
-trains about as many networks to score with, so that the fewer candidates there are, the better each is known.
+A *candidate* is a spec. A *rung* is a stretch of steps that the remaining candidates take together, as one sweep, and
+after which they are scored. The survivors continue from their current states. Every rung doubles the steps taken and
+trains about as many scoring networks in all, so fewer candidates get more accurate scores.
 """
 
 from __future__ import annotations
@@ -17,51 +17,52 @@ from distill_jax.spec import Spec, validate
 from distill_jax.types import RequestError
 
 SCORING = 1 / 3
-"""share of the seconds that goes into scoring; the rest into steps"""
+"""fraction of the time for scoring; the rest is for steps"""
 MOST = 64
-"""candidates in a race"""
+"""maximum number of candidates"""
 LEAST_EPOCHS = 30
-"""that a network is trained for at least to score a candidate, where its protocol has as many: after fewer, the order
-of the candidates says little"""
+"""minimum epochs of a scoring network, unless its protocol has fewer; fewer epochs give an unreliable order"""
 
 
 class Rung(NamedTuple):
-    """A stretch of the race."""
+    """One rung of the race."""
 
     candidates: int
-    """that take part"""
+    """number of candidates in this rung"""
     stop: int
-    """inner steps that each has taken at the end, since the start of its run"""
+    """number of inner steps since the start of the run that each candidate has taken at the end of this rung"""
     repeats: int
-    """networks trained on the set of each"""
+    """number of networks trained on the set of each candidate"""
 
 
 class Schedule(NamedTuple):
-    """The whole race, fixed before it begins."""
+    """The plan of the whole race, fixed before it starts."""
 
     rungs: list[Rung]
     epochs: int
-    """of a network that scores"""
+    """number of epochs of a scoring network"""
 
 
 class Speed(NamedTuple):
-    """What was measured, in seconds."""
+    """Measured durations in seconds."""
 
     step: float
-    """an inner step of one candidate"""
+    """one inner step of one candidate"""
     epoch: float
-    """an epoch of all networks of a rung"""
+    """one epoch of all networks of a rung"""
     compile: float
-    """compiling a rung's steps; those of the first are compiled already"""
+    """compilation of the steps of a rung; those of the first rung are already compiled"""
     score: float
-    """compiling a rung's networks, and testing them"""
+    """compilation and test of the networks of a rung"""
 
 
 def scheduled(candidates: int, repeats: int, steps: int, epochs: int, speed: Speed, seconds: float) -> Schedule:
-    """The race of so many ``candidates``, each scored by ``repeats`` networks at first, that takes ``seconds``.
+    """Return the schedule of a race of ``candidates`` for ``seconds``; at first ``repeats`` networks score each
+    candidate.
 
-    No candidate takes more than ``steps`` or is scored after more than ``epochs``. Where the time is short there are
-    fewer rungs (down to one), then fewer epochs and steps, down to a race that takes longer than it should.
+    No candidate takes more than ``steps`` steps or is scored after more than ``epochs`` epochs. If time is short, the
+    race first has fewer rungs (at least one), then fewer epochs and steps. It may take longer than ``seconds`` at the
+    minimum.
     """
     sizes = [candidates]
     while sizes[-1] > 2:
@@ -72,38 +73,37 @@ def scheduled(candidates: int, repeats: int, steps: int, epochs: int, speed: Spe
 
     while len(sizes) > 1 and overhead() > seconds / 2:
         sizes.pop()
-    count, left = len(sizes), max(0.0, seconds - overhead())
-    # Doubling: of the last rung's steps, the share that each rung adds, times the candidates that take them.
+    count, available = len(sizes), max(0.0, seconds - overhead())
+    # Each rung doubles the steps: sum the fractions of the last rung's steps that each rung adds, times its candidates.
     shares = [0.5 ** (count - 1), *(0.5 ** (count - k) for k in range(1, count))]
-    each = speed.step * sum(size * share for size, share in zip(sizes, shares, strict=True))
+    step_seconds = speed.step * sum(size * share for size, share in zip(sizes, shares, strict=True))
 
-    def fitting(seconds: float) -> int:
-        wanted = int(seconds / max(count * speed.epoch, 1e-9))
-        return max(min(wanted, epochs), min(LEAST_EPOCHS, epochs))
+    def fitting_epochs(seconds: float) -> int:
+        affordable = int(seconds / max(count * speed.epoch, 1e-9))
+        return max(min(affordable, epochs), min(LEAST_EPOCHS, epochs))
 
-    last = int((left - count * fitting(left * SCORING) * speed.epoch) / max(each, 1e-9))
+    last = int((available - count * fitting_epochs(available * SCORING) * speed.epoch) / max(step_seconds, 1e-9))
     last = max(min(last, steps), min(2 ** (count - 1), steps))
     stops = [-(-last // 2 ** (count - 1 - k)) for k in range(count)]
     rows = [Rung(n, stop, round(repeats * candidates / n)) for n, stop in zip(sizes, stops, strict=True)]
-    return Schedule(rows, fitting(max(left * SCORING, left - last * each)))
+    return Schedule(rows, fitting_epochs(max(available * SCORING, available - last * step_seconds)))
 
 
 def survivors(accuracies: Sequence[float], keep: int) -> list[int]:
-    """The ``keep`` best, in the order they stand in; of equal ones the earlier."""
+    """Return the indices of the ``keep`` best in their original order; ties go to the earlier."""
     return sorted(np.argsort(-np.asarray(accuracies), kind="stable")[:keep].tolist())
 
 
 def candidates(spec: Spec, names: Sequence[str], count: int, reach: float) -> list[dict[str, float]]:
-    """Every combination of ``count`` values (an odd number) of each of the ``names``, paths of fields of ``spec``: a
-    point by path for each, ``spec`` itself in the middle. Points that make no sense are left out.
+    """Return every combination of ``count`` (an odd number) values of each path in ``names`` as {path: value}.
 
-    Raises RequestError for a path that leads to no number that the runs of one program may differ in, and where fewer
-    than 2 or more than MOST points are left.
+    ``spec`` itself is in the middle. Invalid points are omitted. Raise RequestError if a path does not lead to a number
+    that one program can vary, or if fewer than 2 or more than MOST points remain.
     """
     for name in names:
         if not sweep.is_traced(spec, name):
             raise RequestError(
-                f"{name} is no number that the runs of one program may differ in: name another, as in "
+                f"{name} is not a number that the runs of one program can vary: tune another, as in "
                 "--tune optimiser.lr; experiments.ablate takes any setting"
             )
     points, refused = [], None
@@ -116,22 +116,22 @@ def candidates(spec: Spec, names: Sequence[str], count: int, reach: float) -> li
     if refused is not None and len(points) < 2:
         raise refused
     if len(points) > MOST:
-        raise RequestError(f"{len(points)} candidates are too many: give --candidates 3, or fewer numbers to --tune")
+        raise RequestError(f"{len(points)} candidates are too many: add --candidates 3, or --tune fewer numbers")
     return points
 
 
 def at(spec: Spec, point: Mapping[str, float]) -> Spec:
-    """``spec`` with the numbers of ``point``."""
+    """Return ``spec`` with the numbers of ``point``."""
     for name, value in point.items():
         spec = sweep.replaced(spec, name, value)
     return spec
 
 
 def grid(name: str, value: float, count: int, reach: float) -> list[float]:
-    """``count`` values at equal ratios from ``value / reach`` to ``value * reach``, to three digits; ``value`` is the
-    middle one. Raises RequestError for 0, which has no ratios."""
+    """Return ``count`` values at equal ratios from ``value / reach`` to ``value * reach``, to three digits; ``value``
+    is the middle one. Raise RequestError if ``value`` is 0, which has no multiples."""
     if value == 0:
-        raise RequestError(f"{name} is 0, and candidates are multiples of it: give it a number, or leave it out")
+        raise RequestError(f"{name} is 0, as are its multiples: set it to another value, or do not --tune it")
     half = count // 2
     ratios = (reach ** (i / half) for i in range(-half, half + 1))
     return [value if ratio == 1 else float(f"{value * ratio:.3g}") for ratio in ratios]

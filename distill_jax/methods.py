@@ -1,6 +1,6 @@
-"""The presets: a method is one choice on each axis. What distinguishes two methods is what differs below.
+"""The presets: a method is one choice on each axis, so methods differ only in the choices below.
 
-Numbers that depend on the data set (rates, networks, budgets) are in ``recipes/``.
+Numbers that depend on the data set (learning rates, networks, budgets) are in ``recipes/``.
 """
 
 from dataclasses import replace
@@ -39,33 +39,32 @@ from distill_jax.train import PLAIN_SGD
 
 DSA_STRATEGY = "color_crop_cutout_flip_scale_rotate"
 
-# Dataset Condensation (Zhao et al. 2021): layerwise cosine of gradients, from noise; the model learns from the
-# synthetic images.
+# Dataset Condensation (Zhao et al. 2021): layerwise cosine of gradients, from noise; models train on synthetic images.
 DC = Spec(
     models=RandomInit(), perturb=NoPerturbation(), selector=RandomBatch(256, cycle=False),
     parameterisation=Pixels("normalised"), augment=NoAugment(), objective=GradientMatching("cos", head=True),
     optimiser=SGD(0.1), update=TrainOnSynthetic(), init=Noise(), outer_steps=1000, inner_steps=1, syn_batch=0,
 )  # fmt: skip
 
-# Differentiable Siamese Augmentation (Zhao & Bilen 2021): DC, augmented.
+# Differentiable Siamese Augmentation (Zhao & Bilen 2021): DC with augmentation.
 DSA = replace(
     DC, augment=Siamese(DSA_STRATEGY, "one"), update=TrainOnSynthetic(augment=Siamese(DSA_STRATEGY, "one")),
     init=RandomReal(),
 )  # fmt: skip
 
-# Distribution Matching (Zhao & Bilen 2023): mean features in ever new random networks, which are never trained.
+# Distribution Matching (Zhao & Bilen 2023): mean features in new random networks, which are never trained.
 DM = replace(DSA, objective=FeatureMatching(), optimiser=SGD(1.0), update=Frozen(), outer_steps=20_000, inner_steps=1)
 
-# Aligning Features (CAFE, Wang et al. 2022): layerwise features; the accuracy on real images decides when loops end.
+# Aligning Features (CAFE, Wang et al. 2022): layerwise features; accuracy on real images decides when loops end.
 CAFE = replace(
     DC, objective=LayerwiseAlignment(), optimiser=SGD(0.1, halve_at=(0.6, 0.8, 0.9)), update=DynamicTraining(),
     outer_steps=2000, inner_steps=50,
 )  # fmt: skip
 
-# The same, augmented as DSA does.
+# CAFE with DSA's augmentation.
 CAFE_DSA = replace(CAFE, augment=DSA.augment, update=DynamicTraining(augment=DSA.augment))
 
-# Matching Training Trajectories (MTT, Cazenavette et al. 2022): a student's steps lead where experts' epochs led.
+# Matching Training Trajectories (MTT, Cazenavette et al. 2022): a student should end where an expert ended.
 MTT = replace(
     DC, models=ExpertTrajectories(), selector=NoReal(), objective=TrajectoryMatching(20), optimiser=SGD(1000.0),
     update=Frozen(), init=RandomReal(), outer_steps=5000, inner_steps=1,
@@ -77,40 +76,41 @@ DATM = replace(
     labels=LearnedLabels(lr=2.0, momentum=0.9, start="teachers"), init=CorrectlyClassified(), outer_steps=10_000,
 )  # fmt: skip
 
-# RaT-BPTT (Feng et al. 2024): images from which a network learns well, through the last of a random number of steps.
+# RaT-BPTT (Feng et al. 2024): backpropagation through the last of a random number of steps of training on the images.
 RAT_BPTT = replace(
     DC, selector=RandomBatch(500), objective=TruncatedBackprop(), optimiser=ClippedAdam(), update=Frozen(),
     init=Noise(unit=True), outer_steps=20_000,
 )  # fmt: skip
 
-# IDC (Kim et al. 2022): several images stored in one (multi-formation), and a model that learns from real images.
+# IDC (Kim et al. 2022): several images stored in one (multi-formation), and a model that trains on real images.
 IDC = Spec(
     models=RandomInit(), perturb=NoPerturbation(), selector=RandomBatch(64), parameterisation=MultiFormation(2),
     augment=Siamese("color_crop_cutout"), objective=GradientMatching("mse"), optimiser=ClassByClassSGD(),
     update=TrainOnReal(), init=Mix(), outer_steps=2000, inner_steps=100,
 )  # fmt: skip
 
-# Acc-DD (Zhang et al. 2023): IDC on a few perturbed early-stage models, for a fifth of the iterations ("Ours5").
+# Acc-DD (Zhang et al. 2023): IDC on a few perturbed early-stage models with a fifth of the iterations ("Ours5").
 ACC_DD = replace(IDC, models=EarlyStagePool(), perturb=Directions(), outer_steps=400)
 
-# DREAM (Liu et al. 2023): IDC on representative real images, the medoids of k-means, both to match and to start from.
+# DREAM (Liu et al. 2023): IDC that matches and starts from representative real images, the medoids of k-means.
 DREAM = replace(IDC, selector=Representative(128), init=KMeansInit())
 
-# Both at once, which nobody has published.
+# DREAM and Acc-DD combined; no paper reports this combination.
 DREAM_ACC_DD = replace(ACC_DD, selector=DREAM.selector, init=DREAM.init)
 
-# NCFM (Wang et al. 2025): characteristic functions of features, by networks half way to trained ones. Not here: the
-# rule that halves the rate where the loss stands still, for a schedule sees no loss; and the network that draws the
-# frequencies (off in the released configurations), for what an objective learns neither sees the network nor ascends.
+# NCFM (Wang et al. 2025): characteristic functions of features, in networks interpolated between initial and trained
+# ones. Two parts are omitted: the rule that halves the learning rate when the loss stagnates, because a schedule does
+# not see the loss; and the network that samples frequencies (off in the released configurations), because what an
+# objective learns neither sees the network nor ascends.
 NCFM = replace(
     IDC, models=InterpolatedPool(trained=True), selector=RandomBatch(1024, cycle=False),
     objective=CalibratedCharacteristic(), optimiser=ClassByClassAdam(), update=Frozen(), outer_steps=20_000,
     inner_steps=1, syn_batch=0,
 )  # fmt: skip
 
-# CIM (ECCV 2026): surest images, tiled, each led to the features of the whole image that it shows, under labels of the
-# network that chose them. Published with a new label for each view, learned by a loss on logits; here as RDED below.
-# One outer iteration, so that pixels are clamped when all is done and not before.
+# CIM (ECCV 2026): tiles of the images with the lowest loss, each matched to the features of the whole image it shows,
+# with labels from the network that selected them. The paper relabels each view and learns by a loss on logits; here
+# labels are as in RDED below. There is only one outer iteration, so pixels are clamped only at the end.
 CIM = replace(
     IDC, models=EarlyStagePool(1, 100, batch=128), selector=Anchors(), labels=SoftLabels(), init=AnchorMosaics(),
     augment=Siamese("crop_cutout_flip"), objective=PairedFeatures(), optimiser=ResidualAdam(), update=Frozen(),
@@ -134,26 +134,26 @@ METHODS = {
     "cim": CIM,
 }
 
-# What a method has to beat: as many real images, chosen and left as they are.
+# Baseline for every method: the same number of real images, selected at random and unchanged.
 RANDOM = Spec(
     models=RandomInit(), perturb=NoPerturbation(), selector=RandomBatch(1, cycle=False), parameterisation=Pixels(),
     augment=NoAugment(), objective=FeatureMatching(), update=Frozen(), init=RandomReal(), outer_steps=0, inner_steps=1,
 )  # fmt: skip
 
-# Coresets of images embedded by a network trained for twenty epochs.
+# Coresets in the embedding of a network that was trained for twenty epochs.
 HERDING = replace(RANDOM, models=EarlyStagePool(size=1, epochs=20, cutmix=0.0, augment=NoAugment()), init=Herding())
 KCENTER = replace(HERDING, init=KCenter())
 KMEANS = replace(HERDING, init=KMeansInit(normalise=True))
 
-# Random images under the labels of a network that was stopped early (Qin et al. 2024): the fewer images, the earlier.
+# Random images with labels from a network that was stopped early (Qin et al. 2024): the fewer images, the earlier.
 RANDOM_SOFT = replace(
     RANDOM, labels=SoftLabels(),
     models=EarlyStagePool(1, 20, PLAIN_SGD, batch=256, cutmix=0.0, augment=DSA.augment, schedule="constant"),
 )  # fmt: skip
 
-# RDED (Sun et al. 2024): the surest patches, under labels of the network that chose them. Published with a new label
-# for each view of an image, and new views in each epoch; here an image (a cell, where several are stored in one) has
-# one label.
+# RDED (Sun et al. 2024): the patches with the lowest loss, with labels from the network that selected them. The paper
+# draws new views of an image in each epoch and labels each view; here an image, or a cell if an image stores several,
+# has one label.
 RDED = replace(
     RANDOM_SOFT, models=EarlyStagePool(1, 100, batch=128), parameterisation=MultiFormation(1), init=RealPatches()
 )  # fmt: skip
@@ -162,7 +162,7 @@ BASELINES = {
     "random": RANDOM, "herding": HERDING, "kcenter": KCENTER, "kmeans": KMEANS, "random_soft": RANDOM_SOFT,
     "rded": RDED, "full": RANDOM,
 }  # fmt: skip
-"""what takes no step; ``full`` keeps no images at all: the runner trains on all real ones, for as many steps"""
+"""methods that take no step; ``full`` keeps no images: the runner trains on all real images for as many steps"""
 
 PRESETS = METHODS | BASELINES
 
@@ -170,4 +170,4 @@ PROTOCOL_OF = {
     "dc": DC_BENCH, "cafe": CAFE_PROTOCOL, "dsa": DSA_PROTOCOL, "dm": DSA_PROTOCOL, "cafe_dsa": DSA_PROTOCOL,
     "mtt": DSA_PROTOCOL, "datm": DATM_PROTOCOL, "rat_bptt": RAT_PROTOCOL, "random_soft": DSA_PROTOCOL,
 }  # fmt: skip
-"""how each paper scores its images; IDC's protocol for all others"""
+"""evaluation protocol of each paper; IDC's protocol for all other methods"""

@@ -1,6 +1,6 @@
 """Many runs as one program: points that differ in numbers of the spec and in the root key, stacked on a leading axis S.
 
-Network, data, pool and the structure of the spec are shared. Any number of any choice can differ, a plug-in's included.
+The points share network, data, pool and the structure of the spec. Any number of any choice, even a plug-in, can vary.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from distill_jax.types import Array, Choice, RequestError, TrainSet, near_miss
 
 
 def is_traced(spec: Spec, path: str) -> bool:
-    """Whether the field at ``path`` (as ``perturb.max``) is a number that all points of one program may differ in.
+    """Return whether the field at ``path`` (e.g. ``perturb.max``) is a number that the points of one program can vary.
 
-    What the pool is trained with is not, because the points share the pool. Raises RequestError for an unknown path.
+    The training options of the pool are not, because the points share the pool. Raise RequestError for an unknown path.
     """
     if isinstance(field_at(spec, path), Choice) or path.startswith("models."):
         return False
@@ -40,19 +40,21 @@ MARK = float("nan")
 
 
 def field_at(spec: Spec, path: str) -> Any:
-    """The value at ``path``. Raises RequestError, with the nearest name, where there is none."""
+    """Return the value at ``path``. Raise RequestError with the nearest known name if the path does not exist."""
     node: Any = spec
-    done = ""
+    prefix = ""
     for name in path.split("."):
         known = [f.name for f in fields(node)] if isinstance(node, Choice) else []
         if name not in known:
-            raise RequestError(f"{path} is unknown: {_elsewhere(path) or near_miss(path, [done + k for k in known])}")
-        node, done = getattr(node, name), f"{done}{name}."
+            raise RequestError(
+                f"{path} is unknown: {_option_for(path) or near_miss(path, [prefix + k for k in known])}"
+            )
+        node, prefix = getattr(node, name), f"{prefix}{name}."
     return node
 
 
-def _elsewhere(path: str) -> str | None:
-    """With which choice on its axis the field exists, where there is one."""
+def _option_for(path: str) -> str | None:
+    """Return the option that selects a choice with this field, or None if no choice on the axis has it."""
     axis, _, name = path.partition(".")
     for label, make in CHOICES.get(axis, {}).items():
         if name in {f.name for f in fields(make())}:
@@ -61,7 +63,7 @@ def _elsewhere(path: str) -> str | None:
 
 
 def replaced(spec: Spec, path: str, value: Any) -> Spec:
-    """``spec`` with ``value`` at ``path``."""
+    """Return ``spec`` with ``value`` at ``path``."""
 
     def at(node: Any, names: list[str]) -> Any:
         head, *rest = names
@@ -71,16 +73,15 @@ def replaced(spec: Spec, path: str, value: Any) -> Spec:
 
 
 def combinations(swept: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Every combination of the values, those of the last name changing fastest. RequestError for a value given
-    twice."""
+    """Return every combination of the values, the last name changing fastest. Raise RequestError for a duplicate."""
     for name, values in swept.items():
         if len(set(values)) < len(values):
-            raise RequestError(f"{name} is swept over a value given twice: {' '.join(map(str, values))}")
+            raise RequestError(f"{name} has a repeated value in {' '.join(map(str, values))}: give each value once")
     return [dict(zip(swept, point, strict=True)) for point in itertools.product(*swept.values())]
 
 
 def specs_of(spec: Spec, swept: Mapping[str, Sequence[float]]) -> list[Spec]:
-    """``spec`` at every combination of the values of the ``swept`` paths."""
+    """Return ``spec`` at every combination of the values of the ``swept`` paths."""
     points = []
     for point in combinations(swept):
         one = spec
@@ -91,12 +92,12 @@ def specs_of(spec: Spec, swept: Mapping[str, Sequence[float]]) -> list[Spec]:
 
 
 def stacked(problem: Problem, specs: Sequence[Spec], roots: Sequence[Array]) -> Problem:
-    """``problem`` at S = len(specs) * len(roots) points: each spec with each root key, the keys changing fastest.
+    """Return ``problem`` at S = len(specs) * len(roots) points: each spec with each root key, keys changing fastest.
 
-    Leaves of ``spec`` are float32 [S], ``root`` is keys [S]; all else is as it was.
+    Leaves of ``spec`` are float32 [S] and ``root`` is keys [S]; nothing else changes.
     """
-    each = [spec for spec in specs for _ in roots]
-    spec = jax.tree.map(lambda *values: jnp.asarray(values, jnp.float32), *each)
+    repeated = [spec for spec in specs for _ in roots]
+    spec = jax.tree.map(lambda *values: jnp.asarray(values, jnp.float32), *repeated)
     return replace(problem, spec=spec, root=jnp.stack([root for _ in specs for root in roots]))
 
 
@@ -108,9 +109,10 @@ def run(
     chunk: int = 0,
     stop: int | None = None,
 ) -> State:
-    """All points to the end of the run, or to step ``stop``: states [S, ...]; callbacks see losses [S, steps].
+    """Run all points to the end of the run, or to step ``stop``, and return the states [S, ...].
 
-    ``chunk`` points advance at once on each device (0: one on CPU, all elsewhere); the result does not depend on it.
+    Callbacks see losses [S, steps]. ``chunk`` points advance at once on each device (0: one on CPU, all elsewhere); the
+    result does not depend on it.
     """
     chunk = chunk or automatic_chunk(problems)
 
@@ -124,38 +126,38 @@ def run(
 
 
 def automatic_chunk(problems: Problem) -> int:
-    """One point at a time on CPU, all elsewhere."""
+    """Return how many points advance at once: one on CPU, all elsewhere."""
     return 1 if on_cpu() else problems.root.shape[0]
 
 
 @partial(jax.jit, static_argnames="chunk")
 def init_states(problems: Problem, chunk: int = 1) -> State:
-    """States [S, ...] before the first step."""
+    """Return the states [S, ...] before the first step."""
 
-    def one(point: tuple[Spec, Array], problems: Problem) -> State:
+    def init_point(point: tuple[Spec, Array], problems: Problem) -> State:
         return distill.init_state(replace(problems, spec=point[0], root=point[1]))
 
-    return mesh.map_chunks(one, (problems.spec, problems.root), chunk, problems)
+    return mesh.map_chunks(init_point, (problems.spec, problems.root), chunk, problems)
 
 
 @partial(jax.jit, static_argnames="chunk", donate_argnames="states")
 def run_block(problems: Problem, states: State, steps: Array | int, chunk: int) -> tuple[State, Array]:
-    """``distill.block`` at every point; returns states [S, ...] and losses [S, LONGEST_BLOCK]."""
-    # All points are at the same step. Knowing it as one number keeps "does an outer iteration begin?" a branch under
-    # vmap, where a condition that differs between points would run both of its sides at every step.
+    """Run ``distill.block`` at every point; return states [S, ...] and losses [S, LONGEST_BLOCK]."""
+    # All points are at the same step. One shared number keeps "does an outer iteration begin?" a branch under vmap. If
+    # the condition differed between points, both sides would run in every step.
     now = states.step[0]
 
-    def one(point: tuple[Spec, Array, State], problems: Problem, now: Array, steps: Array) -> tuple[State, Array]:
+    def run_point(point: tuple[Spec, Array, State], problems: Problem, now: Array, steps: Array) -> tuple[State, Array]:
         spec, root, state = point
         return distill.block(replace(problems, spec=spec, root=root), state._replace(step=now), steps)
 
     points = (problems.spec, problems.root, states)
-    advanced = mesh.map_chunks(one, points, chunk, problems, now, jnp.asarray(steps))
+    advanced = mesh.map_chunks(run_point, points, chunk, problems, now, jnp.asarray(steps))
     return mesh.shard_leading(advanced, problems.root.shape[0])
 
 
 def training_sets(problems: Problem, states: State, repeats: int) -> Sets:
-    """What the points learned, as S * ``repeats`` training sets: the repeats of the first point come first."""
+    """Return the synthetic sets of the points as S * ``repeats`` training sets, those of the first point first."""
     parameterisation = problems.spec.parameterisation
     synthetic = states.synthetic._replace(images=stored(parameterisation, states.synthetic.images))
     sets = jax.vmap(lambda synthetic: decoded_set(parameterisation, synthetic, problems.data))(synthetic)

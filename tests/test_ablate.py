@@ -58,7 +58,7 @@ def test_one_program_for_all_points(
         ("acc_dd digits --perturb.mx 0 0.1", "did you mean perturb.max"),
         ("acc_dd digits --optimiser.lr 1 2 --update.optimiser.lr 1 2 --perturb.max 0 1", "3 settings are swept"),
         ("idc digits --perturb.max 0 0.1", "add --perturb directions"),
-        ("acc_dd digits --optimiser.lr 1 1", "given twice"),
+        ("acc_dd digits --optimiser.lr 1 1", "repeated value"),
         ("acc_dd digits --optimiser.lr 1 2 --seeds 0", "seeds is 0"),
         ("acc_dd digits --optimiser.lr 1 nan", "optimiser.lr is nan"),
         ("acc_dd digits --perturb.max 0 -1", "perturb.max is -1"),

@@ -134,7 +134,7 @@ def test_targets_and_a_selector_of_ones_own(tmp_path: Path, capsys: pytest.Captu
         ("acc_dd digits --ipc 30 --images 20", "ipc is 30"),
         ("idc digits --pool somewhere", "takes no pool"),
         ("idc digits --pretraining-epochs 0 1", "add --models early-stage"),
-        ("acc_dd digits --pretraining-epochs 1 1", "given twice"),
+        ("acc_dd digits --pretraining-epochs 1 1", "repeated value"),
         ("acc_dd digits --pretraining-epochs -1 1", "models.epochs is -1"),
         ("acc_dd digits --classes 0:5", "leave out --classes"),
         ("acc_dd digits --resume --overwrite", "give one of them"),

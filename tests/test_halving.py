@@ -63,8 +63,8 @@ def test_candidates_are_multiples_of_the_recipe():
     ("names", "said"),
     [
         (["optimiser.lrr"], "did you mean optimiser.lr"),
-        (["models.optimiser.lr"], "no number that the runs of one program may differ in"),
-        (["ipc"], "no number that the runs of one program may differ in"),
+        (["models.optimiser.lr"], "not a number that the runs of one program can vary"),
+        (["ipc"], "not a number that the runs of one program can vary"),
         (["update.optimiser.momentum"], "momentum"),
         (["optimiser.lr", "perturb.max", "perturb.min"], "125 candidates are too many"),
     ],

@@ -69,9 +69,9 @@ def test_what_does_not_fit_is_refused(parts: Path) -> None:
     first, second, whole = (read(parts / name) for name in ("first", "second", "whole"))
     for these, wrong in (
         ([], "no part is given"),
-        ([whole], "holds all its classes"),
-        ([first], "5 classes are in no part: make them with --classes 5 6 7 8 9"),
-        ([first, first], "class 0 is in two of the parts"),
+        ([whole], "the first set has all classes"),
+        ([first], "5 classes are in no part: distill them with --classes 5 6 7 8 9"),
+        ([first, first], "class 0 is in two parts"),
         ([first, second.with_card(ipc=2)], "ipc is 1 in one and 2 in another"),
         ([first, second.with_card(recipe="mnist")], "recipe is digits"),
     ):

@@ -105,5 +105,5 @@ def test_bad_choices_name_the_field() -> None:
     with pytest.raises(RequestError, match="objective.metric 'l2'"):
         GradientMatching("l2").validate()
     net = ConvNet(depth=2, width=4).build((8, 8, 1), 3)
-    with pytest.raises(RequestError, match="objective.first 2 to objective.last 2 names no block of this --net"):
+    with pytest.raises(RequestError, match="objective.first 2 to objective.last 2 selects no block of this --net"):
         FeatureMatching(2, 2).check(net, (8, 8, 1))

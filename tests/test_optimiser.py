@@ -139,7 +139,7 @@ def test_the_learning_rate_is_halved_at_shares_of_the_run():
         (ClassByClassSGD(momentum=1.0), "from 0 to below 1"),
         (SGD(lr=-1.0), "optimiser.lr is -1"),
         (SGD(momentum=-0.1), "from 0 to below 1"),
-        (SGD(halve_at=(0.5, 1.5)), "shares of the run"),
+        (SGD(halve_at=(0.5, 1.5)), "fractions of the run"),
         (Adam(b2=1.0), "from 0 to below 1"),
     ],
 )

@@ -105,12 +105,12 @@ def test_a_recipe_sets_as_many_anchors_as_decoded_images() -> None:
     ("changes", "said"),
     [
         ({"ipc": 2}, "need --selector.batch 8"),
-        ({"selector": Anchors(16)}, "16 different images"),
+        ({"selector": Anchors(16)}, "only 12 different images"),
         ({"selector": resolve("dm").spec.selector}, "use --selector anchors"),
         ({"models": resolve("dm").spec.models}, "trains none"),
         ({"syn_batch": 2}, "--syn-batch 0"),
         ({"parameterisation": MultiFormation(2, "multi")}, "decode-type single"),
-        ({"objective": PairedFeatures(7)}, "names no block"),
+        ({"objective": PairedFeatures(7)}, "selects no block"),
     ],
 )
 def test_refuses(changes: dict, said: str) -> None:

@@ -123,9 +123,7 @@ def test_what_makes_no_sense_is_refused():
         with pytest.raises(RequestError, match=f"selector.{field} is {value}"):
             replace(Representative(), **{field: value}).validate()
     Representative(batch=9).check(COUNTS, 1, 1)
-    with pytest.raises(
-        RequestError, match=r"selector.batch asks for 10 clusters, but class 2 has only 9 images"
-    ) as error:
+    with pytest.raises(RequestError, match=r"selector.batch sets 10 clusters, but class 2 has only 9 images") as error:
         Representative(batch=10).check(COUNTS, 1, 1)
     assert "\n" not in str(error.value) and "--selector random" in str(error.value)
 
@@ -146,7 +144,7 @@ def test_more_medoids_than_images_are_refused():
     assert isinstance(KMeansInit(), Initialisation)
     KMeansInit().check(COUNTS, 2, 2)
     with pytest.raises(
-        RequestError, match="ipc 3 and factor 2 ask --init for 12 different images, but class 2 has only 9"
+        RequestError, match="ipc 3 and factor 2 need 12 different images for --init, but class 2 has only 9"
     ):
         KMeansInit().check(COUNTS, 3, 2)
 

@@ -92,7 +92,7 @@ def test_specs_of_every_combination():
             with pytest.raises(RequestError, match=f"{path} is unknown: {said}") as error:
                 look(SPEC, path)
             assert "\n" not in str(error.value)
-    with pytest.raises(RequestError, match="twice"):
+    with pytest.raises(RequestError, match="repeated value"):
         sweep.specs_of(SPEC, {"optimiser.lr": [1.0, 1.0]})
 
 

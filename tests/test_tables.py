@@ -96,7 +96,7 @@ def test_data_may_be_elsewhere(tables: dict[str, Table]) -> None:
         ("[[data]]\nname = 'digits'\nrows = []", "lacks title"),
         ("title = 'x'", "has no rows"),
         ("title = 'x'\n[[data]]\nname = 'digits'\nrows = [{ipc = [1]}]", "lacks method"),
-        ("title = 'x'\n[[data]]\nname = 'digits'\nrows = [{method = 'dm', ipcs = [1]}]", "it has ipcs"),
+        ("title = 'x'\n[[data]]\nname = 'digits'\nrows = [{method = 'dm', ipcs = [1]}]", "it has the unknown key ipcs"),
         ("title = 'x'\n[[data]]\nname = 'digits'\nrows = [{method = 'dm', ipc = [1]}, {method = 'dm', ipc = [1]}]",
          "dm-digits-ipc1 twice"),
     ],

@@ -1,1 +1,1 @@
-"""One file or folder per axis of a method (``types.py`` has their contracts)."""
+"""One file or package per axis of a method. ``contracts.py`` defines the interface of each axis."""

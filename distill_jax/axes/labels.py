@@ -1,4 +1,4 @@
-"""The labels axis: what the synthetic images are trained towards."""
+"""The labels axis: the training targets of the synthetic images."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from distill_jax.types import Array, Model, Net, RequestError, TrainSet, choice
 
 @choice
 class HardLabels(Labels):
-    """The class of each image."""
+    """One-hot labels: the class of each image."""
 
 
 @choice
 class SoftLabels(Labels):
-    """Class probabilities: the mean of what the models of the pool see in the finished images."""
+    """Class probabilities: the mean prediction of the pool's models on the finished images."""
 
     from_teachers = True
 
 
 @choice
 class LearnedLabels(Labels):
-    """Logits that are learned along with the images (DATM section 3.3)."""
+    """Logits that are learned together with the images (DATM section 3.3)."""
 
     learned = True
 
     lr: float = 1.0
     momentum: float = 0.5
     confidence: float = 5.0
-    """logit of an image's own class at the start; the others are 0"""
+    """initial logit of an image's own class; the other logits start at 0"""
     start: str = "class"
-    """where logits start: 'class': ``confidence`` times one-hot; 'teachers': what the pool's networks see"""
+    """initial logits: 'class': ``confidence`` times one-hot; 'teachers': the logits of the pool's networks"""
 
     @property
     def init_uses_teachers(self) -> bool:
@@ -44,20 +44,20 @@ class LearnedLabels(Labels):
             raise RequestError(f"labels.start is {self.start!r}: it must be 'class' or 'teachers'")
         if self.lr <= 0 or not 0 <= self.momentum < 1:
             raise RequestError(
-                f"labels.lr {self.lr:g} and labels.momentum {self.momentum:g} make no optimiser: "
-                "give a rate above 0 and a momentum from 0 to below 1"
+                f"labels.lr is {self.lr:g} and labels.momentum is {self.momentum:g}: "
+                "give a learning rate above 0 and a momentum from 0 to below 1"
             )
 
     def init(self, net: Net, teachers: Model | None, shown: TrainSet) -> Array:
-        """float32 [C, D, C]."""
+        """Return the initial logits, float32 [C, D, C]."""
         classes = shown.targets.shape[1]
         if not self.init_uses_teachers or teachers is None:
             return self.confidence * shown.targets.reshape(classes, -1, classes)
 
-        def of_teacher(model: Model) -> Array:
+        def teacher_logits(model: Model) -> Array:
             return net.apply(model, shown.images, train=False)[0].logits
 
-        logits = teachers_logits(jax.lax.map(of_teacher, teachers), jnp.argmax(shown.targets, axis=-1))
+        logits = teachers_logits(jax.lax.map(teacher_logits, teachers), jnp.argmax(shown.targets, axis=-1))
         return logits.reshape(classes, -1, classes)
 
     def optimiser(self) -> optax.GradientTransformation:
@@ -65,10 +65,10 @@ class LearnedLabels(Labels):
 
 
 def teachers_logits(logits: Array, labels: Array) -> Array:
-    """[M, C]: each image's mean of ``logits`` [P, M, C] over the teachers that see its class, int [M], in it.
+    """Return [M, C]: for each image the mean of ``logits`` [P, M, C] over the teachers that predict its label, int [M].
 
-    Over all teachers where none does: the released code divides by zero.
+    If no teacher predicts the label, the mean is over all teachers: the released code divides by zero.
     """
-    right = (jnp.argmax(logits, axis=-1) == labels[None, :]).astype(logits.dtype)
-    right = jnp.where(jnp.any(right > 0, axis=0, keepdims=True), right, jnp.ones_like(right))
-    return jnp.sum(right[:, :, None] * logits, axis=0) / jnp.sum(right, axis=0)[:, None]
+    correct = (jnp.argmax(logits, axis=-1) == labels[None, :]).astype(logits.dtype)
+    correct = jnp.where(jnp.any(correct > 0, axis=0, keepdims=True), correct, jnp.ones_like(correct))
+    return jnp.sum(correct[:, :, None] * logits, axis=0) / jnp.sum(correct, axis=0)[:, None]

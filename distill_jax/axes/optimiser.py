@@ -1,4 +1,4 @@
-"""The optimiser axis: how one step moves the synthetic images."""
+"""The optimiser axis: the update rule of the synthetic images."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from distill_jax.types import Array, PyTree, RequestError, choice
 
 @choice
 class ClassByClassSGD(Optimiser):
-    """SGD with momentum as IDC's release steps, vectorised over classes.
+    """SGD with momentum in the update order of IDC's release, vectorised over classes.
 
-    Classes take turns, and every turn is a step on all images, with gradient zero for the other classes, so momentum
-    moves
-    class c on during the c turns before its own and the C - 1 - c after it. Classes do not interact, hence this form is
-    exact. The state is the momentum, shaped like the images.
+    In the release, classes take turns, and every turn is a step on all images with gradient zero for the other classes.
+    So momentum moves class c during the c turns before its own and the C - 1 - c turns after it. Classes do not
+    interact, so the vectorised form is exact. The state is the momentum, with the shape of the images.
     """
 
     lr: float = 5e-3
@@ -34,27 +33,27 @@ class ClassByClassSGD(Optimiser):
         return jnp.zeros_like(images)
 
     def before(self, images: Array, state: Array, scale: Array | float) -> tuple[Array, Array]:
-        return self._idle(images, state, scale, jnp.arange(len(images)))
+        return self._idle_turns(images, state, scale, jnp.arange(len(images)))
 
     def after(self, gradients: Array, images: Array, state: Array, scale: Array | float) -> tuple[Array, Array]:
         state = jnp.asarray(self.momentum, images.dtype) * state + gradients
         images = images - jnp.asarray(self.lr * scale, images.dtype) * state
-        return self._idle(images, state, scale, len(images) - 1 - jnp.arange(len(images)))
+        return self._idle_turns(images, state, scale, len(images) - 1 - jnp.arange(len(images)))
 
-    def _idle(self, images: Array, state: Array, scale: Array | float, others: Array) -> tuple[Array, Array]:
-        # k turns without a gradient: m <- mu^k m, and x has moved by -lr (mu + mu^2 + ... + mu^k) m.
+    def _idle_turns(self, images: Array, state: Array, scale: Array | float, count: Array) -> tuple[Array, Array]:
+        # After k turns without a gradient, m has become mu^k m and x has moved by -lr (mu + mu^2 + ... + mu^k) m.
         powers = jnp.asarray(self.momentum, images.dtype) ** jnp.arange(len(images), dtype=images.dtype)
-        decay, drift = (series[others][:, None, None, None, None] for series in (powers, jnp.cumsum(powers) - 1))
+        decay, drift = (series[count][:, None, None, None, None] for series in (powers, jnp.cumsum(powers) - 1))
         return images - jnp.asarray(self.lr * scale, images.dtype) * drift * state, decay * state
 
 
 @choice
 class ClassByClassAdam(Optimiser):
-    """AdamW as NCFM's release steps: classes take turns, each of which is a step on all images, with gradient zero for
-    the other classes; vectorised over classes, which do not interact, hence exact.
+    """AdamW in the update order of NCFM's release, vectorised over classes.
 
-    So every class takes C steps where the others' are without a gradient, on which decay and momentum act, and the
-    bias corrections count all of them.
+    In the release, classes take turns, and every turn is a step on all images with gradient zero for the other classes.
+    So every class takes C - 1 steps without a gradient, in which weight decay and momentum act, and the bias
+    corrections count all C steps. Classes do not interact, so the vectorised form is exact.
     """
 
     lr: float = 1e-3
@@ -67,49 +66,49 @@ class ClassByClassAdam(Optimiser):
         _check(self.lr, self.b2)
 
     def init(self, images: Array) -> tuple[Array, Array, Array]:
-        """(first moment, second moment, turns taken)"""
+        """Return (first moment, second moment, number of turns taken)."""
         return jnp.zeros_like(images), jnp.zeros_like(images), jnp.zeros((), jnp.int32)
 
     def before(self, images: Array, state: PyTree, scale: Array | float) -> tuple[Array, PyTree]:
-        """Class c after the c turns before its own."""
+        """Return the images and the state of each class c after the c turns before its own."""
         first, second, turns = state
-        waits = jnp.arange(len(images), dtype=jnp.int32)
+        own = jnp.arange(len(images), dtype=jnp.int32)
 
-        def turn(i: Array, moving: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        def take_turn(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             i = i.astype(jnp.int32)
-            return self._turn(moving, jnp.zeros_like(images), i < waits, turns + 1 + i, scale)
+            return self._turn(carry, jnp.zeros_like(images), i < own, turns + 1 + i, scale)
 
-        images, first, second = jax.lax.fori_loop(0, len(images) - 1, turn, (images, first, second))
+        images, first, second = jax.lax.fori_loop(0, len(images) - 1, take_turn, (images, first, second))
         return images, (first, second, turns)
 
     def after(self, gradients: Array, images: Array, state: PyTree, scale: Array | float) -> tuple[Array, PyTree]:
         first, second, turns = state
         own = jnp.arange(len(images), dtype=jnp.int32)
 
-        def turn(i: Array, moving: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        def take_turn(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             i = i.astype(jnp.int32)
-            now = jnp.where(i == 0, gradients, jnp.zeros_like(gradients))
-            return self._turn(moving, now, own + i < len(images), turns + 1 + own + i, scale)
+            current = jnp.where(i == 0, gradients, jnp.zeros_like(gradients))
+            return self._turn(carry, current, own + i < len(images), turns + 1 + own + i, scale)
 
-        images, first, second = jax.lax.fori_loop(0, len(images), turn, (images, first, second))
+        images, first, second = jax.lax.fori_loop(0, len(images), take_turn, (images, first, second))
         return images, (first, second, turns + len(images))
 
     def _turn(
-        self, moving: tuple[Array, Array, Array], gradients: Array, takes: Array, number: Array, scale: Array | float
+        self, carry: tuple[Array, Array, Array], gradients: Array, moves: Array, number: Array, scale: Array | float
     ) -> tuple[Array, Array, Array]:
-        """(images, moments) after turn ``number`` of each class that ``takes`` it: bool [C], int32 [C] or []."""
-        images, first, second = moving
+        """Return (images, moments) after turn ``number``, int32 [C] or [], of each class that ``moves``, bool [C]."""
+        images, first, second = carry
         kind = images.dtype
         b1, b2, decay, rate = (jnp.asarray(x, kind) for x in (self.b1, self.b2, self.weight_decay, self.lr * scale))
-        number = jnp.broadcast_to(number, takes.shape).astype(kind)[:, None, None, None, None]
-        takes = takes[:, None, None, None, None]
+        number = jnp.broadcast_to(number, moves.shape).astype(kind)[:, None, None, None, None]
+        moves = moves[:, None, None, None, None]
         m, v = b1 * first + (1 - b1) * gradients, b2 * second + (1 - b2) * gradients**2
         step = (m / (1 - b1**number)) / (jnp.sqrt(v / (1 - b2**number)) + 1e-8) + decay * images
-        return jnp.where(takes, images - rate * step, images), jnp.where(takes, m, first), jnp.where(takes, v, second)
+        return jnp.where(moves, images - rate * step, images), jnp.where(moves, m, first), jnp.where(moves, v, second)
 
 
 class _Optax(Optimiser):
-    """An optax transformation of all images at once."""
+    """Base class: applies an optax transformation to all images at once."""
 
     @abstractmethod
     def transform(self, scale: Array | float) -> optax.GradientTransformation: ...
@@ -119,7 +118,7 @@ class _Optax(Optimiser):
 
     def after(self, gradients: Array, images: Array, state: PyTree, scale: Array | float) -> tuple[Array, PyTree]:
         steps: Any
-        # Adam corrects its bias by powers of the step, an integer, which strict promotion forbids.
+        # Adam corrects its bias by powers of the integer step count, which strict dtype promotion forbids.
         with jax.numpy_dtype_promotion("standard"):
             steps, state = self.transform(scale).update(gradients, state, images)
         return images + steps, state
@@ -127,17 +126,17 @@ class _Optax(Optimiser):
 
 @choice
 class SGD(_Optax):
-    """SGD with momentum, one step for all classes together (DC, DSA, DM, CAFE, MTT)."""
+    """SGD with momentum that steps on all classes together (DC, DSA, DM, CAFE, MTT)."""
 
     lr: float = 0.1
     momentum: float = 0.5
     halve_at: tuple[float, ...] = ()
-    """shares of the run after which the learning rate is halved (CAFE)"""
+    """fractions of the run after which the learning rate is halved (CAFE)"""
 
     def validate(self) -> None:
         _check(self.lr, self.momentum)
         if not all(0 <= share <= 1 for share in self.halve_at):
-            raise RequestError(f"optimiser.halve_at is {self.halve_at}: it takes shares of the run, from 0 to 1")
+            raise RequestError(f"optimiser.halve_at is {self.halve_at}: give fractions of the run, from 0 to 1")
 
     def schedule(self, outer: Array, outer_steps: int) -> Any:
         if not self.halve_at:
@@ -150,7 +149,7 @@ class SGD(_Optax):
 
 @choice
 class Adam(_Optax):
-    """Adam on all images (Kingma and Ba 2015); AdamW where ``weight_decay`` is above 0."""
+    """Adam on all images (Kingma and Ba 2015), or AdamW if ``weight_decay`` is above 0."""
 
     lr: float = 0.01
     b1: float = 0.9
@@ -167,9 +166,9 @@ class Adam(_Optax):
 
 @choice
 class ResidualAdam(Adam):
-    """Adam whose decay leads back to the first images rather than to zero: AdamW on what was added to them (CIM).
+    """Adam whose weight decay pulls towards the initial images instead of zero (CIM).
 
-    The state is (Adam's, the first images).
+    This is AdamW on the difference from the initial images. The state is (Adam's state, the initial images).
     """
 
     weight_decay: float = 0.01
@@ -185,21 +184,22 @@ class ResidualAdam(Adam):
 
 @choice
 class ClippedAdam(Adam):
-    """Adam on a gradient that is clipped to ``most`` times the running mean of its own length (RaT-BPTT appendix).
+    """Adam on a gradient that is clipped to ``most`` times the running mean of its own norm (RaT-BPTT appendix).
 
-    The mean starts at the first length, and counts the present one before it bounds it. The state is (Adam's, mean).
+    The mean starts at the first norm, and is updated with the current norm before clipping. The state is (Adam's,
+    mean).
     """
 
     lr: float = 1e-3
     most: float = 2.0
     memory: float = 0.9
-    """share of the mean that stays from one step to the next"""
+    """decay rate of the running mean per step"""
 
     def validate(self) -> None:
         super().validate()
         if self.most <= 0 or not 0 <= self.memory < 1:
             raise RequestError(
-                f"optimiser.most {self.most:g} and optimiser.memory {self.memory:g} clip nothing sensibly: "
+                f"optimiser.most is {self.most:g} and optimiser.memory is {self.memory:g}: "
                 "give most above 0, and memory from 0 to below 1"
             )
 
@@ -208,21 +208,21 @@ class ClippedAdam(Adam):
 
     def after(self, gradients: Array, images: Array, state: PyTree, scale: Array | float) -> tuple[Array, PyTree]:
         adam, mean = state
-        length = jnp.sqrt(jnp.sum(gradients**2))
-        mean = self.mean(mean, length)
+        norm = jnp.sqrt(jnp.sum(gradients**2))
+        mean = self.mean(mean, norm)
         bound = jnp.asarray(self.most, mean.dtype) * mean
-        gradients = gradients * jnp.where(length > bound, bound / jnp.where(length > 0, length, 1), 1)
+        gradients = gradients * jnp.where(norm > bound, bound / jnp.where(norm > 0, norm, 1), 1)
         images, adam = super().after(gradients, images, adam, scale)
         return images, (adam, mean)
 
-    def mean(self, before: Array, length: Array) -> Array:
-        """The running mean that was ``before``, below 0 at the start, with ``length``: float []."""
-        memory = jnp.asarray(self.memory, length.dtype)
-        return jnp.where(before < 0, length, memory * before + (1 - memory) * length)
+    def mean(self, before: Array, norm: Array) -> Array:
+        """Return the running mean ``before``, negative at the start, updated with ``norm``: float []."""
+        memory = jnp.asarray(self.memory, norm.dtype)
+        return jnp.where(before < 0, norm, memory * before + (1 - memory) * norm)
 
 
 def _check(lr: float, momentum: float) -> None:
     if lr <= 0:
         raise RequestError(f"optimiser.lr is {lr:g}: a learning rate must be above 0")
     if not 0 <= momentum < 1:
-        raise RequestError(f"optimiser's momentum is {momentum:g}: it must be from 0 to below 1")
+        raise RequestError(f"the optimiser's momentum is {momentum:g}: it must be from 0 to below 1")

@@ -1,4 +1,4 @@
-"""The perturbation axis: the half of model augmentation that plugs into every model source (Acc-DD section 3.3)."""
+"""The perturbation axis: the part of Acc-DD's model augmentation that works with every model source (section 3.3)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NORMS = ("filter", "layer", "weight")
 
 @choice
 class NoPerturbation(Perturbation):
-    """Models stay as they were drawn."""
+    """Leaves the sampled models unchanged."""
 
     def perturb(self, models: Model, key: Array) -> Model:
         return models
@@ -25,20 +25,20 @@ class NoPerturbation(Perturbation):
 
 @choice
 class Directions(Perturbation):
-    """Each model is moved along random directions of the size of its weights (Acc-DD section 3.3).
+    """Moves each model along random directions that are scaled to the size of its weights (Acc-DD section 3.3).
 
-    params + sum of a_i d_i with |a_i| ~ U[min(min, max), max] and independent random signs, so ``max = 0`` is exactly
-    the identity. The paper moves along one direction, the released code along two.
+    The result is params + sum of a_i d_i with |a_i| ~ U[min(min, max), max] and independent random signs, so
+    ``max = 0`` is exactly the identity. The paper moves along one direction, the released code along two.
     """
 
     min: float = 0.01
-    """smallest step along a direction; the bound used is min(min, max)"""
+    """smallest step along a direction; if it is above ``max``, ``max`` is used instead"""
     max: float = 0.09
-    """largest step along a direction, relative to the filters' norms; 0 turns perturbation off"""
+    """largest step along a direction, relative to the norms of the filters; 0 disables the perturbation"""
     norm: str = "filter"
-    """what a direction is scaled to: filter, layer or weight"""
+    """norm that each direction is scaled to: filter, layer or weight"""
     count: int = 1
-    """random directions per model"""
+    """number of random directions per model"""
 
     def validate(self) -> None:
         require_at_least(0, self, "min", "max")
@@ -48,17 +48,17 @@ class Directions(Perturbation):
             raise RequestError(f"perturb.count is {self.count}: it must be 1 or more")
 
     def perturb(self, models: Model, key: Array) -> Model:
-        """Model[K], each member moved on its own."""
+        """Return Model[K] with each model perturbed independently."""
         keys = jax.random.split(key, jax.tree.leaves(models.params)[0].shape[0])
-        params = tree.map_chunks(lambda each: self.perturbed(*each), (models.params, keys), len(keys))
+        params = tree.map_chunks(lambda args: self.perturbed(*args), (models.params, keys), len(keys))
         return models._replace(params=params)
 
     def perturbed(self, params: PyTree, key: Array) -> PyTree:
-        """The parameters of one model, moved."""
-        # Not uniform(minval, maxval): with maxval below minval that returns minval, and 0 would not be the identity.
+        """Return the perturbed parameters of one model."""
+        # jax.random.uniform(minval, maxval) returns minval if maxval is below it, so max = 0 would not be the identity.
         low = jnp.minimum(self.min, self.max)
-        for along in jax.random.split(key, self.count):
-            raw_key, size_key, sign_key = jax.random.split(along, 3)
+        for direction_key in jax.random.split(key, self.count):
+            raw_key, size_key, sign_key = jax.random.split(direction_key, 3)
             size = low + (self.max - low) * jax.random.uniform(size_key)
             step = size * jax.random.rademacher(sign_key, (), jnp.float32)
             params = move(params, direction(params, normal_like(raw_key, params), self.norm), step)
@@ -66,10 +66,11 @@ class Directions(Perturbation):
 
 
 def direction(params: PyTree, raw: PyTree, norm: str = "filter") -> PyTree:
-    """``raw`` (standard normal, shaped as ``params``) rescaled to the size of the weights.
+    """Return ``raw``, standard normal numbers in the shape of ``params``, rescaled to the size of the weights.
 
-    ``filter``: each filter to the norm of the same filter of the weights; ``layer``: each tensor to the tensor's norm;
-    ``weight``: elementwise product. Biases and norm parameters get direction zero; the linear classifier does not.
+    ``filter`` scales each filter to the norm of the same filter of the weights. ``layer`` scales each tensor to the
+    norm of that tensor of the weights. ``weight`` multiplies elementwise by the weights. Biases and norm parameters get
+    direction zero; the linear classifier does not.
     """
 
     def rescale(path: tuple[Any, ...], w: Array, d: Array) -> Array:
@@ -85,14 +86,14 @@ def direction(params: PyTree, raw: PyTree, norm: str = "filter") -> PyTree:
 
 
 def normal_like(key: Array, params: PyTree) -> PyTree:
-    """Standard normal, shaped as ``params``."""
-    # One draw for all leaves: a draw each would be most of what there is to compile in an outer iteration.
+    """Draw standard normal numbers in the shape of ``params``."""
+    # One draw serves all leaves: a separate draw per leaf would dominate the compile time of an outer iteration.
     leaves, treedef = jax.tree.flatten(params)
     ends = np.cumsum([leaf.size for leaf in leaves])
     pieces = jnp.split(jax.random.normal(key, (int(ends[-1]),), leaves[0].dtype), ends[:-1])
     return treedef.unflatten([piece.reshape(leaf.shape) for piece, leaf in zip(pieces, leaves, strict=True)])
 
 
-def move(params: PyTree, along: PyTree, step: float | Array) -> PyTree:
-    """params + step * along."""
-    return jax.tree.map(lambda w, d: w + step * d, params, along)
+def move(params: PyTree, vector: PyTree, step: float | Array) -> PyTree:
+    """Return params + step * vector."""
+    return jax.tree.map(lambda w, d: w + step * d, params, vector)

@@ -1,8 +1,8 @@
-"""What the papers ran, and whether an experiment runs the same: ``compared``.
+"""Compares an experiment with the configurations that the papers ran: ``compared``.
 
-``configurations.json.xz`` holds 254 configurations of IDC, Acc-DD, DREAM, DC, DSA, DM, MTT and CAFE, each key explained
-in ``tests/golden/README.md`` (section Configurations). They were made by executing the released codes' own parsers,
-helpers and main loops.
+``configurations.json.xz`` holds 254 configurations of IDC, Acc-DD, DREAM, DC, DSA, DM, MTT and CAFE.
+``tests/golden/README.md`` (section Configurations) explains each key. The configurations come from executing the
+parsers, helpers and main loops of the released codes.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from distill_jax.types import Shape
 
 
 class Comparison(NamedTuple):
-    """One setting, here and there."""
+    """The value of one setting here and in the released code."""
 
     name: str
     ours: Any
     released: Any
     paper: Any = None
-    """where the paper differs from the release"""
+    """value in the paper if it differs from the release, else None"""
 
     @property
     def equal(self) -> bool:
@@ -38,34 +38,34 @@ class Comparison(NamedTuple):
 
 @cache
 def configurations() -> Mapping[tuple[str, str, int, int], Settings]:
-    """(method, data set, ipc, factor) -> its settings."""
+    """Return the settings of every published configuration by (method, data set, ipc, factor)."""
     packed = resources.files(__name__).joinpath("configurations.json.xz").read_bytes()
     known = json.loads(lzma.decompress(packed))["configurations"]
-    return {(of["method"], of["dataset"], of["ipc"], of["factor"]): of for of in known}
+    return {(one["method"], one["dataset"], one["ipc"], one["factor"]): one for one in known}
 
 
 def compared(
     method: str, dataset: str, experiment: Experiment, shape: Shape, classes: int, zca: bool = False
 ) -> list[Comparison]:
-    """Each setting that has a published value; none where the codes were not run with this ipc and factor.
+    """Return each setting that has a published value, or nothing if the codes were not run with this ipc and factor.
 
-    ``dataset`` is the name of its recipe, ``shape`` (H, W, c) of the images; ``zca``: they are whitened.
+    ``dataset`` is the name of its recipe; ``shape`` is (H, W, c) of the images; ``zca`` is true if they are whitened.
     """
     spec = experiment.spec
-    there = configurations().get((method, dataset, spec.ipc, spec.parameterisation.factor))
-    if there is None or "error" in there:
+    released = configurations().get((method, dataset, spec.ipc, spec.parameterisation.factor))
+    if released is None or "error" in released:
         return []
-    here = settings(experiment, shape, classes, zca)
+    ours = settings(experiment, shape, classes, zca)
     papers = {"outer_iterations": "paper_outer_iterations_ours5", "perturb_directions": "paper_perturb_directions"}
     return [
-        Comparison(name, value, there[name], there.get(papers.get(name, "")))
-        for name, value in here.items()
-        if name in there
+        Comparison(name, value, released[name], released.get(papers.get(name, "")))
+        for name, value in ours.items()
+        if name in released
     ]
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equal, numbers up to rounding."""
+    """Return whether ``a`` equals ``b``, with numbers compared up to rounding."""
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, float | int) and isinstance(b, float | int) and not isinstance(a, bool):

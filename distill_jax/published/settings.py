@@ -1,4 +1,4 @@
-"""An experiment's settings under the names of the published configurations: data, network, images, matching."""
+"""Translates an experiment's settings to the names of the published configurations: data, network, images, matching."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from distill_jax.types import Shape
 
 
 def settings(experiment: Experiment, shape: Shape, classes: int, zca: bool = False) -> Settings:
-    """All settings of ``experiment`` under published names; ``zca``: on whitened images."""
+    """Return all settings of ``experiment`` under the published names; ``zca`` is true if images are whitened."""
     spec, protocol = experiment.spec, experiment.protocol
     space = "whitened" if zca else spec.parameterisation.space
     parts = (
@@ -41,7 +41,7 @@ def _net(spec: Spec, shape: Shape, classes: int) -> Settings:
     params = jax.eval_shape(lambda: net.init(jax.random.key(0))).params
     leaves = jax.tree_util.tree_leaves_with_path(params)
     first = params["conv0"] if "conv0" in params else params["stem"]
-    found = {
+    named = {
         "net": type(spec.net).__name__,
         "net_norm": getattr(spec.net, "norm", "none"),
         "net_depth": getattr(spec.net, "depth", None),
@@ -52,25 +52,25 @@ def _net(spec: Spec, shape: Shape, classes: int) -> Settings:
         "net_parameters": sum(leaf.size for _, leaf in leaves),
     }
     if isinstance(spec.net, ConvNet):
-        found |= {"net_activation": spec.net.activation, "net_first_padding": net.module.first_padding}  # type: ignore
-    return found
+        named |= {"net_activation": spec.net.activation, "net_first_padding": net.module.first_padding}  # type: ignore
+    return named
 
 
 def _images(spec: Spec, space: str) -> Settings:
-    optimiser, init, form = spec.optimiser, spec.init, spec.parameterisation
+    optimiser, init, parameterisation = spec.optimiser, spec.init, spec.parameterisation
     drops = getattr(optimiser, "halve_at", ())
     rates = [[0, optimiser.lr]] + [  # type: ignore[attr-defined]
         [round(share * spec.outer_steps), optimiser.lr / 2 ** (n + 1)]  # type: ignore[attr-defined]
         for n, share in enumerate(drops)
     ]
-    mixed = "mix of " if form.factor > 1 else ""
+    mixed = "mix of " if parameterisation.factor > 1 else ""
     if isinstance(init, Noise):
         start = "standard normal in normalised space"
     elif isinstance(init, KMeansInit):
         start = f"{mixed}k-means medoids"
     else:
         start = mixed + ("first real" if isinstance(init, Mix) and init.order == "first" else "random real")
-    decoded = form.decoded(spec.ipc)
+    decoded = parameterisation.decoded(spec.ipc)
     return {
         "outer_iterations": spec.outer_steps,
         "inner_steps": "until flat" if spec.update.leaves_early else spec.inner_steps,
@@ -83,8 +83,8 @@ def _images(spec: Spec, space: str) -> Settings:
         "image_clamp": "[0, 1] at the start of each outer iteration" if space == "pixel" else "none",
         "saved_images": "clamped" if space == "pixel" else "not clamped",
         "init": start,
-        "decode": "none" if form.factor == 1 else getattr(form, "decode_type", "single"),
-        "decode_bound": getattr(form, "bound", None),
+        "decode": "none" if parameterisation.factor == 1 else getattr(parameterisation, "decode_type", "single"),
+        "decode_bound": getattr(parameterisation, "bound", None),
         "decoded_per_class": decoded,
         "syn_shown_max": spec.syn_batch,
         "syn_shown_per_class": min(decoded, spec.syn_batch) if spec.syn_batch else decoded,
@@ -106,8 +106,8 @@ def _matching(spec: Spec) -> Settings:
         kind, metric = "trajectory", "squared distance over squared distance of start and target"
         augment = objective.augment
     siamese = spec.augment != NoAugment()
-    found = {"match_objective": kind, "match_metric": metric, "match_reduction": "sum", "match_aug_siamese": siamese}
-    return {**found, **tensors, **augmentation("match", augment)}
+    named = {"match_objective": kind, "match_metric": metric, "match_reduction": "sum", "match_aug_siamese": siamese}
+    return {**named, **tensors, **augmentation("match", augment)}
 
 
 def _real(spec: Spec) -> Settings:

@@ -1,4 +1,4 @@
-"""How an experiment trains networks, under the names of the published configurations."""
+"""Translates how an experiment trains networks to the names of the published configurations."""
 
 from __future__ import annotations
 
@@ -26,49 +26,49 @@ BASIC = ["crop 4 pixels, filled with the channel's mean", "scale 1 +- 0.2", "rot
 
 
 def update(spec: Spec) -> Settings:
-    how = spec.update
-    if isinstance(how, TrainOnReal):
-        steps = -(-how.images // how.batch)
-        seen = {"update_images": how.images, "update_steps": steps, "update_images_seen": steps * how.batch}
-        source, kind, cutmix = "real", seen | {"update_cutmix_beta": 1.0}, how.cutmix
-        if how.early:
-            kind |= {"early_epochs": how.early, "early_batch": how.batch, "early_cutmix_prob": cutmix}
-            kind |= {"early_aug": _members(how.augment), "early_lr": how.optimiser.lr}
+    rule = spec.update
+    if isinstance(rule, TrainOnReal):
+        steps = -(-rule.images // rule.batch)
+        images = {"update_images": rule.images, "update_steps": steps, "update_images_seen": steps * rule.batch}
+        source, kind, cutmix = "real", images | {"update_cutmix_beta": 1.0}, rule.cutmix
+        if rule.early:
+            kind |= {"early_epochs": rule.early, "early_batch": rule.batch, "early_cutmix_prob": cutmix}
+            kind |= {"early_aug": _members(rule.augment), "early_lr": rule.optimiser.lr}
         else:
             kind |= {"early_epochs": 0}
-    elif isinstance(how, TrainOnSynthetic):
-        source, kind, cutmix = "synthetic", {"update_epochs": how.epochs}, 0.0
-    elif isinstance(how, DynamicTraining):
+    elif isinstance(rule, TrainOnSynthetic):
+        source, kind, cutmix = "synthetic", {"update_epochs": rule.epochs}, 0.0
+    elif isinstance(rule, DynamicTraining):
         source, kind, cutmix = "synthetic", {"update_epochs": "until moved"}, 0.0
     else:
         return {"update_source": "none"}
     return {
         "update_source": source,
-        "update_batch": how.batch,
+        "update_batch": rule.batch,
         "update_cutmix_prob": cutmix,
         "update_optimizer_reset": "each outer iteration",
-        "update_after_last_step": not isinstance(how, DynamicTraining),
+        "update_after_last_step": not isinstance(rule, DynamicTraining),
         **kind,
-        **_sgd("update", how.optimiser),
-        **augmentation("update", how.augment),
+        **_sgd("update", rule.optimiser),
+        **augmentation("update", rule.augment),
     }
 
 
 def models(spec: Spec) -> Settings:
     pool, perturb = spec.models, spec.perturb
-    found: Settings = {"perturb": isinstance(perturb, Directions), "models_reset_every": 1}
+    named: Settings = {"perturb": isinstance(perturb, Directions), "models_reset_every": 1}
     if isinstance(perturb, Directions):
-        found |= {"perturb_directions": perturb.count, "perturb_min": perturb.min, "perturb_max": perturb.max}
-        found |= {"perturb_norm": perturb.norm, "perturb_distribution": "standard normal"}
-        found |= {"perturb_sign": "random, independent", "perturb_same_direction": False}
+        named |= {"perturb_directions": perturb.count, "perturb_min": perturb.min, "perturb_max": perturb.max}
+        named |= {"perturb_norm": perturb.norm, "perturb_distribution": "standard normal"}
+        named |= {"perturb_sign": "random, independent", "perturb_same_direction": False}
     if isinstance(pool, ExpertTrajectories):
-        return found | {"models": "expert trajectories"}
+        return named | {"models": "expert trajectories"}
     if not isinstance(pool, EarlyStagePool):
-        return found | {"models": "random", "models_drawn": "one per outer iteration", "pool_size": 0}
+        return named | {"models": "random", "models_drawn": "one per outer iteration", "pool_size": 0}
     falling = rate_schedule(pool.epochs + 1, pool.optimiser.lr) if pool.schedule == "thirds" else []
     rates = [step for step in falling if step[0] <= pool.epochs] or [[1, pool.optimiser.lr]]
     return {
-        **found,
+        **named,
         "models": "pool",
         "models_drawn": "uniformly, one per outer iteration",
         "pool_size": pool.size,
@@ -106,9 +106,9 @@ def trajectories(spec: Spec, classes: int) -> Settings:
 
 
 def alignment(spec: Spec) -> Settings:
-    objective, how = spec.objective, spec.update
+    objective, rule = spec.objective, spec.update
     assert isinstance(objective, LayerwiseAlignment)
-    found: Settings = {
+    named: Settings = {
         "cafe_weight_first": objective.pooled,
         "cafe_weight_second": objective.deep,
         "cafe_weight_third": objective.middle,
@@ -116,15 +116,15 @@ def alignment(spec: Spec) -> Settings:
         "cafe_weight_inner": objective.discrimination,
         "cafe_weight_embedding": 1.0,
     }
-    if isinstance(how, DynamicTraining):
-        found |= {"cafe_lambda_1": how.flat, "cafe_lambda_2": how.moved}
-        found |= {"cafe_watch_images_per_class": how.images, "cafe_window": 10}
-        found |= {"cafe_bound": f"{spec.inner_steps} image steps, {how.max_epochs} epochs"}
-    return found
+    if isinstance(rule, DynamicTraining):
+        named |= {"cafe_lambda_1": rule.flat, "cafe_lambda_2": rule.moved}
+        named |= {"cafe_watch_images_per_class": rule.images, "cafe_window": 10}
+        named |= {"cafe_bound": f"{spec.inner_steps} image steps, {rule.max_epochs} epochs"}
+    return named
 
 
 def evaluation(spec: Spec, protocol: Protocol) -> Settings:
-    """As the networks that give the figures are trained: the stand-alone test of IDC's family."""
+    """Return the training settings behind the published figures: the stand-alone test of IDC's family."""
     learned = isinstance(spec.objective, TrajectoryMatching) and protocol.name in LEARNED_RATE
     rates = rate_schedule(protocol.epochs, protocol.rate, protocol.schedule)
     multi = getattr(spec.parameterisation, "decode_type", "single") == "multi"
@@ -157,7 +157,7 @@ def evaluation(spec: Spec, protocol: Protocol) -> Settings:
     }
 
 
-# ------------------------------------------------------------------ parts of the above
+# ------------------------------------------------------------------ helpers
 
 
 def _sgd(prefix: str, optimiser: NetworkSGD) -> Settings:
@@ -169,10 +169,10 @@ def _sgd(prefix: str, optimiser: NetworkSGD) -> Settings:
 
 
 def rate_schedule(epochs: int, rate: float, schedule: str = "thirds") -> list[list[float]]:
-    """[[epoch from 1, rate from then on], ...] of ``train.SCHEDULES``."""
-    how = SCHEDULES[schedule]
-    drops = enumerate(how.drops(epochs), 1)
-    return [[1, rate], *([epoch + 1, rate * how.factor**n] for n, epoch in drops)]
+    """Return [[epoch, counted from 1, learning rate from then on], ...] of a schedule of ``train.SCHEDULES``."""
+    rule = SCHEDULES[schedule]
+    drops = enumerate(rule.drops(epochs), 1)
+    return [[1, rate], *([epoch + 1, rate * rule.factor**n] for n, epoch in drops)]
 
 
 def _members(augment: Augmentation) -> str:
@@ -181,7 +181,7 @@ def _members(augment: Augmentation) -> str:
 
 def augmentation(prefix: str, augment: Augmentation) -> Settings:
     choose = augment.choose if isinstance(augment, Siamese) else "none"
-    found: Settings = {f"{prefix}_aug": _members(augment), f"{prefix}_aug_choice": choose}
+    named: Settings = {f"{prefix}_aug": _members(augment), f"{prefix}_aug_choice": choose}
     if isinstance(augment, BasicAugment):
-        found = {f"{prefix}_aug": "crop_scale_rotate", f"{prefix}_aug_choice": "one per image"}
-    return found | ({f"{prefix}_aug_per_image": True} if prefix != "match" else {})
+        named = {f"{prefix}_aug": "crop_scale_rotate", f"{prefix}_aug_choice": "one per image"}
+    return named | ({f"{prefix}_aug_per_image": True} if prefix != "match" else {})

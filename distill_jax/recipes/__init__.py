@@ -1,12 +1,12 @@
-"""Recipes: what the papers set for each data set, one file each; ``resolve`` lays one over a method's preset.
+"""Recipes: the papers' settings for each data set, one file each; ``resolve`` applies one to a method's preset.
 
 from distill_jax.recipes import resolve
 experiment = resolve("acc_dd", "cifar10", ipc=10)     # .spec, .protocol
 
-A recipe is a function ``(ipc, shape, factor) -> [{whom: {path: value}}, ...]``, later ones laid over earlier ones.
-``whom`` is a space-separated list of methods, of protocols (``@idc``: whatever is scored by it), or ``*`` for all;
-``path`` leads into Spec, or into Protocol where it starts with ``protocol``. A path that the method's own choice lacks
-because the user chose another is skipped; one that no choice on that axis has is an error.
+A recipe is a function ``(ipc, shape, factor) -> [{scope: {path: value}}, ...]``; later entries override earlier ones.
+``scope`` is a space-separated list of methods, of protocols (``@idc``: every method scored by it), or ``*`` for all.
+``path`` leads into Spec, or into Protocol if it starts with ``protocol``. If the user replaced the choice on an axis, a
+path that the new choice lacks is skipped. A path that no choice on the axis has is an error.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RECIPES = (
     "cifar10", "cifar100", "mnist", "fashion_mnist", "svhn", "tiny", "imagenet10", "imagenet100",
     "imagenet_subset", "digits", "generic",
 )  # fmt: skip
-"""the files of this package"""
+"""names of the recipe files of this package"""
 
 RECIPE_OF = {
     "digits": "digits",
@@ -44,7 +44,7 @@ RECIPE_OF = {
     "imagenet2012": "imagenet100",
 }
 RECIPE_OF |= {f"zca:{name}": recipe for name, recipe in RECIPE_OF.items()}
-"""The recipe a named data set implies; every other source takes ``generic`` unless told."""
+"""recipe that each named data set implies; all other sources use ``generic`` by default"""
 
 IDC_FAMILY = "idc acc_dd dream dream_acc_dd"
 DREAMS = "dream dream_acc_dd"
@@ -54,7 +54,7 @@ DC_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 5
 
 @dataclass(frozen=True)
 class Experiment:
-    """All that is chosen before data is read: what to run, and how the result is scored."""
+    """The settings that are fixed before data is read: what to run, and how to score the result."""
 
     spec: Spec
     protocol: Protocol = IDC_PROTOCOL
@@ -70,62 +70,61 @@ def resolve(
     axes: Mapping[str, Any] | None = None,
     protocol: str | None = None,
 ) -> Experiment:
-    """The preset ``method`` with the recipe's numbers for ``ipc`` images per class of ``shape`` (H, W, c).
+    """Return the preset ``method`` with the recipe's settings for ``ipc`` images per class of ``shape`` (H, W, c).
 
-    ``axes`` replaces choices, e.g. ``{"perturb": Directions()}``, before the recipe's numbers are laid
-    on; ``protocol`` is one of PROTOCOLS, by default the method's own. Raises RequestError for an unknown method, recipe
-    or protocol, naming the nearest one.
+    ``axes`` replaces choices, e.g. ``{"perturb": Directions()}``, before the settings of the recipe apply. ``protocol``
+    is one of PROTOCOLS, by default the method's own. Raise RequestError for an unknown method, recipe or protocol, with
+    the nearest known name.
     """
     spec = replace(lookup("method", method, PRESETS), ipc=ipc, **(axes or {}))
-    scored = PROTOCOL_OF.get(method, IDC_PROTOCOL) if protocol is None else lookup("protocol", protocol, PROTOCOLS)
-    experiment = apply(method, Experiment(spec, scored), common(shape))
+    scoring = PROTOCOL_OF.get(method, IDC_PROTOCOL) if protocol is None else lookup("protocol", protocol, PROTOCOLS)
+    experiment = apply(method, Experiment(spec, scoring), common(shape))
     make = recipe_named(recipe)
-    wanted = experiment.spec.parameterisation.factor if factor is None else factor
-    experiment = apply(method, experiment, make(ipc, shape, wanted))
-    if factor is None and experiment.spec.parameterisation.factor != wanted:
-        # The recipe chose another factor than the preset, and may depend on it.
+    initial_factor = experiment.spec.parameterisation.factor if factor is None else factor
+    experiment = apply(method, experiment, make(ipc, shape, initial_factor))
+    if factor is None and experiment.spec.parameterisation.factor != initial_factor:
+        # The recipe changed the factor of the preset, and its other settings may depend on the factor.
         experiment = apply(method, experiment, make(ipc, shape, experiment.spec.parameterisation.factor))
     if factor is not None:
         experiment = apply(method, experiment, [{"*": {"parameterisation.factor": factor}}])
     if experiment.spec.selector.paired:
         pairs = experiment.spec.parameterisation.decoded(ipc)
         experiment = apply(method, experiment, [{"*": {"selector.batch": pairs}}])
-    if len(experiment.spec.mean) != shape[2]:  # images of the user's own, with other channels
+    if len(experiment.spec.mean) != shape[2]:  # the user's own images have other channels
         experiment = apply(method, experiment, [{"*": normalised((), ())}])
-    # A recipe may know a better default for an axis, but not better than who chose something else.
-    chosen = {axis: it for axis, it in (axes or {}).items() if type(getattr(experiment.spec, axis)) is not type(it)}
-    return replace(experiment, spec=replace(experiment.spec, **chosen))
+    # A recipe may replace the default choice on an axis, but not a choice of the user.
+    lost = {name: ours for name, ours in (axes or {}).items() if type(getattr(experiment.spec, name)) is not type(ours)}
+    return replace(experiment, spec=replace(experiment.spec, **lost))
 
 
 def recipe_named(name: str) -> Recipe:
-    """The recipe called ``name``. Raises RequestError for an unknown one, naming the nearest."""
+    """Return the recipe ``name``. Raise RequestError for an unknown name, with the nearest known one."""
     module = import_module(f"distill_jax.recipes.{lookup('recipe', name, {known: known for known in RECIPES})}")
     return module.recipe
 
 
-def apply(method: str, experiment: Experiment, parts: Overrides) -> Experiment:
-    """``experiment`` with those overrides that are meant for ``method``, or for the protocol it is scored by, and that
-    its choices have a field for.
+def apply(method: str, experiment: Experiment, overrides: Overrides) -> Experiment:
+    """Return ``experiment`` with the overrides that apply to ``method`` or its protocol, if its choices have the path.
 
-    Raises KeyError for a method, a protocol or a path that nothing has: the recipe is misspelt.
+    Raise KeyError for a method, a protocol or a path that does not exist: the recipe has a typo.
     """
-    for methods, values in ((methods, values) for part in parts for methods, values in part.items()):
+    for methods, values in ((methods, values) for part in overrides for methods, values in part.items()):
         known = {"*", *PRESETS, *(f"@{name}" for name in PROTOCOLS)}
         unknown = [name for name in methods.split() if name not in known]
         if unknown:
-            raise KeyError(f"a recipe names {unknown[0]}, which is none of {' '.join(sorted(known))}")
-        meant = {"*", method, f"@{experiment.protocol.name}"} & set(methods.split())
+            raise KeyError(f"a recipe names the unknown scope {unknown[0]}: choose from {' '.join(sorted(known))}")
+        applies = {"*", method, f"@{experiment.protocol.name}"} & set(methods.split())
         for path, value in values.items():
             if not _exists(path):
-                raise KeyError(f"a recipe names {path}, which no choice has")
-            if meant:
+                raise KeyError(f"a recipe sets {path}, which no choice has")
+            if applies:
                 full = path if path.partition(".")[0] == "protocol" else f"spec.{path}"
                 experiment = replaced(experiment, full.split("."), value)
     return experiment
 
 
 def replaced(node: Any, path: Sequence[str], value: Any) -> Any:
-    """``node`` with ``value`` at ``path``, or as it is where it has no such field."""
+    """Return ``node`` with ``value`` at ``path``, or ``node`` unchanged if it has no such field."""
     head, *rest = path
     if head not in {f.name for f in fields(node)}:
         return node
@@ -134,7 +133,7 @@ def replaced(node: Any, path: Sequence[str], value: Any) -> Any:
 
 @cache
 def _exists(path: str) -> bool:
-    """Whether some choice has a field at ``path``."""
+    """Return whether any choice has a field at ``path``."""
     head, *rest = path.split(".")
     nodes: list[Any] = [Protocol()] if head == "protocol" else [Spec()]
     if head in CHOICES and rest:
@@ -149,28 +148,28 @@ def _exists(path: str) -> bool:
     return True
 
 
-# ------------------------------------------------------------------ what recipes are written with
+# ------------------------------------------------------------------ helpers for recipes
 
 
 def common(shape: tuple[int, int, int]) -> Overrides:
-    """What every recipe starts from: a ConvNet deep enough to leave 4 pixels a side, as in all the papers."""
+    """Return the settings that all recipes share: a ConvNet that leaves 4 pixels per side, as in all papers."""
     side = 32 if shape == (28, 28, 1) else min(shape[:2])  # the first convolution pads MNIST's images
     depth = max(1, min(6, (side // 4).bit_length() - 1))
     return [{"*": {"net": ConvNet(depth=depth)}}]
 
 
 def idc_rate(ipc: int, side: int, reference: int = 32) -> float:
-    """The factor on IDC's base learning rate: ipc / 10, times the area relative to the reference side."""
+    """Return the factor on IDC's base learning rate: ipc / 10, times the area relative to the reference side's."""
     return ipc / 10 * (side / reference) ** 2
 
 
 def nearest(table: Mapping[int, Any], ipc: int) -> Any:
-    """The entry of the nearest published ipc."""
+    """Return the entry for the nearest published ipc."""
     return table[min(table, key=lambda known: abs(known - ipc))]
 
 
 def dc_loops(ipc: int) -> dict[str, int]:
-    """DC's and DSA's (image steps, epochs of network training after each), by the nearest published ipc."""
+    """Return DC's and DSA's image steps and epochs of network training after each, for the nearest published ipc."""
     steps, epochs = nearest(DC_LOOPS, ipc)
     return {"inner_steps": steps, "update.epochs": epochs}
 
@@ -178,8 +177,8 @@ def dc_loops(ipc: int) -> dict[str, int]:
 def mtt(
     steps: int, ahead: int, start: int, syn_lr: float, rate_lr: float = 1e-5, rate: float = 0.01, batch: int = 0
 ) -> dict[str, Any]:
-    """Trajectory matching's numbers (MTT, table 6): N, M and T+; the rates of the images and of the learnable rate, and
-    what that begins with; synthetic images in a step of the student (0: all)."""
+    """Return the settings of trajectory matching (MTT, table 6): N, M and T+; the learning rates of the images and of
+    the learnable rate; the initial learnable rate; the number of synthetic images in a step of the student (0: all)."""
     student = {"objective.steps": steps, "objective.batch": batch, "models.ahead": ahead, "models.start": start}
     return {**student, "optimiser.lr": syn_lr, "objective.rate_lr": rate_lr, "objective.rate": rate}
 
@@ -188,22 +187,22 @@ def datm(
     steps: int, ahead: int, first: int, grows: tuple[int, int, int], syn_lr: float, label_lr: float,
     rate_lr: float = 1e-5, batch: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
-    """DATM's numbers (its configurations): N, M, T-; (T, T+, outer iterations from T to T+; T = T+ does not grow); the
-    rates of images, labels and the learnable rate; synthetic images in a step of the student (0: all)."""
+    """Return the settings of DATM (its configurations): N, M, T-; ``grows`` = (T, T+, outer iterations from T to T+),
+    where T = T+ disables growth; the learning rates of images, labels and learnable rate; images in a step (0: all)."""
     begin, start, over = grows
     grown = {"models.first": first, "models.grows_from": begin, "models.grows_over": over, "labels.lr": label_lr}
     return {**mtt(steps, ahead, start, syn_lr, rate_lr, batch=batch), **grown}
 
 
 def unrolled(window: int, steps: int, lr: float, least: int = 0, batch: int = 10, classes: int = 0) -> dict[str, Any]:
-    """RaT-BPTT's numbers: M and T, the rate of the images, fewest steps before the window; images of a class, and
-    classes (0: all), in a step of the network."""
+    """Return the settings of RaT-BPTT: M, T, the learning rate of the images, the fewest steps before the window, and
+    the number of images per class and of classes (0: all) in a step of the network."""
     length = {"objective.window": window, "objective.steps": steps, "objective.least": least, "optimiser.lr": lr}
     return {**length, "objective.batch": batch, "objective.class_batch": classes}
 
 
 def normalised(mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
-    """The statistics that a code normalises with, whatever those of the pixels are."""
+    """Return the statistics that a released code normalises with, which may differ from those of the pixels."""
     return {"mean": mean, "std": std}
 
 
@@ -211,9 +210,9 @@ IMAGENET = normalised((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def without_flip() -> Overrides:
-    """For data whose mirror images are something else: digits and letters."""
+    """Return the settings for data whose mirror images have another meaning: digits and letters."""
     dsa = Siamese("color_crop_cutout_scale_rotate", "one")
-    mine = {
+    overrides = {
         "@idc": {"protocol.augment": Siamese("color_crop_scale_rotate")},
         "@dsa @datm @dd-ranking": {"protocol.augment": dsa},
         "dsa dm cafe_dsa": {"augment": dsa},
@@ -223,4 +222,4 @@ def without_flip() -> Overrides:
         "rat_bptt": {"objective.augment": Siamese("rotate", "one")},
         "@rat": {"protocol.augment": Siamese("rotate", "one")},
     }
-    return [mine]
+    return [overrides]

@@ -1,18 +1,20 @@
 """scikit-learn's digits, 8x8x1, 10 classes, ConvNet-2 of width 32: the data of ``make demo`` and of the tests.
 
-Ours, tuned here: factor 1 (at 8 pixels a side, cells of 4 lose the digit) and budgets of a minute or so for every
-method. For the IDC family at ipc 1 an image rate of 2e-4 for 500 steps (1e-4 for 1000 steps is no better, 1e-3 ends
-below random images), at ipc 10 1e-2 for 1500 (500 steps at 2e-4: 96.7 %, 2e-3: 97.6 %, 1e-2: 98.0 %, 1e-1: 93.3 %).
-DC, which starts from noise, on held-out images at ipc 10: the published rate of 0.1 for 20 outer steps gives 89.9 % and
-1 gives 93.1, for 60 93.0 and 93.9 (scored without augmentation; as in compare: 96.5, random images 95.1).
-NCFM, on held-out images: at ipc 1 3e-4 gives 88.4 %, 1e-3 92.7 and 3e-3 92.4, at ipc 10 1e-3 97.1, 3e-3 97.2 and 1e-2
-97.7. Random images under soft labels (held out) are no better than under hard ones: at ipc 1 the labels of 10 / 30 /
-100 / 300 epochs give 47 / 66 / 74 / 75 % (hard: 74), at ipc 10 59 / 79 / 92 / 95 (hard: 95). RDED's surest patches help
-at ipc 1 (83 %); at ipc 10 they are too alike (93 %), and in cells of 4 pixels (factor 2) no digits (44 %), so there
-nearly whole images are chosen out of few, which is near random images (94 %), and no better.
-CIM, on held-out images, seeds 0 and 1: whole images (factor 1), which are their own anchors and do not move, reach 87 %
-at ipc 1 (random images 73) and 93 at ipc 10 (95); cells of 4 pixels (factor 2) 66 and, seed 0, 76.
-What each reaches: results/digits.md.
+These settings are our own, tuned for about a minute per method. The factor is 1: cells of 4 pixels lose the digit.
+
+- IDC family, image learning rate: at ipc 1 2e-4 for 500 steps (1e-4 for 1000 steps is no better, 1e-3 ends below random
+  images); at ipc 10 1e-2 for 1500 steps (500 steps at 2e-4: 96.7 %, 2e-3: 97.6 %, 1e-2: 98.0 %, 1e-1: 93.3 %).
+- DC, which starts from noise, held-out images, ipc 10: after 20 outer steps the published rate of 0.1 gives 89.9 % and
+  1 gives 93.1; after 60, 93.0 and 93.9 (scored without augmentation; as in compare: 96.5, random images 95.1).
+- NCFM, held-out images: at ipc 1 3e-4 gives 88.4 %, 1e-3 92.7, 3e-3 92.4; at ipc 10 1e-3 97.1, 3e-3 97.2, 1e-2 97.7.
+- Random images, held-out: soft labels are no better than hard ones. After 10 / 30 / 100 / 300 epochs of the labelling
+  network they give 47 / 66 / 74 / 75 % at ipc 1 (hard: 74) and 59 / 79 / 92 / 95 at ipc 10 (hard: 95).
+- RDED: patches of the lowest loss help at ipc 1 (83 %). At ipc 10 they are too similar (93 %), and cells of 4 pixels
+  (factor 2) show no digits (44 %), so it selects nearly whole images from few: like random images (94 %), no better.
+- CIM, held-out images, seeds 0 and 1: whole images (factor 1) equal their anchors and do not move; they reach 87 % at
+  ipc 1 (random images 73) and 93 at ipc 10 (95). Cells of 4 pixels (factor 2) reach 66 and, seed 0, 76.
+
+Results of every method: results/digits.md.
 """
 
 from distill_jax.axes.init import RandomReal
@@ -21,7 +23,7 @@ from distill_jax.recipes import IDC_FAMILY, Overrides, datm, dc_loops, mtt, near
 
 
 def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
-    mine = {
+    overrides = {
         "*": {"net": ConvNet(depth=2, width=32)},
         "@idc": {"protocol.epochs": 300},
         IDC_FAMILY: {
@@ -31,7 +33,7 @@ def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
             "outer_steps": nearest({1: 10, 10: 30}, ipc),
             "inner_steps": 50,
         },
-        # A class has some 130 images: DREAM's 128 clusters would be nearly all of them.
+        # A class has about 130 images, so DREAM's 128 clusters would be nearly all of them.
         "dream dream_acc_dd": {"selector.batch": 32},
         "dc dsa": {**dc_loops(ipc), "outer_steps": 200 if ipc < 5 else 20},
         "dc": {"optimiser.lr": nearest({1: 0.1, 10: 1.0}, ipc), "outer_steps": 200 if ipc < 5 else 60},
@@ -62,7 +64,7 @@ def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
             "models.optimiser.lr": 0.05,
             "outer_steps": 200,
         },
-        # From real images: no start from noise that was tried reached more than 96 % at ipc 10 (one seed).
+        # RaT-BPTT starts from real images: no tested start from noise reached more than 96 % at ipc 10 (one seed).
         "rat_bptt": {
             **unrolled(15, 50, 1e-2),
             "objective.inner.lr": 5e-3,
@@ -71,4 +73,4 @@ def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
             "outer_steps": 250,
         },
     }
-    return [*without_flip(), mine]
+    return [*without_flip(), overrides]

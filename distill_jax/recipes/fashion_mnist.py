@@ -1,8 +1,7 @@
-"""Fashion-MNIST, 28x28x1, 10 classes, ConvNet-3 as for MNIST. Published accuracies:
-published/tables/mnist_family.toml.
+"""Fashion-MNIST, 28x28x1, 10 classes, ConvNet-3 as for MNIST. Published accuracies: published/tables/mnist_family.toml.
 
-l1 matching at base rate 1e-4; the reference side stays 32 in the released code, hence a factor 0.766.
-Clothes may be flipped.
+l1 matching at base learning rate 1e-4. The reference side stays 32 as in the released code, which gives a factor of
+0.766. Clothes may be flipped.
 """
 
 from distill_jax.recipes import DREAMS, IDC_FAMILY, Overrides, dc_loops, idc_rate, normalised
@@ -10,7 +9,7 @@ from distill_jax.recipes import DREAMS, IDC_FAMILY, Overrides, dc_loops, idc_rat
 
 def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
     rate = 1e-4 * idc_rate(ipc, shape[0])
-    mine = {
+    overrides = {
         "*": normalised((0.2861,), (0.3530,)),
         IDC_FAMILY: {
             "objective.metric": "l1", "optimiser.lr": rate, "update.images": 500,
@@ -18,4 +17,4 @@ def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
         DREAMS: {"update.batch": 128},
         "dc dsa": dc_loops(ipc),
     }  # fmt: skip
-    return [mine]
+    return [overrides]

@@ -1,8 +1,8 @@
-"""A hundred classes of ImageNet, 224x224x3, ResNetAP-10: ImageNet-10's settings but for what is named here.
+"""A hundred classes of ImageNet, 224x224x3, ResNetAP-10: ImageNet-10's settings with the differences below.
 
-IDC draws from a pool of ten networks of five epochs. Its images are made in five parts of 20 classes, by networks that
-know all: ``--classes 0:20`` and so on, then ``experiments.join``. Evaluation takes two thirds of ImageNet-10's epochs,
-rounded down to hundreds.
+IDC draws from a pool of ten networks trained for five epochs. Its images are distilled in five parts of 20 classes,
+with networks for all classes: ``--classes 0:20`` and so on, then ``experiments.join``. Evaluation takes two thirds of
+ImageNet-10's epochs, rounded down to hundreds.
 """
 
 from distill_jax.axes.models import EarlyStagePool
@@ -15,7 +15,7 @@ SGD = NetworkSGD(0.1, weight_decay=1e-4)
 def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
     few = imagenet10.epochs(ipc * factor**2) * 2 // 3 // 100 * 100
     pool = EarlyStagePool(10, 5, SGD, batch=128, cutmix=1.0, schedule="constant")
-    mine = {
+    overrides = {
         "@idc": {
             "protocol.epochs": few, "protocol.rate": 0.1, "protocol.weight_decay": 1e-4, "protocol.batch": 128,
         },
@@ -26,4 +26,4 @@ def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
         "acc_dd": {"selector.batch": 128},
         "idc": {"models": pool, "update.early": 0},
     }  # fmt: skip
-    return [*imagenet10.recipe(ipc, shape, factor), mine]
+    return [*imagenet10.recipe(ipc, shape, factor), overrides]

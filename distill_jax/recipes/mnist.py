@@ -1,8 +1,8 @@
 """MNIST, 28x28x1, 10 classes, ConvNet-3 (the first convolution pads to 32). Published accuracies:
 published/tables/mnist_family.toml.
 
-l1 matching at base rate 1e-4 with reference side 28; no flip; with factor > 1 no cutmix in the model update and the
-evaluation, and no cutout. DC is scored on augmented images, which it is on no other data set.
+l1 matching at base learning rate 1e-4 with reference side 28, no flip. With factor > 1: no cutmix in the model update
+and the evaluation, and no cutout. DC is scored on augmented images for this data set only.
 """
 
 from dataclasses import replace
@@ -18,7 +18,7 @@ def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
         "@idc": {"protocol.cutmix": 0.0},
         IDC_FAMILY: {"augment": Siamese("color_crop"), "update.cutmix": 0.0},
     }
-    mine = {
+    overrides = {
         "*": normalised((0.1307,), (0.3081,)),
         "@dc-bench": {"protocol": replace(DC_BENCH, epochs=1000, augment=BasicAugment())},
         IDC_FAMILY: {
@@ -29,4 +29,4 @@ def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
         DREAMS: {"update.batch": 128},
         "dc dsa": dc_loops(ipc),
     }
-    return [*without_flip(), mine, *([packed] if factor > 1 else [])]
+    return [*without_flip(), overrides, *([packed] if factor > 1 else [])]

@@ -1,9 +1,9 @@
-"""Tiny-ImageNet, 64x64x3, 200 classes: mse matching at base rate 5e-3, 1000 real images per model update.
+"""Tiny-ImageNet, 64x64x3, 200 classes: mse matching at base learning rate 5e-3, 1000 real images per model update.
 
-ConvNet-4 for IDC's family and MTT, ConvNet-3 for DC, DSA and DM, as their code takes it; MTT's commands for ipc 1 and
-10 name no depth, its paper says 4. DREAM's release has a base rate of 1e-6 at ipc 50, which goes for DREAM alone.
-Published accuracies: published/tables/tiny.toml.
-Not in TFDS: use ``folder:PATH`` or ``npz:PATH`` with ``--recipe tiny``.
+ConvNet-4 for IDC's family and MTT, ConvNet-3 for DC, DSA and DM, as in their code. MTT's commands for ipc 1 and 10 give
+no depth; its paper says 4. DREAM's release has a base learning rate of 1e-6 at ipc 50, which applies to DREAM only.
+Published accuracies: published/tables/tiny.toml. TFDS does not have this data set: use ``folder:PATH`` or ``npz:PATH``
+with ``--recipe tiny``.
 """
 
 from distill_jax.nets import ConvNet
@@ -18,7 +18,7 @@ MTT = {
 
 def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
     rate = idc_rate(ipc, shape[0])
-    mine = {
+    overrides = {
         "*": IMAGENET,
         IDC_FAMILY: {
             "optimiser.lr": 5e-3 * rate, "update.images": 1000, "selector.batch": 64,
@@ -29,4 +29,4 @@ def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
         "mtt": nearest(MTT, ipc),
         "random_soft": {"models.epochs": nearest({1: 11, 10: 50, 50: 90, 100: 102}, ipc)},
     }  # fmt: skip
-    return [mine]
+    return [overrides]

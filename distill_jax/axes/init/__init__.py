@@ -1,4 +1,4 @@
-"""The initialisation axis: where synthetic images start. Coresets left as they are serve as baselines."""
+"""The initialisation axis: where synthetic images start. Coresets without distillation serve as baselines."""
 
 from distill_jax.axes.init.first_images import (
     CorrectlyClassified,

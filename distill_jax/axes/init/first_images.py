@@ -1,4 +1,4 @@
-"""Synthetic images that start as real ones, chosen at random or by a rule, or as noise."""
+"""Initialisations that start from random or selected real images, or from noise."""
 
 from __future__ import annotations
 
@@ -11,53 +11,53 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill_jax.axes.selector.random import draw_distinct
-from distill_jax.axes.selector.rules import Rule, choose, herding, k_center, representatives, seen
+from distill_jax.axes.selector.rules import Rule, choose, herding, k_center, network_outputs, representatives
 from distill_jax.contracts import Initialisation
 from distill_jax.types import Array, Model, Net, RealData, RequestError, as_pixels, choice
 
 
 @choice
 class RandomReal(Initialisation):
-    """Random real images of the class, distinct while they last."""
+    """Random real images of the class, distinct as long as the class has enough."""
 
     def images(self, net: Net, model: Model, data: RealData, ipc: int, factor: int, key: Array) -> Array:
-        """float32 [C, I, H, W, c] in [0, 1]."""
+        """Return float32 [C, I, H, W, c] in [0, 1]."""
         return as_pixels(data.images[_rows(data, draw_distinct(key, data, ipc))])
 
 
 @choice
 class Mix(Initialisation):
-    """factor**2 real images of the class, shrunk into the cells of each stored image (IDC)."""
+    """Shrinks factor**2 real images of the class into the cells of each stored image (IDC)."""
 
     order: str = "random"
-    """'random': distinct while they last; 'first': the first ones of the class, as the released codes do"""
+    """'random': distinct as long as the class has enough images; 'first': its first images, as in the released codes"""
 
     def validate(self) -> None:
         if self.order not in ("random", "first"):
             raise RequestError(f"order is {self.order!r}: it must be 'random' or 'first'")
 
     def images(self, net: Net, model: Model, data: RealData, ipc: int, factor: int, key: Array) -> Array:
-        """float32 [C, I, H, W, c] in [0, 1]."""
+        """Return float32 [C, I, H, W, c] in [0, 1]."""
         n = ipc * factor**2
         if self.order == "random":
             positions = draw_distinct(key, data, n)
         else:
             positions = jnp.arange(n, dtype=jnp.int32)[None, :] % data.counts[:, None]
-        # One class at a time: the images before they are shrunk take factor**2 times the memory of the result.
+        # Visit one class at a time: the images before shrinking take factor**2 times the memory of the result.
         return as_pixels(jax.lax.map(lambda rows: tile(data.images[rows], ipc, factor), _rows(data, positions)))
 
 
 @choice
 class Noise(Initialisation):
-    """Standard normal in network space (DC, CAFE)."""
+    """Standard normal noise in network space (DC, CAFE)."""
 
     unit: bool = False
-    """each image scaled to length 1 (RaT-BPTT)"""
+    """scale each image to length 1 (RaT-BPTT)"""
 
     def images(self, net: Net, model: Model, data: RealData, ipc: int, factor: int, key: Array) -> Array:
-        """float32 [C, I, H, W, c] in pixel space, that is mean + std * normal, not clipped to [0, 1]."""
+        """Return float32 [C, I, H, W, c] in pixel space: mean + std * normal, not clipped to [0, 1]."""
         shape = (data.classes, ipc, *data.images.shape[1:])
-        # Drawn flat, which gives the same numbers: XLA:CPU takes ten times as long to compile a draw of five axes.
+        # A flat draw gives the same numbers, and XLA:CPU compiles it ten times as fast as a draw with five axes.
         noise = jax.random.normal(key, (math.prod(shape),), jnp.float32).reshape(shape)
         noise = unit_length(noise) if self.unit else noise
         return data.normaliser.to_pixel(noise)
@@ -65,21 +65,21 @@ class Noise(Initialisation):
 
 @choice
 class CorrectlyClassified(Initialisation):
-    """Random real images of the class among those that a trained network of the pool classifies correctly (DATM).
+    """Random real images of the class that a trained network of the pool classifies correctly (DATM).
 
-    Where they are too few, those follow that it gives the most probability of their class.
+    If the class has too few of them, the images with the highest predicted probability of their class follow.
     """
 
     uses_teacher = True
 
     def images(self, net: Net, model: Model, data: RealData, ipc: int, factor: int, key: Array) -> Array:
-        """float32 [C, I, H, W, c] in [0, 1]; with a factor above 1, tiled as ``Mix`` does."""
+        """Return float32 [C, I, H, W, c] in [0, 1]; with a factor above 1, tiled as in ``Mix``."""
         n = ipc * factor**2
-        labels, logits = data.labels, seen(net, model, data).logits
-        sure = jnp.take_along_axis(jax.nn.softmax(logits), labels[:, None], axis=1)[:, 0]
-        # Above every probability, in random order.
-        chance = 1.0 + jax.random.uniform(key, sure.shape, sure.dtype)
-        rank = jnp.where(jnp.argmax(logits, axis=-1) == labels, chance, sure)[data.index]
+        labels, logits = data.labels, network_outputs(net, model, data).logits
+        confidence = jnp.take_along_axis(jax.nn.softmax(logits), labels[:, None], axis=1)[:, 0]
+        # The random ranks are above every probability, so correctly classified images come first, in random order.
+        random_rank = 1.0 + jax.random.uniform(key, confidence.shape, confidence.dtype)
+        rank = jnp.where(jnp.argmax(logits, axis=-1) == labels, random_rank, confidence)[data.index]
         real = jnp.arange(data.index.shape[1], dtype=jnp.int32)[None, :] < data.counts[:, None]
         order = jnp.argsort(jnp.where(real, rank, -1.0), axis=1, descending=True)
         positions = jnp.take_along_axis(order, jnp.arange(n, dtype=jnp.int32)[None, :] % data.counts[:, None], axis=1)
@@ -88,29 +88,29 @@ class CorrectlyClassified(Initialisation):
 
 @choice
 class Coreset(Initialisation):
-    """What they share: ipc * factor**2 images of each class, tiled into the cells of stored images as ``Mix`` does."""
+    """Base class: selects ipc * factor**2 images of each class and tiles them into stored images as in ``Mix``."""
 
     normalise: bool = True
-    """embed normalised images"""
+    """embed normalised images instead of images in [0, 1]"""
 
     rule: ClassVar[Rule]
 
     def check(self, counts: Sequence[int], ipc: int, factor: int) -> None:
-        """Raises RequestError where a class, of ``counts`` real images each, has fewer than are to be chosen."""
-        least, wanted = min(counts), ipc * factor**2
-        if wanted > least:
+        """Raise RequestError if a class, of ``counts`` real images each, has fewer images than the selection needs."""
+        least, needed = min(counts), ipc * factor**2
+        if needed > least:
             raise RequestError(
-                f"ipc {ipc} and factor {factor} ask --init for {wanted} different images, but class "
+                f"ipc {ipc} and factor {factor} need {needed} different images for --init, but class "
                 f"{counts.index(least)} has only {least}: use a smaller --ipc or --factor, or --init mix"
             )
 
     def rows(self, net: Net, model: Model, data: RealData, k: int, key: Array) -> Array:
-        """int32 [C, k] rows of ``data.images``."""
+        """Return the selected rows of ``data.images``, int32 [C, k]."""
         positions = choose(self.rule, net, model, data, k, key, self.normalise)
         return jnp.take_along_axis(data.index, positions, axis=1)
 
     def images(self, net: Net, model: Model, data: RealData, ipc: int, factor: int, key: Array) -> Array:
-        """float32 [C, I, H, W, c] in [0, 1]."""
+        """Return float32 [C, I, H, W, c] in [0, 1]."""
         rows = self.rows(net, model, data, ipc * factor**2, key)
         tiled = jax.lax.map(lambda rows: tile(data.images[rows], ipc, factor), rows)
         return as_pixels(tiled)
@@ -118,7 +118,7 @@ class Coreset(Initialisation):
 
 @choice
 class KMeansInit(Coreset):
-    """The medoids of k-means (DREAM section 3.3), which embeds images in [0, 1] as they are."""
+    """The medoids of k-means on embeddings of images in [0, 1] (DREAM section 3.3)."""
 
     normalise: bool = False
     rule = staticmethod(representatives)
@@ -126,14 +126,14 @@ class KMeansInit(Coreset):
 
 @choice
 class Herding(Coreset):
-    """The images whose mean embedding follows that of the class."""
+    """The images whose running mean embedding stays closest to the class mean."""
 
     rule = staticmethod(herding)
 
 
 @choice
 class KCenter(Coreset):
-    """Images that leave no other image of the class far from all of them."""
+    """Images that cover the class: every image is near one of them (k-center)."""
 
     rule = staticmethod(k_center)
 
@@ -142,7 +142,7 @@ class KCenter(Coreset):
 
 
 def unit_length(images: Array) -> Array:
-    """``images`` [..., H, W, c] divided each by its Euclidean length."""
+    """Divide each of ``images`` [..., H, W, c] by its Euclidean norm."""
     return images / jnp.sqrt(jnp.sum(images**2, axis=(-3, -2, -1), keepdims=True))
 
 
@@ -150,7 +150,7 @@ def tile(images: Array, ipc: int, factor: int, shape: tuple[int, int] | None = N
     """Resize ``images`` [ipc * factor**2, h, w, c] into the cells of [ipc, H, W, c], any dtype.
 
     Cell k, counted row by row, of stored image i shows image k * ipc + i, resized to the nearest pixel up or left.
-    ``shape``: (H, W), where that is not the size of ``images``.
+    ``shape`` is (H, W); by default the size of ``images``.
     """
     sides = zip(shape or images.shape[1:3], images.shape[1:3], strict=True)
     (down, row), (right, column) = (_grid(side, factor, source) for side, source in sides)
@@ -160,13 +160,13 @@ def tile(images: Array, ipc: int, factor: int, shape: tuple[int, int] | None = N
 
 
 def _grid(side: int, factor: int, source: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """For each of ``side`` canvas pixels: its cell, and the pixel that it shows of an image with ``source`` a side (by
-    default as many as the canvas). The first cells are the larger."""
+    """Return, for each of ``side`` canvas pixels, its cell and the pixel that it shows of an image with ``source``
+    pixels per side (by default ``side``). The first cells are the larger ones."""
     sizes = [side // factor + (cell < side % factor) for cell in range(factor)]
     places = [np.arange(size) * (source or side) // size for size in sizes]
     return np.repeat(np.arange(factor), sizes), np.concatenate(places)
 
 
 def _rows(data: RealData, positions: Array) -> Array:
-    """Positions within each class [C, n] -> rows of ``data.images``."""
+    """Convert positions within each class [C, n] to rows of ``data.images``."""
     return jnp.take_along_axis(data.index, positions, axis=1)

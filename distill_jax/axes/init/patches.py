@@ -1,4 +1,4 @@
-"""Mosaics of what a network is surest of: patches of real images (RDED, Sun et al. 2024), or whole ones (CIM)."""
+"""Mosaics of the images with the lowest loss: patches of real images (RDED, Sun et al. 2024) or whole images (CIM)."""
 
 from __future__ import annotations
 
@@ -16,43 +16,44 @@ from distill_jax.contracts import Initialisation
 from distill_jax.types import Array, Model, Net, RealData, RequestError, as_pixels, choice, require_at_least
 
 AT_ONCE = 32
-"""images whose patches go through the network together"""
+"""number of images whose patches go through the network together"""
 
 
 @choice
 class RealPatches(Initialisation):
-    """The surest patch of each of ``candidates`` random images of a class, the ipc * factor**2 surest of those, tiled
-    as ``Mix`` does (RDED section 3.3): the best patches of all lie in the top left cells.
+    """Tiles the patches of real images with the lowest loss, as in ``Mix`` (RDED section 3.3).
 
-    The network that judges them is the first model of the run: take one of a trained pool. It sees each patch at the
-    size of its cell, padded with the mean colour, in evaluation mode. Released: images are normalised with ImageNet's
-    statistics whatever the data set, and stored as JPEG; here with those of the run, and as they are.
+    Each of ``candidates`` random images of a class contributes its patch with the lowest loss. The ipc * factor**2 best
+    of these patches are tiled; the best of all lie in the top left cells. The network is the first model of the run:
+    use a trained pool. It sees each patch at the size of its cell, padded with the mean colour, in evaluation mode. The
+    released code normalises with ImageNet's statistics for every data set and stores JPEG; here the run's own
+    statistics apply and images are stored without JPEG.
     """
 
     candidates: int = 300
-    """random images of each class, distinct while they last"""
+    """number of random images per class, distinct as long as the class has enough"""
     crops: int = 5
-    """random square patches of each"""
+    """number of random square patches per image"""
     smallest: float = 0.08
-    """least share of the image's area in a patch; the largest is all of it"""
+    """smallest patch area as a share of the image's area; the largest patch is the whole image"""
 
     def validate(self) -> None:
         require_at_least(1, self, "candidates", "crops")
         if not 0 < self.smallest <= 1:
-            raise RequestError(f"init.smallest is {self.smallest:g}: a patch's share is above 0 and at most 1")
+            raise RequestError(f"init.smallest is {self.smallest:g}: it must be above 0 and at most 1")
 
     def check(self, counts: Sequence[int], ipc: int, factor: int) -> None:
-        """Raises RequestError where there are fewer candidates than patches to be chosen."""
-        wanted, least = ipc * factor**2, min(counts)
-        if wanted > min(self.candidates, least):
+        """Raise RequestError if there are fewer candidates than patches to select."""
+        needed, least = ipc * factor**2, min(counts)
+        if needed > min(self.candidates, least):
             raise RequestError(
-                f"ipc {ipc} and factor {factor} ask --init for patches of {wanted} different images, but there are "
+                f"ipc {ipc} and factor {factor} need patches of {needed} different images for --init, but there are "
                 f"only {min(self.candidates, least)}: use a smaller --ipc or --factor, or "
-                + (f"--init.candidates {wanted}" if wanted <= least else "--init mix")
+                + (f"--init.candidates {needed}" if needed <= least else "--init mix")
             )
 
     def images(self, net: Net, model: Model, data: RealData, ipc: int, factor: int, key: Array) -> Array:
-        """float32 [C, I, H, W, c] in [0, 1]."""
+        """Return float32 [C, I, H, W, c] in [0, 1]."""
         draw_key, box_key = jax.random.split(key)
         shape = (data.images.shape[1], data.images.shape[2], data.images.shape[3])
         n = min(self.candidates, data.index.shape[1])
@@ -60,24 +61,24 @@ class RealPatches(Initialisation):
         boxes = self.boxes(box_key, (data.classes, n, self.crops), shape)
         cell = (shape[0] // factor, shape[1] // factor)
 
-        def of_class(each: tuple[Array, Array, Array]) -> Array:
-            rows, boxes, c = each
+        def class_mosaics(args: tuple[Array, Array, Array]) -> Array:
+            rows, boxes, c = args
 
-            def judged(one: tuple[Array, Array]) -> Array:
-                row, boxes = one
+            def patch_losses(args: tuple[Array, Array]) -> Array:
+                row, boxes = args
                 x = data.normaliser.to_network(patches(as_pixels(data.images[row]), boxes, cell))
                 return losses(net, model, x, shape, c)
 
-            image, crop = surest(tree.map_chunks(judged, (rows, boxes), min(AT_ONCE, n)), ipc * factor**2)
+            image, crop = surest(tree.map_chunks(patch_losses, (rows, boxes), min(AT_ONCE, n)), ipc * factor**2)
             best = jax.vmap(patches, (0, 0, None))(
                 as_pixels(data.images[rows[image]]), boxes[image, crop][:, None], cell
             )
             return tile(best[:, 0], ipc, factor, shape[:2])
 
-        return jax.lax.map(of_class, (rows, boxes, data.labels[data.index[:, 0]]))
+        return jax.lax.map(class_mosaics, (rows, boxes, data.labels[data.index[:, 0]]))
 
     def boxes(self, key: Array, dims: tuple[int, ...], shape: tuple[int, int, int]) -> Array:
-        """int32 [*dims, 4]: top, left, height, width of random squares in images of ``shape``."""
+        """Draw random squares in images of ``shape``, int32 [*dims, 4]: top, left, height, width."""
         area_key, top_key, left_key = jax.random.split(key, 3)
         height, width, _ = shape
         area = (self.smallest + (1 - self.smallest) * jax.random.uniform(area_key, dims)) * height * width
@@ -89,27 +90,29 @@ class RealPatches(Initialisation):
 
 @choice
 class AnchorMosaics(Initialisation):
-    """The surest whole images of each class, tiled as ``Mix`` does: decoded image d shows anchor d (``Anchors``)."""
+    """Tiles the whole images of each class with the lowest loss: decoded image d shows anchor d (``Anchors``)."""
 
     uses_teacher = True
 
     def check(self, counts: Sequence[int], ipc: int, factor: int) -> None:
-        """Raises RequestError where a class has fewer images than cells."""
+        """Raise RequestError if a class has fewer images than cells."""
         if ipc * factor**2 > min(counts):
             raise RequestError(
-                f"ipc {ipc} and factor {factor} ask --init for {ipc * factor**2} different images, but a class has "
+                f"ipc {ipc} and factor {factor} need {ipc * factor**2} different images for --init, but a class has "
                 f"only {min(counts)}: use a smaller --ipc or --factor, or --init mix"
             )
 
     def images(self, net: Net, model: Model, data: RealData, ipc: int, factor: int, key: Array) -> Array:
-        """float32 [C, I, H, W, c] in [0, 1]."""
+        """Return float32 [C, I, H, W, c] in [0, 1]."""
         rows = jnp.take_along_axis(data.index, surest_images(net, model, data, ipc * factor**2), axis=1)
         return jax.lax.map(lambda rows: tile(as_pixels(data.images[rows]), ipc, factor), rows)
 
 
 def patches(image: Array, boxes: Array, size: tuple[int, int]) -> Array:
-    """[n, h, w, c]: the ``boxes`` int32 [n, 4] of ``image`` [H, W, c], resized to ``size`` = (h, w), bilinear with
-    antialiasing."""
+    """Resize the ``boxes`` int32 [n, 4] of ``image`` [H, W, c] to ``size`` = (h, w), bilinear with antialiasing.
+
+    Returns [n, h, w, c].
+    """
 
     def one(box: Array) -> Array:
         top, left, height, width = box
@@ -121,27 +124,27 @@ def patches(image: Array, boxes: Array, size: tuple[int, int]) -> Array:
 
 
 def losses(net: Net, model: Model, x: Array, shape: tuple[int, int, int], c: Array | int) -> Array:
-    """[n]: cross-entropy of class ``c`` for ``x`` [n, h, w, c], network space, each padded with zeros to ``shape``."""
-    spare = [(side - small) for side, small in zip(shape[:2], x.shape[1:3], strict=True)]
-    x = jnp.pad(x, ((0, 0), *((one // 2, one - one // 2) for one in spare), (0, 0)))
+    """Return the cross-entropy [n] of class ``c`` for ``x`` [n, h, w, c] in network space, zero-padded to ``shape``."""
+    padding = [(side - small) for side, small in zip(shape[:2], x.shape[1:3], strict=True)]
+    x = jnp.pad(x, ((0, 0), *((pad // 2, pad - pad // 2) for pad in padding), (0, 0)))
     logits = net.apply(model, x, train=False)[0].logits
     return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.full(len(x), c))
 
 
 def surest(losses: Array, k: int) -> tuple[Array, Array]:
-    """(images [k], crop of each [k]), the least loss first: of ``losses`` [images, crops], one crop of each image."""
+    """Return (image [k], crop [k]) of the ``k`` lowest ``losses`` [images, crops], lowest first, one crop per image."""
     best = jnp.argmin(losses, axis=1)
     image = jnp.argsort(jnp.min(losses, axis=1))[:k]
     return image, best[image]
 
 
 def _weights(first: Array, length: Array, side: int, size: int) -> Array:
-    """[size, side]: how ``size`` pixels are made of the ``length`` pixels from ``first`` on, out of ``side``."""
+    """Return [size, side] weights that resize ``length`` pixels, from ``first`` on, out of ``side`` to ``size``."""
     ratio = length.astype(jnp.float32) / size
-    # Each pixel is a triangle as wide as what it stands for, cut off where the patch ends.
-    place = jnp.arange(side) - first
+    # Each output pixel weighs its inputs by a triangle as wide as the pixels it covers, cut off at the patch edge.
+    position = jnp.arange(side) - first
     centres = (jnp.arange(size, dtype=jnp.float32)[:, None] + 0.5) * ratio
-    away = jnp.abs(place.astype(jnp.float32)[None, :] + 0.5 - centres)
-    inside = (place >= 0) & (place < length)
-    weights = jnp.where(inside[None, :], jnp.maximum(0, 1 - away / jnp.maximum(ratio, 1)), 0)
+    distance = jnp.abs(position.astype(jnp.float32)[None, :] + 0.5 - centres)
+    inside = (position >= 0) & (position < length)
+    weights = jnp.where(inside[None, :], jnp.maximum(0, 1 - distance / jnp.maximum(ratio, 1)), 0)
     return weights / jnp.sum(weights, axis=1, keepdims=True)

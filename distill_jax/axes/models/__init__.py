@@ -1,4 +1,4 @@
-"""The models axis: where the networks come from that gradients are matched on."""
+"""The models axis: the source of the networks that each outer iteration matches on."""
 
 from distill_jax.axes.models.pools import EarlyStagePool, InterpolatedPool, RandomInit, interpolated, train_pool
 from distill_jax.axes.models.trajectories import ExpertTrajectories

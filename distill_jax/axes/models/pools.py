@@ -1,4 +1,4 @@
-"""Random networks, pools of early-stage ones, and how a pool is trained."""
+"""Model sources of random networks and of pools of trained networks, and the training of a pool."""
 
 from __future__ import annotations
 
@@ -38,35 +38,35 @@ from distill_jax.types import (
 )
 
 AT_ONCE = 8
-"""networks that an accelerator trains side by side at most: a hundred experts' activations do not fit"""
+"""most networks that an accelerator trains side by side: the activations of a hundred experts do not fit"""
 
 
 @choice
 class RandomInit(ModelSource):
-    """Freshly initialised networks at every outer iteration: DC, DSA, DM, CAFE, IDC, DREAM."""
+    """Initialises new networks in every outer iteration: DC, DSA, DM, CAFE, IDC, DREAM."""
 
     def sample(self, net: Net, pool: None, live: int, outer: Array | int, key: Array) -> Model:
-        """Model[K]."""
+        """Return Model[K]."""
         return tree.map_chunks(net.init, jax.random.split(key, live), live)
 
 
 @choice
 class EarlyStagePool(ModelSource):
-    """A few networks trained for a few epochs on the real data, picked uniformly (Acc-DD section 3.2)."""
+    """Trains a few networks for a few epochs on the real data and samples them uniformly (Acc-DD section 3.2)."""
 
     size: int = 5
-    """P: networks in the pool; they differ by seed"""
+    """P: number of networks in the pool; they differ by seed"""
     epochs: int = 2
     optimiser: NetworkSGD = NetworkSGD()
     batch: int = 64
     cutmix: float = static(default=0.5)
-    """probability per step"""
+    """probability of cutmix in each step"""
     augment: Augmentation = Siamese("color_crop")
-    """drawn per image"""
+    """augmentation of the real images, drawn per image"""
     schedule: str = "thirds"
-    """how the learning rate falls: 'thirds', as in evaluation where ``epochs`` is long enough, or 'constant'"""
+    """learning rate schedule: 'thirds' drops it as in evaluation if ``epochs`` is long enough; 'constant'"""
     ahead: int = 0
-    """epochs that each network is trained on for the parameters it should be led to (trajectory matching); 0: none"""
+    """number of epochs that each network trains further to become the target in trajectory matching; 0: no target"""
 
     @property
     def gives_target(self) -> bool:
@@ -81,7 +81,7 @@ class EarlyStagePool(ModelSource):
         Pipeline(self.batch, self.cutmix).validate()
 
     def pretrain(self, net: Net, data: Feed, key: Array, tick: Tick, members: MemberStore | None = None) -> Model:
-        """Model[P]. With ``ahead`` the learning rate is constant and the pool has targets."""
+        """Return Model[P]. With ``ahead`` the learning rate is constant and the pool has targets."""
         keep = tuple(sorted({self.epochs, self.epochs + self.ahead}))
         pipeline = Pipeline(self.batch, self.cutmix, self.augment)
         falling = self.ahead == 0 and self.schedule == "thirds"
@@ -90,31 +90,33 @@ class EarlyStagePool(ModelSource):
         return start._replace(target=end.params) if self.ahead else start
 
     def sample(self, net: Net, pool: Model, live: int, outer: Array | int, key: Array) -> Model:
-        """Model[K]: members of the pool drawn with replacement."""
+        """Return Model[K]: members of the pool, drawn with replacement."""
         members = jax.tree.leaves(pool)[0].shape[0]
         return tree.take(pool, jax.random.randint(key, (live,), 0, members))
 
     def teachers(self, pool: Model) -> Model:
-        """Model[P]: the pool."""
+        """Return Model[P]: the pool."""
         return pool._replace(target=None)
 
 
 @choice
 class InterpolatedPool(ModelSource):
-    """Networks on the line between where the members of a pool began and where their training ended (NCFM): a model is
-    lambda times the initial plus (1 - lambda) times the final parameters, lambda uniform in [0, 1]."""
+    """Samples networks on the lines between the initial and the trained members of a pool (NCFM).
+
+    A model is lambda times the initial plus (1 - lambda) times the final parameters, with lambda uniform in [0, 1].
+    """
 
     size: int = 20
-    """P: networks in the pool; they differ by seed"""
+    """P: number of networks in the pool; they differ by seed"""
     epochs: int = 60
     optimiser: NetworkSGD = NetworkSGD()
     batch: int = 128
     cutmix: float = static(default=0.5)
-    """probability per step"""
+    """probability of cutmix in each step"""
     augment: Augmentation = Siamese("color_crop")
-    """drawn per image"""
+    """augmentation of the real images, drawn per image"""
     trained: bool = False
-    """each model comes with its line's final parameters as target, for the objective 'calibrated'"""
+    """give each model the final parameters of its line as target, for the objective 'calibrated'"""
 
     @property
     def gives_target(self) -> bool:
@@ -125,12 +127,12 @@ class InterpolatedPool(ModelSource):
         Pipeline(self.batch, self.cutmix).validate()
 
     def pretrain(self, net: Net, data: Feed, key: Array, tick: Tick, members: MemberStore | None = None) -> Model:
-        """Model[P, 2]: before and after training, whose rate falls as in evaluation."""
+        """Return Model[P, 2]: before and after training, in which the learning rate drops as in evaluation."""
         pipeline, ends = Pipeline(self.batch, self.cutmix, self.augment), (0, self.epochs)
         return train_pool(net, data, self.size, self.epochs, pipeline, self.optimiser, key, tick, members, True, ends)
 
     def sample(self, net: Net, pool: Model, live: int, outer: Array | int, key: Array) -> Model:
-        """Model[K]: a member and a place on its line each; running statistics are those after training."""
+        """Return Model[K]: random members at random places on their lines, with the statistics after training."""
         member_key, place_key = jax.random.split(key)
         drawn = tree.take(pool, jax.random.randint(member_key, (live,), 0, jax.tree.leaves(pool)[0].shape[0]))
         shares = jax.random.uniform(place_key, (live,))
@@ -139,12 +141,12 @@ class InterpolatedPool(ModelSource):
         return Model(params, end.stats, end.params if self.trained else None)
 
     def teachers(self, pool: Model) -> Model:
-        """Model[P]: the pool after training."""
+        """Return Model[P]: the pool after training."""
         return jax.tree.map(lambda a: a[:, 1], pool)
 
 
 def interpolated(ends: PyTree, share: Array) -> PyTree:
-    """Parameters [2, ...] -> ``share`` of the first and the rest of the second."""
+    """Return ``share * first + (1 - share) * second`` for parameters [2, ...]."""
     return jax.tree.map(lambda a: share * a[0] + (1 - share) * a[1], ends)
 
 
@@ -164,46 +166,48 @@ def train_pool(
     falling: bool = True,
     keep: tuple[int, ...] | None = None,
 ) -> Model:
-    """``size`` networks from different seeds after each epoch in ``keep`` (None: 0, 1, ..., ``epochs``): Model[P, T].
+    """Train ``size`` networks from different seeds and return Model[P, T], after each epoch in ``keep``.
 
-    One call of a compiled epoch for one network on each CPU device, for AT_ONCE on each accelerator. ``falling``: the
-    learning rate drops towards the end as in evaluation; else it is constant. ``members`` keeps each group when it is
-    finished. Where ``data`` comes in portions, an epoch goes through as many as make up the data, one after the other.
+    ``keep`` defaults to 0, 1, ..., ``epochs``. A call of a compiled epoch trains one network on each CPU device or
+    AT_ONCE on each accelerator. ``falling`` drops the learning rate towards the end as in evaluation; otherwise it is
+    constant. ``members`` stores each group as soon as it is finished. If ``data`` comes in portions, an epoch visits as
+    many of them, in order, as make up the data.
     """
     at_once = (1 if on_cpu() else AT_ONCE) * mesh.size()
     length = epochs if falling else None
     keep = tuple(range(epochs + 1)) if keep is None else keep
     groups = []
-    # The devices share full groups only: one that is not full would be another program, and take as long. Of a single
-    # network they share the batches.
+    # Devices share full groups only: a smaller group would need another program and take as long. If the pool is a
+    # single network, the devices share its batches.
     full = size if size == 1 else size + -size % mesh.size()
     for first in range(0, full, at_once):
         group = range(first, min(first + at_once, full))
-        keys = _folded(key, np.asarray(group))
+        keys = _fold_in(key, np.asarray(group))
         models = init_networks(net, keys)
         like = jax.eval_shape(lambda m: tree.stack([m] * len(keep), axis=1), models)
-        found = None if members is None else members.get(first, like)
-        if found is None:
+        trained_group = None if members is None else members.get(first, like)
+        if trained_group is None:
             models, state = mesh.shard_leading((models, _init(length, optimiser, models.params)), len(group))
             history = [models] if 0 in keep else []
             for epoch in range(epochs):
                 for n in range(epoch * data.portions, (epoch + 1) * data.portions):
-                    now = models, state, data.at(n), optimiser, keys, n, data.portions
-                    models, state = _epoch(net, pipeline, length, *now)
+                    arguments = models, state, data.at(n), optimiser, keys, n, data.portions
+                    models, state = _epoch(net, pipeline, length, *arguments)
                 history += [models] if epoch + 1 in keep else []
-                # Calls return before they are computed: progress would be ahead of the work, and nothing could stop it.
+                # Calls return before they are computed: without a wait, progress would run ahead and nothing could stop
+                # it.
                 jax.block_until_ready(models)
                 tick(min(first * epochs + (epoch + 1) * len(group), size * epochs), size * epochs)
-            found = _stacked(history)
+            trained_group = _stack_epochs(history)
             if members is not None:
-                members.put(first, found)
-        # On CPUs gathered here: to gather and join in one program takes a third of a second to compile.
-        groups.append(mesh.replicated(found) if on_cpu() else found)
-    return _joined(groups, size)
+                members.put(first, trained_group)
+        # Gather here on CPUs: one program that gathers and concatenates takes a third of a second to compile.
+        groups.append(mesh.replicated(trained_group) if on_cpu() else trained_group)
+    return _concatenate(groups, size)
 
 
 @jax.jit
-def _stacked(history: list[Model]) -> Model:
+def _stack_epochs(history: list[Model]) -> Model:
     return tree.stack(history, axis=1)
 
 
@@ -213,11 +217,11 @@ def _first_and_last(pool: Model) -> tuple[Model, Model]:
     return first, last
 
 
-_folded = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))
+_fold_in = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))
 
 
 @partial(jax.jit, static_argnums=1)
-def _joined(groups: list[Model], size: int) -> Model:
+def _concatenate(groups: list[Model], size: int) -> Model:
     return jax.tree.map(lambda *a: jnp.concatenate(a)[:size], *groups)
 
 
@@ -239,16 +243,18 @@ def _epoch(
     epoch: int,
     portions: int = 1,
 ) -> tuple[Model, PyTree]:
-    """One epoch, or its share that is one of so many ``portions`` of the data, which are counted in ``epoch``. A share
-    has full batches only: each portion would end with an incomplete one, and an epoch has one of them at most."""
+    """Train one epoch, or its share on one of ``portions`` portions of the data, which ``epoch`` then counts.
+
+    A share has full batches only: each portion would end with an incomplete one, and an epoch has at most one.
+    """
     n = data.images.shape[0]
     batch = min(pipeline.batch, n)
     steps = -(-n // batch) if portions == 1 else round(n / batch)
 
-    def one(
-        each: tuple[Model, PyTree, Array], data: RealData, optimiser: NetworkSGD, epoch: Array
+    def train_one(
+        member: tuple[Model, PyTree, Array], data: RealData, optimiser: NetworkSGD, epoch: Array
     ) -> tuple[Model, PyTree]:
-        model, state, key = each
+        model, state, key = member
         transform = _transform(optimiser, length, portions * steps)
         order_key, train_key = jax.random.split(jax.random.fold_in(key, epoch + 1))
         whole = portions == 1
@@ -259,7 +265,7 @@ def _epoch(
         return model, state
 
     on_each_device = -(-keys.shape[0] // mesh.size())
-    trained = mesh.map_chunks(one, (models, state, keys), on_each_device, data, optimiser, jnp.asarray(epoch))
+    trained = mesh.map_chunks(train_one, (models, state, keys), on_each_device, data, optimiser, jnp.asarray(epoch))
     return mesh.shard_leading(trained, keys.shape[0])
 
 

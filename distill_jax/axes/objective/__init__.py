@@ -1,4 +1,4 @@
-"""Matching objectives, one a file: how far what the synthetic images teach is from what the real images teach."""
+"""Matching objectives: distances between the training signal of the synthetic images and that of the real images."""
 
 from distill_jax.axes.objective.alignment import LayerwiseAlignment, Terms, alignment_terms
 from distill_jax.axes.objective.characteristic import CalibratedCharacteristic, CharacteristicFunction

@@ -13,26 +13,26 @@ from distill_jax.types import Array, Model, Net, Synthetic, choice
 
 
 class Terms(NamedTuple):
-    """The parts of the loss without their weights, each a scalar >= 0."""
+    """The unweighted terms of the loss, each a scalar >= 0."""
 
     blocks: tuple[Array, ...]
-    """distance of the class means of each block's output before its pooling, shallow to deep"""
+    """distances between the class means of each block's output before pooling, shallow to deep"""
     pooled: Array
-    """the same of the deepest block after its pooling"""
+    """distance between the class means of the deepest block's output after pooling"""
     centre: Array
-    """the same of the embedding; equal to ``pooled`` in a ConvNet"""
+    """distance between the class means of the embedding; equal to ``pooled`` in a ConvNet"""
     discrimination: Array
-    """cross-entropy of the real images, classified by the synthetic class centres"""
+    """cross-entropy of the real images when the synthetic class centres classify them"""
 
 
 def alignment_terms(net: Net, model: Model, real: Array, syn: Array) -> Terms:
-    """The terms for ``real`` [C, B, H, W, c] and ``syn`` [C, D, H, W, c] in network space.
+    """Return the terms for ``real`` [C, B, H, W, c] and ``syn`` [C, D, H, W, c] in network space.
 
-    Everything is a *sum* over classes, channels, pixels or real images, never a mean, as in the released code.
+    Every term is a *sum* over classes, channels, pixels or real images, never a mean, as in the released code.
     """
     classes, batch = real.shape[:2]
-    ours = net.apply(model, syn.reshape(-1, *syn.shape[2:]), train=True)[0]
-    theirs = jax.lax.stop_gradient(net.apply(model, real.reshape(-1, *real.shape[2:]), train=True)[0])
+    syn_out = net.apply(model, syn.reshape(-1, *syn.shape[2:]), train=True)[0]
+    real_out = jax.lax.stop_gradient(net.apply(model, real.reshape(-1, *real.shape[2:]), train=True)[0])
 
     def class_means(h: Array) -> Array:
         return jnp.mean(h.reshape(classes, -1, *h.shape[1:]), axis=1)
@@ -40,37 +40,38 @@ def alignment_terms(net: Net, model: Model, real: Array, syn: Array) -> Terms:
     def distance(a: Array, b: Array) -> Array:
         return jnp.sum((class_means(a) - class_means(b)) ** 2)
 
-    scores = theirs.embedding @ class_means(ours.embedding).T
+    scores = real_out.embedding @ class_means(syn_out.embedding).T
     labels = jnp.repeat(jnp.arange(classes), batch)
     return Terms(
-        blocks=tuple(distance(a.before, b.before) for a, b in zip(theirs.blocks, ours.blocks, strict=True)),
-        pooled=distance(theirs.blocks[-1].after, ours.blocks[-1].after),
-        centre=distance(theirs.embedding, ours.embedding),
+        blocks=tuple(distance(a.before, b.before) for a, b in zip(real_out.blocks, syn_out.blocks, strict=True)),
+        pooled=distance(real_out.blocks[-1].after, syn_out.blocks[-1].after),
+        centre=distance(real_out.embedding, syn_out.embedding),
         discrimination=jnp.sum(optax.softmax_cross_entropy_with_integer_labels(scores, labels)),
     )
 
 
 @choice
 class LayerwiseAlignment(SetObjective):
-    """Class means of every layer's features, and real features told apart by the synthetic class centres (CAFE).
+    """Matches the class means of every layer and classifies real features by the synthetic class centres (CAFE).
 
-    A network of more than three blocks gives those in front the weight of the shallowest. The released code also adds
-    the network's cross-entropy on the real images, which no synthetic image has a part in: left out.
+    In a network of more than three blocks, the shallower blocks all get the weight of the shallowest one. The released
+    code also adds the cross-entropy of the network on the real images. This term does not depend on the synthetic
+    images and is omitted.
     """
 
     pooled: float = 1.0
-    """weight of the deepest block after its pooling (CAFE's first; the embedding adds another 1)"""
+    """weight of the deepest block after pooling (CAFE's first weight; the embedding adds another term of weight 1)"""
     deep: float = 1.0
-    """weight of the deepest block before its pooling (CAFE's second)"""
+    """weight of the deepest block before pooling (CAFE's second weight)"""
     middle: float = 0.1
-    """weight of the block before that (CAFE's third)"""
+    """weight of the second-deepest block (CAFE's third weight)"""
     shallow: float = 0.1
-    """weight of every block in front of those (CAFE's fourth)"""
+    """weight of every shallower block (CAFE's fourth weight)"""
     discrimination: float = 0.01
-    """weight of telling real images apart by the synthetic class centres (CAFE)"""
+    """weight of classifying real images by the synthetic class centres (CAFE)"""
 
     def set_loss(self, net: Net, model: Model, real: Array, syn: Synthetic, key: Array) -> Array:
-        """Scalar >= 0."""
+        """Return the loss, a scalar >= 0."""
         terms = alignment_terms(net, model, real, syn.images)
         deepest, *others = reversed(terms.blocks)
         shallow = sum(others[1:], jnp.zeros_like(deepest))

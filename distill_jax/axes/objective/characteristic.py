@@ -1,4 +1,4 @@
-"""Characteristic-function matching: how features are distributed, not their mean alone (NCFM, Wang et al. 2025)."""
+"""Characteristic-function matching: compares feature distributions, not only means (NCFM, Wang et al. 2025)."""
 
 from __future__ import annotations
 
@@ -18,79 +18,80 @@ class Characteristic(NamedTuple):
     """The empirical characteristic function, the mean of exp(i t.f) over images, at T frequencies."""
 
     cos: Array
-    """[T]: its real part"""
+    """[T]: the real part"""
     sin: Array
-    """[T]: its imaginary part"""
+    """[T]: the imaginary part"""
 
     @property
     def amplitude(self) -> Array:
-        """[T], in [0, 1]"""
+        """Return the amplitude at each frequency: [T], in [0, 1]."""
         return jnp.sqrt(self.cos**2 + self.sin**2)
 
 
 def characteristic(features: Array, frequencies: Array) -> Characteristic:
-    """That of ``features`` [N, E], each scaled to length 1, at ``frequencies`` [T, E]."""
+    """Return the characteristic function of ``features`` [N, E], each scaled to length 1, at ``frequencies`` [T, E]."""
     length = jnp.sqrt(jnp.maximum(jnp.sum(features**2, axis=1, keepdims=True), 1e-24))
     angles = (features / length) @ frequencies.T
     return Characteristic(jnp.mean(jnp.cos(angles), axis=0), jnp.mean(jnp.sin(angles), axis=0))
 
 
 def parts(a: Characteristic, b: Characteristic) -> tuple[Array, Array]:
-    """(amplitude part, phase part), each [T] and >= 0; their sum is |a - b|^2 (NCFM section 3.3)."""
+    """Return (amplitude part, phase part), each [T] and >= 0; their sum is |a - b|^2 (NCFM section 3.3)."""
     amplitude = (a.amplitude - b.amplitude) ** 2
-    # Equal to 2 (|a| |b| - Re(a conj b)), whose rounding error, where a and b are near, would be larger than itself.
+    # This equals 2 (|a| |b| - Re(a conj b)), a form whose rounding error would exceed its value if a and b are close.
     phase = (a.cos - b.cos) ** 2 + (a.sin - b.sin) ** 2 - amplitude
-    # Where phases are equal the root of a rounding error has a huge derivative: the bound is that of the released code.
+    # If the phases are equal, the root of a rounding error has a huge derivative. The released code uses this bound.
     return amplitude, jnp.maximum(phase, 1e-12)
 
 
 @choice
 class CharacteristicFunction(ClassObjective):
-    """Distance between the characteristic functions of real and synthetic features, at frequencies drawn anew for each
-    class and step from the standard normal distribution (NCFM section 3, without its network that draws them).
+    """Distance between the characteristic functions of real and synthetic features (NCFM section 3).
 
-    Features are the pooled output of the last block. Equal weights of the two parts make each term, but for a factor,
-    the distance of two complex numbers; more ``amplitude`` asks for diversity, more ``phase`` for likeness.
+    The frequencies are drawn from the standard normal distribution for each class and step; NCFM's network that samples
+    frequencies is omitted. The features are the pooled output of the last block. If both parts have equal weights, each
+    term is the distance between two complex numbers, up to a factor. More ``amplitude`` weight favours diversity, more
+    ``phase`` weight favours realism.
     """
 
     frequencies: int = 4096
-    """T; the paper says 1024, its released configurations 4096"""
+    """T, the number of frequencies; the paper states 1024, its released configurations 4096"""
     amplitude: float = 0.5
-    """weight of the difference of amplitudes (alpha)"""
+    """weight of the amplitude difference (alpha)"""
     phase: float = 0.5
-    """weight of the difference of phases (beta)"""
+    """weight of the phase difference (beta)"""
     scale: float = 300.0
-    """what the loss is multiplied by"""
+    """factor on the loss"""
 
     def validate(self) -> None:
         require_at_least(1, self, "frequencies")
         if self.amplitude < 0 or self.phase <= 0:
             raise RequestError(
-                f"objective.amplitude {self.amplitude:g} and objective.phase {self.phase:g} are no weights: "
+                f"objective.amplitude is {self.amplitude:g} and objective.phase is {self.phase:g}: "
                 "give an amplitude of 0 or more and a phase above 0"
             )
 
     def class_loss(self, net: Net, model: Model, real: Array, syn: Array, c: Array, key: Array) -> Array:
-        """Scalar >= 0. The real features are constants."""
-        theirs = forward(partial(_features, net, model), model, jax.lax.stop_gradient(real))
-        ours = _features(net, model, syn)
-        shape = (self.frequencies, ours.shape[1])
-        # Branches 0 and 1 of this key are the augmentation's.
-        t = jax.random.normal(jax.random.fold_in(key, 2), shape, ours.dtype)
-        return self.distance(jax.lax.stop_gradient(theirs), ours, t)
+        """Return the loss, a scalar >= 0. The real features are constants."""
+        real_features = forward(partial(_features, net, model), model, jax.lax.stop_gradient(real))
+        syn_features = _features(net, model, syn)
+        shape = (self.frequencies, syn_features.shape[1])
+        # The augmentation uses branches 0 and 1 of this key.
+        t = jax.random.normal(jax.random.fold_in(key, 2), shape, syn_features.dtype)
+        return self.distance(jax.lax.stop_gradient(real_features), syn_features, t)
 
     def distance(self, real: Array, syn: Array, frequencies: Array) -> Array:
-        """Scalar >= 0: of features [B, E] and [D, E] at ``frequencies`` [T, E]."""
+        """Return the loss, a scalar >= 0, of features [B, E] and [D, E] at ``frequencies`` [T, E]."""
         amplitude, phase = parts(characteristic(real, frequencies), characteristic(syn, frequencies))
         return self.scale * jnp.mean(jnp.sqrt(self.amplitude * amplitude + self.phase * phase))
 
 
 @choice
 class CalibratedCharacteristic(CharacteristicFunction):
-    """The same, and what the trained network has to say: its cross-entropy on the synthetic images (NCFM section 4.1).
+    """Adds a trained network's cross-entropy on the synthetic images to the distance above (NCFM section 4.1).
 
-    The trained network is the target that each model comes with. The released code takes the two kinds of steps in
-    turn; here one step follows the sum of both, which is what the paper writes.
+    The trained network is the target that each model comes with. The released code alternates between steps on the two
+    losses; here each step follows their sum, as the paper writes it.
     """
 
     needs_target = True
@@ -103,13 +104,13 @@ class CalibratedCharacteristic(CharacteristicFunction):
         require_at_least(0, self, "calibration")
 
     def class_loss(self, net: Net, model: Model, real: Array, syn: Array, c: Array, key: Array) -> Array:
-        """Scalar >= 0."""
-        matched = super().class_loss(net, model, real, syn, c, key)
-        return matched + self.calibration * calibration_loss(net, model, syn, c)
+        """Return the loss, a scalar >= 0."""
+        distance = super().class_loss(net, model, real, syn, c, key)
+        return distance + self.calibration * calibration_loss(net, model, syn, c)
 
 
 def calibration_loss(net: Net, model: Model, syn: Array, c: Array) -> Array:
-    """Scalar >= 0: cross-entropy of ``model.target`` on ``syn`` [D, H, W, c], all of class ``c``."""
+    """Return the cross-entropy of ``model.target`` on ``syn`` [D, H, W, c], all of class ``c``: a scalar >= 0."""
     out, _ = net.apply(model._replace(params=model.target), syn, train=True)
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(out.logits, jnp.full(syn.shape[:1], c)))
 

@@ -1,4 +1,4 @@
-"""Trajectory matching: train on the synthetic images and arrive where an expert arrived on the real ones.
+"""Trajectory matching: training on the synthetic images should end where an expert's training on real images ended.
 
 MTT, "Dataset Distillation by Matching Training Trajectories" (Cazenavette et al. 2022), and DATM, "Towards Lossless
 Dataset Distillation via Difficulty-Aligned Trajectory Matching" (Guo et al. 2024), which also learns the labels.
@@ -22,27 +22,27 @@ from distill_jax.types import Array, Model, Net, RequestError, Synthetic, TrainS
 class TrajectoryMatching(SetObjective):
     """Distance between a student, after a few steps on the synthetic set, and its expert (MTT eq. 2).
 
-    The student starts where the model was drawn, ``model.target`` is where the expert was some epochs later. Its steps
-    are plain SGD with a learning rate that is learned along with the images, and the derivative goes through all of
-    them.
+    The student starts at the sampled model; ``model.target`` holds the expert's parameters some epochs later. The
+    student takes plain SGD steps, and its learning rate is learned along with the images. The derivative goes through
+    all steps.
     """
 
     needs_target = True
     uses_labels = True
 
     steps: int = 30
-    """N: steps of the student"""
+    """N: number of steps of the student"""
     batch: int = 0
-    """synthetic images of all classes in a step; 0: all of them"""
+    """number of synthetic images, over all classes, in a step; 0: all of them"""
     augment: Augmentation = Siamese("color_crop_cutout_flip_scale_rotate", "one")
-    """of each of the student's batches"""
+    """augmentation of each of the student's batches"""
     rate: float = 0.01
-    """the student's learning rate at the start"""
+    """initial learning rate of the student"""
     rate_lr: float = 1e-5
-    """learning rate of that learning rate"""
+    """learning rate at which the student's learning rate is learned"""
     rate_momentum: float = 0.5
     threshold: float = static(default=0.0)
-    """loss above which a step is left out: nothing moves (DATM's release); 0: no step is"""
+    """loss above which a step is skipped, so that nothing moves (DATM's release); 0: skip no step"""
 
     def validate(self) -> None:
         if self.steps < 1:
@@ -56,7 +56,7 @@ class TrajectoryMatching(SetObjective):
             raise RequestError(f"objective.rate_momentum is {self.rate_momentum:g}: it must be from 0 to below 1")
 
     def learnable(self) -> Array:
-        """float32 []: the student's learning rate."""
+        """Return the initial learning rate of the student, float32 []."""
         return jnp.asarray(self.rate, jnp.float32)
 
     def learnable_optimiser(self) -> optax.GradientTransformation:
@@ -70,7 +70,10 @@ class TrajectoryMatching(SetObjective):
         return loss > self.threshold
 
     def set_loss(self, net: Net, model: Model, real: Array, syn: Synthetic, key: Array) -> Array:
-        """Scalar >= 0; 1 where the student did not move. Differentiable in images, labels and learning rate."""
+        """Return the loss, a scalar >= 0 that is 1 if the student did not move.
+
+        It is differentiable in the images, the labels and the learning rate.
+        """
         classes, decoded = syn.images.shape[:2]
         shown = TrainSet(syn.images.reshape(-1, *syn.images.shape[2:]), targets(classes, decoded, syn.labels))
         n = classes * decoded
@@ -81,7 +84,7 @@ class TrajectoryMatching(SetObjective):
         return self.distance(net, model, shown, syn.learnable, order, train_key)
 
     def distance(self, net: Net, model: Model, syn: TrainSet, rate: Array, order: Order, key: Array) -> Array:
-        """|student - target|^2 / |model - target|^2 for a student that saw ``syn`` in ``order``."""
+        """Return |student - target|^2 / |model - target|^2 for a student that trained on ``syn`` in ``order``."""
         sgd = optax.sgd(rate)
         pipeline = Pipeline(order.rows.shape[1], 0.0, self.augment)
         student, _, _ = train(net, model, sgd, sgd.init(model.params), syn, order, pipeline, key, remat=True)

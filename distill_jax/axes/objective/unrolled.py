@@ -1,4 +1,4 @@
-"""Truncated backpropagation through training: how well a network does that was trained on the synthetic images.
+"""Truncated backpropagation through the training of a network on the synthetic images.
 
 RaT-BPTT, "Embarrassingly Simple Dataset Distillation" (Feng et al. 2024).
 """
@@ -36,14 +36,14 @@ class Moments(NamedTuple):
     """The state of ``InnerAdam``."""
 
     count: Array
-    """int32 []: steps taken"""
+    """int32 []: number of steps taken"""
     first: PyTree
     second: PyTree
 
 
 @choice
 class InnerAdam(Choice):
-    """Adam for the network that is unrolled, as the released code takes it."""
+    """Adam for the unrolled network, in the variant of the released code."""
 
     lr: float = 1e-3
     b1: float = 0.9
@@ -57,8 +57,11 @@ class InnerAdam(Choice):
                 raise RequestError(f"{name} is {value:g}: it must be from 0 to below 1")
 
     def transform(self, taped: bool) -> optax.GradientTransformation:
-        """The optax form. ``taped``: of the steps that are differentiated, whose epsilon is added before the bias of
-        the second moment is corrected (package ``higher``), not after it (PyTorch, optax)."""
+        """Return the optax transformation.
+
+        ``taped`` selects the variant for differentiated steps: it adds epsilon before it corrects the bias of the
+        second moment (package ``higher``), not after (PyTorch, optax).
+        """
 
         def init(params: PyTree) -> Moments:
             zeros = jax.tree.map(jnp.zeros_like, params)
@@ -71,10 +74,10 @@ class InnerAdam(Choice):
 
             def step(m: Array, v: Array) -> Array:
                 lr, b1, b2 = (jnp.asarray(x, m.dtype) for x in (self.lr, self.b1, self.b2))
-                taken = count.astype(m.dtype)
-                root, bias = _root(v), jnp.sqrt(1 - b2**taken)
-                below = (root + EPS) / bias if taped else root / bias + EPS
-                return -lr / (1 - b1**taken) * m / below
+                steps = count.astype(m.dtype)
+                root, bias = _root(v), jnp.sqrt(1 - b2**steps)
+                denominator = (root + EPS) / bias if taped else root / bias + EPS
+                return -lr / (1 - b1**steps) * m / denominator
 
             return jax.tree.map(step, first, second), Moments(count, first, second)
 
@@ -85,27 +88,28 @@ class InnerAdam(Choice):
 class TruncatedBackprop(SetObjective):
     """Cross-entropy on real images of a network after some steps of Adam on the synthetic set (RaT-BPTT section 3).
 
-    The network takes a random number of steps, up to ``steps``; the derivative goes through the last ``window`` of them
-    and holds constant what came before: parameters and Adam's moments. Each step draws its images and its augmentation
-    afresh, the real images theirs. A number of steps is drawn at each image step (the released code keeps one for ten).
+    The network takes a random number of steps, up to ``steps``. The derivative goes through the last ``window`` of
+    them; the parameters and Adam's moments before the window are constants. Each step draws new synthetic images and a
+    new augmentation; the real images get their own augmentation. Each image step draws a new number of steps (the
+    released code keeps one number for ten image steps).
     """
 
     uses_labels = True
 
     steps: int = 200
-    """T: most steps of the network in all"""
+    """T: maximum number of steps of the network"""
     window: int = 60
-    """M: steps at the end that are differentiated"""
+    """M: number of differentiated steps at the end"""
     least: int = 0
-    """fewest steps before the window; ``steps - window`` makes their number the same always"""
+    """minimum number of steps before the window; ``steps - window`` makes the number of steps constant"""
     batch: int = 0
-    """synthetic images per class in a step; 0: all of them"""
+    """number of synthetic images per class in a step; 0: all of them"""
     class_batch: int = 0
-    """classes in a step; 0: all of them"""
+    """number of classes in a step; 0: all of them"""
     inner: InnerAdam = InnerAdam()
-    """what trains the network"""
+    """optimiser of the network"""
     augment: Augmentation = Siamese("flip_rotate", "one")
-    """of each synthetic batch and of the real images, drawn per image"""
+    """augmentation of each synthetic batch and of the real images, drawn per image"""
 
     def validate(self) -> None:
         if self.window < 1:
@@ -123,38 +127,41 @@ class TruncatedBackprop(SetObjective):
         require_at_least(0, self, "batch", "class_batch", zero="all")
 
     def set_loss(self, net: Net, model: Model, real: Array, syn: Synthetic, key: Array) -> Array:
-        """Scalar >= 0, differentiable in images and labels. ``real`` [C, B, H, W, c]; ``syn.images`` [C, D, H, W, c]
-        and ``syn.labels`` [C, D, C] or None, float, in network space."""
+        """Return the loss, a scalar >= 0, differentiable in images and labels.
+
+        ``real`` is [C, B, H, W, c]; ``syn.images`` is [C, D, H, W, c]; ``syn.labels`` is [C, D, C] or None; all are
+        float, the images in network space.
+        """
         classes, decoded = syn.images.shape[:2]
         shown = _flat(syn.images, targets(classes, decoded, syn.labels))
-        judged = _flat(real, targets(classes, real.shape[1]))
+        real_set = _flat(real, targets(classes, real.shape[1]))
         length_key, before_key, order_key, within_key, real_key = jax.random.split(key, 5)
-        # One more than the most: the end is exclusive.
+        # The end of randint is exclusive.
         before = jax.random.randint(length_key, (), self.least, self.steps - self.window + 1)
         model, state = self.warm(net, model, shown, before, classes, before_key)
         order = jax.vmap(lambda k: self.picks(k, classes, decoded))(jax.random.split(order_key, self.window))
-        judged = judged._replace(images=self.augment.each(real_key, judged.images))
+        real_set = real_set._replace(images=self.augment.each(real_key, real_set.images))
         taped = self.inner.transform(taped=True)
-        return after_window(net, model, taped, state, shown, order, judged, within_key, self.augment)
+        return after_window(net, model, taped, state, shown, order, real_set, within_key, self.augment)
 
     def warm(
         self, net: Net, model: Model, syn: TrainSet, steps: Array, classes: int, key: Array
     ) -> tuple[Model, PyTree]:
-        """The model and Adam's state after ``steps`` (int32 []) steps, which are constants to a derivative."""
-        held, adam = jax.lax.stop_gradient(syn), self.inner.transform(taped=False)
-        decoded = held.images.shape[0] // classes
+        """Return the model and Adam's state after ``steps`` (int32 []) steps, as constants to the derivative."""
+        constants, adam = jax.lax.stop_gradient(syn), self.inner.transform(taped=False)
+        decoded = constants.images.shape[0] // classes
 
         def step(i: Array, carry: tuple[Model, PyTree]) -> tuple[Model, PyTree]:
             pick_key, train_key = jax.random.split(jax.random.fold_in(key, i))
             order = jax.tree.map(lambda a: a[None], self.picks(pick_key, classes, decoded))
             pipeline = Pipeline(order.rows.shape[1], 0.0, self.augment)
             model, state = carry
-            return train(net, model, adam, state, held, order, pipeline, train_key)[:2]
+            return train(net, model, adam, state, constants, order, pipeline, train_key)[:2]
 
         return jax.lax.fori_loop(0, steps, step, (model, adam.init(model.params)))
 
     def picks(self, key: Array, classes: int, decoded: int) -> Order:
-        """The synthetic images of one step, rows int32 [n] of a set that is sorted by class."""
+        """Draw the synthetic images of one step: rows int32 [n] of a set that is sorted by class."""
         batch, shown = min(self.batch or decoded, decoded), min(self.class_batch or classes, classes)
         class_key, image_key = jax.random.split(key)
         numbers = jnp.arange(classes, dtype=jnp.int32)
@@ -178,9 +185,9 @@ def after_window(
     key: Array,
     augment: Augmentation,
 ) -> Array:
-    """Mean cross-entropy on ``real`` of ``model`` once it saw ``syn`` in ``order``; every step is differentiable.
+    """Return the mean cross-entropy on ``real`` of ``model`` after it trains on ``syn`` in ``order``.
 
-    Targets may be any numbers at or above 0: they weigh log-probabilities as they are.
+    Every step is differentiable. Targets may be any numbers >= 0: they weigh log-probabilities without normalisation.
     """
     pipeline = Pipeline(order.rows.shape[1], 0.0, augment)
     model, _, _ = train(net, model, optimiser, state, syn, order, pipeline, key, remat=True)
@@ -198,6 +205,6 @@ def _mean(decay: float, old: Array, new: Array) -> Array:
 
 
 def _root(v: Array) -> Array:
-    """The root of ``v`` >= 0, with derivative 0 at 0, where it is infinite: no gradient ever came there."""
-    there = v > 0
-    return jnp.where(there, jnp.sqrt(jnp.where(there, v, 1)), 0)
+    """Return the root of ``v`` >= 0, with derivative 0 instead of infinity at 0, which no gradient ever reached."""
+    positive = v > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, v, 1)), 0)

@@ -1,4 +1,4 @@
-"""The selector axis: which real images each class shows in an inner step."""
+"""The selector axis: the choice of each class's real images in an inner step."""
 
 from distill_jax.axes.selector.anchors import Anchors, surest_images
 from distill_jax.axes.selector.kmeans import Clusters, kmeans, lloyd, medoids, plus_plus, squared_distances

@@ -1,4 +1,4 @@
-"""Anchors: the real images that a network is surest of, one beside each decoded image (CIM)."""
+"""Anchors: the real images of the lowest loss, one paired with each decoded image (CIM)."""
 
 from __future__ import annotations
 
@@ -13,56 +13,58 @@ from distill_jax.contracts import Selector
 from distill_jax.types import Array, Model, Net, PyTree, RealData, RequestError, choice
 
 FIRST = 300
-"""images of a class, from its first on, that anchors are chosen from, and a quarter more than anchors where those are
-many: 500 and 1000 for 400 and 800, as in the release"""
+"""minimum number of images, counted from the first of each class, from which anchors are chosen. For n anchors the
+number is n + n // 4 if that is more, as in the release: 500 images for 400 anchors, 1000 for 800"""
 AT_ONCE = 32
-"""images that go through the network together"""
+"""number of images that go through the network together"""
 
 
 def surest_images(net: Net, model: Model, data: RealData, n: int) -> Array:
-    """int32 [C, n]: positions within each class of the ``n`` images, among its first, on which ``model`` in evaluation
-    mode has the least cross-entropy, the least first."""
-    many = min(max(FIRST, n + n // 4), data.index.shape[1])
+    """Return int32 [C, n] positions within each class of the ``n`` images with the lowest cross-entropy, lowest first.
 
-    def of_class(each: tuple[Array, Array, Array]) -> Array:
-        rows, count, c = each
+    Only the first images of each class are candidates. ``model`` runs in evaluation mode.
+    """
+    size = min(max(FIRST, n + n // 4), data.index.shape[1])
+
+    def class_positions(args: tuple[Array, Array, Array]) -> Array:
+        rows, count, c = args
 
         def loss(row: Array) -> Array:
             logits = net.apply(model, data.normaliser.to_network(data.images[row][None]), train=False)[0].logits
             return optax.softmax_cross_entropy_with_integer_labels(logits, c[None])[0]
 
-        losses = jnp.where(jnp.arange(many) < count, tree.map_chunks(loss, rows, min(AT_ONCE, many)), jnp.inf)
+        losses = jnp.where(jnp.arange(size) < count, tree.map_chunks(loss, rows, min(AT_ONCE, size)), jnp.inf)
         return jnp.argsort(losses)[:n].astype(jnp.int32)
 
-    return jax.lax.map(of_class, (data.index[:, :many], data.counts, data.labels[data.index[:, 0]]))
+    return jax.lax.map(class_positions, (data.index[:, :size], data.counts, data.labels[data.index[:, 0]]))
 
 
 @choice
 class Anchors(Selector):
-    """The same images in every step: those of each class that the first network of the pool is surest of, in order.
+    """Selects the same images in every step: those on which the pool's first network has the lowest loss, in order.
 
-    ``AnchorMosaics`` begins with the same ones, tiled so that decoded image d is anchor d.
+    ``AnchorMosaics`` starts from the same images, tiled so that decoded image d is anchor d.
     """
 
     batch: int = 4
-    """B: anchors of a class, at least as many as decoded images; a recipe sets as many"""
+    """B: number of anchors per class, at least the number of decoded images; ``resolve`` sets it to that number"""
 
     paired = True
 
     def check(self, counts: Sequence[int], ipc: int, factor: int) -> None:
-        """Raises RequestError where there are fewer anchors than decoded images, or fewer images than anchors."""
+        """Raise RequestError if there are fewer anchors than decoded images, or fewer images than anchors."""
         if self.batch < ipc * factor**2:
             raise RequestError(
                 f"selector.batch is {self.batch}: ipc {ipc} and factor {factor} need --selector.batch {ipc * factor**2}"
             )
         if self.batch > min(counts):
             raise RequestError(
-                f"selector.batch asks for {self.batch} different images, but a class has only {min(counts)}: "
+                f"selector.batch is {self.batch}, but a class has only {min(counts)} different images: "
                 "use a smaller --ipc or --factor"
             )
 
     def init(self, net: Net, teachers: Model | None, data: RealData) -> Array:
-        """int32 [C, B]"""
+        """Return the positions of the anchors within each class, int32 [C, B]."""
         assert teachers is not None  # spec.check
         return surest_images(net, tree.take(teachers, 0), data, self.batch)
 

@@ -1,4 +1,4 @@
-"""Selectors that look at nothing: random images, and none at all."""
+"""Selectors that ignore the content of images: random images, or none."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from distill_jax.types import Array, Model, Net, PyTree, RealData, RequestError,
 
 
 def draw_distinct(key: Array, data: RealData, n: int) -> Array:
-    """int32 [C, n]: random positions within each class, distinct while they last, then the same ones again."""
+    """Draw random positions within each class, int32 [C, n], that repeat only if the class is smaller than n."""
     shape = data.index.shape
     ranks = jnp.arange(shape[1], dtype=jnp.int32)[None, :]
-    u = jax.random.uniform(key, (shape[0] * shape[1],), jnp.float32).reshape(shape)  # the same numbers, compiled faster
+    u = jax.random.uniform(key, (shape[0] * shape[1],), jnp.float32).reshape(shape)  # flat draws compile faster
     scores = jnp.where(ranks < data.counts[:, None], u, jnp.inf)
     order = jnp.argsort(scores, axis=1).astype(jnp.int32)
     cycled = jnp.arange(n, dtype=jnp.int32)[None, :] % data.counts[:, None]
@@ -23,30 +23,30 @@ def draw_distinct(key: Array, data: RealData, n: int) -> Array:
 
 
 class Progress(NamedTuple):
-    """How far each class has been shown."""
+    """Progress through the permutation of each class."""
 
     order: Array
-    """int32 [C, max count]: a permutation of each class, again from its start where the class is smaller"""
+    """int32 [C, max count]: a permutation of each class, repeated from its start if the class is smaller"""
     next: Array
-    """int32 [C]: the first position that has not been shown"""
+    """int32 [C]: the first position in ``order`` that has not been used"""
 
 
 @choice
 class RandomBatch(Selector):
-    """Random images of each class, distinct where the class has enough of them."""
+    """Random images of each class, distinct if the class has enough."""
 
     batch: int = 64
-    """B: real images per class and inner step"""
+    """B: number of real images per class and inner step"""
     cycle: bool = True
-    """go through a permutation of the class, and through a new one where the rest is smaller than a batch (IDC's
-    family); False: draw afresh in every step (DC, DSA, DM, CAFE)"""
+    """go through a permutation of the class, and redraw it when fewer images than a batch remain (IDC's family); False:
+    draw independently in every step (DC, DSA, DM, CAFE)"""
 
     def validate(self) -> None:
         if self.batch < 1:
             raise RequestError(f"selector.batch is {self.batch}: at least one real image per class is needed")
 
     def init(self, net: Net, teachers: Model | None, data: RealData) -> PyTree:
-        # As if each class had just been shown whole.
+        # The state equals that after a full pass over each class, so the first step draws a permutation.
         return Progress(jnp.zeros_like(data.index), data.counts) if self.cycle else ()
 
     def select(
@@ -54,13 +54,13 @@ class RandomBatch(Selector):
     ) -> tuple[Array, PyTree]:
         if not self.cycle:
             return draw_distinct(key, data, self.batch), memory
-        over = memory.next + self.batch > data.counts
+        exhausted = memory.next + self.batch > data.counts
 
-        def reshuffled() -> Progress:
+        def reshuffle() -> Progress:
             fresh = draw_distinct(key, data, data.index.shape[1])
-            return Progress(jnp.where(over[:, None], fresh, memory.order), jnp.where(over, 0, memory.next))
+            return Progress(jnp.where(exhausted[:, None], fresh, memory.order), jnp.where(exhausted, 0, memory.next))
 
-        order, first = jax.lax.cond(jnp.any(over), reshuffled, lambda: memory)
+        order, first = jax.lax.cond(jnp.any(exhausted), reshuffle, lambda: memory)
         columns = first[:, None] + jnp.arange(self.batch, dtype=jnp.int32)[None, :]
         rows = jnp.take_along_axis(order, columns % data.counts[:, None], axis=1)
         return rows, Progress(order, first + self.batch)
@@ -68,7 +68,7 @@ class RandomBatch(Selector):
 
 @choice
 class NoReal(Selector):
-    """No real images at all (trajectory matching)."""
+    """Selects no real images (trajectory matching)."""
 
     def select(
         self, net: Net, model: Model, data: RealData, memory: PyTree, inner: Array, key: Array

@@ -1,4 +1,4 @@
-"""Representative matching: the half of DREAM that plugs into every method that shows real images."""
+"""Representative matching: the part of DREAM that works with every method that uses real images."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from distill_jax.types import Array, Model, Net, RealData, RequestError, choice,
 
 @choice
 class Representative(Selector):
-    """The medoids of each class, clustered anew every few inner steps with the model of that moment (DREAM 3.2)."""
+    """Selects the medoids of each class, reclustered every few inner steps with the current model (DREAM 3.2)."""
 
     batch: int = 128
-    """B: clusters per class, each of which shows the image nearest to its centre"""
+    """B: number of clusters per class; each contributes the image nearest to its centre"""
     every: int = 10
-    """inner steps between two clusterings; each outer iteration begins with one, so that a method of one inner step
-    (dm, ncfm) clusters in every step unless it gets more, with --inner-steps"""
+    """number of inner steps between two clusterings. Each outer iteration starts with one, so a method with one inner
+    step (dm, ncfm) clusters in every step unless --inner-steps raises that number"""
     iterations: int = 100
-    """of k-means, at most: it stops when the centres rest"""
+    """maximum number of k-means iterations; k-means stops earlier when the centres no longer move"""
     start: str = "random"
-    """what k-means begins with: 'random' images, as the released code, or 'plus-plus'"""
+    """initial centres of k-means: 'random' images, as in the released code, or 'plus-plus'"""
     normalise: bool = False
-    """embed normalised images; DREAM embeds them as they are, in [0, 1]"""
+    """embed normalised images; DREAM embeds images in [0, 1]"""
     chunk: int = 0
-    """classes clustered at once; 0: one on CPU, all elsewhere. Changes speed and memory, not the result"""
+    """number of classes clustered at once; 0: one on CPU, all elsewhere. Affects speed and memory, not the result"""
 
     def validate(self) -> None:
         require_at_least(1, self, "batch", "every", "iterations")
@@ -39,26 +39,26 @@ class Representative(Selector):
             raise RequestError(f"selector.start is {self.start!r}: it must be one of {', '.join(STARTS)}")
 
     def check(self, counts: Sequence[int], ipc: int, factor: int) -> None:
-        """Raises RequestError where a class, of ``counts`` real images each, has fewer images than clusters."""
+        """Raise RequestError if a class, of ``counts`` real images each, has fewer images than clusters."""
         least = min(counts)
         if self.batch > least:
             raise RequestError(
-                f"selector.batch asks for {self.batch} clusters, but class {counts.index(least)} has only {least} "
+                f"selector.batch sets {self.batch} clusters, but class {counts.index(least)} has only {least} "
                 f"images: use --selector.batch {least} or less, or --selector random"
             )
 
     def init(self, net: Net, teachers: Model | None, data: RealData) -> Array:
-        """int32 [C, B]: the selection that is kept between two clusterings."""
+        """Return the initial selection, int32 [C, B], which the first clustering replaces."""
         return jnp.zeros((data.classes, self.batch), jnp.int32)
 
     def select(
         self, net: Net, model: Model, data: RealData, memory: Array, inner: Array, key: Array
     ) -> tuple[Array, Array]:
-        """A class may show an image twice, where it is nearest to two centres."""
+        """Return the selection. It may contain an image twice if that image is nearest to two centres."""
 
-        def afresh() -> Array:
+        def recluster() -> Array:
             rule = partial(representatives, iterations=self.iterations, start=self.start)
             return choose(rule, net, model, data, self.batch, key, self.normalise, self.chunk)
 
-        rows = jax.lax.cond(inner % self.every == 0, afresh, lambda: memory)
+        rows = jax.lax.cond(inner % self.every == 0, recluster, lambda: memory)
         return rows, rows

@@ -1,4 +1,4 @@
-"""Model updates, what happens to a live model between two inner steps."""
+"""Model updates: how a live model changes between two inner steps."""
 
 from distill_jax.axes.update.between import Frozen, TrainOnReal, TrainOnSynthetic
 from distill_jax.axes.update.dynamic import DynamicTraining, Watcher, accuracy

@@ -1,4 +1,4 @@
-"""Model updates: what happens to a live model between two inner steps."""
+"""Model updates that leave the model unchanged or train it on real or synthetic images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from distill_jax.types import (
 
 @choice
 class Frozen(ModelUpdate):
-    """The model stays as it was drawn (DM; trajectory matching)."""
+    """Leaves the model as it was sampled (DM; trajectory matching)."""
 
     def update(
         self, net: Net, model: Model, state: PyTree, data: RealData, syn: TrainSet, key: Array
@@ -36,28 +36,28 @@ class Frozen(ModelUpdate):
 
 
 class Progress(NamedTuple):
-    """What training on real images goes on with."""
+    """State of the training on real images between two updates."""
 
     optimiser: PyTree
     permutation: Array
-    """int32 [N]: the order of the real images; a new one where the rest does not suffice for an update"""
+    """int32 [N]: the order of the real images; redrawn when fewer remain than an update needs"""
     next: Array
-    """int32 []: the first place in it that has not been shown"""
+    """int32 []: the first position in ``permutation`` that has not been used"""
 
 
 @choice
 class TrainOnReal(ModelUpdate):
-    """SGD on real images, with cutmix and colour + crop drawn per image (IDC, Acc-DD, DREAM)."""
+    """SGD on real images, with cutmix and with color + crop drawn per image (IDC, Acc-DD, DREAM)."""
 
     images: int = 2000
-    """real images per update; full batches until this many or more were seen"""
+    """minimum number of real images per update; training uses full batches until it reaches this number"""
     batch: int = 64
     cutmix: float = static(default=0.5)
-    """probability per step"""
+    """probability of cutmix in each step"""
     augment: Augmentation = Siamese("color_crop")
     optimiser: NetworkSGD = NetworkSGD()
     early: int = 0
-    """epochs of the same training that each model takes when it is drawn, before any matching (IDC on ImageNet-10)"""
+    """epochs of this training that each model takes when it is sampled, before any matching (IDC on ImageNet-10)"""
 
     def validate(self) -> None:
         if self.images < 1:
@@ -72,29 +72,29 @@ class TrainOnReal(ModelUpdate):
         if not self.early:
             return model, state
         order = epochs_order(early_key, n, self.batch, self.early)
-        model, optimiser = self._trained(net, model, state.optimiser, data, order, train_key)
+        model, optimiser = self._train(net, model, state.optimiser, data, order, train_key)
         return model, state._replace(optimiser=optimiser)
 
     def update(
         self, net: Net, model: Model, state: Progress, data: RealData, syn: TrainSet, key: Array
     ) -> tuple[Model, Progress]:
         order_key, train_key = jax.random.split(key)
-        n, seen = data.images.shape[0], -(-self.images // self.batch) * self.batch
+        n, used = data.images.shape[0], -(-self.images // self.batch) * self.batch
         permutation, first = state.permutation, state.next
-        if seen > n:
+        if used > n:
             order = images_order(order_key, n, self.batch, self.images)
         else:
             permutation, first = jax.lax.cond(
-                first + seen > n,
+                first + used > n,
                 lambda: (permutations(order_key, 1, n)[0], jnp.zeros_like(first)),
                 lambda: (permutation, first),
             )
-            rows = jax.lax.dynamic_slice_in_dim(permutation, first, seen).reshape(-1, self.batch)
+            rows = jax.lax.dynamic_slice_in_dim(permutation, first, used).reshape(-1, self.batch)
             order = Order(rows, jnp.ones(rows.shape, jnp.float32))
-        model, optimiser = self._trained(net, model, state.optimiser, data, order, train_key)
-        return model, Progress(optimiser, permutation, first + seen)
+        model, optimiser = self._train(net, model, state.optimiser, data, order, train_key)
+        return model, Progress(optimiser, permutation, first + used)
 
-    def _trained(
+    def _train(
         self, net: Net, model: Model, state: PyTree, data: RealData, order: Order, key: Array
     ) -> tuple[Model, PyTree]:
         pipeline, sgd = Pipeline(self.batch, self.cutmix, self.augment), self.optimiser.transform()
@@ -103,7 +103,7 @@ class TrainOnReal(ModelUpdate):
 
 @choice
 class TrainOnSynthetic(ModelUpdate):
-    """Epochs of plain SGD on the synthetic set as it stands (DC, DSA)."""
+    """Epochs of plain SGD on the current synthetic set (DC, DSA)."""
 
     uses_synthetic = True
 

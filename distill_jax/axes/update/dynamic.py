@@ -1,4 +1,4 @@
-"""CAFE's dynamic bi-level loop: the accuracy on real images says when the network, and when the images, had enough."""
+"""CAFE's dynamic bi-level loop: accuracy on real images decides when network training and image updates stop."""
 
 from __future__ import annotations
 
@@ -14,69 +14,70 @@ from distill_jax.train import PLAIN_SGD, NetworkSGD, Pipeline, epochs_order, tra
 from distill_jax.types import Array, Model, Net, PyTree, RealData, TrainSet, choice, require_at_least
 
 WINDOW = 10
-"""readings that a watcher looks back on"""
+"""number of readings that a watcher compares"""
 
 
 class Watcher(NamedTuple):
     """The latest readings of an accuracy."""
 
     readings: Array  # float32 [WINDOW], oldest first
-    seen: Array  # int32 []: readings so far; before WINDOW of them there is no verdict
+    seen: Array  # int32 []: number of readings so far; ``flat`` and ``moved`` are false until it reaches WINDOW
 
     @staticmethod
     def new() -> Watcher:
         return Watcher(jnp.zeros(WINDOW), jnp.zeros((), jnp.int32))
 
     def with_reading(self, accuracy: Array, leak: float | Array) -> Watcher:
-        """One reading more: ``accuracy``, plus the share ``leak`` of the reading before."""
+        """Return the watcher with one more reading: ``accuracy`` plus ``leak`` times the previous reading."""
         reading = accuracy + leak * self.readings[-1]
         return Watcher(jnp.append(self.readings[1:], reading), self.seen + 1)
 
     def flat(self, threshold: float | Array) -> Array:
-        """bool []: the last readings lie closer together than ``threshold``."""
+        """Return whether the last WINDOW readings span less than ``threshold``: bool []."""
         return (self.seen >= WINDOW) & (jnp.ptp(self.readings) < threshold)
 
     def moved(self, threshold: float | Array) -> Array:
-        """bool []: the last readings lie further apart than ``threshold``."""
+        """Return whether the last WINDOW readings span more than ``threshold``: bool []."""
         return (self.seen >= WINDOW) & (jnp.ptp(self.readings) > threshold)
 
 
 class Phases(NamedTuple):
-    """What the dynamic loop remembers."""
+    """State of the dynamic loop."""
 
     optimiser: PyTree
     watcher: Watcher
-    """of the image phase"""
+    """readings taken during the image phase"""
     ended: Array
-    """bool []: the image phase of this network has ended"""
+    """bool []: whether the image phase of this network has ended"""
 
 
 @choice
 class DynamicTraining(ModelUpdate):
-    """After an image step: leave if the accuracy is flat, else train on the synthetic set until it has moved.
+    """Ends the outer iteration if the accuracy is flat after an image step, else trains the network until it has moved.
 
-    CAFE's two loops: the image phase of a network ends when its accuracy has stayed within ``flat`` over the last ten
-    image steps, each network phase when it has changed by more than ``moved`` over the last ten epochs. The released
-    code bounds neither; here the inner steps bound the first and ``max_epochs`` the second.
+    These are CAFE's two loops. The image phase of a network ends when the last ten readings, one per image step, span
+    less than ``flat``. Each network phase, which trains on the synthetic set, ends when the last ten readings, one per
+    epoch, span more than ``moved``. The released code bounds neither phase. Here the inner steps bound the image phase
+    and ``max_epochs`` bounds each network phase.
     """
 
     leaves_early = True
     uses_synthetic = True
 
     flat: float = 0.04
-    """the image phase ends where ten readings of the accuracy lie closer together than this (CAFE's lambda 1)"""
+    """range of ten accuracy readings below which the image phase ends (CAFE's lambda 1)"""
     moved: float = 0.03
-    """a network phase ends where ten readings of the accuracy lie further apart than this (CAFE's lambda 2)"""
+    """range of ten accuracy readings above which a network phase ends (CAFE's lambda 2)"""
     max_epochs: int = 50
-    """epochs of one network phase at most; it takes at least ten"""
+    """maximum number of epochs in one network phase; the minimum is ten"""
     images: int = 128
-    """real images per class in a reading of the accuracy"""
+    """number of real images per class in an accuracy reading"""
     batch: int = 256
-    """synthetic images per step"""
+    """number of synthetic images per step"""
     leak: bool = True
-    """add a C-th of the reading before to each reading, as the released code does (its sum is never reset). The first
-    readings of a phase then rise by themselves, so most phases end after ten epochs; without it a phase on a plateau
-    goes on to ``max_epochs``"""
+    """add 1/C of the previous reading to each reading, as the released code does (it never resets its sum). The first
+    readings of a phase then rise by themselves, so most phases end after ten epochs; without the leak a phase on a
+    plateau runs until ``max_epochs``"""
     augment: Augmentation = NoAugment()
     optimiser: NetworkSGD = PLAIN_SGD
 
@@ -105,16 +106,16 @@ class DynamicTraining(ModelUpdate):
             model, optimiser, _ = train(net, model, sgd, optimiser, syn, order, pipeline, train_key)
             return model, optimiser, read(watcher, model, key)
 
-        def goes_on(carry: tuple[Model, PyTree, Watcher]) -> Array:
+        def should_continue(carry: tuple[Model, PyTree, Watcher]) -> Array:
             watcher = carry[2]
             return (watcher.seen < self.max_epochs) & ~watcher.moved(self.moved)
 
         watcher = read(state.watcher, model, read_key)
         ended = watcher.flat(self.flat)
-        # No network training follows the last image step: the phase then begins at its bound.
+        # No network training follows the last image step, so that phase starts at its epoch limit.
         phase = Watcher.new()
         phase = phase._replace(seen=jnp.where(ended, self.max_epochs, phase.seen))
-        model, optimiser, _ = jax.lax.while_loop(goes_on, epoch, (model, state.optimiser, phase))
+        model, optimiser, _ = jax.lax.while_loop(should_continue, epoch, (model, state.optimiser, phase))
         return model, Phases(optimiser, watcher, ended)
 
     def leave(self, state: Phases) -> Array:
@@ -122,13 +123,13 @@ class DynamicTraining(ModelUpdate):
 
 
 def accuracy(net: Net, model: Model, data: RealData, images: int, key: Array) -> Array:
-    """Share of ``images`` random real training images of each class that the network, in training mode, gets right."""
+    """Return the accuracy of the network, in training mode, on ``images`` random real training images of each class."""
     rows = jnp.take_along_axis(data.index, draw_distinct(key, data, images), axis=1)
 
-    def hits(each: tuple[Array, Array]) -> Array:
-        rows, c = each
+    def correct(args: tuple[Array, Array]) -> Array:
+        rows, c = args
         out, _ = net.apply(model, data.normaliser.to_network(data.images[rows]), train=True)
         return jnp.sum(jnp.argmax(out.logits, axis=-1) == c)
 
-    # Class by class, as the released code does: thousands of images at once would be the largest thing in memory.
-    return jnp.sum(jax.lax.map(hits, (rows, jnp.arange(data.classes)))) / rows.size
+    # The loop visits one class at a time, as the released code does: a batch of all classes would dominate peak memory.
+    return jnp.sum(jax.lax.map(correct, (rows, jnp.arange(data.classes)))) / rows.size

@@ -1,15 +1,15 @@
-"""The papers' tables, one TOML file each: which method on which data reaches what, and how to run it here.
+"""The papers' tables, one TOML file each: published accuracies and the commands that reproduce them.
 
     title = "..."
-    note = "..."                              # what is true of all cells
+    note = "..."                              # a remark on all cells
 
     [notes]
-    ncfm = "..."                              # what keeps the figures of the row "ncfm" from being comparable
+    ncfm = "..."                              # why the figures of the row "ncfm" are not comparable
 
     [[data]]
     name = "cifar10"                          # as ``data.load`` takes it
-    recipe = "cifar10"                        # default: the one that the name implies
-    options = "--net.width 32"                # of every row; default: none
+    recipe = "cifar10"                        # default: the recipe that the name implies
+    options = "--net.width 32"                # for every row; default: none
     rows = [
         { method = "dc", published = { 1 = 28.3, 10 = 44.9 } },                        # ipc = accuracy in percent
         { method = "acc_dd --outer-steps 200", name = "Ours10", ipc = [1] },           # no figure at this ipc
@@ -24,7 +24,7 @@
     steps = 500                               # inner steps of each, scored ``points`` times
     points = 5                                # further fields: see Acceleration
 
-A figure is of its own paper's protocol, under which the cell is scored as well.
+A figure follows its own paper's protocol, which also scores the cell here.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from distill_jax.recipes import RECIPE_OF
 from distill_jax.types import RequestError, lookup
 
 TABLES = ("small", "cifar10", "cifar100", "mnist_family", "tiny", "imagenet10")
-"""the files of this package"""
+"""names of the table files of this package"""
 
 
 @dataclass(frozen=True)
@@ -50,61 +50,61 @@ class Cell:
 
     method: str
     options: tuple[str, ...]
-    """as ``experiments.distill`` takes them after METHOD and DATASET"""
+    """options of ``experiments.distill``, after METHOD and DATASET"""
     name: str
-    """of its row"""
+    """name of the row"""
     dataset: str
-    """where images come from, unless the user has them elsewhere"""
+    """default source of the images"""
     whitened: bool
     recipe: str
     ipc: int
     published: float | None = None
-    """percent; None where no paper says"""
+    """percent; None if no paper reports it"""
     note: str = ""
-    """what keeps the figure from being comparable"""
+    """why the figure is not comparable, if it is not"""
 
     @property
     def key(self) -> str:
-        """A name for a folder of its own, which no other cell of the table has."""
+        """Return a folder name that is unique within the table."""
         words = [*self.name.replace(",", " ").split(), self.dataset, f"ipc{self.ipc}"]
         return "-".join("".join(c if c.isalnum() or c in "._" else "_" for c in word) for word in words)
 
 
 @dataclass(frozen=True)
 class Acceleration:
-    """How much earlier one method reaches an accuracy than another: a comparison with points along the way."""
+    """A comparison of two methods along the way: how much earlier one reaches an accuracy than the other."""
 
     data: str
     slow: str
-    """METHOD [options]"""
+    """METHOD [options] of the slower method"""
     fast: str
     target: float
     """percent"""
     steps: int
-    """inner steps of each"""
+    """number of inner steps of each method"""
     points: int
-    """sets that are scored along the way"""
+    """number of sets that are scored along the way"""
     recipe: str
     ipc: int = 1
     repeats: int = 2
-    """networks trained on each set: the seeds give the interval"""
+    """number of networks trained on each set; the seeds give the confidence interval"""
     options: str = ""
-    """of both"""
+    """options of both methods"""
 
     @property
     def names(self) -> tuple[str, str]:
-        """What the two are called."""
+        """Return the names of the two methods."""
         return self.slow.split()[0], self.fast.split()[0]
 
     @property
     def key(self) -> str:
-        """A name for a folder of its own."""
+        """Return a folder name for this comparison."""
         return f"acceleration-{self.data}-ipc{self.ipc}"
 
 
 @dataclass(frozen=True)
 class Table:
-    """A published table, or one of the user's own."""
+    """A published table, or a table of the user."""
 
     name: str
     title: str
@@ -114,9 +114,9 @@ class Table:
 
 
 def table(name: str) -> Table:
-    """The table ``name``, one of TABLES or the path of a file that ends in ``.toml``.
+    """Return the table ``name``, one of TABLES or the path of a file that ends in ``.toml``.
 
-    Raises RequestError where there is no such table, or where the file does not describe one.
+    Raise RequestError if the table does not exist or the file does not describe one.
     """
     if name.endswith(".toml"):
         path = Path(name).expanduser()
@@ -130,33 +130,35 @@ def table(name: str) -> Table:
     try:
         content = tomllib.loads(text)
         notes = content.get("notes", {})
-        cells = tuple(cell for of in content.get("data", ()) for row in of["rows"] for cell in _cells(of, row, notes))
+        data = content.get("data", ())
+        cells = tuple(cell for entry in data for row in entry["rows"] for cell in _cells(entry, row, notes))
         recipes = {cell.dataset: cell.recipe for cell in cells}
-        faster = tuple(Acceleration(**{"recipe": recipes[a["data"]], **a}) for a in content.get("acceleration", ()))
-        made = Table(stem, content["title"], content.get("note", "").strip(), cells, faster)
+        comparisons = content.get("acceleration", ())
+        faster = tuple(Acceleration(**{"recipe": recipes[entry["data"]], **entry}) for entry in comparisons)
+        loaded = Table(stem, content["title"], content.get("note", "").strip(), cells, faster)
     except KeyError as error:
-        raise RequestError(f"the table {name} lacks {error.args[0]}: see a table of distill_jax/published") from error
+        raise RequestError(f"the table {name} lacks {error.args[0]}: see distill_jax/published/tables") from error
     except (TypeError, ValueError, AttributeError) as error:
-        raise RequestError(
-            f"the table {name} cannot be read ({error}): see a table of distill_jax/published"
-        ) from error
+        raise RequestError(f"the table {name} cannot be read ({error}): see distill_jax/published/tables") from error
     keys = [cell.key for cell in cells]
-    twice = [key for key in keys if keys.count(key) > 1]
-    if twice or not cells:
-        what = f"has the cell {twice[0]} twice: give one of its rows a name" if twice else "has no rows"
+    repeated = [key for key in keys if keys.count(key) > 1]
+    if repeated or not cells:
+        what = f"has the cell {repeated[0]} twice: give one of its rows a name" if repeated else "has no rows"
         raise RequestError(f"the table {name} {what}")
-    return made
+    return loaded
 
 
-def _cells(of: Mapping[str, Any], row: Mapping[str, Any], notes: Mapping[str, str]) -> Iterator[Cell]:
-    """The cells of one row, in the order of their ipc."""
-    unknown = ({*of} - {"name", "recipe", "options", "rows"}) | ({*row} - {"method", "name", "published", "ipc", "zca"})
+def _cells(entry: Mapping[str, Any], row: Mapping[str, Any], notes: Mapping[str, str]) -> Iterator[Cell]:
+    """Yield the cells of one row, in the order of their ipc."""
+    unknown = {*entry} - {"name", "recipe", "options", "rows"}
+    unknown |= {*row} - {"method", "name", "published", "ipc", "zca"}
     if unknown:
-        raise ValueError(f"it has {min(unknown)}, which means nothing")
-    dataset, published = of["name"], {int(ipc): float(figure) for ipc, figure in row.get("published", {}).items()}
-    method, *own = shlex.split(row["method"])
-    options = (*shlex.split(of.get("options", "")), *own)
-    name, recipe, zca = row.get("name", method), of.get("recipe", RECIPE_OF.get(dataset, "generic")), row.get("zca", ())
+        raise ValueError(f"it has the unknown key {min(unknown)}")
+    dataset, published = entry["name"], {int(ipc): float(figure) for ipc, figure in row.get("published", {}).items()}
+    method, *own_options = shlex.split(row["method"])
+    options = (*shlex.split(entry.get("options", "")), *own_options)
+    recipe = entry.get("recipe", RECIPE_OF.get(dataset, "generic"))
+    name, zca = row.get("name", method), row.get("zca", ())
     for ipc in sorted({*published, *row.get("ipc", ())}):
         whitened = zca is True or (zca is not False and ipc in zca)
         note = " ".join(notes.get(name, "").split())
