@@ -88,9 +88,9 @@ def read(
 ) -> DistilledSet:
     """Read the set in a folder, or in the files ``paths``, of the format ``form``.
 
-    The fields of its card are ``class_names`` [C]; ``mean`` and ``std`` [c] of pixels in [0, 1]; ``factor`` for a format
-    that packs; ``space`` ('pixel' or 'normalised') if it is not the convention of the format. Arguments take precedence
-    over a ``card.json`` beside the files, and this over the files themselves. Fields that are still missing come from
+    The arguments are fields of its card: ``class_names`` [C]; ``mean`` and ``std`` [c] of pixels in [0, 1]; ``factor``
+    for a format that packs; ``space`` ('pixel' or 'normalised') if it is not the convention of the format. Arguments
+    take precedence over a ``card.json`` beside the files, and the card over the files. Missing fields come from
     ``dataset``, the real data that the set replaces. The mean and std of normalised images are an exception, because
     many codebases normalise with rounded or other values. A set of whitened images takes the matrix from ``zca.npy``
     beside the files, or from a whitened ``dataset``. Images are sorted stably by class.
