@@ -1,4 +1,4 @@
-"""Real data: ``load`` gives a ``Dataset``; distillation sees its ``real_data()``, or portions of it (``feed``)."""
+"""Real data. ``load`` returns a ``Dataset``; distillation uses its ``real_data()``, or portions of it (``feed``)."""
 
 from distill_jax.data.buffer import Buffer, feed
 from distill_jax.data.dataset import Dataset, Whitening

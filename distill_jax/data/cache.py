@@ -1,6 +1,6 @@
-"""Decoded images on disk, so that a second start does not decode them again.
+"""Caches decoded images on disk, so that a second start does not decode them again.
 
-An entry is two files: ``NAME.npy``, the images, which are mapped into memory, and ``NAME.json``, what they are.
+An entry is two files: ``NAME.npy`` has the images and is mapped into memory; ``NAME.json`` describes them.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ import numpy as np
 from distill_jax.data.dataset import Dataset
 
 LEFT_OVER = 24 * 3600
-"""seconds after which a half-written file is of a process that was killed"""
+"""seconds after which a half-written entry is taken for one of a killed process and deleted"""
 
 
 def folder() -> Path:
-    """Where decoded images are kept; need not exist."""
+    """Return the folder of the cache. It need not exist."""
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "distill_jax" / "data"
 
 
 def read(path: Path, key: str) -> Dataset | None:
-    """The data set that ``write`` left in ``path``, a .npy file; None where there is none, it was made from something
-    else than ``key`` says, or it is damaged anywhere."""
+    """Return the data set that ``write`` stored in ``path``, a .npy file. Return None if no entry exists, if its key is
+    not ``key``, or if any part of it is damaged."""
     try:
         about = json.loads(path.with_suffix(".json").read_text())
         if about["key"] != key:
@@ -45,10 +45,11 @@ def read(path: Path, key: str) -> Dataset | None:
 
 
 def write(path: Path, key: str, shape: tuple[int, ...], fill: Callable[[np.ndarray], Dataset]) -> Dataset:
-    """Keep in ``path``, a .npy file, what ``fill`` makes of an empty uint8 array of ``shape``, mapped into memory: a
-    data set whose images are its first rows, the training part before the test part. Returns it.
+    """Store in ``path``, a .npy file, the data set that ``fill`` makes, and return it.
 
-    What was there is replaced at the end. Raises OSError where the disk is full or cannot be written to.
+    ``fill`` receives an empty uint8 array of ``shape``, mapped into memory. It must write the training images and then
+    the test images into the first rows. An existing entry is replaced only at the end. Raise OSError if the disk is
+    full or not writable.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for part in path.parent.glob("*.part"):
@@ -57,7 +58,7 @@ def write(path: Path, key: str, shape: tuple[int, ...], fill: Callable[[np.ndarr
     with tempfile.TemporaryDirectory(suffix=".part", dir=path.parent) as temporary:
         images, about = Path(temporary) / "images", Path(temporary) / "about"
         mapped = np.lib.format.open_memmap(images, "w+", np.uint8, shape)
-        if hasattr(os, "posix_fallocate"):  # on a full disk, writing into the map would kill the process
+        if hasattr(os, "posix_fallocate"):  # writing into the map of a full disk would kill the process
             with images.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, images.stat().st_size)
         data = fill(np.asarray(mapped))

@@ -1,4 +1,4 @@
-"""folder:PATH, image files in one directory per class."""
+"""Reads folder:PATH, a folder of image files with one directory per class."""
 
 from __future__ import annotations
 
@@ -14,135 +14,141 @@ import PIL
 
 from distill_jax.data import cache
 from distill_jax.data.dataset import Dataset, reason
-from distill_jax.data.photos import Damaged, Plan, decode_into, planned, some
-from distill_jax.data.subset import Chosen, chosen
+from distill_jax.data.photos import Damaged, Plan, decode_into, list_damaged, plan_decoding
+from distill_jax.data.subset import Selection, select_classes
 from distill_jax.types import RequestError, Tick
 
 SUFFIXES = {".png", ".jpg", ".jpeg"}
 OTHERS = {".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic"}
-"""of images that are not read"""
-LAYOUT = "lay images out as <class>/*.jpg, or train/<class>/*.jpg and test/<class>/*.jpg (or .png)"
+"""suffixes of image files that are not read"""
+LAYOUT = "arrange images as <class>/*.jpg, or train/<class>/*.jpg and test/<class>/*.jpg (or .png)"
 HELD_OUT = 0.2
-"""share of each class that becomes the test part where none is given"""
+"""fraction of each class that becomes the test part if the folder has none"""
 VERSION = 1
-"""of what is made of the files: another one makes every cache anew"""
+"""version of the decoding; another version invalidates every cache"""
 Files: TypeAlias = dict[str, list[Path]]
 """{class: its files}"""
 
 
-class Found(NamedTuple):
-    """What a folder holds of some classes."""
+class ClassFiles(NamedTuple):
+    """The files of the selected classes of a folder."""
 
     root: Path
-    part: Chosen
+    part: Selection
     paths: list[Path]
-    """N image files, those of the training part first"""
+    """N image files, the training part first"""
     labels: np.ndarray
     """int32 [N]"""
     train: int
-    """how many are of the training part"""
+    """number of files in the training part"""
     split: Mapping[str, Any]
-    """how the test part was drawn, ready for JSON; empty where one is given"""
+    """JSON-compatible record of how the test part was drawn; empty if the folder has a test part"""
     others: list[Path]
-    """files of OTHERS"""
+    """image files of a type that is not read"""
 
 
 def read_folder(root: Path, side: int | None = None, only: Sequence[str] = (), tick: Tick | None = None) -> Dataset:
-    """The PNG and JPEG files in ``root/train/<class>/`` and ``root/test/<class>/`` (``root/val`` where there is no
-    test), also in directories below these; anything hidden or of another type is passed over. Where no test part is
-    given, or the classes are directories of ``root`` itself, a fifth of each class is drawn for it: the files whose
-    names have the lowest hashes, so that files which are added later change hardly anything.
+    """Read the PNG and JPEG files in ``root/train/<class>/`` and ``root/test/<class>/`` (or ``root/val``), and in
+    directories below these. Hidden files and files of other types are ignored.
 
-    Classes are numbered in alphabetical order of their names and may have any number of images; of those in ``only``,
-    where there are some, in that order, and the images of others are not read. Images become uint8 [N, H, H, 1] where
-    all that are read are grey, else [N, H, H, 3]: upright, 8 bits per channel, transparency dropped, the shorter side
-    resized to H and the centre kept. H is ``side``; where that is None their own size, if all are square and equal,
-    else ``photos.SIDE``. ``tick`` is told of the progress.
+    If the folder has no test part, or the classes are directories of ``root`` itself, a fifth of each class becomes the
+    test part: the files whose names have the lowest hashes, so that files added later change the split very little.
+    Classes are numbered in alphabetical order and may have any number of images. If ``only`` is not empty, only these
+    classes are read, and numbered in this order.
 
-    What is decoded is kept in ``cache.folder()`` and mapped into memory. Files that cannot be read are left out.
-    ``notes`` of the result tells all that, ``origin`` what of it the pixels depend on. Raises RequestError, naming the
-    file or directory, where the layout is another, a class is empty in either part, or too many files cannot be read.
+    Images become uint8 [N, H, H, 1] if all of them are grey, else [N, H, H, 3]: upright, 8 bits per channel, without
+    transparency, the shorter side resized to H and the centre cropped. H is ``side``. If that is None, H is the size of
+    the images if all are square and equal, else ``photos.SIDE``. ``tick`` receives the progress.
+
+    Decoded images are cached in ``cache.folder()`` and mapped into memory. Unreadable files are left out. The ``notes``
+    of the result report all of this; its ``origin`` has the decisions that the pixels depend on. Raise RequestError,
+    which names the file or directory, if the layout is wrong, a class is empty in either part, or too many files are
+    unreadable.
     """
-    found = _found(root, only)
-    path, key = _slot(found, side), _key(found, side)
+    files = _list_files(root, only)
+    path, key = _cache_path(files, side), _cache_key(files, side)
     data = cache.read(path, key)
     if data is not None:
         return data
-    plan = planned(found.paths, side)
-    shape = (len(found.paths), plan.side, plan.side, plan.channels)
+    plan = plan_decoding(files.paths, side)
+    shape = (len(files.paths), plan.side, plan.side, plan.channels)
 
     def fill(images: np.ndarray) -> Dataset:
-        return _dataset(found, images, plan, decode_into(images, found.paths, plan, root, tick))
+        return _build(files, images, plan, decode_into(images, files.paths, plan, root, tick))
 
     try:
         return cache.write(path, key, shape, fill)
     except OSError as error:
-        note = f"decoded images cannot be kept in {path.parent} ({reason(error)}), so that every start decodes them"
+        note = f"decoded images cannot be cached in {path.parent} ({reason(error)}), so every start decodes them"
         data = fill(np.empty(shape, np.uint8))
         return replace(data, notes=(*data.notes, f"{note}: set XDG_CACHE_HOME to another folder"))
 
 
-# ------------------------------------------------------------------ which files
+# ------------------------------------------------------------------ files
 
 
-def _found(root: Path, only: Sequence[str]) -> Found:
+def _list_files(root: Path, only: Sequence[str]) -> ClassFiles:
     if not root.is_dir():
         raise RequestError(f"no directory {root}: check the path after folder:")
     tests = [root / name for name in ("test", "val") if (root / name).is_dir()]
     train_root = root / "train" if tests or (root / "train").is_dir() else root
     every = _class_files(train_root)
-    part = chosen(f"folder:{root.name}", tuple(every), only)
-    given = _class_files(tests[0]) if tests else {}
-    unknown = sorted(set(given) - set(every))
+    part = select_classes(f"folder:{root.name}", tuple(every), only)
+    held_out = _class_files(tests[0]) if tests else {}
+    unknown = sorted(set(held_out) - set(every))
     if unknown:
-        raise RequestError(f"{tests[0] / unknown[0]} is of a class that {train_root} does not have: add or remove it")
+        raise RequestError(
+            f"{tests[0] / unknown[0]} is a class that {train_root} does not have: add it there or remove it"
+        )
     numbers = {cls: number for number, cls in enumerate(part.names)}
-    train, test = ({cls: _images(of.get(cls, [])) for cls in every if cls in numbers} for of in (every, given))
+    train, test = (
+        {cls: _readable(split.get(cls, [])) for cls in every if cls in numbers} for split in (every, held_out)
+    )
     for cls, files in train.items():
         if not files:
-            raise RequestError(f"{train_root / cls} holds no PNG or JPEG file: add some or remove it")
+            raise RequestError(f"{train_root / cls} holds no PNG or JPEG file: add some, or remove the directory")
         if not tests:
-            train[cls], test[cls] = _drawn(train_root / cls, files)
+            train[cls], test[cls] = _split_class(train_root / cls, files)
         if not test[cls]:
             raise RequestError(
-                f"{tests[0] / cls} holds no PNG or JPEG file: add some, or remove {tests[0]} to have a test part drawn"
+                f"{tests[0] / cls} holds no PNG or JPEG file: add some, or remove {tests[0]} to split the training part"
             )
-    both = [(path, numbers[cls]) for of in (train, test) for cls in of for path in of[cls]]
+    both = [(path, numbers[cls]) for split in (train, test) for cls in split for path in split[cls]]
     count = sum(map(len, train.values()))
-    split = {} if tests else {"held_out": HELD_OUT, "train": count, "test": len(both) - count}
-    others = [path for files in (every, given) for cls in part.names for path in files.get(cls, [])]
-    return Found(
+    record = {} if tests else {"held_out": HELD_OUT, "train": count, "test": len(both) - count}
+    others = [path for files in (every, held_out) for cls in part.names for path in files.get(cls, [])]
+    return ClassFiles(
         root,
         part,
         [path for path, _ in both],
         np.array([number for _, number in both], np.int32),
         count,
-        split,
+        record,
         [path for path in others if path.suffix.lower() in OTHERS],
     )
 
 
 def _class_files(split: Path) -> Files:
-    """{class: its image files of any type}, both sorted."""
+    """Return the image files of any type of each class, with classes and files sorted."""
     if not split.is_dir():
         raise RequestError(f"no directory {split}: {LAYOUT}")
     found: Files = {}
     for cls in sorted(path for path in split.iterdir() if path.is_dir() and not path.name.startswith(".")):
         files = (path for path in cls.rglob("*") if path.suffix.lower() in SUFFIXES | OTHERS)
         found[cls.name] = sorted(p for p in files if not any(x.startswith(".") for x in p.relative_to(cls).parts))
-    if not any(map(_images, found.values())):
-        raise RequestError(f"{split} holds no PNG or JPEG file in a directory of its class: {LAYOUT}")
+    if not any(map(_readable, found.values())):
+        raise RequestError(f"{split} has no class directory with PNG or JPEG files: {LAYOUT}")
     return found
 
 
-def _images(files: Sequence[Path]) -> list[Path]:
+def _readable(files: Sequence[Path]) -> list[Path]:
     return [path for path in files if path.suffix.lower() in SUFFIXES]
 
 
-def _drawn(cls: Path, files: list[Path]) -> tuple[list[Path], list[Path]]:
-    """A training and a test part of the ``files`` of a class, at least one each."""
+def _split_class(cls: Path, files: list[Path]) -> tuple[list[Path], list[Path]]:
+    """Split the ``files`` of a class into a training and a test part of at least one file each."""
     if len(files) < 2:
-        raise RequestError(f"{cls} holds one image, and none is left to test on: add others or remove it")
+        raise RequestError(f"{cls} holds only one image, so none is left for testing: add images, or remove the class")
 
     def rank(path: Path) -> bytes:
         return hashlib.sha256(os.fsencode(path.relative_to(cls.parent))).digest()
@@ -151,60 +157,60 @@ def _drawn(cls: Path, files: list[Path]) -> tuple[list[Path], list[Path]]:
     return [path for path in files if path not in held], [path for path in files if path in held]
 
 
-def _slot(found: Found, side: int | None) -> Path:
-    """Where the decoded images are kept: one file for each folder, side and choice of classes."""
-    where = os.path.abspath(found.root)
-    asked = hashlib.sha256(os.fsencode(f"{where} {side} {found.part.names}")).hexdigest()
-    return cache.folder() / f"{found.root.name}-{asked[:16]}.npy"
+def _cache_path(files: ClassFiles, side: int | None) -> Path:
+    """Return the cache file of the decoded images: one per folder, side and selection of classes."""
+    location = os.path.abspath(files.root)
+    digest = hashlib.sha256(os.fsencode(f"{location} {side} {files.part.names}")).hexdigest()
+    return cache.folder() / f"{files.root.name}-{digest[:16]}.npy"
 
 
-def _key(found: Found, side: int | None) -> str:
-    """What the decoded images depend on: the files' names, sizes and times of change, and what decodes them."""
-    digest = hashlib.sha256(f"{VERSION} {PIL.__version__} {side} {found.train} {len(found.paths)}".encode())
-    for path in (*found.paths, *found.others):
+def _cache_key(files: ClassFiles, side: int | None) -> str:
+    """Hash what the decoded images depend on: names, sizes and modification times of the files, and the decoder."""
+    digest = hashlib.sha256(f"{VERSION} {PIL.__version__} {side} {files.train} {len(files.paths)}".encode())
+    for path in (*files.paths, *files.others):
         try:
             stat = path.stat()
             digest.update(f"{stat.st_size} {stat.st_mtime_ns}".encode())
-        except OSError:  # a link that leads nowhere: it cannot be read either
+        except OSError:  # a broken link, which the decoder reports as unreadable
             pass
-        digest.update(os.fsencode(f" {path.relative_to(found.root)}\0"))
+        digest.update(os.fsencode(f" {path.relative_to(files.root)}\0"))
     return digest.hexdigest()
 
 
-# ------------------------------------------------------------------ what is in them
+# ------------------------------------------------------------------ images
 
 
-def _dataset(found: Found, images: np.ndarray, plan: Plan, damaged: Damaged) -> Dataset:
-    """The data set of the ``images`` [N, H, H, c], with all that is to be told of it. Moves the rows of damaged files
-    out of the way."""
-    kept = np.array([place for place in range(len(images)) if place not in damaged], int)
-    labels, count = found.labels[kept], int(np.sum(kept < found.train))
+def _build(files: ClassFiles, images: np.ndarray, plan: Plan, damaged: Damaged) -> Dataset:
+    """Return the data set of ``images`` [N, H, H, c] with its notes and origin. Overwrite the rows of damaged files
+    with the rows after them."""
+    sound = np.array([index for index in range(len(images)) if index not in damaged], int)
+    labels, count = files.labels[sound], int(np.sum(sound < files.train))
     for what, present in (("training", labels[:count]), ("test", labels[count:])):
-        missing = np.setdiff1d(np.arange(len(found.part.names)), present)
+        missing = np.setdiff1d(np.arange(len(files.part.names)), present)
         if len(missing):
-            cls, among = missing[0], [p for p in damaged if (p < found.train) == (what == "training")]
-            place = next(place for place in among if found.labels[place] == cls)
+            cls, candidates = missing[0], [i for i in damaged if (i < files.train) == (what == "training")]
+            example = next(index for index in candidates if files.labels[index] == cls)
             raise RequestError(
-                f"no {what} image of {found.part.names[cls]} can be read, such as {found.paths[place]} "
-                f"({damaged[place]}): mend it or add others"
+                f"no {what} image of {files.part.names[cls]} can be read, for example {files.paths[example]} "
+                f"({damaged[example]}): repair it or add images"
             )
-    for row, place in enumerate(kept):
-        if row != place:
-            images[row] = images[place]
+    for row, index in enumerate(sound):
+        if row != index:
+            images[row] = images[index]
     data = Dataset.from_arrays(
-        found.part.name, images[:count], labels[:count], images[count : len(kept)], labels[count:], found.part.names
+        files.part.name, images[:count], labels[:count], images[count : len(sound)], labels[count:], files.part.names
     )
     origin: dict[str, Any] = {"side": plan.side} if plan.resized else {}
-    notes = [f"images of {plan.resized} become {plan.side}x{plan.side}, resized and cropped"] if plan.resized else []
+    notes = [f"images of {plan.resized} are resized and cropped to {plan.side}x{plan.side}"] if plan.resized else []
     if damaged:
-        origin["left_out"] = sorted(str(found.paths[place].relative_to(found.root)) for place in damaged)
-        few = some(damaged, found.paths, found.root)
-        notes.append(f"{len(damaged)} of {len(found.paths)} files cannot be read, left out: {few}")
-    if found.others:
-        such = found.others[0].relative_to(found.root)
-        notes.append(f"{len(found.others)} files of other types are passed over, such as {such}: save them as PNG")
-    if found.split:
-        origin["split"] = dict(found.split)
-        told = f"{found.split['test']} of {len(found.paths)} images, a fifth of each class, are it"
-        notes.append(f"no test part is given: {told}")
-    return replace(data, origin=origin, notes=tuple(f"{found.part.name}: {note}" for note in notes))
+        origin["left_out"] = sorted(str(files.paths[index].relative_to(files.root)) for index in damaged)
+        few = list_damaged(damaged, files.paths, files.root)
+        notes.append(f"{len(damaged)} of {len(files.paths)} files cannot be read and are left out: {few}")
+    if files.others:
+        example = files.others[0].relative_to(files.root)
+        notes.append(f"{len(files.others)} files of other types are ignored, such as {example}: save them as PNG")
+    if files.split:
+        origin["split"] = dict(files.split)
+        share = f"{files.split['test']} of {len(files.paths)} images, a fifth of each class, are held out for testing"
+        notes.append(f"the folder has no test part: {share}")
+    return replace(data, origin=origin, notes=tuple(f"{files.part.name}: {note}" for note in notes))

@@ -1,7 +1,7 @@
-"""hf:PATH, a data set of Hugging Face as it lies on disk: what ``datasets.save_to_disk`` writes (arrow), or the parquet
-files of a data set on the hub, downloaded. pyarrow reads both; nothing is fetched.
+"""Reads hf:PATH, a Hugging Face data set on disk: the arrow files of ``datasets.save_to_disk``, or the parquet files of
+a data set on the hub after their download. pyarrow reads both; nothing is downloaded.
 
-The types of the columns are in the metadata of the schema, as the ``datasets`` library writes them.
+The ``datasets`` library writes the types of the columns into the metadata of the schema.
 """
 
 from __future__ import annotations
@@ -19,71 +19,74 @@ from PIL import Image, ImageOps
 
 from distill_jax.data.dataset import Dataset, reason
 from distill_jax.data.photos import SIDE
-from distill_jax.data.subset import chosen
+from distill_jax.data.subset import select_classes
 from distill_jax.types import RequestError
 
 METADATA = b"huggingface"
 TEST = ("test", "validation", "valid", "val")
-"""what the test part may be called; the first that is there is taken"""
+"""possible names of the test split; the first one that exists is used"""
 SPLIT = re.compile(rf"(train|{'|'.join(TEST)})(?![a-z])")
 
 
 def read_huggingface(root: Path, side: int | None = None, only: Sequence[str] = ()) -> Dataset:
-    """The data set in the folder ``root``, of its classes ``only`` these, where there are some.
+    """Read the data set in the folder ``root``, and select the classes ``only`` if there are any.
 
-    It needs a split ``train``, one of TEST, a column of images and one of class labels; of several the first is taken.
-    Images become uint8 [N, H, H, 1] where all are grey, else [N, H, H, 3], cropped at the centre and resized to H:
-    ``side``, or where that is None their own size if all are square and equal, else 224. Raises RequestError for
-    anything else.
+    It needs a split ``train``, a split of TEST, a column of images and a column of class labels; of several columns the
+    first one is used. Images become uint8 [N, H, H, 1] if all are grey, else [N, H, H, 3], cropped at the centre and
+    resized to H. H is ``side``. If that is None, H is the size of the images if all are square and equal, else 224.
+    Raise RequestError for any other data set.
     """
     name = f"hf:{root.name}"
     files = _files(root)
     test = next((split for split in TEST if split in files), None)
     if "train" not in files or test is None:
         raise RequestError(
-            f"{root} has no split {'train' if 'train' not in files else 'test or validation'} in files of parquet or "
-            f"arrow (it has {', '.join(files) or 'none'}): name the folder that holds both"
+            f"{root} has no split {'train' if 'train' not in files else 'test or validation'} in parquet or arrow "
+            f"files (it has {', '.join(files) or 'none'}): give the folder that holds both"
         )
     tables = [_table(files[split]) for split in ("train", test)]
     label = column(tables[0], "ClassLabel", "label")
     labels = [np.asarray(table.column(column(table, "ClassLabel", "label")).to_pylist()) for table in tables]
     if any(of_split.dtype.kind not in "iu" for of_split in labels):
-        raise RequestError(f"{name}: column {label} holds no class numbers, or nothing: give images with labels")
+        raise RequestError(f"{name}: column {label} is empty or does not hold class numbers: give images with labels")
     names = features_of(tables[0]).get(label, {}).get("names") or [str(c) for c in range(int(labels[0].max()) + 1)]
-    part = chosen(name, tuple(names), only)
+    part = select_classes(name, tuple(names), only)
     encoded: list[Any] = []
     for n, table in enumerate(tables):
-        kept = np.isin(labels[n], part.places) if only else np.ones(len(labels[n]), bool)
-        cells = table.column(column(table, "Image", "image")).filter(kept).to_pylist()
+        rows = np.isin(labels[n], part.indices) if only else np.ones(len(labels[n]), bool)
+        cells = table.column(column(table, "Image", "image")).filter(rows).to_pylist()
         encoded.append([cell["bytes"] if isinstance(cell, dict) else cell for cell in cells])
-        labels[n] = labels[n][kept]
+        labels[n] = labels[n][rows]
         if not len(labels[n]):
-            raise RequestError(f"{part.name}: split {('train', test)[n]} has no image of these classes: choose others")
+            raise RequestError(
+                f"{part.name}: split {('train', test)[n]} has no image of these classes: choose other classes"
+            )
         if only:
-            labels[n] = np.array([part.places.index(c) for c in labels[n]], np.int32)
-    pictures = _decoded([cell for of_split in encoded for cell in of_split], name, side)
+            labels[n] = np.array([part.indices.index(c) for c in labels[n]], np.int32)
+    pictures = _decode([cell for of_split in encoded for cell in of_split], name, side)
     count = len(encoded[0])
     arrays = pictures[:count], labels[0], pictures[count:], labels[1]
     return Dataset.from_arrays(part.name, *arrays, class_names=part.names)
 
 
 def pyarrow_modules() -> tuple[Any, Any]:
-    """pyarrow and its parquet module, which are an extra."""
+    """Import pyarrow and its parquet module, which are an optional dependency."""
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise RequestError("files of Hugging Face need pyarrow: pip install pyarrow") from error
+        raise RequestError("Hugging Face files need pyarrow: pip install pyarrow") from error
     return pyarrow, pyarrow.parquet
 
 
 def features_of(table: Any) -> Mapping[str, Any]:
-    """The columns by name, as the ``datasets`` library describes them; none where it did not write the file."""
+    """Return the ``datasets`` library's description of each column; empty if another program wrote the file."""
     return json.loads((table.schema.metadata or {}).get(METADATA, b"{}")).get("info", {}).get("features", {})
 
 
 def column(table: Any, kind: str, default: str) -> str:
-    """The first column of a kind. Raises RequestError where there is none."""
+    """Return the name of the first column whose feature type is ``kind``, or ``default`` if no feature has that type.
+    Raise RequestError if the column does not exist."""
     features = features_of(table).items()
     of_kind = [name for name, feature in features if isinstance(feature, dict) and feature.get("_type") == kind]
     name = of_kind[0] if of_kind else default
@@ -93,7 +96,7 @@ def column(table: Any, kind: str, default: str) -> str:
 
 
 def _files(root: Path) -> dict[str, list[Path]]:
-    """{split: its files}. The split begins the name of a parquet file, and names the folder of an arrow file."""
+    """Return {split: its files}. The split begins the name of a parquet file, or of the folder of an arrow file."""
     if not root.is_dir():
         raise RequestError(f"no folder {root}: check the path after hf:")
     found: dict[str, list[Path]] = {}
@@ -103,7 +106,9 @@ def _files(root: Path) -> dict[str, list[Path]]:
             found.setdefault(split[1], []).append(path)
     for split, paths in found.items():
         if len({path.parent for path in paths}) > 1:
-            raise RequestError(f"{root} has split {split} in several folders: give {paths[0].parent} or another one")
+            raise RequestError(
+                f"{root} has split {split} in several folders: give one folder, such as {paths[0].parent}"
+            )
     return found
 
 
@@ -117,10 +122,10 @@ def _table(paths: Sequence[Path]) -> Any:
         raise RequestError(f"{paths[0].parent} is damaged ({reason(error)}): copy it again") from error
 
 
-def _decoded(encoded: Sequence[bytes | None], name: str, side: int | None) -> np.ndarray:
-    """uint8 [N, H, H, 1 or 3]"""
+def _decode(encoded: Sequence[bytes | None], name: str, side: int | None) -> np.ndarray:
+    """Return the images as uint8 [N, H, H, 1 or 3]."""
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
-        images = list(pool.map(_upright, encoded, [f"image {n} of {name}" for n in range(len(encoded))]))
+        images = list(pool.map(_open_upright, encoded, [f"image {n} of {name}" for n in range(len(encoded))]))
     width, height = images[0].size
     own = width if width == height and all(image.size == images[0].size for image in images) else None
     side = side or own or SIDE
@@ -130,13 +135,13 @@ def _decoded(encoded: Sequence[bytes | None], name: str, side: int | None) -> np
     return np.stack([np.atleast_3d(np.asarray(image.convert(mode))) for image in images])
 
 
-def _upright(encoded: bytes | None, what: str) -> Image.Image:
-    """An image of mode L or RGB."""
+def _open_upright(encoded: bytes | None, what: str) -> Image.Image:
+    """Return an image of mode L or RGB."""
     if encoded is None:
-        raise RequestError(f"{what} is not in the file: save the data set with its images")
+        raise RequestError(f"{what} is missing from the file: save the data set with its images")
     try:
         with Image.open(io.BytesIO(encoded)) as file:
             image = ImageOps.exif_transpose(file)
             return image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise RequestError(f"cannot read {what} ({reason(error)}): save the data set again without it") from error
+        raise RequestError(f"cannot read {what} ({reason(error)}): save the data set without this image") from error

@@ -1,4 +1,4 @@
-"""What is known of named data sets before they are read."""
+"""Facts about named data sets that are needed before any data is read."""
 
 SHAPES: dict[str, tuple[tuple[int, int, int], int]] = {
     "digits": ((8, 8, 1), 10),
@@ -10,10 +10,10 @@ SHAPES: dict[str, tuple[tuple[int, int, int], int]] = {
     "imagenette": ((224, 224, 3), 10),
     "imagenet2012": ((224, 224, 3), 1000),
 }
-"""(H, W, c) and number of classes of named data sets, for what is said before any data is read"""
+"""{data set: ((H, W, c), number of classes)}"""
 
 PHOTOGRAPHS = ("imagenette", "imagenet2012")
-"""named data sets whose images vary in size: their shape is that of the side asked for"""
+"""named data sets whose images vary in size; the option ``side`` sets H and W"""
 
 TRAINING_IMAGES = {
     "digits": 1347,
@@ -25,4 +25,4 @@ TRAINING_IMAGES = {
     "imagenette": 9_469,
     "imagenet2012": 1_281_167,
 }
-"""of named data sets; their classes are counted as equally large"""
+"""{data set: number of training images}; classes are assumed to be of equal size"""

@@ -1,4 +1,4 @@
-"""npz:PATH, one NumPy file."""
+"""Reads npz:PATH, a data set in one NumPy file."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
 def read_npz(path: Path, only: Sequence[str] = ()) -> Dataset:
-    """The data set in ``path``: arrays ``x_train, y_train, x_test, y_test`` as ``Dataset.from_arrays`` takes them and
-    optionally ``class_names`` [C]; of its classes ``only`` these, where there are some. Pickled objects are never
-    loaded. Raises RequestError for anything else.
+    """Read the data set in ``path``, and select the classes ``only`` if there are any (``Dataset.only``).
+
+    The file has the arrays ``x_train, y_train, x_test, y_test`` of ``Dataset.from_arrays`` and optionally
+    ``class_names`` [C]. Pickled objects are never loaded. Raise RequestError for any other file.
     """
     name = f"npz:{path.name}"
     try:
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):
-                raise RequestError(f"{path} is not an npz file or is cut short: write it with numpy.savez")
+                raise RequestError(f"{path} is not an npz file, or is truncated: write it with numpy.savez")
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
                 missing = [key for key in KEYS if key not in archive.files]
@@ -45,7 +46,7 @@ def read_npz(path: Path, only: Sequence[str] = ()) -> Dataset:
     names = arrays.pop("class_names", None)
     if names is not None and (names.ndim != 1 or names.dtype.kind not in "US"):
         raise RequestError(
-            f"{name}: class_names {names.shape} {names.dtype} is not a list of strings: give one per class"
+            f"{name}: class_names {names.shape} {names.dtype} is not a list of strings: give one string per class"
         )
     if names is not None:
         names = [x.decode(errors="replace") if isinstance(x, bytes) else str(x) for x in names]

@@ -1,4 +1,4 @@
-"""Photographs as they come, brought to one size and one number of channels."""
+"""Decodes photographs of any size and format to one size and one number of channels."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from distill_jax.data.dataset import reason
 from distill_jax.types import RequestError, Tick
 
 SIDE = 224
-"""what images of several sizes are cropped to where nothing else is asked for"""
+"""default side to which images of several sizes are resized and cropped"""
 GREY = {"1", "L", "LA", "La", "I"}
-"""modes without colour, besides I;16"""
+"""Pillow modes without colour, apart from I;16"""
 WORKERS = min(8, os.cpu_count() or 1)
-"""images that are decoded at once, each of which may need hundreds of megabytes"""
+"""number of images that are decoded at once; each may need hundreds of megabytes"""
 Damaged = Mapping[int, str]
-"""{place of a file among the others: why it cannot be read}"""
+"""{index of a file: why it cannot be read}"""
 T = TypeVar("T")
 
 
 class Plan(NamedTuple):
-    """How N image files become one array, as far as their headers say."""
+    """How to decode N image files into one array, as their headers determine."""
 
     side: int
     """H"""
     channels: int
-    """c: 1 where all files are grey, else 3"""
+    """c: 1 if all files are grey, else 3"""
     resized: str
-    """the sizes that become H x H; empty where all images stay as they are"""
+    """description of the sizes that are resized to H x H; empty if all images keep their size"""
     damaged: Damaged
 
 
-def planned(paths: Sequence[Path], side: int | None = None) -> Plan:
-    """What the headers of ``paths`` [N] say. H is ``side``; where that is None the images' own, if all are square and
-    equal, else SIDE."""
+def plan_decoding(paths: Sequence[Path], side: int | None = None) -> Plan:
+    """Read the headers of ``paths`` [N] and return the plan. H is ``side``. If that is None, H is the side of the
+    images if all are square and equal, else SIDE."""
     heads = list(_threaded(_header, paths))
     sound = [head for head in heads if not isinstance(head, str)]
     sizes = {size for size, _ in sound}
@@ -48,60 +48,60 @@ def planned(paths: Sequence[Path], side: int | None = None) -> Plan:
     own = width if len(sizes) < 2 and width == height else None
     side = side or own or SIDE
     resized = "" if side == own else "several sizes" if len(sizes) > 1 else f"{width}x{height} pixels"
-    damaged = {place: head for place, head in enumerate(heads) if isinstance(head, str)}
+    damaged = {index: head for index, head in enumerate(heads) if isinstance(head, str)}
     return Plan(side, 1 if sound and all(grey for _, grey in sound) else 3, resized, damaged)
 
 
 def decode_into(images: np.ndarray, paths: Sequence[Path], plan: Plan, root: Path, tick: Tick | None) -> Damaged:
-    """Decode ``paths`` [N], files below ``root``, into ``images`` uint8 [N, H, H, c], each into its own row and WORKERS
-    at once. Returns which cannot be read; their rows hold anything. ``tick`` is told of the progress.
+    """Decode ``paths`` [N], files below ``root``, into the rows of ``images`` uint8 [N, H, H, c], WORKERS at once.
 
-    Raises RequestError where more than a hundredth of the files, and more than ten, cannot be read.
+    Return the files that cannot be read; their rows are undefined. ``tick`` receives the progress. Raise RequestError
+    if more than one percent of the files, and more than ten, cannot be read.
     """
     damaged = dict(plan.damaged)
 
-    def one(place: int) -> str:
-        if place in plan.damaged:
-            return plan.damaged[place]
+    def decode(index: int) -> str:
+        if index in plan.damaged:
+            return plan.damaged[index]
         try:
-            images[place] = decoded(paths[place], plan.side, plan.channels)
-        except Exception as error:  # damaged files make Pillow raise nearly anything
-            return _why(error, paths[place])
+            images[index] = decode_image(paths[index], plan.side, plan.channels)
+        except Exception as error:  # Pillow raises almost any exception for damaged files
+            return _explain(error, paths[index])
         return ""
 
-    for place, why in enumerate(_threaded(one, range(len(paths)))):
+    for index, why in enumerate(_threaded(decode, range(len(paths)))):
         if why:
-            damaged[place] = why
+            damaged[index] = why
         if len(damaged) > max(10, len(paths) // 100):
             raise RequestError(
                 f"{len(damaged)} or more of the {len(paths)} image files in {root} cannot be read, such as "
-                f"{some(damaged, paths, root)}: mend or remove them"
+                f"{list_damaged(damaged, paths, root)}: repair or remove them"
             )
         if tick is not None:
-            tick(place + 1, len(paths))
+            tick(index + 1, len(paths))
     return damaged
 
 
-def some(damaged: Damaged, paths: Sequence[Path], root: Path) -> str:
-    """The first few damaged files, and why they cannot be read."""
-    few = [f"{paths[place].relative_to(root)} ({damaged[place]})" for place in sorted(damaged)[:3]]
+def list_damaged(damaged: Damaged, paths: Sequence[Path], root: Path) -> str:
+    """Return the names of the first three damaged files, with the reasons why they cannot be read."""
+    few = [f"{paths[index].relative_to(root)} ({damaged[index]})" for index in sorted(damaged)[:3]]
     return ", ".join([*few, "..."] if len(damaged) > 3 else few)
 
 
-def decoded(path: Path, side: int, channels: int) -> np.ndarray:
-    """uint8 [side, side, c]: upright, 8 bits per channel, without transparency, resized and cropped."""
+def decode_image(path: Path, side: int, channels: int) -> np.ndarray:
+    """Return the image as uint8 [side, side, c]: upright, without transparency, resized and cropped."""
     with Image.open(path) as image:
-        # JPEG decodes to an eighth of its size at no cost. Twice what is wanted is left to be averaged.
+        # A JPEG decoder can shrink up to eight times at no cost. Twice the side is kept for an antialiased resize.
         image.draft(None, (2 * side, 2 * side))
         ImageOps.exif_transpose(image, in_place=True)
         mode = "L" if channels == 1 else "RGB"
         image = _eight_bits(image)
-        image = cropped(image if image.mode == mode else image.convert(mode), side)
+        image = resize_and_crop(image if image.mode == mode else image.convert(mode), side)
         return np.asarray(image).reshape(side, side, channels)
 
 
-def cropped(image: Image.Image, side: int) -> Image.Image:
-    """[side, side]: the shorter side resized to ``side`` (bilinear, antialiased), then the centre."""
+def resize_and_crop(image: Image.Image, side: int) -> Image.Image:
+    """Resize the shorter side to ``side`` (bilinear, antialiased) and return the central [side, side]."""
     scale = side / min(image.size)
     width, height = (max(side, round(scale * length)) for length in image.size)
     image = image.resize((width, height), Image.Resampling.BILINEAR)
@@ -109,28 +109,28 @@ def cropped(image: Image.Image, side: int) -> Image.Image:
     return image.crop((left, top, left + side, top + side))
 
 
-def _threaded(function: Callable[[Any], T], each: Sequence[Any]) -> Iterator[T]:
-    """``function`` of each, in order. Decoding releases the interpreter lock."""
+def _threaded(function: Callable[[Any], T], items: Sequence[Any]) -> Iterator[T]:
+    """Map ``function`` over ``items`` in threads, in order. Decoding releases the interpreter lock."""
     with warnings.catch_warnings(), ThreadPoolExecutor(WORKERS) as pool:
-        warnings.simplefilter("ignore")  # Pillow warns of odd metadata, which matter to nobody here
-        yield from pool.map(function, each)
+        warnings.simplefilter("ignore")  # Pillow warns about odd metadata, which no pixel depends on
+        yield from pool.map(function, items)
 
 
 def _header(path: Path) -> tuple[tuple[int, int], bool] | str:
-    """(width, height) and whether the image is grey; or why it cannot be read."""
+    """Return (width, height) and whether the image is grey, or the reason why the file cannot be read."""
     try:
         with Image.open(path) as image:
             return image.size, image.mode in GREY or image.mode.startswith("I;16")
     except Exception as error:
-        return _why(error, path)
+        return _explain(error, path)
 
 
-def _why(error: Exception, path: Path) -> str:
-    return reason(error).replace(f" {str(path)!r}", "")  # the path is named anyway
+def _explain(error: Exception, path: Path) -> str:
+    return reason(error).replace(f" {str(path)!r}", "")  # every message names the path already
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """``image`` with 8 bits per channel and no palette."""
-    if image.mode.startswith("I"):  # grey, 0 to 65535; Pillow reads coloured ones with 8 bits
+    """Convert ``image`` to 8 bits per channel without a palette."""
+    if image.mode.startswith("I"):  # grey, 0 to 65535; Pillow reads 16-bit colour images with 8 bits
         return Image.fromarray(np.rint(np.clip(np.asarray(image), 0, 65535) / 257).astype(np.uint8))
     return image.convert("RGBA") if image.mode == "P" else image  # a palette may hold transparency

@@ -1,4 +1,4 @@
-"""Data sets by name."""
+"""Loads a data set by its name."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ READ_HERE = ("npz", "folder", "hf")
 
 
 def load(name: str, side: int | None = None, only: Sequence[str] = (), tick: Tick | None = None) -> Dataset:
-    """The data set ``name``: ``digits``, ``npz:PATH``, ``folder:PATH``, ``hf:PATH``, otherwise a name of TensorFlow
-    Datasets.
+    """Load the data set ``name``: ``digits``, ``npz:PATH``, ``folder:PATH``, ``hf:PATH``, or a name of TensorFlow
+    Datasets. The prefix ``zca:`` whitens any of them (``whitened``).
 
-    Any of them after ``zca:`` is whitened (``whitened``). ``only``: the classes it consists of, as ``Dataset.only``
-    takes them; where there are none, all. Image files of others are not decoded, nor counted in the whitening.
-    ``side`` is what images of ``folder:``, of ``hf:``, and of names of TFDS whose size varies (``imagenette``,
-    ``imagenet2012``, ...) are resized and cropped to; None: 224, and those of a folder or of ``hf:`` as they are where
-    all are square and equal. ``tick`` is told how many files of a folder are decoded. Raises RequestError where there
-    is no such data set or it cannot be used; see the readers in this folder.
+    ``only`` selects classes as ``Dataset.only`` does; if it is empty, all classes are loaded. Image files of other
+    classes are not decoded, and the whitening does not use them. Images of ``folder:``, of ``hf:``, and of TFDS data
+    sets whose image size varies (``imagenette``, ``imagenet2012``, ...) are resized and cropped to ``side``. If that is
+    None they become 224, except that square images of equal size in ``folder:`` and ``hf:`` keep their size. ``tick``
+    receives the number of decoded files of a folder. Raise RequestError if the data set does not exist or cannot be
+    used; the readers in this folder give the details.
     """
     if side is not None and side < 1:
         raise RequestError(f"cannot crop images to side {side}: give at least 1")
@@ -42,19 +42,19 @@ def load(name: str, side: int | None = None, only: Sequence[str] = (), tick: Tic
         return read_tfds(name, side, only)
     if not path:
         raise RequestError(f"{kind}: without a path: write {kind}:PATH")
-    where = Path(path).expanduser()
+    location = Path(path).expanduser()
     if kind == "npz":
-        return read_npz(where, only)
-    return read_huggingface(where, side, only) if kind == "hf" else read_folder(where, side, only, tick)
+        return read_npz(location, only)
+    return read_huggingface(location, side, only) if kind == "hf" else read_folder(location, side, only, tick)
 
 
 def digits() -> Dataset:
-    """The 1797 handwritten digits embedded in scikit-learn, 8x8x1, 1347 to train on.
+    """Return the 1797 handwritten digits that come with scikit-learn, 8x8x1; 1347 of them are for training.
 
-    Pixel values 0..16 become uint8 by ``round(value * 255 / 16)``. The split: a quarter for testing, stratified,
+    Pixel values 0..16 become uint8 as ``round(value * 255 / 16)``. The test part is a stratified quarter, drawn with
     ``random_state=0``.
     """
-    from sklearn.datasets import load_digits  # takes a second to import, and few runs need it
+    from sklearn.datasets import load_digits  # the import takes a second, and few runs need it
     from sklearn.model_selection import train_test_split
 
     images, labels = load_digits(return_X_y=True)

@@ -1,4 +1,4 @@
-"""Data sets of TensorFlow Datasets, read from array_record files without TensorFlow."""
+"""Reads data sets of TensorFlow Datasets (TFDS) from array_record files, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ import numpy as np
 from PIL import Image
 
 from distill_jax.data.dataset import Dataset, reason
-from distill_jax.data.photos import SIDE, cropped
-from distill_jax.data.subset import chosen
+from distill_jax.data.photos import SIDE, resize_and_crop
+from distill_jax.data.subset import select_classes
 from distill_jax.types import RequestError
 
 KNOWN = ("cifar10", "cifar100", "mnist", "fashion_mnist", "svhn_cropped", "imagenette", "imagenet2012")
-"""names that need no look-up to be suggested; any other classification data set of TFDS works too"""
+"""names to suggest without asking TFDS; any other classification data set of TFDS works too"""
 INSTALL = "pip install -e '.[tfds]'"
 TEST_SPLIT = {"imagenet2012": "validation"}
-"""where the split named test has no labels"""
+"""{data set: its test split}, for data sets whose split named test has no labels"""
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 BATCH = 1000
-"""rows asked for at once, which is several times faster than one by one"""
+"""number of rows read at once, which is several times faster than reading single rows"""
 
 
 def read_tfds(name: str, side: int | None = None, only: Sequence[str] = ()) -> Dataset:
-    """The TFDS data set ``name`` (``cifar10``, ``imagenette/160px-v2``, ``mnist:3.0.1``, ...), whole: no streaming.
+    """Read the whole TFDS data set ``name`` (``cifar10``, ``imagenette/160px-v2``, ``mnist:3.0.1``, ...) into memory.
 
-    It is looked for in the directory that TFDS_DATA_DIR names (TFDS' default otherwise) and downloaded and prepared as
-    array_record where it is not there, which needs TensorFlow. Images that vary in size (or are not square) are resized
-    by their shorter side to ``side`` (None: 224; bilinear, antialiased) and cropped at the centre. The test part is the
-    split ``test``, or ``validation`` where there is none or it has no labels. ``only``: the classes to take, in their
-    order (none: all); images of others are not decoded.
+    The data set is in the directory that TFDS_DATA_DIR names, or in TFDS' default directory. If it is not there yet, it
+    is downloaded and prepared as array_record, which needs TensorFlow. Images that vary in size or are not square are
+    cropped at the centre after their shorter side is resized to ``side`` (None: 224; bilinear, antialiased). The test
+    part is the split ``test``, or ``validation`` if ``test`` does not exist or has no labels. ``only`` lists the
+    classes to read, in order; if it is empty, all are read. Images of other classes are not decoded.
 
-    Raises RequestError where the name is unknown, TFDS or (to prepare) TensorFlow is missing, TFDS fails to prepare,
-    or the data set is not one of uint8 images with a class each.
+    Raise RequestError if the name is unknown, TFDS or (for preparing) TensorFlow is missing, TFDS fails to prepare the
+    data set, or it is not a set of uint8 images with one class each.
     """
     tfds = _import_tfds(name)
     data_dir = Path(os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR).expanduser()
@@ -48,13 +48,13 @@ def read_tfds(name: str, side: int | None = None, only: Sequence[str] = ()) -> D
         raise _unknown(name, names)
     try:
         builder = tfds.builder(name, data_dir=data_dir)
-    except Exception as error:  # no such config or version, a package that it imports, files of another TFDS version
-        what = reason(error).rpartition('}": ')[2]  # TFDS puts a preamble before what went wrong
-        raise RequestError(f"TFDS cannot open {name} ({what}): mend that or use another") from error
+    except Exception as error:  # unknown config or version, a missing import, files of another TFDS version
+        what = reason(error).rpartition('}": ')[2]  # TFDS puts a preamble before the reason
+        raise RequestError(f"TFDS cannot open {name} ({what}): fix that or use another data set") from error
     image_key, label_key = _supervised_keys(tfds, name, builder.info)
     image, label = builder.info.features[image_key], builder.info.features[label_key]
-    part = chosen(name, label.names, only)
-    number = {place: i for i, place in enumerate(part.places)} if only else None
+    part = select_classes(name, label.names, only)
+    number = {index: i for i, index in enumerate(part.indices)} if only else None
     if not builder.data_path.exists():
         _prepare(name, builder)
     crop = None if image.shape[0] is not None and image.shape[0] == image.shape[1] else side or SIDE
@@ -63,7 +63,7 @@ def read_tfds(name: str, side: int | None = None, only: Sequence[str] = ()) -> D
     for split in ("train", test):
         if split not in builder.info.splits:
             raise RequestError(
-                f"{name} of TFDS has no split {split}, only {', '.join(builder.info.splits)}: use another"
+                f"{name} of TFDS has no split {split}, only {', '.join(builder.info.splits)}: use another data set"
             )
         try:
             rows = builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
@@ -77,10 +77,10 @@ def read_tfds(name: str, side: int | None = None, only: Sequence[str] = ()) -> D
                 f"{builder.data_path} is damaged ({reason(error)}): delete that directory to prepare {name} again"
             ) from error
         if not images:
-            raise RequestError(f"{part.name}: split {split} has no image of these classes: choose others")
+            raise RequestError(f"{part.name}: split {split} has no image of these classes: choose other classes")
         stack = np.stack(images)
         arrays += [stack if stack.ndim == 4 else stack[..., None], np.array(labels, np.int64)]
-        del images  # as large as the stack
+        del images  # frees as much memory as the stack takes
     return Dataset.from_arrays(part.name, *arrays, class_names=part.names)
 
 
@@ -95,7 +95,7 @@ def _import_tfds(name: str) -> Any:
 
 
 def _base(name: str) -> str:
-    """``name`` without config and version"""
+    """Return ``name`` without config and version."""
     return name.partition(":")[0].partition("/")[0]
 
 
@@ -116,31 +116,31 @@ def _supervised_keys(tfds: Any, name: str, info: Any) -> tuple[str, str]:
         uint8_image = isinstance(image, tfds.features.Image) and image.np_dtype == np.uint8
         if uint8_image and isinstance(label, tfds.features.ClassLabel):
             return keys
-    raise RequestError(f"{name} of TFDS is not a set of uint8 images with one class each: use another")
+    raise RequestError(f"{name} of TFDS is not a set of uint8 images with one class each: use another data set")
 
 
 def _prepare(name: str, builder: Any) -> None:
     if importlib.util.find_spec("tensorflow") is None:
         raise RequestError(
-            f"{name} is not in {builder.data_dir} yet, and preparing it needs TensorFlow, once: {INSTALL}"
+            f"{name} is not in {builder.data_dir} yet, and preparing it once needs TensorFlow: {INSTALL}"
         )
     try:
         builder.download_and_prepare(file_format="array_record")
-    except Exception as error:  # no network, no space, a manual download, a wrong checksum: each another type
-        raise RequestError(f"TFDS cannot prepare {name} ({reason(error)}): mend that and try again") from error
+    except Exception as error:  # network, disk space, a manual download and a wrong checksum raise different types
+        raise RequestError(f"TFDS cannot prepare {name} ({reason(error)}): fix that and try again") from error
 
 
 def _read(
     rows: Any, image_key: str, label_key: str, mode: str, crop: int | None, number: Mapping[int, int] | None
 ) -> tuple[list[np.ndarray], list[int]]:
-    """The N images, uint8 [H, W] or [H, W, c], of one split and their labels; of the classes in ``number`` alone,
-    numbered as it says, where it is given. Decoded here, because TFDS decodes with OpenCV where that is installed, to
-    other pixels."""
+    """Return the N images of a split, uint8 [H, W] or [H, W, c], and their labels. ``number`` maps the classes to read
+    to their labels; None reads all classes. Pillow decodes the images, because TFDS would use OpenCV if that is
+    installed, which gives other pixels."""
 
     def decode(encoded: bytes) -> np.ndarray:
         with Image.open(io.BytesIO(encoded)) as file:
             image = file.convert(mode)
-        return np.asarray(image if crop is None else cropped(image, crop))
+        return np.asarray(image if crop is None else resize_and_crop(image, crop))
 
     images: list[np.ndarray] = []
     labels: list[int] = []

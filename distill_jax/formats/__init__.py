@@ -1,9 +1,9 @@
-"""The file formats of other codebases, one ``Format`` each.
+"""File formats of other codebases, one ``Format`` each.
 
     write(distilled, FORMATS["idc"], "out")                      # its files, card.json and use_in_pytorch.py
     distilled = read(FORMATS["mtt"], "images_best.pt", "labels_best.pt", class_names=..., mean=..., std=...)
 
-A format of your own is one more ``Format``; an entry here gives it a name on the command line.
+To add a format, define another ``Format``; an entry in FORMATS gives it a name on the command line.
 """
 
 from distill_jax.formats.files import encode, read, write

@@ -1,4 +1,4 @@
-"""Between a DistilledSet and what a format holds of it."""
+"""Converts between a DistilledSet and the contents of a format's files."""
 
 from __future__ import annotations
 
@@ -20,108 +20,121 @@ NEEDED = {
     "std": "the standard deviation that pixels are normalised with",
     "factor": "the factor it is packed with (1: not packed)",
 }
-"""what training needs to know, besides images and labels"""
+"""{field of the card: its description} of the fields that training needs besides images and labels"""
 
 
 def as_stored(distilled: DistilledSet, space: str, packed: bool) -> DistilledSet:
-    """``distilled`` as it is stored in a format."""
+    """Return ``distilled`` in the ``space`` of a format, decoded unless ``packed``."""
     card = distilled.card
     if not packed:
         images, labels = distilled.arrays(normalised=space == "normalised")
-        return _set(images, labels, distilled.soft, {**card, "space": space, "factor": 1}, distilled.zca)
+        return _build(images, labels, distilled.soft, {**card, "space": space, "factor": 1}, distilled.zca)
     if card["space"] == space:
         return distilled
     if any(side % card["factor"] for side in distilled.shape[:2]):
-        raise RequestError("a side that the factor does not divide is padded, in pixels only: export decoded images")
+        raise RequestError(
+            "the factor does not divide the sides of the images, and only pixels can be padded: export decoded images"
+        )
     # Packed formats hold pixels.
     images = distilled.normaliser.to_pixel(jnp.asarray(distilled.images))
-    return _set(np.asarray(images), distilled.labels, None, {**card, "space": space}, distilled.zca)
+    return _build(np.asarray(images), distilled.labels, None, {**card, "space": space}, distilled.zca)
 
 
-def assembled(
+def assemble(
     contents: Contents,
     known: Mapping[str, Any],
     form: Format,
     dataset: Dataset | None = None,
     zca: np.ndarray | None = None,
 ) -> DistilledSet:
-    """A set from what files hold and what is known of it: fields of the card, and then of the real data, and the matrix
-    ``zca`` that whitens them.
+    """Return the set of ``contents``.
 
-    Raises RequestError where something is missing or wrong.
+    ``known`` has fields of the card, which take precedence over those in the files. ``dataset``, the real data, gives
+    the fields that are still missing. ``zca`` is the matrix that whitens real images. Raise RequestError if something
+    is missing or wrong.
     """
-    said = {**contents.card, **known}
-    card = {"space": form.space, **({} if form.packed else {"factor": 1}), **said}
+    given = {**contents.card, **known}
+    card = {"space": form.space, **({} if form.packed else {"factor": 1}), **given}
     if dataset is not None:
         card = {"class_names": dataset.class_names, **card}
         if card["space"] == "pixel":
             card = {"mean": dataset.mean.tolist(), "std": dataset.std.tolist(), **card}
         elif dataset.whitening is not None:
-            # MTT's networks are shown whitened values as they are.
+            # MTT's networks receive whitened values without further normalisation.
             channels = dataset.shape[2]
             card = {"mean": [0.5] * channels, "std": [dataset.whitening.unit] * channels, **card}
     for key, what in NEEDED.items():
         if card.get(key) is None:
-            raise RequestError(f"the files do not say {what}: give {key}")
+            raise RequestError(f"the files do not give {what}: give {key}")
     try:
-        made = _checked(contents, card, zca)
+        distilled = _check_and_build(contents, card, zca)
     except RequestError:
         raise
     except (TypeError, ValueError, OverflowError) as error:
-        raise RequestError(f"the files or what is told of them make no sense: {reason(error)}") from error
-    low, high = float(made.images.min()), float(made.images.max())
-    if "space" not in said and card["space"] == "pixel" and (low < -0.5 or high > 1.5):  # not clipped in some codes
+        raise RequestError(
+            f"the files or their card are invalid ({reason(error)}): export them again, or mend the card"
+        ) from error
+    low, high = float(distilled.images.min()), float(distilled.images.max())
+    if "space" not in given and card["space"] == "pixel" and (low < -0.5 or high > 1.5):  # some codebases do not clip
         raise RequestError(
             f"images range from {low:.3g} to {high:.3g}, not 0 to 1: give the space, normalised or pixel"
         )
-    return made
+    return distilled
 
 
-def _checked(contents: Contents, card: dict[str, Any], zca: np.ndarray | None) -> DistilledSet:
+def _check_and_build(contents: Contents, card: dict[str, Any], zca: np.ndarray | None) -> DistilledSet:
     images, labels, soft, _ = contents
     classes, factor = len(card["class_names"]), card["factor"]
     if images.ndim != 4 or 0 in images.shape or images.dtype.kind not in "fV":  # bfloat16 has kind V
-        raise RequestError(f"images are {images.dtype}{list(images.shape)}: give floating ones, at least one")
+        raise RequestError(f"images are {images.dtype}{list(images.shape)}: give at least one image of a floating type")
     if not isinstance(factor, int) or factor < 1 or card["space"] not in ("pixel", "normalised"):
-        raise RequestError(f"factor {factor!r} or space {card['space']!r} makes no sense: 1 or more; pixel, normalised")
+        raise RequestError(f"factor is {factor!r} and space {card['space']!r}: give 1 or more, and pixel or normalised")
     for key in ("mean", "std"):
         values = np.asarray(card[key], np.float64)
         if values.shape != images.shape[3:] or not np.isfinite(values).all() or (key == "std" and (values <= 0).any()):
-            raise RequestError(f"{key} is {card[key]}: give a number for each of {images.shape[3]} channels")
+            raise RequestError(
+                f"{key} is {card[key]}: give one number for each of the {images.shape[3]} channels, positive for std"
+            )
     with np.errstate(over="ignore"):
         images = images.astype(np.float32)
     if not np.isfinite(images).all():
-        raise RequestError("images are not finite: the run that made them diverged, or the file is damaged")
+        raise RequestError(
+            "images are not finite, because their run diverged or the file is damaged: export a finished run again"
+        )
     if not classes or len(images) % classes:
-        raise RequestError(f"{len(images)} images cannot be shared out to {classes} classes: give other class_names")
+        raise RequestError(
+            f"{len(images)} images cannot be divided evenly among {classes} classes: correct class_names"
+        )
     if labels is None:
         labels = np.repeat(np.arange(classes), len(images) // classes)
     if labels.shape != images.shape[:1]:
-        raise RequestError(f"{len(images)} images have {len(labels)} labels: the files do not belong together")
+        raise RequestError(f"{len(images)} images have {len(labels)} labels: give files of one export")
     if labels.min() < 0 or labels.max() >= classes:
-        raise RequestError(f"labels run from {labels.min()} to {labels.max()}, class_names are {classes}: give as many")
+        raise RequestError(
+            f"labels run from {labels.min()} to {labels.max()}, but class_names has {classes}: give one per class"
+        )
     counts = np.bincount(labels.astype(np.int64), minlength=classes)
     if len(set(counts.tolist())) > 1:
         raise RequestError(
-            f"classes have from {counts.min()} to {counts.max()} images: a distilled set has as many of each"
+            f"classes have from {counts.min()} to {counts.max()} images: give a set with equally many in each class"
         )
     if soft is not None and factor > 1:
-        raise RequestError("soft labels of packed images are not read, they are of decoded ones: give factor 1")
+        raise RequestError("soft labels belong to decoded images, not to packed ones: give factor 1")
     order = np.argsort(labels, kind="stable")
-    return _set(images[order], labels[order], None if soft is None else soft[order], card, zca)
+    return _build(images[order], labels[order], None if soft is None else soft[order], card, zca)
 
 
-def _set(
+def _build(
     images: np.ndarray, labels: np.ndarray, soft: np.ndarray | None, card: Mapping[str, Any], zca: np.ndarray | None
 ) -> DistilledSet:
-    """A set of class-major images [N, H, W, c], stored as ``card`` says, whose other fields are kept."""
+    """Return the set of class-major ``images`` [N, H, W, c], with the storage and the other fields of ``card``."""
     classes, factor, space = len(card["class_names"]), card["factor"], card["space"]
-    how = MultiFormation(factor, card.get("decode") or "single", card.get("bound") or 128, space)
-    parameterisation = how if factor > 1 else Pixels(space)
+    multi = MultiFormation(factor, card.get("decode") or "single", card.get("bound") or 128, space)
+    parameterisation = multi if factor > 1 else Pixels(space)
     parameterisation.check((images.shape[1], images.shape[2], images.shape[3]))
     by_class = images.reshape(classes, -1, *images.shape[1:])
     names = tuple(map(str, card["class_names"]))
     normaliser = Normaliser(*(jnp.asarray(card[key]) for key in ("mean", "std")))
-    made = DistilledSet.of(parameterisation, jnp.asarray(by_class), names, normaliser, {})
-    kept = {key: value for key, value in card.items() if key not in made.card or key == "library"}
-    return made.with_card(**kept).with_soft(soft).with_zca(zca)
+    distilled = DistilledSet.of(parameterisation, jnp.asarray(by_class), names, normaliser, {})
+    fields = {key: value for key, value in card.items() if key not in distilled.card or key == "library"}
+    return distilled.with_card(**fields).with_soft(soft).with_zca(zca)

@@ -1,5 +1,5 @@
-"""Sets out into files of a format, and back in. Every export carries a card and a PyTorch script beside its files, and
-that of a set that stands for whitened images the matrix that whitens them."""
+"""Writes sets to the files of a format and reads them back. Every export has a card and a PyTorch script beside its
+files. The export of a set that replaces whitened images also has the whitening matrix."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from distill_jax.data.dataset import Dataset, reason
 from distill_jax.distilled import DistilledSet
-from distill_jax.formats.assemble import as_stored, assembled
+from distill_jax.formats.assemble import as_stored, assemble
 from distill_jax.formats.format import Contents, Format
 from distill_jax.formats.snippet import snippet
 from distill_jax.types import RequestError
@@ -24,15 +24,15 @@ CARD, SCRIPT, ZCA = "card.json", "use_in_pytorch.py", "zca.npy"
 
 
 def write(distilled: DistilledSet, form: Format, folder: Path | str, packed: bool | None = None) -> DistilledSet:
-    """Write ``distilled`` into the new folder ``folder``, and return it as it will be read from there.
+    """Write ``distilled`` into the new folder ``folder``, and return the set that ``read`` would return.
 
-    ``packed``: whether several images stay stored in one (None: as is the custom of the format). Raises RequestError
-    where the format cannot carry the set, and where the folder holds something.
+    ``packed``: whether images stay packed, several in one (None: the convention of the format). Raise RequestError if
+    the format cannot carry the set, or if the folder is not empty.
     """
     folder = Path(folder).absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RequestError(f"{folder} holds something already: give a new folder")
-    files, arrives = encode(distilled, form, packed)
+        raise RequestError(f"{folder} exists and is not empty: give a new folder")
+    files, exported = encode(distilled, form, packed)
     temporary = folder.with_name(f".tmp-{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -44,34 +44,36 @@ def write(distilled: DistilledSet, form: Format, folder: Path | str, packed: boo
         raise RequestError(f"cannot write {folder} ({error.strerror}): give another folder") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return arrives
+    return exported
 
 
 def encode(distilled: DistilledSet, form: Format, packed: bool | None = None) -> tuple[dict[str, bytes], DistilledSet]:
-    """(the files of an export by name, the set that a reader gets from them); see ``write``."""
+    """Return the files of an export by name, and the set that a reader gets from them. See ``write``."""
     packed = bool(distilled.card["factor"] > 1 and (form.packed_by_custom if packed is None else packed))
     if packed and not form.packed:
-        raise RequestError("readers of this format take images as they are, not packed: export them decoded")
+        raise RequestError("readers of this format cannot decode packed images: export them decoded")
     if distilled.soft is not None and (packed or not form.soft):
-        what = "packed images have no soft labels, which are of decoded ones" if packed else "this format has none"
-        raise RequestError(f"soft labels cannot travel ({what}): export hard labels, or decoded images elsewhere")
-    sent = as_stored(distilled, form.space, packed)
-    contents = Contents(sent.images, sent.labels, sent.soft, sent.card)
+        what = "soft labels belong to decoded images, not to packed ones" if packed else "this format has none"
+        raise RequestError(
+            f"cannot export the soft labels ({what}): export hard labels, or decoded images in another format"
+        )
+    stored = as_stored(distilled, form.space, packed)
+    contents = Contents(stored.images, stored.labels, stored.soft, stored.card)
     files = form.write(contents)
-    # Reading back tells what the files really hold, after rounding, and whether they tell what they should.
+    # Reading the files back gives the rounded images, and shows whether the format keeps everything it should.
     try:
-        arrives = assembled(form.read(_as_read(form, files)), sent.card, form, zca=sent.zca)
-        if form.lossless and not _equal(sent, arrives):
-            raise RequestError("images or labels come in another order")
+        exported = assemble(form.read(_select_readable(form, files)), stored.card, form, zca=stored.zca)
+        if form.lossless and not _equal(stored, exported):
+            raise RequestError("images or labels change their order")
     except RequestError as error:
-        raise RequestError(f"this format cannot carry the set ({error}): export to another") from error
-    files[CARD] = (json.dumps(dict(arrives.card), indent=2, ensure_ascii=False) + "\n").encode()
-    if arrives.zca is not None:
+        raise RequestError(f"this format cannot carry the set ({error}): export to another format") from error
+    files[CARD] = (json.dumps(dict(exported.card), indent=2, ensure_ascii=False) + "\n").encode()
+    if exported.zca is not None:
         file = io.BytesIO()
-        np.save(file, arrives.zca)
+        np.save(file, exported.zca)
         files[ZCA] = file.getvalue()
-    files[SCRIPT] = snippet(arrives, form).encode()
-    return files, arrives
+    files[SCRIPT] = snippet(exported, form).encode()
+    return files, exported
 
 
 def read(
@@ -84,57 +86,59 @@ def read(
     space: str | None = None,
     dataset: Dataset | None = None,
 ) -> DistilledSet:
-    """The set in a folder, or in these files, of the format ``form``.
+    """Read the set in a folder, or in the files ``paths``, of the format ``form``.
 
-    What the files do not say is taken from the ``card.json`` beside them, where there is one, and has to be told
-    otherwise: ``class_names`` [C]; ``mean`` and ``std`` [c] of pixels in [0, 1]; ``factor`` for a format that packs;
-    ``space`` ('pixel' or 'normalised') where it is not the custom of the format. What is still missing comes from
-    ``dataset``, the real data that the set stands for; not the mean and std of normalised images, though, which are
-    those of the codebase that made them: many use rounded or other ones. A set of whitened images has the matrix in
-    ``zca.npy`` beside it, or that of a whitened ``dataset``. Images are sorted by class, stably.
+    The arguments are fields of its card: ``class_names`` [C]; ``mean`` and ``std`` [c] of pixels in [0, 1]; ``factor``
+    for a format that packs; ``space`` ('pixel' or 'normalised') if it is not the convention of the format. Arguments
+    take precedence over a ``card.json`` beside the files, and the card over the files. Missing fields come from
+    ``dataset``, the real data that the set replaces. The mean and std of normalised images are an exception, because
+    many codebases normalise with rounded or other values. A set of whitened images takes the matrix from ``zca.npy``
+    beside the files, or from a whitened ``dataset``. Images are sorted stably by class.
 
-    Raises RequestError for files that are missing, damaged or of another format, and for what makes no sense.
+    Raise RequestError for files that are missing, damaged or of another format, and for inconsistent contents.
     """
-    files, folder = _found(form, [Path(path) for path in paths])
-    told = {"class_names": class_names, "mean": mean, "std": std, "factor": factor, "space": space}
-    card = _card_in(folder)
+    files, folder = _read_files(form, [Path(path) for path in paths])
+    fields = {"class_names": class_names, "mean": mean, "std": std, "factor": factor, "space": space}
+    card = _read_card(folder)
     try:
         contents = form.read(files)
     except RequestError:
         raise
-    except Exception as error:  # a damaged file may break its reader in any way
-        raise RequestError(f"{' or '.join(files)} is damaged or of another format: {reason(error)}") from error
-    told = {key: value for key, value in told.items() if value is not None}
-    distilled = assembled(contents, {**card, **told}, form, dataset, _zca_in(folder, card, dataset))
+    except Exception as error:  # a reader may raise any exception for a damaged file
+        raise RequestError(
+            f"{' or '.join(files)} is damaged or of another format ({reason(error)}): export or copy it again"
+        ) from error
+    fields = {key: value for key, value in fields.items() if value is not None}
+    distilled = assemble(contents, {**card, **fields}, form, dataset, _find_zca(folder, card, dataset))
     if card.get("hash", distilled.card["hash"]) != distilled.card["hash"]:
-        raise RequestError(f"{folder / CARD} is the card of other images than those beside it: move it away")
+        raise RequestError(f"{folder / CARD} is the card of other images, not of the images beside it: move it away")
     return distilled
 
 
 # ------------------------------------------------------------------ files
 
 
-def _found(form: Format, paths: Sequence[Path]) -> tuple[dict[str, bytes], Path]:
-    """The files to read, in the order of the format, and the folder that they are in."""
+def _read_files(form: Format, paths: Sequence[Path]) -> tuple[dict[str, bytes], Path]:
+    """Return the contents of the files to read, in the order of the format, and their folder."""
     folder = paths[0] if paths[0].is_dir() else paths[0].parent
     if len(paths) == 1 and paths[0].is_dir():
         matches = {pattern: sorted(folder.glob(pattern)) for pattern in (*form.files, *form.optional)}
         for pattern, found in matches.items():
             if not found and pattern in form.files:
-                raise RequestError(f"{folder} has no {pattern}: give a folder or the files of this format")
+                raise RequestError(f"{folder} has no {pattern}: give a folder or files of this format")
             if len(found) > 1 and not form.many:
-                raise RequestError(f"{folder} has several {pattern}: give the files themselves")
+                raise RequestError(f"{folder} has several {pattern}: give the files instead of the folder")
         paths = [path for found in matches.values() for path in found]
     elif not form.many and not len(form.files) <= len(paths) <= len(form.files) + len(form.optional):
-        raise RequestError(f"{len(paths)} files are given: this format has {' '.join((*form.files, *form.optional))}")
+        raise RequestError(f"{len(paths)} files are given: give the files {' '.join((*form.files, *form.optional))}")
     try:
         return {str(path): path.read_bytes() for path in paths}, folder
     except OSError as error:
         raise RequestError(f"cannot read {error.filename} ({error.strerror}): check the path") from error
 
 
-def _card_in(folder: Path) -> dict[str, Any]:
-    """The card beside the files; empty where there is none."""
+def _read_card(folder: Path) -> dict[str, Any]:
+    """Return the card beside the files, or an empty dict if there is none."""
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -142,13 +146,13 @@ def _card_in(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise RequestError(f"{folder / CARD} cannot be read ({reason(error)}): mend it, or move it away") from error
     if not isinstance(card, dict):
-        raise RequestError(f"{folder / CARD} is no card: mend it, or move it away")
+        raise RequestError(f"{folder / CARD} is not a card: mend it, or move it away")
     return card
 
 
-def _zca_in(folder: Path, card: Mapping[str, Any], dataset: Dataset | None) -> np.ndarray | None:
-    """The matrix that whitens real images, where the set stands for whitened ones: that beside the files, or without a
-    card that of the data set."""
+def _find_zca(folder: Path, card: Mapping[str, Any], dataset: Dataset | None) -> np.ndarray | None:
+    """Return the matrix that whitens real images if the set replaces whitened images, else None. The matrix is the file
+    beside the set, or without a card and that file the matrix of ``dataset``."""
     path = folder / ZCA
     if not card.get("zca", not card and path.exists()):
         return None if card or dataset is None or dataset.whitening is None else dataset.whitening.matrix
@@ -156,12 +160,12 @@ def _zca_in(folder: Path, card: Mapping[str, Any], dataset: Dataset | None) -> n
         return np.asarray(np.load(path, allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
         raise RequestError(
-            f"{path} must whiten test images, and cannot be read ({reason(error)}): copy it too"
+            f"{path}, which must whiten test images, cannot be read ({reason(error)}): copy it too"
         ) from error
 
 
-def _as_read(form: Format, files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Of the files written, those that ``read`` would read, in its order."""
+def _select_readable(form: Format, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the written files that ``read`` would read, in its order."""
     patterns = (*form.files, *form.optional)
     return {name: files[name] for pattern in patterns for name in sorted(files) if Path(name).match(pattern)}
 

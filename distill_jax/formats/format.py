@@ -1,4 +1,4 @@
-"""What a format is: how images and labels become files, how they come back, and what is lost on the way."""
+"""Defines a format: how images and labels are written to files and read back, and what the files cannot keep."""
 
 from __future__ import annotations
 
@@ -13,48 +13,49 @@ from distill_jax.types import RequestError
 
 
 class Contents(NamedTuple):
-    """What a set holds. As written: class-major, in the format's space. As read: in any order, not checked yet."""
+    """The contents of a set. A writer receives them class-major and in the format's space; a reader returns them in any
+    order and unchecked."""
 
     images: np.ndarray
-    """float32 [N, H, W, c]; read: any floating type"""
+    """float32 [N, H, W, c]; a reader may return any floating type"""
     labels: np.ndarray | None
-    """integers [N]; None as read: class-major, as many of each class"""
+    """integers [N]; a reader returns None for class-major images, equally many in each class"""
     soft: np.ndarray | None = None
-    """float32 [N, C] class probabilities, where labels are soft; read: with labels None or their most probable class"""
+    """float32 [N, C] class probabilities if labels are soft; ``labels`` is then None or the most probable class"""
     card: Mapping[str, Any] = {}
-    """written: the card of the set; read: those of its fields that the files themselves tell"""
+    """the card of the set; a reader returns only the fields that the files contain"""
 
 
 @dataclass(frozen=True)
 class Format:
-    """One way to store a set. Pure functions between ``Contents`` and the bytes of files; ``files`` does the rest."""
+    """One way to store a set: pure functions between ``Contents`` and the bytes of files. ``files.py`` does the I/O."""
 
     about: str
-    """who reads it, in a few words"""
+    """short description: the codebases that read it, its files and its space"""
     write: Callable[[Contents], dict[str, bytes]]
-    """path within the folder -> bytes"""
+    """returns {path within the folder: bytes}"""
     read: Callable[[Mapping[str, bytes]], Contents]
-    """the same, in the order of ``files`` and then of the alphabet, under the names that the user gave. May raise
-    anything for files that make no sense; RequestError where it can say what is wrong."""
+    """reads {path as the user gave it: bytes}, in the order of ``files`` and then alphabetical. It may raise any
+    exception for invalid files, and RequestError if it can say what is wrong"""
     files: tuple[str, ...]
-    """patterns of what to read from a folder: one file of each"""
+    """patterns of the files to read from a folder, one file for each pattern"""
     snippet: str = field(repr=False)
-    """lines of Python with PyTorch that set ``images`` (float [N, c, H, W]) and ``labels`` (int64 [N], or float [N, C])
-    from files beside it in ``HERE``; ``torch`` and ``Path`` are imported"""
+    """Python code that sets the PyTorch tensors ``images`` (float [N, c, H, W]) and ``labels`` (int64 [N], or float
+    [N, C]) from files in the folder ``HERE``; ``torch`` and ``Path`` are imported"""
     many: bool = False
-    """any number of files of each pattern"""
+    """whether each pattern may match any number of files"""
     optional: tuple[str, ...] = ()
-    """further patterns, of which there may be none"""
+    """patterns of files that may be absent"""
     space: str = "normalised"
-    """'pixel' or 'normalised': what its readers take images for"""
+    """'pixel' or 'normalised': the space in which its readers expect images"""
     packed: bool = False
-    """whether images may be stored packed; a format that cannot holds decoded ones"""
+    """whether images may be stored packed; otherwise they are stored decoded"""
     packed_by_custom: bool = False
-    """whether its readers expect them packed"""
+    """whether its readers expect packed images"""
     soft: bool = False
     """whether it carries soft labels"""
     lossless: bool = True
-    """False: 8 bits per channel"""
+    """whether images are stored exactly; otherwise with 8 bits per channel"""
 
 
 def channels_first(images: np.ndarray) -> np.ndarray:
@@ -63,7 +64,7 @@ def channels_first(images: np.ndarray) -> np.ndarray:
 
 
 def channels_last(images: Any, name: str) -> np.ndarray:
-    """[N, c, H, W] -> [N, H, W, c]. Raises RequestError where ``name`` holds something else."""
+    """[N, c, H, W] -> [N, H, W, c]. Raise RequestError if ``images``, from the file ``name``, have another shape."""
     if not isinstance(images, np.ndarray) or images.ndim != 4:
         what = f"of shape {list(images.shape)}" if isinstance(images, np.ndarray) else f"a {type(images).__name__}"
         raise RequestError(f"the images in {name} are {what}, not a tensor [N, c, H, W]: give a file of this format")
@@ -71,18 +72,18 @@ def channels_last(images: Any, name: str) -> np.ndarray:
 
 
 def with_labels(images: np.ndarray, labels: Any, name: str, class_major: bool = False) -> Contents:
-    """Contents with ``labels`` [N] whole numbers, or [N, C] probabilities, one-hot ones included.
+    """Return Contents with ``labels``, which are integers [N] or class probabilities [N, C].
 
-    A row that is not one-hot is a soft label, and its class the most probable one; with ``class_major`` all labels are
-    taken to be in the order of the classes. Raises RequestError where ``labels`` are neither.
+    One-hot rows are hard labels. If any row is not one-hot, the labels are soft, and the class of an image is its most
+    probable one, or follows from the order of the images if ``class_major``. Raise RequestError for other ``labels``.
     """
     labels = np.asarray(labels)
     if labels.ndim == 1 and labels.dtype.kind in "iu":
         return Contents(images, labels)
     if labels.ndim != 2 or labels.dtype.kind in "OSUc" or 0 in labels.shape or not np.isfinite(labels).all():
         raise RequestError(
-            f"the labels in {name} are {labels.dtype}{list(labels.shape)}: give whole numbers [N], or [N, C] "
-            "probabilities of the classes"
+            f"the labels in {name} are {labels.dtype}{list(labels.shape)}: give integers [N], or class "
+            "probabilities [N, C]"
         )
     rows = labels.astype(np.float32)
     if np.array_equal(rows, np.eye(rows.shape[1], dtype=np.float32)[rows.argmax(1)]):
@@ -91,13 +92,13 @@ def with_labels(images: np.ndarray, labels: Any, name: str, class_major: bool = 
 
 
 def dataset_name(card: Mapping[str, Any]) -> str:
-    """What the data set of a card is called, without the path to it."""
+    """Return the name of the card's data set, without its path."""
     name = str(card.get("dataset") or "data")
     return PurePath(name).stem if name.startswith(("npz:", "folder:")) else name
 
 
 def labels_to_write(contents: Contents) -> np.ndarray:
-    """float32 [N, C] where labels are soft, else int64 [N]"""
+    """Return float32 [N, C] if labels are soft, else int64 [N]."""
     if contents.soft is not None:
         return contents.soft
     assert contents.labels is not None

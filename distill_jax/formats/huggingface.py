@@ -1,7 +1,7 @@
-"""The layout of Hugging Face ``datasets``: a parquet file with an image column, and a README that the hub understands.
+"""The layout of Hugging Face ``datasets``: a parquet file with an image column, and a README for the hub.
 
-The types of the columns are in the metadata of the parquet schema and again in the README; both are documented under
-"image dataset" and "dataset card" of the ``datasets`` library.
+The types of the columns are in the metadata of the parquet schema and again in the README. The ``datasets`` library
+documents both under "image dataset" and "dataset card".
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ def _write(contents: Contents) -> dict[str, bytes]:
     pyarrow, parquet = pyarrow_modules()
     width = len(str(len(contents.images) - 1))
     pictures = [{"bytes": to_png(image), "path": f"{n:0{width}}.png"} for n, image in enumerate(contents.images)]
-    of_picture = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    picture_type = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
     columns = {
-        "image": pyarrow.array(pictures, of_picture),
+        "image": pyarrow.array(pictures, picture_type),
         "label": pyarrow.array(contents.labels, pyarrow.int64()),
     }
     class_names = list(map(str, contents.card["class_names"]))
@@ -45,21 +45,21 @@ def _read(files: Mapping[str, bytes]) -> Contents:
         tables = [parquet.read_table(pyarrow.BufferReader(content)) for content in files.values()]
         table = pyarrow.concat_tables(tables)
     except (pyarrow.ArrowException, OSError) as error:
-        raise RequestError(f"{' or '.join(files)} is damaged or no parquet file: export or copy it again") from error
+        raise RequestError(f"{' or '.join(files)} is damaged or not a parquet file: export or copy it again") from error
     image, label = column(table, "Image", "image"), column(table, "ClassLabel", "label")
     rows = table.column(image).to_pylist()
     images = from_png([row["bytes"] for row in rows], [f"row {n} of {[*files][0]}" for n in range(len(rows))])
     names = features_of(table).get(label, {}).get("names")
     soft = np.array(table.column("soft_label").to_pylist(), np.float32) if "soft_label" in table.column_names else None
-    told = {} if names is None else {"class_names": names}
-    return Contents(images, np.array(table.column(label).to_pylist(), np.int64), soft, told)
+    card = {} if names is None else {"class_names": names}
+    return Contents(images, np.array(table.column(label).to_pylist(), np.int64), soft, card)
 
 
 def _readme(contents: Contents, class_names: list[str]) -> str:
     card = contents.card
     features = [
         "  - name: image", "    dtype: image", "  - name: label", "    dtype:", "      class_label:", "        names:",
-        # JSON strings are YAML.
+        # A JSON string is also a YAML string.
         *(f"          '{c}': {json.dumps(name, ensure_ascii=False)}" for c, name in enumerate(class_names)),
     ]  # fmt: skip
     if contents.soft is not None:
@@ -69,18 +69,18 @@ def _readme(contents: Contents, class_names: list[str]) -> str:
         "dataset_info:", "  features:", *features,
         "configs:", "- config_name: default", "  data_files:", "  - split: train", "    path: data/train-*", "---",
     ]  # fmt: skip
-    made = f"{card['method']} on {dataset_name(card)}" if card.get("method") else "dataset distillation"
-    shown = "packed" if card["packed"] else "decoded"
+    origin = f"{card['method']} on {dataset_name(card)}" if card.get("method") else "dataset distillation"
+    storage = "packed" if card["packed"] else "decoded"
     mean, std = ([round(float(v), 4) for v in card[key]] for key in ("mean", "std"))
     text = f"""
 # A distilled training set
 
-{len(contents.images)} synthetic images of {len(class_names)} classes, learned with {made}
+{len(contents.images)} synthetic images of {len(class_names)} classes, learned with {origin}
 ({card.get("library", "distill_jax")}).{_score(card)}
 
-- Images are **{shown}**, pixels rounded to 8 bits per channel.{_how_to_decode(card)}
-- Networks take `(pixel / 255 - mean) / std` with mean `{mean}` and std `{std}`.
-- `use_in_pytorch.py` does all this; `card.json` says everything else, such as method, seed and score.
+- Images are **{storage}**, with pixels rounded to 8 bits per channel.{_how_to_decode(card)}
+- Networks receive `(pixel / 255 - mean) / std` with mean `{mean}` and std `{std}`.
+- `use_in_pytorch.py` does all of this; `card.json` has everything else, such as method, seed and score.
 """
     return "\n".join(front) + "\n" + text
 
@@ -90,12 +90,16 @@ def _score(card: Mapping[str, Any]) -> str:
     mean = score.get("mean") if isinstance(score, dict) else None
     if not isinstance(mean, int | float):
         return ""
-    return f" Trained on them before they were rounded, networks reached {mean:.1f}% on the real test images."
+    return f" Networks trained on the images before rounding reached {mean:.1f}% on the real test images."
 
 
 def _how_to_decode(card: Mapping[str, Any]) -> str:
     factor = card["factor"]
-    return f" Each is a grid of {factor}x{factor} images, to be cut and enlarged before use." if card["packed"] else ""
+    return (
+        f" Each is a grid of {factor}x{factor} images, which must be cut out and enlarged before use."
+        if card["packed"]
+        else ""
+    )
 
 
 HUGGINGFACE = Format(

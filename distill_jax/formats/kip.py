@@ -29,7 +29,7 @@ def _read(files: Mapping[str, bytes]) -> Contents:
             raise RequestError(f"{name} has no {' and '.join(sorted(missing))}: give an npz file of KIP")
         images, labels = arrays["images"], arrays["labels"]
     if labels.ndim == 2 and np.allclose(labels.sum(1), 0, atol=1e-3):
-        labels = labels + 1 / labels.shape[1]  # KIP trains towards one-hot labels that are centred like this
+        labels = labels + 1 / labels.shape[1]  # KIP's targets are one-hot labels minus 1/C
     return with_labels(images, labels, name)
 
 

@@ -1,7 +1,7 @@
-"""A pickle reader that cannot run code: the subset of pickle that tensors in lists and dicts need.
+"""A pickle reader that cannot run code. It supports the subset of pickle that tensors in lists and dicts need.
 
-Python's own unpickler calls whatever the stream names. This one interprets the opcodes itself: a name that the stream
-gives is looked up in ``BUILDERS`` and ``NAMES`` below, never imported, and anything else is refused.
+Python's own unpickler calls anything that the stream names. This one interprets the opcodes itself. It looks names up
+in ``BUILDERS`` and ``NAMES`` below, never imports them, and rejects all other names.
 """
 
 from __future__ import annotations
@@ -19,34 +19,33 @@ from numpy.lib.stride_tricks import as_strided
 from distill_jax.types import RequestError
 
 LARGEST_REPEATED = 2**24
-"""elements of a tensor that shows elements of its storage more than once: a few bytes could ask for any memory"""
+"""largest tensor that may repeat elements of its storage; without a limit a tiny file could request any memory"""
 
 
 @dataclass(frozen=True)
 class Name:
-    """What a stream refers to by name, such as ``torch.FloatStorage``."""
+    """A name in a stream, such as ``torch.FloatStorage``."""
 
     full: str
 
 
-def unpickled(stream: bytes, persistent: Callable[[Any], Any]) -> Any:
-    """The value in ``stream``: dicts, lists, tuples, strings, bytes, numbers, None, NumPy arrays, and tensors as NumPy
-    arrays. ``persistent`` resolves persistent ids (in PyTorch's files the storages, as arrays [n]).
+def unpickle(stream: bytes, persistent: Callable[[Any], Any]) -> Any:
+    """Return the value in ``stream``: dicts, lists, tuples, strings, bytes, numbers, None, NumPy arrays, and tensors as
+    NumPy arrays. ``persistent`` resolves persistent ids, which are storages in PyTorch's files, to arrays [n].
 
-    Raises RequestError, naming it, where the stream refers to anything else; other errors (of any type) where it makes
-    no sense.
+    Raise RequestError, with the name, if the stream refers to any other object. An invalid stream may raise any error.
     """
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[int, Any] = {}
 
-    def since_mark() -> list[Any]:
+    def pop_to_mark() -> list[Any]:
         start = marks.pop()
         values = stack[start:]
         del stack[start:]
         return values
 
-    def last(n: int) -> list[Any]:
+    def pop(n: int) -> list[Any]:
         if len(stack) < n:
             raise ValueError("the stack is empty")
         values = stack[len(stack) - n :]
@@ -69,43 +68,43 @@ def unpickled(stream: bytes, persistent: Callable[[Any], Any]) -> Any:
             case "EMPTY_LIST" | "EMPTY_DICT" | "EMPTY_TUPLE":
                 stack.append({"EMPTY_LIST": [], "EMPTY_DICT": {}, "EMPTY_TUPLE": ()}[opcode.name])
             case "TUPLE":
-                stack.append(tuple(since_mark()))
+                stack.append(tuple(pop_to_mark()))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                stack.append(tuple(last(int(opcode.name[-1]))))
+                stack.append(tuple(pop(int(opcode.name[-1]))))
             case "LIST":
-                stack.append(since_mark())
+                stack.append(pop_to_mark())
             case "DICT":
-                stack.append(_dict(_pairs(since_mark())))
+                stack.append(_dict(_pairs(pop_to_mark())))
             case "APPEND" | "APPENDS":
-                values = last(1) if opcode.name == "APPEND" else since_mark()
-                _of(list, stack[-1]).extend(values)
+                values = pop(1) if opcode.name == "APPEND" else pop_to_mark()
+                _expect(list, stack[-1]).extend(values)
             case "SETITEM" | "SETITEMS":
-                values = last(2) if opcode.name == "SETITEM" else since_mark()
-                _of(dict, stack[-1]).update(_dict(_pairs(values)))
+                values = pop(2) if opcode.name == "SETITEM" else pop_to_mark()
+                _expect(dict, stack[-1]).update(_dict(_pairs(values)))
             case "BINPUT" | "LONG_BINPUT" | "PUT":
-                memo[_of(int, argument)] = stack[-1]
+                memo[_expect(int, argument)] = stack[-1]
             case "MEMOIZE":
                 memo[len(memo)] = stack[-1]
             case "BINGET" | "LONG_BINGET" | "GET":
-                stack.append(memo[_of(int, argument)])
+                stack.append(memo[_expect(int, argument)])
             case "GLOBAL":
-                stack.append(_named(str(argument).replace(" ", ".", 1)))
+                stack.append(_resolve(str(argument).replace(" ", ".", 1)))
             case "STACK_GLOBAL":
-                stack.append(_named(".".join(_of(str, part) for part in last(2))))
+                stack.append(_resolve(".".join(_expect(str, part) for part in pop(2))))
             case "BINPERSID":
                 stack.append(persistent(stack.pop()))
             case "REDUCE":
-                name, arguments = last(2)
-                stack.append(BUILDERS[_of(Name, name).full](*_of(tuple, arguments)))
+                name, arguments = pop(2)
+                stack.append(BUILDERS[_expect(Name, name).full](*_expect(tuple, arguments)))
             case "BUILD":
-                value, state = last(2)
-                stack.append(_restored(value, state))
-            case refused:
-                raise RequestError(f"it holds an object that is built with {refused}: {MEND}")
+                value, state = pop(2)
+                stack.append(_set_state(value, state))
+            case other:
+                raise RequestError(f"it holds an object that is built with {other}: {MEND}")
     raise ValueError("the pickle does not end")
 
 
-MEND = "only tensors in lists, tuples and dicts are read; save those alone with torch.save"
+MEND = "save only tensors in lists, tuples and dicts with torch.save"
 
 VALUES = {
     "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
@@ -115,13 +114,13 @@ VALUES = {
 """opcodes that push their argument"""
 
 
-def _of(kind: type, value: Any) -> Any:
+def _expect(kind: type, value: Any) -> Any:
     if not isinstance(value, kind):
         raise TypeError(f"{type(value).__name__} in place of {kind.__name__}")
     return value
 
 
-def _named(full: str) -> Name:
+def _resolve(full: str) -> Name:
     if full not in BUILDERS and full not in NAMES:
         raise RequestError(f"it refers to {full}: {MEND}")
     return Name(full)
@@ -132,41 +131,42 @@ def _pairs(values: list[Any]) -> list[tuple[Any, Any]]:
 
 
 def _dict(pairs: Iterable[Any] = ()) -> dict[Any, Any]:
-    """A dict, in place of an OrderedDict as well. The hash of deeply nested tuples would overflow the stack of C."""
-    made = {}
+    """Build a dict, also for an OrderedDict. Tuples are rejected as keys, because the hash of a deeply nested one would
+    overflow the C stack."""
+    result = {}
     for key, value in pairs:
         if not isinstance(key, str | int | float | bytes | None):
             raise TypeError(f"{type(key).__name__} as a key")
-        made[key] = value
-    return made
+        result[key] = value
+    return result
 
 
-def _restored(value: Any, state: Any) -> Any:
-    """An object whose state the stream sets: the contents of a NumPy array; of others it is not needed."""
+def _set_state(value: Any, state: Any) -> Any:
+    """Set the state of a NumPy array, which is its contents, and return it. Ignore the state of dtypes and dicts."""
     if isinstance(value, np.dtype):
-        if _of(tuple, state)[1] not in ("<", "|", "="):
+        if _expect(tuple, state)[1] not in ("<", "|", "="):
             raise TypeError("the numbers are big-endian")
     elif isinstance(value, np.ndarray):
-        version, shape, dtype, fortran, content = _of(tuple, state)
-        if len(_of(bytes, content)) != math.prod(_sizes(shape)) * _of(np.dtype, dtype).itemsize:
-            raise ValueError("a NumPy array is cut short")
+        version, shape, dtype, fortran, content = _expect(tuple, state)
+        if len(_expect(bytes, content)) != math.prod(_sizes(shape)) * _expect(np.dtype, dtype).itemsize:
+            raise ValueError("a NumPy array is truncated")
         value.__setstate__((version, shape, dtype, bool(fortran), content))  # type: ignore[arg-type]
     elif not isinstance(value, dict):
         raise TypeError(f"a state for a {type(value).__name__}")
     return value
 
 
-# ------------------------------------------------------------------ what a stream may build
+# ------------------------------------------------------------------ builders
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> np.ndarray:
-    """A copy of the elements at ``offset + index . stride`` of ``storage`` [n]; gradients and hooks are left out."""
+    """Copy the elements at ``offset + index . stride`` of ``storage`` [n]. Gradients and hooks are ignored."""
     (begin,), shape, strides = _sizes((offset,)), _sizes(size), _sizes(stride)
     elements = math.prod(shape)
     if elements == 0:
-        return np.empty(shape, _of(np.ndarray, storage).dtype)
+        return np.empty(shape, _expect(np.ndarray, storage).dtype)
     reach = begin + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
-    if reach >= len(_of(np.ndarray, storage)):
+    if reach >= len(_expect(np.ndarray, storage)):
         raise ValueError("a tensor reaches beyond its storage")
     if elements > max(len(storage), LARGEST_REPEATED):
         raise ValueError("a tensor is larger than its storage")
@@ -175,35 +175,35 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> np.nd
 
 
 def _sizes(values: Any) -> tuple[int, ...]:
-    """Whole numbers of at least 0, such as a shape."""
-    if any(_of(int, n) < 0 for n in _of(tuple, values)):
-        raise ValueError(f"{values} is no shape")
+    """Check that ``values`` is a tuple of non-negative integers, such as a shape, and return it."""
+    if any(_expect(int, n) < 0 for n in _expect(tuple, values)):
+        raise ValueError(f"{values} is not a shape")
     return values
 
 
 def _parameter(tensor: Any, *_: Any) -> np.ndarray:
-    return _of(np.ndarray, tensor)
+    return _expect(np.ndarray, tensor)
 
 
 def _dtype(name: Any, *_: Any) -> np.dtype:
-    if not re.fullmatch("b1|[iu][1248]|f[248]", _of(str, name)):
+    if not re.fullmatch("b1|[iu][1248]|f[248]", _expect(str, name)):
         raise TypeError(f"numbers of type {name}")
     return np.dtype(name).newbyteorder("<")
 
 
 def _scalar(dtype: Any, content: Any) -> np.generic:
-    return np.frombuffer(_of(bytes, content), _of(np.dtype, dtype), 1)[0]
+    return np.frombuffer(_expect(bytes, content), _expect(np.dtype, dtype), 1)[0]
 
 
 def _empty(kind: Any, shape: Any, code: Any) -> np.ndarray:
     return np.empty(0)
 
 
-def _encoded(text: Any, encoding: Any) -> bytes:
-    """How pickle of protocol 2 writes bytes."""
+def _encode(text: Any, encoding: Any) -> bytes:
+    """Return the bytes that pickle protocol 2 writes as text."""
     if encoding != "latin1":
         raise ValueError(f"bytes as {encoding}")
-    return _of(str, text).encode("latin1")
+    return _expect(str, text).encode("latin1")
 
 
 BUILDERS: dict[str, Callable[..., Any]] = {
@@ -217,9 +217,9 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "numpy._core.multiarray.scalar": _scalar,
     "numpy.core.multiarray._reconstruct": _empty,
     "numpy._core.multiarray._reconstruct": _empty,
-    "_codecs.encode": _encoded,
+    "_codecs.encode": _encode,
 }
-"""what a stream may call by name, and what is called instead"""
+"""{name that a stream may call: function that is called instead}"""
 
 STORAGES: dict[str, str] = {
     "torch.FloatStorage": "float32",
@@ -233,7 +233,7 @@ STORAGES: dict[str, str] = {
     "torch.ByteStorage": "uint8",
     "torch.BoolStorage": "bool",
 }
-"""PyTorch's name of a typed storage -> dtype"""
+"""{PyTorch's name of a typed storage: dtype}"""
 
 NAMES = {*STORAGES, "numpy.ndarray"}
-"""what a stream may mention"""
+"""names that a stream may mention but not call"""

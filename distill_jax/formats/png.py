@@ -1,6 +1,6 @@
-"""PNG images, 8 bits per channel, and the format that has them in folders: ``train/<class>/<number>.png``.
+"""PNG images with 8 bits per channel, and the format that stores them as ``train/<class>/<number>.png``.
 
-With real images in ``test/<class>/`` beside them such a folder is also a data set, ``folder:PATH``.
+With real images in ``test/<class>/``, the folder is also a data set, ``folder:PATH``.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from distill_jax.formats.format import Contents, Format
 from distill_jax.types import RequestError
 
 SAFE_NAME = re.compile(r"\w([\w .+-]{0,100}\w)?")
-"""names of classes that can be names of directories anywhere"""
+"""class names that are valid directory names on every file system"""
 
 UNSAFE = re.compile(r"[^\w+-]")
 
 
 def to_png(image: np.ndarray) -> bytes:
-    """[H, W, 1 or 3], clipped to [0, 1] and rounded to 1/255. Raises RequestError for other numbers of channels."""
+    """Encode ``image`` [H, W, 1 or 3], clipped to [0, 1] and rounded to 1/255. Raise RequestError for other numbers of
+    channels."""
     if image.shape[2] not in (1, 3):
-        raise RequestError(f"images of {image.shape[2]} channels are no pictures: export to a format of tensors")
+        raise RequestError(f"PNG images have 1 or 3 channels, not {image.shape[2]}: export to a format of tensors")
     pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels[..., 0] if image.shape[2] == 1 else pixels).save(file, "PNG")
@@ -33,27 +34,30 @@ def to_png(image: np.ndarray) -> bytes:
 
 
 def from_png(contents: Sequence[bytes], names: Sequence[str]) -> np.ndarray:
-    """float32 [N, H, W, 1 or 3] in [0, 1], of PNG or JPEG files, all of one size and mode.
+    """Decode PNG or JPEG files of one size and mode to float32 [N, H, W, 1 or 3] in [0, 1].
 
-    Raises RequestError, naming the file, where one is damaged or of another kind.
+    Raise RequestError, which names the file, if a file is damaged or of another kind.
     """
     images = []
     for content, name in zip(contents, names, strict=True):
         try:
             with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as file:
                 mode, image = file.mode, np.asarray(file)
-        except Exception as error:  # PIL raises many types, also for images that are too large
-            raise RequestError(f"{name} is damaged or no PNG image: export or copy it again") from error
+        except Exception as error:  # PIL raises many types, and one for images that are too large
+            raise RequestError(f"{name} is damaged or not a PNG image: export or copy it again") from error
         if mode not in ("L", "RGB"):
-            raise RequestError(f"{name} is of mode {mode}: save it as grey or RGB with 8 bits per channel")
+            raise RequestError(f"{name} has mode {mode}: save it as grey or RGB with 8 bits per channel")
         images.append(image.reshape(*image.shape[:2], -1))
         if images[-1].shape != images[0].shape:
-            raise RequestError(f"{name} and {names[0]} differ in size or colour: give images of one kind")
+            raise RequestError(
+                f"{name} and {names[0]} differ in size or mode: give images of one size, all grey or all RGB"
+            )
     return np.stack(images).astype(np.float32) / 255
 
 
 def folder_names(class_names: Sequence[str]) -> list[str]:
-    """Directory names in alphabetical order: those of the classes, behind a number where that is needed."""
+    """Return directory names in alphabetical order: the class names, with a number in front if they are unsafe or
+    unsorted."""
     distinct = len({name.casefold() for name in class_names}) == len(class_names)
     if distinct and list(class_names) == sorted(class_names) and all(map(SAFE_NAME.fullmatch, class_names)):
         return list(class_names)

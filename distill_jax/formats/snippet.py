@@ -1,4 +1,4 @@
-"""The Python file beside an export: how to train on it with PyTorch, with nothing of this library installed."""
+"""Writes the Python file beside an export, which loads the export into PyTorch without this library."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from distill_jax.formats.format import Format
 
 CELLS = '''
 def cells(x, factor):
-    """[n, c, H, W] -> [factor**2 * n, c, H, W]: every image cut into a grid, each cell enlarged to full size."""
+    """[n, c, H, W] -> [factor**2 * n, c, H, W]: cut every image into a grid and enlarge each cell to full size."""
     h, w = x.shape[-2:]
     x = F.pad(x, (0, -w % factor, 0, -h % factor), value=0.5)
     rows, columns = x.shape[-2] // factor, x.shape[-1] // factor
@@ -23,12 +23,12 @@ def cells(x, factor):
 
 
 def decode(x):
-    """The images that those of one class are a compact form of."""
+    """Return the decoded images of the packed images ``x`` of one class."""
 '''
 
 WHITEN = '''
 def whiten(x):
-    """Real images in [0, 1] [N, c, H, W] as those that this set stands for."""
+    """Whiten real images in [0, 1] [N, c, H, W], as the images of this set are."""
     matrix = torch.from_numpy(numpy.load(HERE / "zca.npy"))
     rows = x.permute(0, 2, 3, 1).flatten(1) @ matrix[:-1] + matrix[-1]
     return rows.unflatten(1, (*x.shape[2:], x.shape[1])).permute(0, 3, 1, 2)
@@ -56,16 +56,16 @@ DECODE = {
 
 
 def snippet(distilled: DistilledSet, form: Format) -> str:
-    """The text of ``use_in_pytorch.py`` for ``distilled``, which is what a reader of the files gets."""
+    """Return the text of ``use_in_pytorch.py``. ``distilled`` is the set that a reader of the files gets."""
     card = distilled.card
     stored = f"{len(distilled.images)} images of {distilled.classes} classes"
     if card["packed"]:
-        stored += f", packed: decode() makes {distilled.decoded_count} of them"
+        stored += f", packed: decode() returns {distilled.decoded_count} images"
     functions, steps = "", []
     if card["packed"]:
         functions = CELLS + DECODE[card["decode"]].format(factor=card["factor"], bound=card["bound"]) + "\n"
         steps += [
-            "# Class by class, because the order of decoded images depends on it.",
+            "# Decode class by class, as the order of the decoded images requires.",
             "images = torch.cat([decode(x) for x in images.chunk(len(CLASSES))])",
             "labels = torch.arange(len(CLASSES)).repeat_interleave(len(images) // len(CLASSES))",
         ]
@@ -73,11 +73,11 @@ def snippet(distilled: DistilledSet, form: Format) -> str:
         steps += ["images = normalise(images)"]
     whitened = distilled.zca is not None
     return TEMPLATE.format(
-        seen="``whiten`` then ``normalise``" if whitened else "``normalise`` too",
+        test_steps="``whiten`` and then ``normalise``" if whitened else "``normalise``",
         whiten=WHITEN if whitened else "",
         numpy="import numpy\n" if whitened else "",
         stored=stored,
-        space="pixels in [0, 1]" if card["space"] == "pixel" else "normalised already",
+        space="pixels in [0, 1]" if card["space"] == "pixel" else "already normalised",
         pad="import torch.nn.functional as F\n" if card["packed"] else "",
         classes=json.dumps(list(card["class_names"]), ensure_ascii=False),
         mean=_short(card["mean"]),
@@ -89,7 +89,7 @@ def snippet(distilled: DistilledSet, form: Format) -> str:
 
 
 def _short(values: Sequence[float]) -> list[float]:
-    """The shortest numbers that are the same in float32."""
+    """Return the shortest decimal numbers that are equal in float32."""
     return [float(str(np.float32(value))) for value in values]
 
 
@@ -98,10 +98,10 @@ TEMPLATE = '''\
 
     from use_in_pytorch import loader, normalise
 
-Stored here: {stored}; {space}.
-``images`` are float32 [N, c, H, W] as a network takes them; ``labels`` are classes [N] or their probabilities [N, C],
-and cross_entropy takes both.
-Test images in [0, 1] must go through {seen}. Training wants augmentation and many epochs (1000 are usual).
+The files hold {stored}; {space}.
+``images`` are the float32 [N, c, H, W] input of a network. ``labels`` are classes [N] or class probabilities [N, C];
+cross_entropy accepts both.
+Apply {test_steps} to test images in [0, 1]. Train with augmentation for many epochs (1000 are usual).
 """
 
 from pathlib import Path
@@ -114,7 +114,7 @@ MEAN, STD = {mean}, {std}
 
 
 def normalise(x):
-    """Pixels in [0, 1] [N, c, H, W] as a network takes them."""
+    """Map pixels in [0, 1] [N, c, H, W] to the input of a network."""
     mean, std = (torch.tensor(v)[:, None, None] for v in (MEAN, STD))
     return (x - mean) / std
 

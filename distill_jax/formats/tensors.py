@@ -1,4 +1,4 @@
-"""The formats of the published PyTorch codes: tensors in ``.pt`` files, images [N, c, H, W]."""
+"""The formats of the published PyTorch codebases: tensors in ``.pt`` files, images [N, c, H, W]."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _tensors(contents: Contents) -> list[np.ndarray]:
     return [channels_first(contents.images), labels_to_write(contents)]
 
 
-def _contents(pair: Any, name: str, class_major: bool = False) -> Contents:
+def _to_contents(pair: Any, name: str, class_major: bool = False) -> Contents:
     if not isinstance(pair, list | tuple) or len(pair) < 2:
         raise RequestError(f"{name} holds no [images, labels]: give a file of this format")
     return with_labels(channels_last(pair[0], name), pair[1], name, class_major)
@@ -40,7 +40,7 @@ def _write_list(contents: Contents) -> dict[str, bytes]:
 
 def _read_list(files: Mapping[str, bytes]) -> Contents:
     (name, content), *_ = files.items()
-    return _contents(loads(content, name), name)
+    return _to_contents(loads(content, name), name)
 
 
 IDC = Format(
@@ -53,7 +53,7 @@ IDC = Format(
     packed=True,
     packed_by_custom=True,
 )
-"""a list; values not clipped in the original"""
+"""a list [images, labels]; the original code does not clip the values"""
 
 
 # ------------------------------------------------------------------ {"data": [[images, labels], ...]}
@@ -72,10 +72,10 @@ def _write_dict(contents: Contents) -> dict[str, bytes]:
 
 def _read_dict(files: Mapping[str, bytes]) -> Contents:
     (name, content), *_ = files.items()
-    held = loads(content, name)
-    if not isinstance(held, dict) or not held.get("data"):
+    result = loads(content, name)
+    if not isinstance(result, dict) or not result.get("data"):
         raise RequestError(f"{name} holds no dict with 'data': give a res_*.pt of DC, DSA or DM")
-    return _contents(held["data"][-1], name)
+    return _to_contents(result["data"][-1], name)
 
 
 DC = Format(
@@ -85,10 +85,10 @@ DC = Format(
     files=("res_*.pt",),
     snippet='images, labels = torch.load(next(HERE.glob("res_*.pt")), weights_only=True)["data"][-1]',
 )
-"""a dict whose ``data`` has one [images, labels] for each experiment; the last one counts"""
+"""a dict whose ``data`` has one [images, labels] per experiment; the last one is read"""
 
 
-# ------------------------------------------------------------------ one file each
+# ------------------------------------------------------------------ images and labels in separate files
 
 
 def _write_mtt(contents: Contents) -> dict[str, bytes]:
@@ -97,7 +97,7 @@ def _write_mtt(contents: Contents) -> dict[str, bytes]:
 
 
 def _read_mtt(files: Mapping[str, bytes]) -> Contents:
-    return _contents([loads(content, name) for name, content in files.items()], " and ".join(files))
+    return _to_contents([loads(content, name) for name, content in files.items()], " and ".join(files))
 
 
 MTT = Format(
@@ -110,7 +110,7 @@ images = torch.load(HERE / "images_best.pt", weights_only=True)
 labels = torch.load(HERE / "labels_best.pt", weights_only=True)""",
     soft=True,
 )
-"""normalised; ZCA-whitened where the run was"""
+"""normalised, and ZCA-whitened if the run used whitened data"""
 
 
 def _write_ranking(contents: Contents) -> dict[str, bytes]:
@@ -123,12 +123,12 @@ def _write_ranking(contents: Contents) -> dict[str, bytes]:
 
 def _read_ranking(files: Mapping[str, bytes]) -> Contents:
     images, labels, *rates = (loads(content, name) for name, content in files.items())
-    contents = _contents([images, labels], " and ".join([*files][:2]), class_major=True)
+    contents = _to_contents([images, labels], " and ".join([*files][:2]), class_major=True)
     return contents._replace(card={"rate": float(rates[0])} if rates else {})
 
 
 DD_RANKING = Format(
-    "DD-Ranking: images.pt, labels.pt and, where a rate was learned, lr.pt, normalised",
+    "DD-Ranking: images.pt, labels.pt and, if a rate was learned, lr.pt, normalised",
     _write_ranking,
     _read_ranking,
     files=("images.pt", "labels.pt"),
@@ -138,4 +138,4 @@ images = torch.load(HERE / "images.pt", weights_only=True)
 labels = torch.load(HERE / "labels.pt", weights_only=True)""",
     soft=True,
 )
-"""in the order of the classes, by definition: soft labels need not have their class as the most probable one"""
+"""images in class order by definition, because the class need not be the most probable one of a soft label"""

@@ -1,4 +1,4 @@
-"""PyTorch's files without PyTorch: ``loads`` and ``dumps`` for tensors in lists, tuples and dicts.
+"""Reads and writes PyTorch's files without PyTorch: tensors in lists, tuples and dicts.
 
 A file of ``torch.save`` (1.6 and newer) is a zip archive: ``data.pkl``, a pickle in which every tensor refers to a
 storage by its key, and the raw bytes of the storages, ``data/<key>``.
@@ -15,23 +15,25 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from distill_jax.formats.pickled import STORAGES, unpickled
+from distill_jax.formats.pickled import STORAGES, unpickle
 from distill_jax.types import RequestError
 
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""how files of PyTorch before 1.6 begin"""
+"""first bytes of a file of PyTorch before 1.6"""
 
 STORAGE_OF = {dtype: name for name, dtype in STORAGES.items()}
 
 
 def loads(content: bytes, name: str) -> Any:
-    """What ``torch.save`` put into the file ``name`` of this ``content``, tensors as NumPy arrays (on any device then,
-    in memory now). Nothing in the file is executed.
+    """Return the value that ``torch.save`` wrote into the file ``name`` with these bytes. Tensors of any device become
+    NumPy arrays. Nothing in the file is executed.
 
-    Raises RequestError for a file that is damaged, of another kind, or holds any other object, which is named.
+    Raise RequestError if the file is damaged, of another kind, or holds another object, which the message names.
     """
     if content.startswith(LEGACY):
-        raise RequestError(f"{name} is of PyTorch before 1.6: torch.load it there and torch.save it with a newer one")
+        raise RequestError(
+            f"{name} was written by PyTorch before 1.6: load it with torch.load and save it again with a newer PyTorch"
+        )
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return _read(archive)
@@ -39,20 +41,22 @@ def loads(content: bytes, name: str) -> Any:
         raise RequestError(f"{name} cannot be read: {error}") from error
     except Exception as error:  # zipfile, pickletools and numpy raise many types on damaged files
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RequestError(f"{name} is damaged or no file of torch.save ({reason}): save or copy it again") from error
+        raise RequestError(
+            f"{name} is damaged or not a file of torch.save ({reason}): save or copy it again"
+        ) from error
 
 
 def _read(archive: zipfile.ZipFile) -> Any:
     entries = archive.infolist()
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        # PyTorch never compresses, and a few compressed bytes can fill any memory.
-        raise RequestError("it was packed again, compressed: save it with torch.save")
+        # PyTorch never compresses, and a small compressed file can expand to fill any memory.
+        raise RequestError("it is a compressed archive: save it with torch.save")
     roots = [entry.filename.removesuffix("data.pkl") for entry in entries if entry.filename.endswith("/data.pkl")]
     if len(roots) != 1:
         raise ValueError("no data.pkl")
     root = roots[0]
     if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
-        raise RequestError("it was written on a big-endian machine: save it on another")
+        raise RequestError("it was written on a big-endian machine: save it on a little-endian machine")
     storages: dict[str, np.ndarray] = {}
 
     def storage(persistent_id: Any) -> np.ndarray:
@@ -63,12 +67,12 @@ def _read(archive: zipfile.ZipFile) -> Any:
             storages[key] = _numbers(archive.read(f"{root}data/{key}"), STORAGES[typed.full], size)
         return storages[key]
 
-    return unpickled(archive.read(f"{root}data.pkl"), storage)
+    return unpickle(archive.read(f"{root}data.pkl"), storage)
 
 
 def _numbers(content: bytes, dtype: str, size: int) -> np.ndarray:
     if dtype == "bool":
-        return np.frombuffer(content, np.uint8, size) != 0  # any other value breaks NumPy's logic
+        return np.frombuffer(content, np.uint8, size) != 0  # NumPy's logic fails for bytes other than 0 and 1
     stored = jnp.bfloat16 if dtype == "bfloat16" else np.dtype(dtype).newbyteorder("<")
     return np.frombuffer(content, stored, size).astype(np.dtype(stored).newbyteorder("="), copy=False)
 
@@ -77,13 +81,13 @@ def _numbers(content: bytes, dtype: str, size: int) -> np.ndarray:
 
 
 def dumps(value: Any) -> bytes:
-    """A file that ``torch.load`` reads, also with ``weights_only=True``: the same bytes for the same value.
+    """Return a file that ``torch.load`` reads, also with ``weights_only=True``. Equal values give equal bytes.
 
-    ``value``: NumPy arrays (which become contiguous tensors on the CPU) and numbers, strings, booleans and None in
-    lists, tuples and dicts. Raises RequestError for anything else.
+    ``value``: NumPy arrays (which become contiguous CPU tensors), numbers, strings, booleans and None in lists, tuples
+    and dicts. Raise RequestError for any other object.
     """
     storages: list[bytes] = []
-    stream = pickle.PROTO + b"\x02" + _pickled(value, storages) + pickle.STOP
+    stream = pickle.PROTO + b"\x02" + _pickle(value, storages) + pickle.STOP
     records = {"data.pkl": stream, "byteorder": b"little"}
     records |= {f"data/{key}": storage for key, storage in enumerate(storages)}
     file = io.BytesIO()
@@ -93,8 +97,8 @@ def dumps(value: Any) -> bytes:
     return file.getvalue()
 
 
-def _pickled(value: Any, storages: list[bytes]) -> bytes:
-    """The opcodes that push ``value``, whose tensors' bytes join ``storages``."""
+def _pickle(value: Any, storages: list[bytes]) -> bytes:
+    """Return the opcodes that push ``value``, and append the bytes of its tensors to ``storages``."""
     match value:
         case None:
             return pickle.NONE
@@ -111,17 +115,17 @@ def _pickled(value: Any, storages: list[bytes]) -> bytes:
         case np.ndarray():
             return _tensor(value, storages)
         case tuple():
-            return pickle.MARK + _each(value, storages) + pickle.TUPLE
+            return pickle.MARK + _pickle_all(value, storages) + pickle.TUPLE
         case list():
-            return pickle.EMPTY_LIST + pickle.MARK + _each(value, storages) + pickle.APPENDS
+            return pickle.EMPTY_LIST + pickle.MARK + _pickle_all(value, storages) + pickle.APPENDS
         case dict():
             items = [part for item in value.items() for part in item]
-            return pickle.EMPTY_DICT + pickle.MARK + _each(items, storages) + pickle.SETITEMS
+            return pickle.EMPTY_DICT + pickle.MARK + _pickle_all(items, storages) + pickle.SETITEMS
     raise RequestError(f"a {type(value).__name__} cannot be written to a PyTorch file: give arrays in lists and dicts")
 
 
-def _each(values: Any, storages: list[bytes]) -> bytes:
-    return b"".join(_pickled(value, storages) for value in values)
+def _pickle_all(values: Any, storages: list[bytes]) -> bytes:
+    return b"".join(_pickle(value, storages) for value in values)
 
 
 def _tensor(array: np.ndarray, storages: list[bytes]) -> bytes:
@@ -130,9 +134,9 @@ def _tensor(array: np.ndarray, storages: list[bytes]) -> bytes:
     little = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
     strides = tuple(stride // array.dtype.itemsize for stride in little.reshape(array.shape).strides)
     storage = _name(STORAGE_OF[array.dtype.name])
-    key = _each(("storage",), storages) + storage + _each((str(len(storages)), "cpu", array.size), storages)
+    key = _pickle_all(("storage",), storages) + storage + _pickle_all((str(len(storages)), "cpu", array.size), storages)
     storages.append(little.tobytes())
-    view = pickle.MARK + key + pickle.TUPLE + pickle.BINPERSID + _each((0, array.shape, strides, False), storages)
+    view = pickle.MARK + key + pickle.TUPLE + pickle.BINPERSID + _pickle_all((0, array.shape, strides, False), storages)
     hooks = _name("collections.OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
     return _name("torch._utils._rebuild_tensor_v2") + pickle.MARK + view + hooks + pickle.TUPLE + pickle.REDUCE
 

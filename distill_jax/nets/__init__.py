@@ -1,4 +1,4 @@
-"""The networks. Each is a frozen dataclass (``types.Architecture``); ``ARCHITECTURES`` names them for the runners."""
+"""The networks. Each is a frozen dataclass (``contracts.Architecture``); ``ARCHITECTURES`` names them for runners."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,17 +1,17 @@
 """Convolution and pooling that stay fast under second derivatives and inside ``scan``.
 
-A convolution is one trilinear form ``<dy, x * kernel>``; its derivatives of every order are again convolutions of the
-same three tensors. Two operators are enough, each written in terms of the other's derivative:
+A convolution is a trilinear form ``<dy, x * kernel>``, so its derivatives of every order are convolutions of the same
+three tensors. Two operators suffice, and the derivatives of each are expressed with the two:
 
     ``_conv(x, kernel)``          y; its input gradient is ``_conv`` of dy with the mirrored kernel
     ``_correlate(x, dy)``         the gradient of the kernel
 
-Both are ``custom_vjp``, so no derivative ever contains jax's automatic weight gradient, which XLA:CPU sends to a naive
-kernel when it stands inside a loop (jax issue 12868). Both are also ``custom_vmap``: with one operand batched they stay
-one big convolution; with both batched (per-class or per-model filters) jax would emit a grouped convolution, whose
-backward pass is slow on CPU and CUDA (jax issue 13800), so they are taken one by one.
+Both are ``custom_vjp``, so no derivative contains jax's automatic weight gradient, for which XLA:CPU uses a naive
+kernel inside a loop (jax issue 12868). Both are also ``custom_vmap``. With one operand batched they remain one big
+convolution. With both batched (per-class or per-model filters) jax would emit a grouped convolution, whose backward
+pass is slow on CPU and CUDA (jax issue 13800), so the convolutions are computed one by one.
 
-``_form`` alone decides how a convolution is computed.
+Only ``_form`` decides which algorithm computes a convolution.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ Pads: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 _NO_PADS: Pads = ((0, 0), (0, 0))
 
 MOST_UNROLLED = 16
-"""convolutions with filters of their own that an accelerator's program spells out one by one"""
+"""largest batch of convolutions with different filters that a program for an accelerator unrolls"""
 
 
 def conv2d(x: Array, kernel: Array, stride: int = 1, padding: int | None = None) -> Array:
     """Cross-correlate ``x`` [N, H, W, i] with ``kernel`` [kh, kw, i, o] -> [N, H', W', o], differentiable to any order.
 
-    ``padding`` zeros on every side; None keeps the size at stride 1 (odd kernels). Computes in the dtype of ``x``; the
-    gradient of the kernel is accumulated in float32 at least and has the kernel's dtype (on a GPU its sum is rounded to
-    the dtype of ``x`` in between).
+    ``padding`` is the number of zeros on every side; None keeps the size at stride 1 (odd kernels). The computation is
+    in the dtype of ``x``. The gradient of the kernel has the kernel's dtype and is accumulated in float32 or wider,
+    except that a GPU rounds its sum to the dtype of ``x`` first.
     """
     kh, kw = kernel.shape[:2]
     vertical, horizontal = (kh // 2, kw // 2) if padding is None else (padding, padding)
@@ -55,22 +55,22 @@ def conv2d(x: Array, kernel: Array, stride: int = 1, padding: int | None = None)
 
 
 def average_pool(x: Array, window: int = 2) -> Array:
-    """Mean over each ``window`` x ``window`` square of [N, H, W, c]; rows and columns left over are dropped."""
+    """Average each ``window`` x ``window`` square of [N, H, W, c]. Remaining rows and columns are dropped."""
     n, height, width, c = x.shape
     rows, columns = height // window, width // window
     x = x[:, : rows * window, : columns * window]
     squares = x.reshape(n, rows, window, columns, window, c)
-    # Added one by one: half the time of a reduction on CPU. The derivative is a broadcast that fuses with its
-    # neighbours, unlike that of ``reduce_window``.
+    # Explicit additions take half the time of a reduction on CPU. Their derivative is a broadcast, which fuses with
+    # its neighbours, unlike the derivative of ``reduce_window``.
     taps = [squares[:, :, u, :, v] for u in range(window) for v in range(window)]
     return reduce(add, taps) / window**2
 
 
 def max_pool(x: Array, window: int = 2, stride: int | None = None, padding: int = 0) -> Array:
-    """Maximum over ``window`` x ``window`` of [N, H, W, c], ``stride`` apart (default: the window), -inf outside.
+    """Take the maximum of ``window`` x ``window`` squares of [N, H, W, c], ``stride`` apart (default: the window).
 
-    Elementwise maxima over the taps, because ``reduce_window`` with max cannot be differentiated twice in reverse mode.
-    Ties send the gradient to the first tap, as in PyTorch.
+    ``padding`` is filled with -inf. The maxima are elementwise over the taps, because ``reduce_window`` with max cannot
+    be differentiated twice in reverse mode. In a tie the first tap receives the gradient, as in PyTorch.
     """
     step = stride or window
     x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), constant_values=-jnp.inf)
@@ -119,7 +119,7 @@ _conv.defvjp(_conv_fwd, _conv_bwd)
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _correlate(x: Array, dy: Array, pads: Pads) -> Array:
-    """[N, H, W, i], [N, H', W', o] -> [kh, kw, i, o]: the kernel's gradient at stride 1, float32 at least"""
+    """[N, H, W, i], [N, H', W', o] -> [kh, kw, i, o]: the kernel's gradient at stride 1, in float32 or wider"""
 
     @custom_vmap
     def op(x: Array, dy: Array) -> Array:
@@ -148,7 +148,7 @@ def _correlate_bwd(pads: Pads, saved: tuple[Array, Array], v: Array) -> tuple[Ar
 _correlate.defvjp(_correlate_fwd, _correlate_bwd)
 
 
-# ------------------------------------------------------------------ how one pair of operands is computed
+# ------------------------------------------------------------------ algorithms for one pair of operands
 
 
 def _on_cpu() -> bool:
@@ -156,7 +156,7 @@ def _on_cpu() -> bool:
 
 
 def _each(f: Callable[[Array, Array], Array], a: Array, b: Array) -> Array:
-    """``f`` of every pair of entries of ``a`` [B, ...] and ``b`` [B, ...], stacked."""
+    """Apply ``f`` to every pair of entries of ``a`` [B, ...] and ``b`` [B, ...], and stack the results."""
     if _on_cpu() or len(a) > MOST_UNROLLED:
         return lax.map(lambda pair: f(*pair), (a, b))
     return jnp.stack([f(a[i], b[i]) for i in range(len(a))])
@@ -165,11 +165,12 @@ def _each(f: Callable[[Array, Array], Array], a: Array, b: Array) -> Array:
 def _form(
     window: tuple[int, ...], stride: int, channels_in: int, channels_out: int, dtype: DTypeLike
 ) -> Literal["library", "patches", "shifts", "winograd"]:
-    """The fastest form here. On accelerators their library knows best.
+    """Return the fastest algorithm on this platform. Accelerators always use their library.
 
-    On CPU, per 64 images of 16x16x128 -> 128 inside a scan (2 cores of AVX2, one thread): library 77 ms, Winograd 41;
-    kernel gradient over patches 120, Winograd 77. A library convolution is starved below 16 channels. Winograd
-    needs 32 channels to pay for its transforms, and more digits than bfloat16 has.
+    On CPU, 64 images of 16x16x128 -> 128 inside a scan (2 cores of AVX2, one thread) take 77 ms with the library and
+    41 ms with Winograd; the kernel gradient takes 120 ms over patches and 77 ms with Winograd. The library is
+    inefficient below 16 channels. Winograd needs 32 channels to pay for its transforms, and more precision than
+    bfloat16.
     """
     if not _on_cpu():
         return "library"
@@ -197,9 +198,9 @@ def _conv_one(x: Array, kernel: Array, stride: int, pads: Pads) -> Array:
 
 def _correlate_one(x: Array, dy: Array, pads: Pads) -> Array:
     if target() == "gpu":
-        # cuDNN's own kernel gradient: a fifth less traffic in a training step than patches. Asked for a float32
-        # result it would compute in float32, so the result is widened afterwards.
-        roles = ("CHWN", "IHWO", "HWNC")  # images are summed over, as channels are elsewhere
+        # cuDNN's kernel gradient has a fifth less memory traffic in a training step than patches. A float32 output
+        # would make it compute in float32, so the result is widened afterwards.
+        roles = ("CHWN", "IHWO", "HWNC")  # sums over images, where a forward convolution sums over channels
         return lax.conv_general_dilated(x, dy, (1, 1), pads, dimension_numbers=roles).astype(accumulator_dtype(x.dtype))
     kh, kw = window = _window(x.shape, dy.shape, pads)
     x = _pad(x, pads)
@@ -208,7 +209,7 @@ def _correlate_one(x: Array, dy: Array, pads: Pads) -> Array:
         return winograd.correlate(x, dy)
     if form == "patches":
         return _match(_patches(x, window, 1, _NO_PADS), dy).reshape(kh, kw, x.shape[3], dy.shape[3])
-    # One kernel row at a time: with many channels a third of the memory of all patches at once, and no slower.
+    # One kernel row at a time needs a third of the memory of all patches at once with many channels, at equal speed.
     rows = [_match(_patches(x[:, u : u + dy.shape[1]], (1, kw), 1, _NO_PADS), dy) for u in range(kh)]
     return jnp.stack(rows).reshape(kh, kw, x.shape[3], dy.shape[3])
 
@@ -216,23 +217,23 @@ def _correlate_one(x: Array, dy: Array, pads: Pads) -> Array:
 def _match(patches: Array, dy: Array) -> Array:
     """[N, H, W, p], [N, H, W, o] -> [p, o], summed over all positions"""
     patches, dy = patches.reshape(-1, patches.shape[-1]), dy.reshape(-1, dy.shape[-1])
-    # dy stands on the left, because its transpose is the cheaper one to pack.
+    # dy is the left operand, because its transpose is cheaper to pack.
     return lax.dot_general(dy, patches, (((0,), (0,)), ((), ())), preferred_element_type=accumulator_dtype(dy.dtype)).T
 
 
 def _taps(x: Array, window: tuple[int, ...], stride: int) -> list[Array]:
-    """x [N, H, W, c] as each of the kh*kw positions of the window sees it: [N, H', W', c] each"""
-    tall, wide_ = (stride * ((x.shape[a] - window[a - 1]) // stride) + 1 for a in (1, 2))
-    return [x[:, u : u + tall : stride, v : v + wide_ : stride] for u in range(window[0]) for v in range(window[1])]
+    """Return the kh*kw strided slices of x [N, H, W, c], one for each position in the window: [N, H', W', c] each."""
+    height, width = (stride * ((x.shape[a] - window[a - 1]) // stride) + 1 for a in (1, 2))
+    return [x[:, u : u + height : stride, v : v + width : stride] for u in range(window[0]) for v in range(window[1])]
 
 
 def _patches(x: Array, window: tuple[int, ...], stride: int, pads: Pads) -> Array:
-    """[N, H, W, i] -> [N, H', W', kh*kw*i], the order of ``_flat``"""
+    """[N, H, W, i] -> [N, H', W', kh*kw*i], in the order of ``_flat``"""
     return jnp.concatenate(_taps(_pad(x, pads), window, stride), axis=3)
 
 
 def _shifted_sum(x: Array, kernel: Array, pads: Pads) -> Array:
-    """Matmul first, then add the kh*kw shifted results: cheap where the outputs are few."""
+    """Multiply first and then add the kh*kw shifted results, which is cheap if output channels are few."""
     kh, kw, i, o = kernel.shape
     z = _pad(jnp.matmul(x, kernel.transpose(2, 0, 1, 3).reshape(i, kh * kw * o)), pads)
     taps = [tap[..., t * o : (t + 1) * o] for t, tap in enumerate(_taps(z, (kh, kw), 1))]
@@ -249,7 +250,7 @@ def _flat(kernel: Array) -> Array:
 
 
 def _mirror(kernel: Array) -> Array:
-    """The kernel of the transposed convolution: rotated by 180 degrees, inputs and outputs exchanged."""
+    """Return the kernel of the transposed convolution: rotated by 180 degrees, with inputs and outputs exchanged."""
     return kernel[::-1, ::-1].swapaxes(2, 3)
 
 
@@ -260,18 +261,18 @@ def _mirror_pads(pads: Pads, window: tuple[int, ...]) -> Pads:
 
 
 def _window(x: tuple[int, ...], dy: tuple[int, ...], pads: Pads) -> tuple[int, int]:
-    """Kernel size from the shapes [..., H, W, i] of x and [..., H', W', o] of dy."""
+    """Return the kernel size for the shapes [..., H, W, i] of x and [..., H', W', o] of dy."""
     kh, kw = (x[a] + sum(pads[a + 3]) - dy[a] + 1 for a in (-3, -2))
     return kh, kw
 
 
 def _pad(x: Array, pads: Pads) -> Array:
-    """Zeros around [N, H, W, c]; negative pads (of a mirrored convolution) crop."""
+    """Pad [N, H, W, c] with zeros. Negative pads, which occur in a mirrored convolution, crop."""
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)])
 
 
 def _dilate(dy: Array, stride: int, size: list[int]) -> Array:
-    """Put ``stride - 1`` zeros between the rows and columns of dy and fill up to ``size``: its stride-1 equivalent."""
+    """Return the stride-1 equivalent of dy: ``stride - 1`` zeros between rows and columns, padded to ``size``."""
     if stride == 1:
         return dy
     steps = [(0, n - stride * (m - 1) - 1, stride - 1) for n, m in zip(size, dy.shape[1:3], strict=True)]
@@ -279,12 +280,12 @@ def _dilate(dy: Array, stride: int, size: list[int]) -> Array:
 
 
 def _merge(x: Array, axis: int) -> Array:
-    """Merge the leading axis of x into ``axis`` of the rest: [B, ..., m, ...] -> [..., B*m, ...]"""
+    """Merge the leading axis of x into ``axis`` of the remaining axes: [B, ..., m, ...] -> [..., B*m, ...]."""
     x = jnp.moveaxis(x, 0, axis)
     return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
 
 
 def _split(x: Array, size: int, axis: int) -> Array:
-    """The inverse of ``_merge``."""
+    """Invert ``_merge``."""
     x = x.reshape(*x.shape[:axis], size, -1, *x.shape[axis + 1 :])
     return jnp.moveaxis(x, axis, 0)

@@ -1,4 +1,4 @@
-"""ConvNet-D, the network of dataset distillation (Gidaris and Komodakis 2018)."""
+"""ConvNet-D, the usual network of dataset distillation (Gidaris and Komodakis 2018)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ DEEPEST = 100
 
 @choice
 class ConvNet(Architecture):
-    """``depth`` times (3x3 convolution, norm, activation, 2x2 pooling), then one linear layer.
+    """``depth`` blocks of (3x3 convolution, norm, activation, 2x2 pooling), then one linear layer.
 
-    Raises RequestError for sizes below 1, unknown names, and a norm that does not divide the width.
+    It raises RequestError for sizes below 1, unknown names, and a norm that does not divide the width.
     """
 
     depth: int = 3
@@ -30,7 +30,7 @@ class ConvNet(Architecture):
 
     def validate(self) -> None:
         require_positive(depth=self.depth, width=self.width)
-        if self.depth > DEEPEST:  # each layer is compiled by itself
+        if self.depth > DEEPEST:  # each layer adds to the compile time
             raise RequestError(f"depth is {self.depth}: give at most {DEEPEST}")
         require_norm(self.norm, self.width)
         require_choice("activation", self.activation, ACTIVATIONS)
@@ -38,9 +38,9 @@ class ConvNet(Architecture):
         require_choice("dtype", self.dtype, get_args(DTypeName))
 
     def build(self, shape: tuple[int, int, int], classes: int) -> FlaxNet:
-        """A net for images of ``shape`` (H, W, c); RequestError if pooling leaves nothing of them."""
+        """Build the net for images of ``shape`` (H, W, c). Raise RequestError if pooling shrinks them to nothing."""
         self.validate()
-        # 28x28 digits are padded to 32x32, so that they halve five times without a remainder.
+        # 28x28 digits are padded to 32x32, which can be halved five times without a remainder.
         padding = 3 if shape == (28, 28, 1) else 1
         side = min(shape[:2]) + 2 * (padding - 1)
         deepest = side.bit_length() - 1

@@ -1,4 +1,4 @@
-"""DenseNet-121 for small images (Huang et al. 2017, as dataset distillation evaluates it)."""
+"""DenseNet-121 for small images (Huang et al. 2017), in the variant that dataset distillation evaluates."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from distill_jax.types import Array, NetBlock, NetOutput, choice
 
 @choice
 class DenseNet(Architecture):
-    """Pre-activation dense blocks; transitions halve channels, and the map while it is 4 or more wide.
+    """Pre-activation dense blocks. Transitions halve the channels, and the map while its side is 4 or more.
 
-    A dense layer puts its ``growth`` new channels *before* its input's. Raises RequestError as ResNet does.
+    A dense layer puts its ``growth`` new channels *before* the channels of its input.
     """
 
     layers: tuple[int, ...] = (6, 12, 24, 16)
@@ -33,7 +33,7 @@ class DenseNet(Architecture):
         require_choice("dtype", self.dtype, get_args(DTypeName))
 
     def build(self, shape: tuple[int, int, int], classes: int) -> FlaxNet:
-        """A net for images of ``shape`` (H, W, c), of side 8 or more."""
+        """Build the net for images of ``shape`` (H, W, c). Raise RequestError for a side below 8 or a wrong field."""
         self.validate()
         require_side(shape, 8)
         return FlaxNet(_DenseNet(self, classes), shape, classes, self.dtype)

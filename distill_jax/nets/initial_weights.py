@@ -1,7 +1,7 @@
-"""Initial weights: a layer says what each parameter is drawn from, and all are drawn at once.
+"""Initial weights. Layers declare the distribution of each parameter, and one call draws all parameters at once.
 
-A draw for each parameter would be most of what there is to compile in a small network's training, and a kernel each on
-an accelerator, wherever fresh networks are drawn in a step.
+Separate draws would dominate the compile time of a small network's training. On an accelerator each would be a kernel
+of its own in every step that draws fresh networks.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from flax import struct
 from distill_jax.types import Array, PyTree
 
 Kind: TypeAlias = Literal["uniform", "normal", "constant"]
-"""uniform in +-scale, normal with standard deviation scale, or scale itself"""
+"""uniform in +-scale, normal with standard deviation scale, or the constant scale"""
 
 
 @struct.dataclass
 class Uninitialised(nn.meta.AxisMetadata):
-    """A parameter that is not drawn yet, as ``Module.init`` returns it; a box to flax, which looks through it."""
+    """A parameter before its draw, as ``Module.init`` returns it. For flax it is a box, which flax opens on access."""
 
     value: Any
-    """its shape and dtype"""
+    """an array or ShapeDtypeStruct of the parameter's shape and dtype"""
     kind: Kind = struct.field(pytree_node=False)
     scale: float = struct.field(pytree_node=False)
 
@@ -44,26 +44,27 @@ class Uninitialised(nn.meta.AxisMetadata):
 
 
 def initialiser(kind: Kind, scale: float) -> Callable[..., Any]:
-    """An initialiser for ``Module.param`` and ``Module.variable``."""
+    """Return an initialiser for ``Module.param`` and ``Module.variable``."""
     return lambda key, shape, dtype=jnp.float32: Uninitialised(jnp.zeros(shape, dtype), kind, scale)
 
 
-def initialised(variables: PyTree, key: Array) -> PyTree:
-    """``variables``, all of them ``Uninitialised`` of one dtype, as arrays."""
-    waiting, structure = jax.tree.flatten(variables, is_leaf=lambda leaf: isinstance(leaf, Uninitialised))
+def initialise(variables: PyTree, key: Array) -> PyTree:
+    """Draw all ``variables``, which are ``Uninitialised`` of one dtype, and return them as arrays."""
+    parameters, structure = jax.tree.flatten(variables, is_leaf=lambda leaf: isinstance(leaf, Uninitialised))
     numbers: dict[str, list[Array]] = {}
     for kind, draw in (("uniform", _uniform), ("normal", jax.random.normal)):
-        sizes = [one.value.size for one in waiting if one.kind == kind]
+        sizes = [parameter.value.size for parameter in parameters if parameter.kind == kind]
         if sizes:
-            all_of_kind = draw(jax.random.fold_in(key, len(numbers)), (sum(sizes),), waiting[0].value.dtype)
-            numbers[kind] = jnp.split(all_of_kind, np.cumsum(sizes)[:-1])
+            draws = draw(jax.random.fold_in(key, len(numbers)), (sum(sizes),), parameters[0].value.dtype)
+            numbers[kind] = jnp.split(draws, np.cumsum(sizes)[:-1])
 
-    def made(one: Uninitialised) -> Array:
-        if one.kind == "constant":
-            return jnp.full(one.value.shape, one.scale, one.value.dtype)
-        return one.scale * numbers[one.kind].pop(0).reshape(one.value.shape)
+    def fill(parameter: Uninitialised) -> Array:
+        shape, scale = parameter.value.shape, parameter.scale
+        if parameter.kind == "constant":
+            return jnp.full(shape, scale, parameter.value.dtype)
+        return scale * numbers[parameter.kind].pop(0).reshape(shape)
 
-    return structure.unflatten([made(one) for one in waiting])
+    return structure.unflatten([fill(parameter) for parameter in parameters])
 
 
 def _uniform(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:

@@ -1,9 +1,9 @@
-"""The Linen layers that every network is made of.
+"""The Linen layers of every network.
 
-A layer computes in the dtype of its input and keeps its parameters in float32 (float64 when the input is float64), so
-the compute dtype is chosen once, by ``net.FlaxNet``. Images are NHWC, convolution kernels HWIO, dense kernels
-(in, out). Parameters start as PyTorch's: uniform in +-1/sqrt(fan_in), biases too; norm scale 1 and bias 0. The kernels
-of ResNets start as their authors' do (``Conv.start``).
+A layer computes in the dtype of its input and keeps its parameters in float32 (float64 for a float64 input), so
+``net.FlaxNet`` alone chooses the compute dtype. Images are NHWC, convolution kernels HWIO, dense kernels (in, out).
+Parameters are initialised as in PyTorch: weights and biases uniform in +-1/sqrt(fan_in), norm scale 1 and bias 0. The
+kernels of ResNets are initialised as in their authors' code (``Conv.start``).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PoolingName: TypeAlias = Literal["avg", "max", "none"]
 StartName: TypeAlias = Literal["fan-in", "fan-out"]
 
 GROUPS = 4
-"""groups of norm 'group'"""
+"""number of groups of norm 'group'"""
 
 ZEROS, ONES = initialiser("constant", 0.0), initialiser("constant", 1.0)
 
@@ -44,7 +44,7 @@ POOLINGS: dict[str, Callable[[Array], Array]] = {"avg": average_pool, "max": max
 
 
 def _uniform(fan_in: int) -> Callable[..., Any]:
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for weights and biases."""
+    """Return the initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for weights and biases."""
     return initialiser("uniform", 1 / math.sqrt(fan_in))
 
 
@@ -55,10 +55,10 @@ class Conv(nn.Module):
     size: int = 3
     stride: int = 1
     padding: int | None = None
-    """zeros on every side; None keeps the size at stride 1"""
+    """number of zeros on every side; None keeps the size at stride 1"""
     bias: bool = True
     start: StartName = "fan-in"
-    """of the kernel: uniform in +-1/sqrt(fan_in), or normal with std sqrt(2/fan_out), fan_out = size^2 * features"""
+    """initial kernel: uniform in +-1/sqrt(fan_in), or normal with std sqrt(2/fan_out), fan_out = size^2 * features"""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -90,11 +90,12 @@ class Dense(nn.Module):
 class Norm(nn.Module):
     """Normalisation of [N, H, W, c] with learned scale and bias; eps 1e-5, biased variance.
 
-    The kinds differ in what shares a mean and a variance: instance, one image's channel; batch, a channel of the whole
-    batch; group, a quarter of one image's channels; layer, one image (scale and bias per element, [H, W, c]). Running
-    statistics of 'batch' are ``0.9 old + 0.1 new`` with the unbiased variance, as PyTorch's.
+    The kind determines the values that share a mean and a variance. instance: a channel of one image; batch: a channel
+    of the whole batch; group: a quarter of the channels of one image; layer: one image (with a scale and a bias per
+    element, [H, W, c]). Running statistics of 'batch' are ``0.9 old + 0.1 new`` with the unbiased variance, as in
+    PyTorch.
 
-    Written as ``x * r + (b - m * r)`` with one-pass moments: 2.4 times faster on CPU with its derivatives than
+    The form ``x * r + (b - m * r)`` with one-pass moments is 2.4 times faster on CPU, derivatives included, than
     subtracting the mean first.
     """
 
@@ -120,7 +121,7 @@ class Norm(nn.Module):
         return x * _per_map(r).astype(x.dtype) + _per_map(bias[None] - mean * r).astype(x.dtype)
 
     def _batch_moments(self, x: Array, train: bool) -> tuple[Array, Array]:
-        """[1, c] each"""
+        """Return mean and variance, [1, c] each."""
         shape = (x.shape[-1],)
         running_mean = self.variable("batch_stats", "mean", ZEROS, None, shape, accumulator_dtype(x.dtype))
         running_variance = self.variable("batch_stats", "var", ONES, None, shape, accumulator_dtype(x.dtype))
@@ -134,7 +135,7 @@ class Norm(nn.Module):
 
 
 def _moments(x: Array, groups: int) -> tuple[Array, Array]:
-    """Mean and variance of each image's ``groups`` groups of channels, repeated per channel: [N, c] each."""
+    """Return mean and variance of ``groups`` groups of channels in each image, repeated per channel: [N, c] each."""
     channels = x.shape[-1]
     if groups == channels:
         return _one_pass(x, (1, 2))
@@ -146,7 +147,7 @@ def _moments(x: Array, groups: int) -> tuple[Array, Array]:
 def _one_pass(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
     x = x.astype(accumulator_dtype(x.dtype))
     mean = jnp.mean(x, axes)
-    # Rounding can push the variance of a flat map below zero, past eps where its values are large.
+    # Rounding can make the variance of a constant map negative, and below -eps if its values are large.
     return mean, jnp.maximum(jnp.mean(x * x, axes) - mean * mean, 0)
 
 
@@ -156,5 +157,5 @@ def _per_map(v: Array) -> Array:
 
 
 def _channels(v: Array, ndim: int) -> Array:
-    """View a per-channel vector with ``ndim`` axes, so that it broadcasts by rank."""
+    """Reshape a per-channel vector to ``ndim`` axes, so that no operation promotes its rank."""
     return v.reshape((1,) * (ndim - 1) + v.shape)

@@ -1,4 +1,4 @@
-"""The seam between flax and the rest: a Linen module as a ``types.Net``."""
+"""Wraps a Linen module as a ``types.Net``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from distill_jax.nets.initial_weights import initialised
+from distill_jax.nets.initial_weights import initialise
 from distill_jax.nets.layers import GROUPS, NormName
 from distill_jax.types import Array, Model, NetOutput, PyTree, RequestError, accumulator_dtype, near_miss
 
@@ -20,30 +20,30 @@ DTypeName: TypeAlias = Literal["float32", "bfloat16", "float64"]
 
 @dataclass(frozen=True)
 class FlaxNet:
-    """A Linen module whose call is ``module(x, train) -> Out``. Equal by value, so equal nets compile once."""
+    """A Linen module with the call ``module(x, train) -> NetOutput``. Nets compare by value, so they compile once."""
 
     module: nn.Module
     shape: tuple[int, int, int]
     """(H, W, c)"""
     classes: int
     dtype: DTypeName = "float32"
-    """What the network computes in. bfloat16 keeps parameters, norm statistics, weight gradients and outputs in
-    float32; float64 (for tests, under ``jax.enable_x64``) makes all of them float64."""
+    """compute dtype. With bfloat16, parameters, norm statistics, weight gradients and outputs are float32. With float64
+    (for tests, under ``jax.enable_x64``) all of these are float64"""
 
     def __post_init__(self) -> None:
         x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
         if self.dtype == "float64" and not x64:
-            raise RequestError("dtype float64 would silently be float32 here: use float32, or set JAX_ENABLE_X64=1")
+            raise RequestError("dtype float64 needs jax's 64-bit mode: use float32, or set JAX_ENABLE_X64=1")
 
     @partial(jax.jit, static_argnums=0, inline=True)
     def init(self, key: Array) -> Model:
-        """Fresh parameters; running statistics where the norm is 'batch', else an empty dict."""
+        """Draw fresh parameters. ``stats`` holds running statistics if the norm is 'batch', and is else empty."""
         image = jax.ShapeDtypeStruct((1, *self.shape), jnp.dtype(self.dtype))
-        variables = initialised(jax.eval_shape(lambda key, x: self.module.init(key, x, False), key, image), key)
+        variables = initialise(jax.eval_shape(lambda key, x: self.module.init(key, x, False), key, image), key)
         return Model(params=variables["params"], stats=variables.get("batch_stats", {}))
 
     def apply(self, model: Model, x: Array, train: bool) -> tuple[NetOutput, PyTree]:
-        """Forward ``x`` [N, H, W, c] in network space; see ``types.Net``. Outputs are float32 (or float64)."""
+        """Forward ``x`` [N, H, W, c] in network space as ``types.Net`` says. Outputs are float32 (or float64)."""
         variables = {"params": model.params}
         if model.stats:
             variables["batch_stats"] = model.stats
@@ -52,27 +52,31 @@ class FlaxNet:
 
 
 def require_choice(field: str, value: str, names: Iterable[str]) -> None:
-    """Raise RequestError, with the nearest name, unless ``value`` is one of ``names``."""
+    """Raise RequestError, which names the nearest name, unless ``value`` is one of ``names``."""
     if value not in (names := list(names)):
         raise RequestError(f"{field} {value!r} is unknown: {near_miss(str(value), names)}")
 
 
 def require_norm(norm: str, width: int | None) -> None:
-    """Raise RequestError for an unknown norm, or one that does not divide ``width`` channels."""
+    """Raise RequestError for an unknown norm, or a norm that does not divide ``width`` channels."""
     require_choice("norm", norm, get_args(NormName))
     if norm == "group" and width is not None and width % GROUPS:
-        raise RequestError(f"norm 'group' cannot split {width} channels into {GROUPS}: choose another width or norm")
+        raise RequestError(
+            f"norm 'group' cannot split {width} channels into {GROUPS} groups: choose another width or norm"
+        )
 
 
 def require_side(shape: tuple[int, int, int], smallest: int) -> None:
-    """Raise RequestError for images of fewer than ``smallest`` pixels a side."""
+    """Raise RequestError if a side of the images is shorter than ``smallest`` pixels."""
     height, width, _ = shape
     if min(height, width) < smallest:
-        raise RequestError(f"images of {height}x{width} are too small for this network: it needs {smallest}x{smallest}")
+        raise RequestError(
+            f"images of {height}x{width} are too small for this network: give at least {smallest}x{smallest}"
+        )
 
 
 def require_positive(**fields: int) -> None:
-    """Raise RequestError for a field that is not an integer of at least 1."""
+    """Raise RequestError if a field is not an integer of at least 1."""
     for name, value in fields.items():
         if not isinstance(value, int) or value < 1:
             raise RequestError(f"{name} is {value!r}: give an integer of at least 1")

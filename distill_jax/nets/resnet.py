@@ -1,8 +1,8 @@
-"""ResNet and ResNetAP as this field uses them: narrower than usual on CIFAR-sized images.
+"""ResNet and ResNetAP as dataset distillation uses them: narrower than usual on CIFAR-sized images.
 
-Images under 64 pixels a side take the CIFAR variant (widths 32 to 256, 3x3 stem), larger ones the ImageNet variant
-(64 to 512; a 7x7 stem above 128 pixels). ResNetAP never strides: it averages over 2x2 squares instead. As in IDC's
-release, kernels start normal with std sqrt(2/fan_out).
+Images with a side under 64 pixels use the CIFAR variant (widths 32 to 256, 3x3 stem). Larger images use the ImageNet
+variant (widths 64 to 512, and a 7x7 stem above 128 pixels). ResNetAP has no strides and averages 2x2 squares instead.
+Kernels are initially normal with std sqrt(2/fan_out), as in IDC's release.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from distill_jax.nets.net import DTypeName, FlaxNet, require_choice
 from distill_jax.types import Array, NetBlock, NetOutput, RequestError, choice
 
 DEPTHS = {10: 1, 18: 2}
-"""basic blocks in each of the four stages"""
+"""{depth: number of basic blocks in each of the four stages}"""
 
 _Conv = partial(Conv, bias=False, start="fan-out")
 
 
 @choice
 class ResNet(Architecture):
-    """ResNet-10 or -18 of basic blocks. Raises RequestError for another depth, or images under 8 pixels a side."""
+    """ResNet-10 or -18 of basic blocks. It raises RequestError for other depths, and for sides under 8 pixels."""
 
     depth: int = 18
     norm: NormName = "instance"
@@ -44,7 +44,7 @@ class ResNet(Architecture):
 
 @choice
 class ResNetAP(Architecture):
-    """ResNet with average pooling in place of strides, the network for ImageNet subsets."""
+    """ResNet with average pooling in place of strides, the usual network for ImageNet subsets."""
 
     depth: int = 10
     norm: NormName = "instance"
@@ -60,7 +60,7 @@ class ResNetAP(Architecture):
 
 def _check(depth: int, norm: str, dtype: str) -> None:
     if depth not in DEPTHS:
-        raise RequestError(f"net.depth is {depth}: ResNets have depth {' or '.join(map(str, DEPTHS))}")
+        raise RequestError(f"net.depth is {depth}: give {' or '.join(map(str, DEPTHS))} for a ResNet")
     require_choice("norm", norm, get_args(NormName))
     require_choice("dtype", dtype, get_args(DTypeName))
 
@@ -68,7 +68,7 @@ def _check(depth: int, norm: str, dtype: str) -> None:
 def _build(spec: ResNet | ResNetAP, pooled: bool, shape: tuple[int, int, int], classes: int) -> FlaxNet:
     side = min(shape[:2])
     if side < 8:
-        raise RequestError(f"a ResNet halves images up to three times: {side} pixels a side are too few, use 8 or more")
+        raise RequestError(f"images with a side of {side} pixels are too small for a ResNet: give at least 8x8")
     first = 32 if side < 64 else 64
     assert first % GROUPS == 0
     module = _ResNet(spec.norm, pooled, side, tuple(first * 2**s for s in range(4)), DEPTHS[spec.depth], classes)
@@ -89,7 +89,7 @@ class _ResNet(nn.Module):
         blocks = []
         for s, width in enumerate(self.widths):
             for b in range(self.per_stage):
-                # An instance norm over a 1x1 map would erase it, so images of 8 pixels are halved twice only.
+                # An instance norm over a 1x1 map would erase it, so 8x8 images are halved only twice.
                 halves = s > 0 and b == 0 and min(x.shape[1:3]) >= 4
                 x = _BasicBlock(self.norm, self.pooled, width, halves, name=f"stage{s}_block{b}")(x, train)
             blocks.append(NetBlock(before=x, after=x))
@@ -109,7 +109,7 @@ class _ResNet(nn.Module):
 
 
 class _BasicBlock(nn.Module):
-    """conv - norm - ReLU (- pool) - conv - norm, plus the shortcut, ReLU."""
+    """conv - norm - ReLU (- pool) - conv - norm, then the sum with the shortcut and ReLU."""
 
     norm: NormName
     pooled: bool

@@ -1,8 +1,8 @@
 """The small networks of cross-architecture tables, as DC and DSA define them (Zhao et al. 2021, appendix): MLP, LeNet,
-AlexNet and VGG-11. Those with convolutions share one module: convolutions, then linear layers.
+AlexNet and VGG-11. LeNet, AlexNet and VGG-11 share a module of convolutions followed by linear layers.
 
-On images smaller than the originals' 32x32, pools that would leave less than a 2x2 map to the layers after them are
-skipped, and 5x5 convolutions are padded to keep the size.
+For images smaller than the original 32x32, a pool is skipped if it would leave less than a 2x2 map for later layers,
+and 5x5 convolutions are padded to keep the size.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from distill_jax.types import Array, NetBlock, NetOutput, choice
 
 
 class _Layer(NamedTuple):
-    """One convolution."""
+    """A convolution, optionally followed by a pool."""
 
     width: int
     size: int = 3
@@ -41,14 +41,14 @@ class MLP(Architecture):
         require_choice("dtype", self.dtype, get_args(DTypeName))
 
     def build(self, shape: tuple[int, int, int], classes: int) -> FlaxNet:
-        """A net for images of any ``shape`` (H, W, c)."""
+        """Build the net for images of any ``shape`` (H, W, c)."""
         self.validate()
         return FlaxNet(_MLP(self.depth, self.width, classes), shape, classes, self.dtype)
 
 
 @choice
 class LeNet(Architecture):
-    """Convolutions 6 and 16 of 5x5, linear layers of 120 and 84; ReLU and max pools."""
+    """5x5 convolutions of 6 and 16 channels, then linear layers of 120 and 84 units, with ReLU and max pools."""
 
     norm: NormName = "none"
     dtype: DTypeName = "float32"
@@ -58,11 +58,11 @@ class LeNet(Architecture):
         require_choice("dtype", self.dtype, get_args(DTypeName))
 
     def build(self, shape: tuple[int, int, int], classes: int) -> FlaxNet:
-        """A net for images of ``shape`` (H, W, c), of side 8 or more."""
+        """Build the net for images of ``shape`` (H, W, c). Raise RequestError for a side below 8."""
         self.validate()
         require_side(shape, 8)
         side = min(shape[:2])
-        # Unpadded from 32 pixels on; 28 are padded to 32 first, as published for MNIST.
+        # Images of 32 pixels or more are not padded. Images of 28 pixels are padded to 32, as published for MNIST.
         layers = (_Layer(6, 5, 0 if side >= 32 else 2, pool=True), _Layer(16, 5, 0 if side >= 28 else 2, pool=True))
         return FlaxNet(_PlainNet(layers, (120, 84), self.norm, classes), shape, classes, self.dtype)
 
@@ -79,7 +79,7 @@ class AlexNet(Architecture):
         require_choice("dtype", self.dtype, get_args(DTypeName))
 
     def build(self, shape: tuple[int, int, int], classes: int) -> FlaxNet:
-        """A net for images of ``shape`` (H, W, c), of side 8 or more."""
+        """Build the net for images of ``shape`` (H, W, c). Raise RequestError for a side below 8."""
         self.validate()
         require_side(shape, 8)
         layers = (
@@ -104,7 +104,7 @@ class VGG11(Architecture):
         require_choice("dtype", self.dtype, get_args(DTypeName))
 
     def build(self, shape: tuple[int, int, int], classes: int) -> FlaxNet:
-        """A net for images of ``shape`` (H, W, c), of side 8 or more."""
+        """Build the net for images of ``shape`` (H, W, c). Raise RequestError for a side below 8."""
         self.validate()
         require_side(shape, 8)
         first = _Layer(64, padding=3 if shape == (28, 28, 1) else 1, pool=True)
@@ -124,7 +124,7 @@ class _PlainNet(nn.Module):
         for i, layer in enumerate(self.layers):
             x = Conv(layer.width, layer.size, padding=layer.padding, name=f"conv{i}")(x)
             before = jax.nn.relu(Norm(self.norm, name=f"norm{i}")(x, train))
-            # An instance norm over the 1x1 map that a further pool would leave erases everything.
+            # One more pool would leave a 1x1 map, which an instance norm would erase.
             smallest = 2 if i == len(self.layers) - 1 else 4
             x = max_pool(before) if layer.pool and min(before.shape[1:3]) >= smallest else before
             blocks.append(NetBlock(before=before, after=x))

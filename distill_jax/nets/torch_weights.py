@@ -1,4 +1,4 @@
-"""PyTorch state dicts of the published networks as our parameters."""
+"""Converts PyTorch state dicts of the published networks to the parameters of this library's networks."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from distill_jax.types import Model, RequestError
 
 
 def from_torch(net: FlaxNet, weights: Mapping[str, Any] | Sequence[Any]) -> Model:
-    """The Model of ``net`` with PyTorch's weights.
+    """Return the Model of ``net`` with PyTorch's ``weights``.
 
-    ``weights``: a state dict (name -> array, buffers included), or the parameters alone in state-dict order.
-    Convolutions, norms and linear layers are each taken in order, whatever their names and however the three kinds are
-    interleaved; so the ConvNets of IDC and Acc-DD (all convolutions first) and of DC, DSA, DM and MTT (block by block)
-    both load. OIHW kernels become HWIO, (out, in) matrices (in, out), and rows that a
-    linear layer takes from flattened (C, H, W) maps are reordered to our (H, W, C).
+    ``weights``: a state dict (name -> array, buffers included), or only the parameters in state-dict order.
+    Convolutions, norms and linear layers are matched in order within each kind. Their names and the interleaving of
+    the kinds do not matter, so the ConvNets of IDC and Acc-DD (all convolutions first) and of DC, DSA, DM and MTT
+    (block by block) both load. OIHW kernels become HWIO, and (out, in) matrices (in, out). The rows of a linear layer
+    after flattened (C, H, W) maps are reordered to (H, W, C).
 
-    Raises RequestError where a layer is missing, left over or of another shape.
+    Raise RequestError if a layer is missing, superfluous or of another shape.
     """
-    parameters, means, variances = _sorted_by_kind(weights)
+    parameters, means, variances = _split_by_kind(weights)
     template, layers = _layers_in_order(net)
     queues = {kind: iter([layer for layer in layers if _kind(layer[1]) == kind]) for kind in (4, 2, 1)}
     flattened = _flattened_shapes(net)
@@ -34,12 +34,12 @@ def from_torch(net: FlaxNet, weights: Mapping[str, Any] | Sequence[Any]) -> Mode
     arrays = iter(parameters)
     for array in arrays:
         kind = array.ndim if array.ndim in (4, 2) else 1
-        path, leaves = _next(queues[kind], f"a layer of shape {array.shape} is left over")
-        layer = {"scale" if kind == 1 else "kernel": _ours(array, flattened if kind == 2 else ())}
+        path, leaves = _next(queues[kind], f"a layer of shape {array.shape} is superfluous")
+        layer = {"scale" if kind == 1 else "kernel": _convert(array, flattened if kind == 2 else ())}
         if kind == 2:
             flattened = ()
         if "bias" in leaves:
-            layer["bias"] = _ours(_next(arrays, f"the bias of {'.'.join(path)} is missing"))
+            layer["bias"] = _convert(_next(arrays, f"the bias of {'.'.join(path)} is missing"))
         _put(params, path, {name: _checked(path, name, layer[name], leaf) for name, leaf in leaves.items()})
     for queue in queues.values():
         for path, _ in queue:
@@ -47,15 +47,15 @@ def from_torch(net: FlaxNet, weights: Mapping[str, Any] | Sequence[Any]) -> Mode
     return Model(params, _statistics(template.stats, layers, means, variances))
 
 
-def _sorted_by_kind(weights: Mapping[str, Any] | Sequence[Any]) -> tuple[list[np.ndarray], ...]:
-    """(parameters, running means, running variances), each in order"""
+def _split_by_kind(weights: Mapping[str, Any] | Sequence[Any]) -> tuple[list[np.ndarray], ...]:
+    """Return the parameters, the running means and the running variances, each in order."""
     if not isinstance(weights, Mapping):
         return [np.asarray(w) for w in weights], [], []
-    found: dict[str, list[np.ndarray]] = {"": [], "running_mean": [], "running_var": [], "num_batches_tracked": []}
+    by_kind: dict[str, list[np.ndarray]] = {"": [], "running_mean": [], "running_var": [], "num_batches_tracked": []}
     for name, value in weights.items():
         last = name.rpartition(".")[2]
-        found[last if last in found else ""].append(np.asarray(value))
-    return found[""], found["running_mean"], found["running_var"]
+        by_kind[last if last in by_kind else ""].append(np.asarray(value))
+    return by_kind[""], by_kind["running_mean"], by_kind["running_var"]
 
 
 Layer = tuple[tuple[str, ...], dict[str, jax.ShapeDtypeStruct]]
@@ -63,11 +63,11 @@ Layer = tuple[tuple[str, ...], dict[str, jax.ShapeDtypeStruct]]
 
 @cache
 def _layers_in_order(net: FlaxNet) -> tuple[Model, list[Layer]]:
-    """The net's shapes, and its layers in the order in which they are called."""
+    """Return the net's shapes, and its layers in call order."""
     paths: list[tuple[str, ...]] = []
 
     def init(key: jax.Array) -> None:
-        # Not net.init, whose compilation sorts the names.
+        # net.init is compiled, which would sort the names.
         variables = net.module.init(key, jnp.zeros((1, *net.shape), net.dtype), False)
         paths.extend(_walk(variables["params"]))
 
@@ -97,13 +97,13 @@ def _put(tree: dict[str, Any], path: tuple[str, ...], layer: dict[str, Any]) -> 
 
 
 def _kind(leaves: Mapping[str, Any]) -> int:
-    """4 convolution, 2 linear, 1 norm"""
+    """Return 4 for a convolution, 2 for a linear layer, 1 for a norm."""
     return leaves["kernel"].ndim if "kernel" in leaves else 1
 
 
 @cache
 def _flattened_shapes(net: FlaxNet) -> tuple[tuple[int, ...], ...]:
-    """Maps (H, W, C) that the first linear layer may have flattened: the last block's, or the image itself."""
+    """Return the maps (H, W, C) that the first linear layer may flatten: the output of the last block, or the image."""
 
     def last(key: jax.Array) -> jax.Array:
         out, _ = net.apply(net.init(key), jnp.zeros((1, *net.shape), net.dtype), False)
@@ -112,10 +112,10 @@ def _flattened_shapes(net: FlaxNet) -> tuple[tuple[int, ...], ...]:
     return jax.eval_shape(last, jax.random.key(0)).shape[1:], net.shape
 
 
-def _ours(array: np.ndarray, flattened: tuple[tuple[int, ...], ...] = ()) -> np.ndarray:
+def _convert(array: np.ndarray, flattened: tuple[tuple[int, ...], ...] = ()) -> np.ndarray:
     if array.ndim == 4:  # OIHW
         return array.transpose(2, 3, 1, 0)
-    if array.ndim == 3:  # scale or bias of layer norm, (C, H, W)
+    if array.ndim == 3:  # scale or bias of a layer norm, (C, H, W)
         return array.transpose(1, 2, 0)
     if array.ndim != 2:
         return array
@@ -129,7 +129,7 @@ def _ours(array: np.ndarray, flattened: tuple[tuple[int, ...], ...] = ()) -> np.
 def _statistics(
     stats: Any, layers: list[Layer], means: list[np.ndarray], variances: list[np.ndarray]
 ) -> dict[str, Any]:
-    """Running statistics in the order of the norms; PyTorch's starting values where the weights have none."""
+    """Return the running statistics in the order of the norms, with PyTorch's initial values for missing ones."""
     result: dict[str, Any] = {}
     if not stats:
         return result
@@ -156,4 +156,4 @@ def _next(iterator: Iterator[Any], missing: str) -> Any:
 
 
 def _mismatch(what: str) -> RequestError:
-    return RequestError(f"the PyTorch weights are of another network: {what}; choose its depth, width and norm")
+    return RequestError(f"the PyTorch weights are of another network ({what}): choose its depth, width and norm")

@@ -1,4 +1,4 @@
-"""A small vision transformer (Dosovitskiy et al. 2021): pre-norm blocks, mean over tokens instead of a class token."""
+"""A small vision transformer (Dosovitskiy et al. 2021) with pre-norm blocks and a mean over tokens, no class token."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from distill_jax.types import Array, NetBlock, NetOutput, RequestError, accumula
 
 @choice
 class ViT(Architecture):
-    """Patches, ``depth`` transformer blocks of ``width`` channels, linear. RequestError where sizes do not fit."""
+    """Patches, ``depth`` transformer blocks of ``width`` channels, and a linear layer."""
 
     depth: int = 4
     width: int = 128
     heads: int = 4
     patch: int | None = None
-    """pixels a side; None: the largest divisor of the sides that leaves about 7 patches a side (2 for 8x8 images)"""
+    """side of a patch in pixels; None: the largest common divisor of the image sides up to a seventh of the shorter one
+    (up to 2 if that is more), which gives about 7 patches per side"""
     dtype: DTypeName = "float32"
 
     def validate(self) -> None:
@@ -32,10 +33,13 @@ class ViT(Architecture):
         require_positive(patch=1 if self.patch is None else self.patch)
         require_choice("dtype", self.dtype, get_args(DTypeName))
         if self.width % self.heads:
-            raise RequestError(f"width {self.width} does not divide into {self.heads} heads: make it a multiple")
+            raise RequestError(
+                f"width {self.width} cannot be divided among {self.heads} heads: make it a multiple of {self.heads}"
+            )
 
     def build(self, shape: tuple[int, int, int], classes: int) -> FlaxNet:
-        """A net for images of ``shape`` (H, W, c), of side 8 or more."""
+        """Build the net for images of ``shape`` (H, W, c). Raise RequestError for a side below 8 or a patch that does
+        not divide the sides."""
         self.validate()
         require_side(shape, 8)
         height, width, _ = shape

@@ -1,11 +1,11 @@
-"""Winograd's minimal filtering F(2x2, 3x3): a 3x3 convolution in 4 multiplications per output instead of 9.
+"""Winograd's minimal filtering F(2x2, 3x3): a 3x3 convolution with 4 multiplications per output instead of 9.
 
 Source: Lavin and Gray 2016, "Fast algorithms for convolutional neural networks", section 4.1. With the matrices below
 
     y = A [ (G k G^T) * (B x B^T) ] A^T        per 4x4 tile x and 2x2 tile y, * elementwise, summed over channels
 
 so that all tiles together are one matmul over channels for each of the 16 positions. The kernel's gradient transposes A
-and G. Rounding errors are about those of a direct convolution (the matrices hold 0, 1 and 1/2 only).
+and G. Rounding errors are similar to a direct convolution's, because the matrices hold only 0, 1 and 1/2.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ def correlate(x: Array, dy: Array) -> Array:
 
 
 def _tiles(x: Array) -> Array:
-    """B x B^T of all 4x4 tiles, two apart, of [N, H + 2, W + 2, c]: [16, N * ceil(H/2) * ceil(W/2), c]"""
+    """Return B x B^T of all 4x4 tiles, two apart, of [N, H + 2, W + 2, c]: [16, N * ceil(H/2) * ceil(W/2), c]."""
     height, width, channels = x.shape[1:]
     x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
-    x = lax.optimization_barrier(x)  # or XLA pads again for each slice
+    x = lax.optimization_barrier(x)  # otherwise XLA pads again for each slice
     tall, wide = x.shape[1] - 2, x.shape[2] - 2
     half = _mix(_B, [x[:, :, v : v + wide : 2] for v in range(4)], axis=0)
     return _mix(_B, [half[:, :, u : u + tall : 2] for u in range(4)], axis=0).reshape(16, -1, channels)
 
 
 def _mix(matrix: np.ndarray, arrays: Sequence[Array] | Array, axis: int) -> Array:
-    """matrix @ arrays, stacked along ``axis``"""
+    """Return matrix @ arrays, stacked along ``axis``."""
     return jnp.stack(
         [reduce(add, [float(c) * a for c, a in zip(row, arrays, strict=True) if c]) for row in matrix], axis
     )

@@ -1,7 +1,7 @@
-"""Distilled sets that come with the library, to use at once: ``DistilledSet.load("digits-ipc1")``.
+"""Distilled sets that come with the library: ``DistilledSet.load("digits-ipc1")``.
 
-Each file is what ``experiments.distill --uint8`` wrote; its card holds the protocol and the score. docs/sets.md says
-with which command each was made.
+``experiments.distill --uint8`` wrote each file. Its card holds the protocol and the score, and docs/sets.md gives the
+command that made it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ HERE = Path(__file__).parent
 
 
 def names() -> tuple[str, ...]:
-    """What the sets are called."""
+    """Return the names of the sets."""
     return tuple(sorted(path.stem for path in HERE.glob("*.npz")))
 
 
 def located(path: Path) -> Path:
-    """The file of the set that ``path`` names; ``path`` itself where something is there, or no set is called so."""
+    """Return the file of the set that ``path`` names, or ``path`` itself if it exists or no set has that name."""
     return HERE / f"{path}.npz" if str(path) in names() and not path.exists() else path
