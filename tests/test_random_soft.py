@@ -60,7 +60,7 @@ def test_distill_labels_random_images_by_one_network_and_says_what_they_take(
 )
 def test_random_soft_stands_beside_labels_that_are_not_hard(words: str, expected: tuple[str, ...]) -> None:
     options, _, experiment = parse(words.split(), distill.Distill)
-    assert options.compared_with(experiment.spec) == expected
+    assert options.resolved_baselines(experiment.spec) == expected
 
 
 def test_a_method_without_a_pool_has_nobody_to_label_random_images(

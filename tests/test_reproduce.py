@@ -66,7 +66,7 @@ def test_a_budget_of_seconds_ends_a_run() -> None:
 
 def test_a_method_with_an_ipc_of_its_own_takes_part_at_that_size_alone() -> None:
     lines = ["random", "a: dm --optimiser.lr 1 --ipc 1", "a: dm --optimiser.lr 10 --ipc 10"]
-    found = compare.requested(["compare", "--dataset", "digits", "--ipc", "1", "10", "--methods", *lines]).setups
+    found = compare.resolve_request(["compare", "--dataset", "digits", "--ipc", "1", "10", "--methods", *lines]).setups
     assert list(found) == [("random", 1), ("a", 1), ("random", 10), ("a", 10)]
     rates = {key: setup.spec.optimiser.lr for key, setup in found.items() if key[0] == "a"}  # type: ignore[attr-defined]
     assert rates == {("a", 1): 1.0, ("a", 10): 10.0}

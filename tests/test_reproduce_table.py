@@ -126,9 +126,9 @@ def test_killed_three_times_the_figures_are_the_same(
     argv = [own, *FEW, "--workdir", str(tmp_path), "--resume"]
     begun: list[str] = []
 
-    def counted(words: list[str], requested: Callable = distill.requested) -> Any:
+    def counted(words: list[str], resolve: Callable = distill.resolve_request) -> Any:
         begun.append(words[0])
-        return requested(words)
+        return resolve(words)
 
     # One inner step, then the rest in a block of its own; a score and its baseline for every run.
     for owner, name, function, call in [
@@ -138,12 +138,12 @@ def test_killed_three_times_the_figures_are_the_same(
     ]:
         with monkeypatch.context() as patched:
             patched.setattr(owner, name, dies(function, call))
-            patched.setattr(distill, "requested", counted)
+            patched.setattr(distill, "resolve_request", counted)
             with pytest.raises(Killed):
                 reproduce.main(argv)
     before = len(begun)
     with monkeypatch.context() as patched:
-        patched.setattr(distill, "requested", counted)
+        patched.setattr(distill, "resolve_request", counted)
         assert reproduce.main(argv) == 0
     assert begun[before:] == ["idc"], "what is finished is not begun again; data may have come meanwhile"
     assert rows(tmp_path) == rows(finished)

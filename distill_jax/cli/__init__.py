@@ -1,1 +1,1 @@
-"""The command line: arguments, process, workdir, display, and one file per command."""
+"""The command line: one module per command, and the modules that the commands share."""

@@ -1,4 +1,4 @@
-"""How the result depends on one or two settings: all points and seeds as one compiled program where that is possible.
+"""Sweep one or two settings of a method over several seeds, in one compiled program if the settings allow it.
 
     python -m experiments.ablate acc_dd digits --perturb.max 0 0.03 0.09 0.27 --seeds 3
 
@@ -42,27 +42,28 @@ from distill_jax.types import PyTree, RequestError, require_at_least
 
 @dataclass(frozen=True)
 class Ablate(Resumable, arguments.Common):
-    """Sweep one or two settings: give an option two numbers or more, as in --perturb.max 0 0.03 0.09 0.27.
+    """Sweep one or two settings. To sweep an option, give it two or more numbers, as in --perturb.max 0 0.03 0.09 0.27.
 
-    Numbers of a choice, your own included, are swept as one compiled program that shares one pool of models. Settings
-    that change shapes or the pool (--models.epochs, --live, --factor, --ipc, ...) are visited one after the other.
+    Number fields of choices, including your own, are swept in one compiled program that shares one pool of models.
+    Values that change shapes or the pool (--models.epochs, --live, --factor, --ipc, ...) run one after the other.
     """
 
     seeds: int = 3
     """runs per point, with the seeds SEED, SEED + 1, ..."""
     repeats: int = 3
-    """networks trained from scratch on the images of each run; a run's accuracy is their mean"""
+    """networks trained from scratch on the images of each run; the accuracy of a run is their mean"""
     pool: arguments.Pool = None
     held_out: FlagCreatePairsOff[bool] = False
-    """score on a tenth of the training data, withheld from all else, and not on the test set: to choose a value by"""
+    """score on a tenth of the training data, which is withheld from distillation, instead of on the test set; use it to
+    choose a value"""
 
     @property
-    def scored_on(self) -> str:
+    def scoring_split(self) -> str:
         return "held-out" if self.held_out else "test"
 
 
 class Row(NamedTuple):
-    """What one run gave."""
+    """The figures of one run."""
 
     point: dict[str, float]
     seed: int
@@ -87,25 +88,25 @@ def run(argv: list[str]) -> None:
             check(spec, setup.data.shape, setup.data.counts.tolist())
     first = setups[0]
     if options.pool is not None and any(name.startswith("models.") for name in structural):
-        raise RequestError("--pool is one pool, and what is swept changes it: leave out --pool")
+        raise RequestError("a swept setting changes the pool, but --pool names a single one: leave out --pool")
     given, path = given_pool(first, options.pool), options.folder(f"ablate-{first.folder}")
     with open_workdir(path) as workdir, Interrupts() as interrupts, resumable("ablate", argv, path):
         config = {**first.describe(), "swept": swept, "seeds": options.seeds, "repeats": options.repeats}
         config |= {"held_out": options.held_out}
         workdir.begin(config, options.resume, options.overwrite)
         print(display.configuration(first.title, first.experiment))
-        print(*_announced(numbers, structural, options), sep="\n", flush=True)
+        print(*_describe_sweep(numbers, structural, options), sep="\n", flush=True)
         rows: list[Row] = []
         for number, (group, setup) in enumerate(zip(groups, setups, strict=True)):
             part = workdir.subfolder(f"{POINTS}/{number}")
-            rows += measured(setup, options, group, numbers, part, given, interrupts)
+            rows += measure(setup, options, group, numbers, part, given, interrupts)
         _write(workdir, first, options, swept, rows)
     print("\n".join(_table(options, swept, rows)))
     print(f"figures {path / SWEPT}, picture {path / SWEPT_PLOT}")
 
 
 def take_swept(argv: Sequence[str]) -> tuple[dict[str, list[float]], list[str]]:
-    """The options that ``argv`` gives two numbers or more, by the path of their field, and ``argv`` without them."""
+    """Split ``argv`` into the options with two or more numbers, by field path, and the remaining words."""
     swept: dict[str, list[float]] = {}
     rest: list[str] = []
     i = 0
@@ -146,7 +147,7 @@ def _setup(rest: list[str], group: Mapping[str, float]) -> Setup:
 # ------------------------------------------------------------------ one compiled program
 
 
-def measured(
+def measure(
     setup: Setup,
     options: Ablate,
     group: Mapping[str, float],
@@ -155,18 +156,21 @@ def measured(
     given: PyTree,
     interrupts: Interrupts,
 ) -> list[Row]:
-    """Distil at every point of ``numbers`` with every seed, then score all the sets; or what was found before."""
-    found = workdir.read("rows.json")
-    if found is None:
-        found = _measure(setup, options, numbers, workdir, given, interrupts)
-        workdir.write("rows.json", found)
+    """Distil at every point of ``numbers`` with every seed and score all sets, or read the rows of an earlier process.
+
+    ``group``: the structural settings of ``setup``, which complete the point of each row.
+    """
+    figures = workdir.read("rows.json")
+    if figures is None:
+        figures = _run_sweep(setup, options, numbers, workdir, given, interrupts)
+        workdir.write("rows.json", figures)
     points = [{**group, **point} for point in sweep.combinations(numbers)]
     seeds = range(options.seed, options.seed + options.seeds)
-    each = [(point, seed) for point in points for seed in seeds]
-    return [Row(point, seed, *figures) for (point, seed), figures in zip(each, found, strict=True)]
+    runs = [(point, seed) for point in points for seed in seeds]
+    return [Row(point, seed, *of_run) for (point, seed), of_run in zip(runs, figures, strict=True)]
 
 
-def _measure(
+def _run_sweep(
     setup: Setup,
     options: Ablate,
     numbers: Mapping[str, Sequence[float]],
@@ -174,12 +178,12 @@ def _measure(
     given: PyTree,
     interrupts: Interrupts,
 ) -> list[tuple[float, float]]:
-    """(accuracy, loss) of each point and seed, the seeds changing fastest."""
+    """Return (accuracy, loss) of each point and seed; the seed varies fastest."""
     data = setup.real_data()
     pool = pool_for(setup, workdir, data, given, interrupts)
     roots = [Keys.of(options.seed + i).run for i in range(options.seeds)]
     problems = sweep.stacked(setup.problem(data, pool), sweep.specs_of(setup.spec, numbers), roots)
-    states = _distilled(problems, workdir, interrupts)
+    states = _distil(problems, workdir, interrupts)
     sets = sweep.training_sets(problems, states, options.repeats)
     scorer = setup.scorer(data.normaliser, interrupts)
     accuracies = np.asarray(scorer.score("scoring", sets)["per_repeat"]).reshape(-1, options.repeats).mean(axis=1)
@@ -190,8 +194,8 @@ def _measure(
     return list(zip(accuracies.tolist(), losses.tolist(), strict=True))
 
 
-def _distilled(problems: Problem, workdir: Workdir, interrupts: Interrupts) -> State:
-    """The states [S, ...] after the last step, from the last checkpoint if there is one."""
+def _distil(problems: Problem, workdir: Workdir, interrupts: Interrupts) -> State:
+    """Return the states [S, ...] after the last step, resuming from the last checkpoint if one exists."""
     checkpoints = Checkpoints(workdir.path / CHECKPOINTS)
     chunk = sweep.automatic_chunk(problems)
     restored = checkpoints.restore(jax.eval_shape(sweep.init_states, problems))
@@ -205,20 +209,20 @@ def _distilled(problems: Problem, workdir: Workdir, interrupts: Interrupts) -> S
         return sweep.run(problems, states, [show, saving(checkpoints, steps, interrupts)], chunk=chunk)
 
 
-# ------------------------------------------------------------------ what is asked, said and written
+# ------------------------------------------------------------------ validation and output
 
 
 def _check(options: Ablate, swept: Mapping[str, Sequence[float]]) -> None:
-    """Refuse what makes no sense, before anything is written."""
+    """Raise RequestError for invalid options, before anything is written."""
     if not 1 <= len(swept) <= 2:
         raise RequestError(
-            f"{len(swept)} settings are swept: give one or two of them several values, as in --perturb.max 0 0.09"
+            f"{len(swept)} settings are swept: give one or two options several values, as in --perturb.max 0 0.09"
         )
     require_at_least(1, options, "seeds", "repeats")
     options.check_folder()
 
 
-def _announced(numbers: Mapping[str, Any], structural: Mapping[str, Any], options: Ablate) -> list[str]:
+def _describe_sweep(numbers: Mapping[str, Any], structural: Mapping[str, Any], options: Ablate) -> list[str]:
     lines = []
     for swept, how in ((numbers, "one compiled program"), (structural, "one after the other")):
         for name, values in swept.items():
@@ -229,24 +233,24 @@ def _announced(numbers: Mapping[str, Any], structural: Mapping[str, Any], option
 def _write(
     workdir: Workdir, setup: Setup, options: Ablate, swept: Mapping[str, list[float]], rows: Sequence[Row]
 ) -> None:
-    rows = _ordered(swept, rows)
+    rows = _sorted(swept, rows)
     figures = [[*(row.point[name] for name in swept), row.seed, round(row.accuracy, 4), row.loss] for row in rows]
     workdir.write_rows(SWEPT, [[*swept, "seed", "accuracy", "loss"], *figures])
     accuracies = np.asarray([row.accuracy for row in rows]).reshape(-1, options.seeds)
     title = f"{setup.method} on {setup.dataset}, {setup.spec.ipc} per class"
     from distill_jax.cli.plot import draw  # matplotlib takes half a second to import
 
-    workdir.write_picture(SWEPT_PLOT, draw(title, f"{options.scored_on} accuracy, %", swept, accuracies))
+    workdir.write_picture(SWEPT_PLOT, draw(title, f"{options.scoring_split} accuracy, %", swept, accuracies))
 
 
-def _ordered(swept: Mapping[str, list[float]], rows: Sequence[Row]) -> list[Row]:
-    """Rows in the order of the values given, those of the last setting changing fastest, then by seed."""
+def _sorted(swept: Mapping[str, list[float]], rows: Sequence[Row]) -> list[Row]:
+    """Sort rows by the values in the order given on the command line (the last setting varies fastest), then seed."""
     return sorted(rows, key=lambda row: (*(swept[name].index(row.point[name]) for name in swept), row.seed))
 
 
 def _table(options: Ablate, swept: Mapping[str, list[float]], rows: Sequence[Row]) -> list[str]:
-    lines = [[*swept, f"{options.scored_on} accuracy %", "seeds", "loss"]]
-    rows = _ordered(swept, rows)
+    lines = [[*swept, f"{options.scoring_split} accuracy %", "seeds", "loss"]]
+    rows = _sorted(swept, rows)
     for first in range(0, len(rows), options.seeds):
         of_point = rows[first : first + options.seeds]
         values = [f"{of_point[0].point[name]:g}" for name in swept]

@@ -1,9 +1,10 @@
-"""What the papers argue with, measured on your own data: a page of figures about one method.
+"""Measure the evidence that the papers argue with on your own data, for one method.
 
     python -m experiments.analyse acc_dd digits
     python -m experiments.analyse acc_dd digits --pretraining-epochs 0 1 2 4 8
 
-Writes ``analysis.json`` (all figures), ``analysis.md`` (what they say) and ``analysis.png``. Test images are not used.
+Writes ``analysis.json`` (all figures), ``analysis.md`` (the figures in sentences) and ``analysis.png``. Test images are
+not used.
 """
 
 from __future__ import annotations
@@ -39,29 +40,29 @@ from distill_jax.types import RequestError, require_at_least
 
 @dataclass(frozen=True)
 class Analyse(Resumable, arguments.Common):
-    """Measure on a data set what the papers argue with: how large the gradients of images near and far from the centre
-    of their class are, how well random and representative batches stand for a class, and how differently random,
-    early-stage, perturbed and late models move the synthetic images. Test images are not used.
+    """Measure on a data set the evidence that the papers argue with: how large the gradients of images near to and far
+    from the centre of their class are, how well random and representative batches represent a class, and how much the
+    gradients of random, early-stage, perturbed and late models differ. Test images are not used.
     """
 
     pool: arguments.Pool = None
     walk: Annotated[int, arg(name="steps")] = 50
-    """inner steps over which one network is followed"""
+    """inner steps for which one network is trained and observed"""
     samples: int = 0
-    """images of each class in a batch; 0: as many as the method shows, at most half of the smallest class"""
+    """images of each class in a batch; 0: the batch size of the method, at most half of the smallest class"""
     images: int = 500
-    """random images that stand for each class, at most"""
+    """random images of each class to measure on, at most"""
     networks: int = 5
     """models of each kind whose gradients are compared"""
     late_epochs: int = 20
-    """epochs on the images that stand for the classes, after which a model counts as late; 0: no late models"""
+    """epochs of training, on the images to measure on, that make a late model; 0: no late models"""
     pretraining_epochs: tuple[int, ...] = ()
-    """epochs of pretraining at which the method is run and scored on held-out training images; default: none, because
-    each is a run of minutes"""
+    """numbers of pretraining epochs with which to run the method and score it on held-out training images; default:
+    none, because each run takes minutes"""
     seeds: int = 3
     """runs at each number of pretraining epochs"""
     repeats: int = 3
-    """networks that score each of those runs"""
+    """networks trained to score each run with --pretraining-epochs"""
 
 
 def run(argv: list[str]) -> None:
@@ -79,10 +80,10 @@ def run(argv: list[str]) -> None:
         print(display.configuration(setup.title, setup.experiment), flush=True)
         data = setup.real_data()
         pool = pool_for(setup, workdir, data, given, interrupts)
-        some = analysis.part(data, options.images, setup.keys.draw)
-        problem = Problem(as_arrays(replace(setup.spec, live=1)), setup.net, some, pool, setup.keys.run)
-        found = _found(evidence.Inputs(setup, problem, selectors, options, workdir, interrupts), swept)
-        text = _write(workdir, setup, found)
+        sample = analysis.part(data, options.images, setup.keys.draw)
+        problem = Problem(as_arrays(replace(setup.spec, live=1)), setup.net, sample, pool, setup.keys.run)
+        figures = _measure(evidence.Inputs(setup, problem, selectors, options, workdir, interrupts), swept)
+        text = _write(workdir, setup, figures)
     print(text)
     print(f"figures {path / ANALYSIS}, text {path / ANALYSIS_TEXT}, picture {path / ANALYSIS_PLOT}")
 
@@ -91,42 +92,45 @@ def run(argv: list[str]) -> None:
 
 
 def _check(options: Analyse) -> None:
-    """Refuse options that make no sense."""
+    """Raise RequestError for option values that are invalid on any data set."""
     options.check_folder()
     if options.walk < 1:
         raise RequestError(f"steps is {options.walk}: it must be at least 1")
     require_at_least(0, options, "samples", "late_epochs")
     require_at_least(1, options, "seeds", "repeats")
     require_at_least(2, options, "images", "networks")
-    sweep.combinations({"pretraining_epochs": options.pretraining_epochs})  # refuses what is given twice
+    sweep.combinations({"pretraining_epochs": options.pretraining_epochs})  # refuses a repeated value
 
 
 def _selectors(setup: Setup, options: Analyse) -> dict[str, Selector]:
-    """The selections that are compared: random, representative and, where it is another one, the method's own.
+    """Return the selectors to compare: random, representative, and the method's own if it is neither of these.
 
-    Raises RequestError where the images that stand for a class are too few for them, or for the method.
+    Raises RequestError if a class has too few images for one of the selectors, or for the method.
     """
     own, counts = setup.spec.selector, [min(count, options.images) for count in setup.data.counts.tolist()]
     batch = options.samples or max(1, min(own.batch or RandomBatch().batch, min(counts) // 2))
     if batch > min(counts):
         least = min(counts)
-        few = f"class {counts.index(least)} is shown by {least} images"
+        few = f"the analysis uses {least} images of class {counts.index(least)}"
         raise RequestError(f"samples is {batch}, but {few}: use --samples {least} or less")
     random = own if type(own) is RandomBatch else RandomBatch()
     representative = own if type(own) is Representative else Representative()
-    found: dict[str, Selector] = {
+    selectors: dict[str, Selector] = {
         "random": replace(random, batch=batch),
         "representative": replace(representative, batch=batch),
     }
     if type(own) not in (RandomBatch, Representative, NoReal):
-        found[arguments.choice_name("selector", own)] = own
-    for selector in found.values():
+        selectors[arguments.choice_name("selector", own)] = own
+    for selector in selectors.values():
         check(replace(setup.spec, selector=selector), setup.data.shape, counts)
-    return found
+    return selectors
 
 
 def _at_epochs(request: arguments.Request[Analyse], epochs: int) -> Setup:
-    """The method with a pool of so many epochs, on nine tenths of the training images, the rest in the test's place."""
+    """Set up the method with a pool pretrained for ``epochs`` epochs, withholding a tenth of the training images.
+
+    The withheld images take the place of the test images.
+    """
     spec = request.experiment.spec
     sweep.field_at(spec, "models.epochs")
     spec = sweep.replaced(spec, "models.epochs", epochs)
@@ -135,37 +139,37 @@ def _at_epochs(request: arguments.Request[Analyse], epochs: int) -> Setup:
 
 def _config(setup: Setup, options: Analyse) -> dict[str, Any]:
     names = ("samples", "images", "networks", "late_epochs", "pretraining_epochs")
-    # Not under their own names, which a run may change when it is resumed: here figures depend on them.
+    # A resumed run may change these fields under their own names. Here the figures depend on them, so they are nested.
     runs = {"outer_steps": setup.spec.outer_steps, "seeds": options.seeds, "repeats": options.repeats}
     runs |= {"protocol": to_json(setup.experiment.protocol), "labels": to_json(setup.spec.labels)}
     pool = None if options.pool is None else str(options.pool)
-    asked = {name: getattr(options, name) for name in names}
-    return {**setup.describe(), "pool": pool, "steps": options.walk, **asked, "runs": runs}
+    sizes = {name: getattr(options, name) for name in names}
+    return {**setup.describe(), "pool": pool, "steps": options.walk, **sizes, "runs": runs}
 
 
 # ------------------------------------------------------------------ the figures
 
 
-def _found(job: evidence.Inputs, swept: Sequence[Setup]) -> dict[str, Any]:
-    """All figures; each phase is kept as soon as it is finished."""
-    found = job.workdir.read(ANALYSIS) or _about(job)
+def _measure(inputs: evidence.Inputs, swept: Sequence[Setup]) -> dict[str, Any]:
+    """Return all figures. Each phase is saved as soon as it is finished."""
+    figures = inputs.workdir.read(ANALYSIS) or _metadata(inputs)
     phases = {
         "batches": evidence.batches,
         "models": evidence.models,
         "pretraining": partial(evidence.pretraining, swept),
     }
     for name, phase in phases.items():
-        if name not in found:
-            found[name] = phase(job)
-            job.workdir.write(ANALYSIS, found)
-        job.interrupts.check()
-    shutil.rmtree(job.workdir.path / MEMBERS, ignore_errors=True)
-    return found
+        if name not in figures:
+            figures[name] = phase(inputs)
+            inputs.workdir.write(ANALYSIS, figures)
+        inputs.interrupts.check()
+    shutil.rmtree(inputs.workdir.path / MEMBERS, ignore_errors=True)
+    return figures
 
 
-def _about(job: evidence.Inputs) -> dict[str, Any]:
-    """What the figures are of."""
-    setup, counts = job.setup, job.problem.data.counts.tolist()
+def _metadata(inputs: evidence.Inputs) -> dict[str, Any]:
+    """Return the entries of ``analysis.json`` that say which method and data were measured."""
+    setup, counts = inputs.setup, inputs.problem.data.counts.tolist()
     return {
         "schema": 1,
         "method": setup.method,
@@ -173,22 +177,22 @@ def _about(job: evidence.Inputs) -> dict[str, Any]:
         **setup.part,
         "seed": setup.seed,
         "net": arguments.choice_name("net", setup.spec.net),
-        "steps": job.options.walk,
-        "samples": job.selectors["random"].batch,
+        "steps": inputs.options.walk,
+        "samples": inputs.selectors["random"].batch,
         "images": [min(counts), max(counts)],
         "environment": environment(),
     }
 
 
-def _write(workdir: Workdir, setup: Setup, found: Mapping[str, Any]) -> str:
-    """Write text and picture; returns the text."""
-    text = sentences(found)
+def _write(workdir: Workdir, setup: Setup, figures: Mapping[str, Any]) -> str:
+    """Write the text and the picture. Returns the text."""
+    text = sentences(figures)
     page = f"# {setup.title}\n\n![all figures]({ANALYSIS_PLOT})\n\n{text}\n"
     workdir.write_text(ANALYSIS_TEXT, page)
     from distill_jax.cli.evidence_plot import draw  # matplotlib takes half a second to import
 
     title = f"{setup.method} on {setup.dataset.rpartition('/')[2]}"
-    workdir.write_picture(ANALYSIS_PLOT, draw(title, found))
+    workdir.write_picture(ANALYSIS_PLOT, draw(title, figures))
     return text
 
 

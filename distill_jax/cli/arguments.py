@@ -1,9 +1,9 @@
-"""From a command line to a resolved experiment: ``METHOD DATASET [options]``.
+"""Parse a command line ``METHOD DATASET [options]`` into a resolved experiment.
 
-Parsed in two stages. First METHOD, DATASET, the recipe, ipc, factor and the choice on each axis are picked out from
-anywhere on the line, and give a default experiment. Then tyro parses the whole line over the fields of that default:
-``--net.width 32``, ``--optimiser.lr 0.01``. The second stage runs twice, before the data set is read (so that a wrong
-option is refused at once) and after it (because recipes depend on the shape of the images).
+Parsing has two stages. The first scans the line for METHOD, DATASET, the recipe, ipc, factor and the choice on each
+axis, and builds a default experiment from them. In the second, tyro parses the whole line over the fields of that
+default: ``--net.width 32``, ``--optimiser.lr 0.01``. Both run before the data set is read, so that a wrong option is
+refused at once, and again afterwards if the shape of the images is not the assumed one, because recipes depend on it.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ Subset: TypeAlias = Annotated[
     tuple[str, ...] | None,
     arg(
         metavar="CLASS [CLASS ...]",
-        help="classes that the data set consists of: names, WordNet ids, numbers or ranges such as 0:10, or one of the "
-        f"published lists {' '.join(LISTS)}; default: all",
+        help="use only these classes of the data set: names, WordNet ids, numbers or ranges such as 0:10, or one of "
+        f"the published lists {' '.join(LISTS)}; default: all classes",
     ),
 ]
 """the option --subset of every runner that reads a data set"""
 
 Devices: TypeAlias = Annotated[
-    int, arg(help="on a CPU, how many devices it counts as, which share the work; 0: one for each physical core")
+    int, arg(help="number of devices that JAX sees on a CPU; they share the work. 0: one for each physical core")
 ]
 """the option --devices of every runner"""
 
@@ -54,18 +54,18 @@ Pool: TypeAlias = Annotated[
     Path | None,
     arg(
         metavar="FOLDER",
-        help="models that experiments.pretrain trained; default: those in WORKDIR, else they are pretrained",
+        help="models from experiments.pretrain; default: the models in WORKDIR, which are pretrained if missing",
     ),
 ]
-"""the option --pool"""
+"""the option --pool of every runner that uses a pool of models"""
 
 
 @dataclass(frozen=True)
 class Common:
-    """The options of every runner that takes METHOD and DATASET; a runner adds its own in a subclass."""
+    """The options of every runner that takes METHOD and DATASET. A runner adds its own in a subclass."""
 
     command: ClassVar[str] = ""
-    """what the runner is called, where that is not the name of the class"""
+    """name of the runner, if it differs from the name of the class"""
 
     method: Positional[Annotated[str, arg(metavar="METHOD", help=" ".join(PRESETS))]]
     dataset: Positional[
@@ -75,28 +75,29 @@ class Common:
     ]
     subset: Subset = None
     side: Annotated[int | None, arg(metavar="INT")] = None
-    """pixels that photographs are resized and cropped to, of folder:, hf: and TFDS' sets of varying size; default: 224,
-    and those of folder: and hf: as they are where all are square and equal"""
+    """resize and crop photographs (folder:, hf:, TFDS data sets of varying size) to this many pixels per side; default:
+    224, but folder: and hf: keep the size of images that are all square and of equal size"""
     recipe: Annotated[
         str | None,
-        arg(metavar="NAME", help=f"data set defaults, one of {' '.join(RECIPES)}; named data sets imply theirs"),
+        arg(metavar="NAME", help=f"data set defaults, one of {' '.join(RECIPES)}; a named data set selects its own"),
     ] = None
     factor: Annotated[int | None, arg(metavar="INT")] = None
-    """the same as --parameterisation.factor"""
+    """short for --parameterisation.factor"""
     config: Annotated[str | None, arg(metavar="FILE")] = None
-    """settings, as experiments.tune writes them: JSON, {"optimiser.lr": 0.01}; other options of the line go before"""
+    """JSON file of settings such as {"optimiser.lr": 0.01}, as experiments.tune writes them; options on the command
+    line take precedence"""
     seed: int = 0
-    """everything random follows from it"""
+    """seed of everything random"""
     devices: Devices = 0
     deterministic: FlagCreatePairsOff[bool] = False
-    """ask a GPU for the same bits in every run"""
+    """use deterministic GPU operations, so that every run gives the same bits"""
 
 
 Options = TypeVar("Options", bound=Common)
 
 
 class Request(NamedTuple, Generic[Options]):
-    """What a command line asks for."""
+    """A parsed command line and its data set."""
 
     options: Options
     recipe: str
@@ -107,7 +108,7 @@ class Request(NamedTuple, Generic[Options]):
 def request(argv: Sequence[str], options: type[Options]) -> Request[Options]:
     """Parse ``METHOD DATASET [options]`` and read the data set.
 
-    Raises RequestError for what makes no sense, and SystemExit after ``--help`` (code 0) or an unknown option (code 2).
+    Raises RequestError for an invalid request, and SystemExit after ``--help`` (code 0) or an unknown option (code 2).
     """
     parsed, recipe, experiment = parse(argv, options)
     validate(experiment.spec)
@@ -128,58 +129,59 @@ def request(argv: Sequence[str], options: type[Options]) -> Request[Options]:
 def parse(
     argv: Sequence[str], options: type[Options], shape: tuple[int, int, int] | None = None
 ) -> tuple[Options, str, Experiment]:
-    """The options, the recipe's name and the experiment, reading no data.
+    """Return the options, the name of the recipe and the experiment, without reading the data.
 
-    ``shape`` (H, W, c) is that of the images; None: the known shape of a named data set, or 32x32x3.
+    ``shape``: (H, W, c) of the images; None: the known shape of a named data set, or 32x32x3.
     """
-    given, _ = picked(argv, options)
-    settings = config.read(given.get("config"))
-    argv = [*argv, *config.words(settings, given)]
-    chosen, words = picked(argv, options)
+    on_line, _ = scan(argv, options)
+    settings = config.read(on_line.get("config"))
+    argv = [*argv, *config.words(settings, on_line)]
+    values, words = scan(argv, options)
     method, dataset = (words + ["acc_dd", "digits"][len(words) :])[:2]
     preset: Spec = lookup("method", method, PRESETS)
-    recipe = chosen.get("recipe", RECIPE_OF.get(dataset, "generic"))
-    factor = chosen.get("factor", chosen.get("parameterisation.factor"))
+    recipe = values.get("recipe", RECIPE_OF.get(dataset, "generic"))
+    factor = values.get("factor", values.get("parameterisation.factor"))
     default = resolve(
         method,
         recipe,
-        ipc=_integer("ipc", chosen.get("ipc", str(preset.ipc))),
-        shape=shape or assumed_shape(dataset, None if "side" not in chosen else _integer("side", chosen["side"])),
+        ipc=_integer("ipc", values.get("ipc", str(preset.ipc))),
+        shape=shape or assumed_shape(dataset, None if "side" not in values else _integer("side", values["side"])),
         factor=None if factor is None else _integer("factor", factor),
-        axes={axis: choose(axis, chosen[axis], getattr(preset, axis)) for axis in CHOICES if axis in chosen},
-        protocol=chosen.get("protocol"),
+        axes={axis: choose(axis, values[axis], getattr(preset, axis)) for axis in CHOICES if axis in values},
+        protocol=values.get("protocol"),
     )
     if factor is not None and default.spec.parameterisation.factor != int(factor):
         raise RequestError(
             f"{method} stores plain images: add --parameterisation multi-formation for --factor {factor}"
         )
 
-    config.check(chosen.get("config", ""), settings, default)
+    config.check(values.get("config", ""), settings, default)
     names = {axis: choice_name(axis, getattr(default.spec, axis)) for axis in CHOICES}
     parsed = parser.parsed_over(default, names, options, _expanded(argv), options.command)
     if words[:2] != [parsed.method, parsed.dataset]:
-        raise RequestError("cannot tell METHOD and DATASET from the values of options: put them first")
+        raise RequestError("METHOD and DATASET look like values of options: put them first on the command line")
     spec = Spec(**{f.name: getattr(parsed, f.name) for f in fields(Spec)})
     return parsed, recipe, Experiment(spec, parsed.protocol)
 
 
 def chosen_classes(subset: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The classes that --subset names; () for all. Raises RequestError where the option stands there without any, as
-    an unset variable leaves it."""
+    """Return the classes that --subset names; () for all. Raises RequestError if the option has no value, as when a
+    shell variable is unset."""
     if subset == ():
-        raise RequestError("--subset names no class: give at least two, or leave it out for all")
+        raise RequestError("--subset names no class: give at least two, or leave it out to use all classes")
     return subset or ()
 
 
 def choose(axis: str, name: str, preset: Any = None) -> Any:
-    """The choice ``name`` on ``axis``: one of ``spec.CHOICES``, or ``module:Class``, made with its own defaults.
+    """Return the choice ``name`` on ``axis``, with its defaults. ``name``: a key of ``spec.CHOICES``, or
+    ``module:Class``.
 
-    ``preset`` is returned as it is where it already is of that class. Raises RequestError for an unknown name.
+    Returns ``preset`` unchanged if it is already of that class. Raises RequestError for an unknown name.
     """
     if ":" in name:
         module, _, attribute = name.partition(":")
         if not module or not attribute:
-            raise RequestError(f"--{axis} {name} names no class: write MODULE:CLASS, as in my_module:MyClass")
+            raise RequestError(f"--{axis} {name} does not name a class: write MODULE:CLASS, as in my_module:MyClass")
         try:
             make = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
@@ -191,30 +193,28 @@ def choose(axis: str, name: str, preset: Any = None) -> Any:
     try:
         choice = make()
     except TypeError as error:
-        raise RequestError(f"--{axis} {name} cannot be made: {error}") from error
+        raise RequestError(f"--{axis} {name} cannot be constructed without arguments: {error}") from error
     contract = get_type_hints(Spec)[axis]
     if not is_dataclass(choice) or not isinstance(choice, contract):
-        asked = "ClassObjective or SetObjective" if axis == "objective" else contract.__name__
-        raise RequestError(
-            f"--{axis} {name} does not fit: make it a @choice that inherits distill_jax.contracts.{asked}"
-        )
+        base = "ClassObjective or SetObjective" if axis == "objective" else contract.__name__
+        raise RequestError(f"--{axis} {name} does not fit: make it a @choice that inherits distill_jax.contracts.{base}")
     return choice
 
 
 def choice_name(axis: str, choice: Any) -> str:
-    """What ``choice`` is called on the command line."""
-    made = {name: make() for name, make in CHOICES[axis].items()}
-    equal = [name for name, other in made.items() if other == choice]
-    same_class = [name for name, other in made.items() if type(other) is type(choice)]
+    """Return the name of ``choice`` on the command line."""
+    defaults = {name: make() for name, make in CHOICES[axis].items()}
+    equal = [name for name, other in defaults.items() if other == choice]
+    same_class = [name for name, other in defaults.items() if type(other) is type(choice)]
     return next(iter(equal + same_class), f"{type(choice).__module__}:{type(choice).__name__}")
 
 
 # ------------------------------------------------------------------ stage 1
 
 
-def picked(argv: Sequence[str], runner: type[Any]) -> tuple[Mapping[str, str], list[str]]:
-    """The options by name with the first value of each, and the words that belong to no option."""
-    flags, several = _flags(runner), _several(runner)
+def scan(argv: Sequence[str], runner: type[Any]) -> tuple[Mapping[str, str], list[str]]:
+    """Return the first value of each option by name, and the words that belong to no option."""
+    flags, several = _flags(runner), _multi_valued(runner)
     options: dict[str, str] = {}
     words: list[str] = []
     rest = list(argv)
@@ -225,7 +225,7 @@ def picked(argv: Sequence[str], runner: type[Any]) -> tuple[Mapping[str, str], l
             words.append(word)
         elif equals:
             options[name] = word.partition("=")[2]
-        # A choice from outside may have flags that are not known here: what follows them is no value.
+        # A user's own choice may have flags that are not known here; a following option is not their value.
         elif name not in flags and word != "-h" and rest and not rest[0].startswith("--"):
             options[name] = rest.pop(0)
             while name in several and rest and not rest[0].startswith("-"):
@@ -234,7 +234,7 @@ def picked(argv: Sequence[str], runner: type[Any]) -> tuple[Mapping[str, str], l
 
 
 def _flags(options: type[Any]) -> set[str]:
-    """Options that take no value: those of the runner, and the switches of every choice."""
+    """Return the options that take no value: the flags of the runner and of every choice."""
     hints = get_type_hints(options)
     flags = {"help", "help-all"} | {f.name.replace("_", "-") for f in fields(options) if hints[f.name] is bool}
     for axis, choices in CHOICES.items():
@@ -244,11 +244,11 @@ def _flags(options: type[Any]) -> set[str]:
     return flags
 
 
-def _several(runner: type[Any]) -> set[str]:
-    """Options of the runner that take all words up to the next option."""
+def _multi_valued(runner: type[Any]) -> set[str]:
+    """Return the options of the runner that take all words up to the next option."""
     hints = get_type_hints(runner)
-    kinds = {f.name: (hints[f.name], *get_args(hints[f.name])) for f in fields(runner)}
-    return {name.replace("_", "-") for name, of in kinds.items() if any(get_origin(kind) is tuple for kind in of)}
+    types = {f.name: (hints[f.name], *get_args(hints[f.name])) for f in fields(runner)}
+    return {name.replace("_", "-") for name, ts in types.items() if any(get_origin(t) is tuple for t in ts)}
 
 
 def _integer(name: str, text: str) -> int:
@@ -259,7 +259,7 @@ def _integer(name: str, text: str) -> int:
 
 
 def _expanded(argv: Sequence[str]) -> list[str]:
-    """``argv`` with ``0:20`` after --classes as the twenty numbers that it stands for."""
+    """Return ``argv`` with each range after --classes, such as ``0:20``, written out as numbers."""
     words: list[str] = []
     after = False
     for word in argv:

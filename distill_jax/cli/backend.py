@@ -1,4 +1,4 @@
-"""What XLA is told before it starts: how many devices a CPU counts as, what to compile how, and where to keep it."""
+"""Configure XLA and Python before a command starts: CPU devices, compiler flags, the compilation cache, gc."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import jax
 from distill_jax.cli import launch
 from distill_jax.types import RequestError
 
-MOST_DEVICES = 1024
+MAX_DEVICES = 1024
 
 
 def compile_faster() -> None:
-    """Spare a third of the compilation on CPU, at the same speed, where XLA still knows how.
+    """Cut compilation time on CPU by a third, if this jaxlib has the flag for it. Programs run as fast as before.
 
-    The flag is in the jaxlib that Python 3.11 resolves to; XLA ends the process on a flag it does not know.
+    Only the jaxlib that Python 3.11 resolves to has the flag, and XLA ends the process on an unknown flag.
     """
     if metadata.version("jaxlib").startswith("0.10."):
         flag = "--xla_cpu_use_fusion_emitters=false"
@@ -28,18 +28,18 @@ def compile_faster() -> None:
 
 
 def trace_faster() -> None:
-    """Let Python look for garbage less often: tracing makes many objects that stay, and would spend a fifth of its time
-    on looking through them."""
+    """Make Python collect garbage less often. Tracing creates many long-lived objects, and would spend a fifth of its
+    time on scanning them."""
     gc.set_threshold(50_000, 20, 20)
 
 
 def share_processors(argv: Sequence[str]) -> None:
-    """Let the CPU count as several devices, which share the work (``mesh.py``): as many as ``--devices`` says, else one
-    for each physical core. Without effect once jax has started, and on accelerators, which share it anyway."""
-    told = launch.option(argv, "--devices") or ""
-    count = int(told) if told.isdecimal() else 0
-    if count > MOST_DEVICES:
-        raise RequestError(f"devices is {count}: give at most {MOST_DEVICES}, or 0 for one for each core")
+    """Split the CPU into several JAX devices that share the work (``mesh.py``): ``--devices``, by default one for each
+    physical core. This has no effect once jax has started, or on accelerators, which share the work anyway."""
+    value = launch.option(argv, "--devices") or ""
+    count = int(value) if value.isdecimal() else 0
+    if count > MAX_DEVICES:
+        raise RequestError(f"devices is {count}: give at most {MAX_DEVICES}, or 0 for one for each core")
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_force_host_platform_device_count" not in flags:
         flag = f"--xla_force_host_platform_device_count={count or physical_cores()}"
@@ -47,19 +47,19 @@ def share_processors(argv: Sequence[str]) -> None:
 
 
 def physical_cores() -> int:
-    """Cores that this process may use; the threads of one core count once."""
+    """Return the number of physical cores that this process may use. Hardware threads of one core count once."""
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     siblings = (Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in allowed)
     return max(1, len({path.read_text() if path.exists() else str(path) for path in siblings}))
 
 
 def deterministic_operations() -> None:
-    """Ask a GPU for the same bits in every run."""
+    """Make XLA use deterministic operations on GPU, so that every run gives the same bits."""
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
 
 
 def keep_compiled_programs() -> None:
-    """Keep compiled programs, the small ones too, in the user's cache folder, unless jax was told where to."""
+    """Cache all compiled programs, including small ones, in the user's cache folder, unless jax already has a cache."""
     if jax.config.values["jax_compilation_cache_dir"] is None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "distill_jax"))

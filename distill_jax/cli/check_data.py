@@ -1,4 +1,4 @@
-"""Which data a distilled set belongs to: what its card says, against what it is to be scored on."""
+"""Check that a distilled set and a data set belong together, from the card of the set."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from distill_jax.types import RequestError
 
 
 def dataset_of(distilled: DistilledSet, path: Path) -> tuple[str, tuple[str, ...] | None]:
-    """The data set that the card of the set in ``path`` names, and its ``--subset``. Raises RequestError for none."""
+    """Return the data set that the card of the set in ``path`` names, and its ``--subset``. Raises RequestError if the
+    card names no data set."""
     card = distilled.card
     if not card.get("dataset"):
         raise RequestError(f"the card of {path} names no data set: give --dataset")
@@ -19,27 +20,32 @@ def dataset_of(distilled: DistilledSet, path: Path) -> tuple[str, tuple[str, ...
 
 
 def check_same_data(distilled: DistilledSet, path: Path, data: Dataset, dataset: str) -> None:
-    """Refuse test images that the set in ``path`` cannot be meant for, and warn where they are others than its own.
-    ``dataset``: what ``data`` is called on the command line."""
+    """Raise RequestError if the set in ``path`` does not fit ``data``, and warn if it was distilled from other images.
+    ``dataset``: the name of ``data`` on the command line."""
     if data.shape != distilled.shape:
         sizes = ["x".join(map(str, shape)) for shape in (data.shape, distilled.shape)]
-        raise RequestError(f"{dataset} has images {sizes[0]}, {path} has {sizes[1]}: give its own --dataset")
+        raise RequestError(
+            f"{dataset} has images {sizes[0]}, but {path} has {sizes[1]}: give the --dataset that the set was made from"
+        )
     if distilled.zca is not None and data.whitening is None:
-        raise RequestError(f"{path} stands for whitened images, {dataset} is not: give --dataset zca:{dataset}")
+        raise RequestError(
+            f"{path} was distilled from whitened images, but {dataset} is not whitened: give --dataset zca:{dataset}"
+        )
     if distilled.zca is None and data.whitening is not None:
-        raise RequestError(f"{dataset} is whitened, and the images that {path} stands for are not: leave out zca:")
-    meant = distilled.card["class_names"]
+        raise RequestError(f"{dataset} is whitened, but {path} was not distilled from whitened images: leave out zca:")
+    class_names = distilled.card["class_names"]
     if list(data.class_names) == distilled.card.get("part_of"):
         raise RequestError(
-            f"{path} holds {len(meant)} of the {data.classes} classes of {dataset}: join it with the "
-            "others first (experiments.join), or add their names after --subset"
+            f"{path} holds {len(class_names)} of the {data.classes} classes of {dataset}: first join it with the other "
+            "parts (experiments.join), or add the names of its classes after --subset"
         )
-    if list(data.class_names) != list(meant):
-        have, want = (f"{len(names)}: {', '.join(map(str, names[:3]))}, ..." for names in (data.class_names, meant))
+    if list(data.class_names) != list(class_names):
+        ours, its = (f"{len(names)}: {', '.join(map(str, names[:3]))}, ..." for names in (data.class_names, class_names))
         raise RequestError(
-            f"{data.name} has other classes ({have}) than {path} ({want}): give its own --dataset and --subset"
+            f"{data.name} has other classes ({ours}) than {path} ({its}): give the --dataset and --subset that the set "
+            "was made from"
         )
-    made_from = distilled.card.get("data", data.fingerprint)
-    if made_from != data.fingerprint and "part_of" not in distilled.card:
-        said = f"{path} was distilled from other images than {dataset}"
-        print(f"warning: {said} (fingerprints {made_from} and {data.fingerprint})", file=sys.stderr)
+    fingerprint = distilled.card.get("data", data.fingerprint)
+    if fingerprint != data.fingerprint and "part_of" not in distilled.card:
+        warning = f"{path} was distilled from other images than {dataset}"
+        print(f"warning: {warning} (fingerprints {fingerprint} and {data.fingerprint})", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Distil a data set, score the result, and leave everything about it in one folder.
+"""Distil a data set, score the result, and write everything about the run to one folder.
 
 python -m experiments.distill acc_dd digits --ipc 1 --workdir runs/demo
 python -m experiments.distill acc_dd digits --ipc 1 --workdir runs/demo --resume
@@ -51,92 +51,97 @@ from distill_jax.types import PyTree, RequestError, lookup, require_at_least
 class Distill(OnHosts, Resumable, arguments.Common):
     """Learn a tiny synthetic training set from a data set, score it, and compare it with real images.
 
-    METHOD and DATASET set the default of every option below. An axis is chosen by name, --models early-stage, or by
-    import path, --objective my_module:MyObjective; its fields follow as --models.size 3.
+    METHOD and DATASET set the default of every option below. Select the choice on an axis by name (--models
+    early-stage) or by import path (--objective my_module:MyObjective), and set its fields by path (--models.size 3).
     """
 
     pool: arguments.Pool = None
     save_every: int = 0
-    """outer steps between checkpoints; 0: about a minute"""
+    """outer steps between checkpoints; 0: save about once a minute"""
     eval_every: int = 0
-    """outer steps between reports on a tenth of the training data, which is withheld for that; 0: use all of it"""
+    """outer steps between accuracy reports on a withheld tenth of the training data; 0: no reports, nothing withheld"""
     tensorboard: FlagCreatePairsOff[bool] = False
-    """write loss and held-out accuracy for TensorBoard too, into WORKDIR/tensorboard"""
+    """also write loss and held-out accuracy for TensorBoard, to WORKDIR/tensorboard"""
     resident_images: int = 0
-    """real images of each class that the device holds at a time, in turns: as many as fit, best no fewer than
-    --selector.batch; 0: all"""
+    """real images per class on the device at a time, if the data set does not fit; the run cycles through portions of
+    this size. Give as many as fit, preferably at least --selector.batch; 0: all"""
     repeats: int = 5
-    """R: networks trained from scratch for each accuracy"""
+    """R, the number of networks trained from scratch for each accuracy"""
     baselines: Annotated[tuple[str, ...] | None, arg(metavar="NAME [NAME ...]")] = None
-    """what to compare with, of: random random_soft full; default: random, on digits also full, and random_soft, random
-    images labelled by the pool, where the method's labels are not hard"""
+    """baselines to compare with: random, random_soft (random images labelled by the pool), full; default: random, on
+    digits also full, and random_soft if the method has a pool and its labels are not hard"""
 
     uint8: FlagCreatePairsOff[bool] = False
-    """round the images to the 256 values of 8 bits before they are scored and saved: a file of a third of the size"""
+    """round the images to 8 bits before they are scored and saved, which makes the file about a third of the size"""
 
-    def compared_with(self, spec: Spec) -> tuple[str, ...]:
+    def resolved_baselines(self, spec: Spec) -> tuple[str, ...]:
+        """Return the names of the baselines to compare with, resolving the default for ``spec``."""
         soft = (spec.labels.from_teachers or spec.labels.learned) and spec.models.size > 0
         full = self.dataset == "digits" and not self.resident_images
         default = ("random", *["random_soft"] * soft, *["full"] * full)
         return default if self.baselines is None else self.baselines
 
 
-class Resolved(NamedTuple):
-    """A request, resolved."""
+class ResolvedRequest(NamedTuple):
+    """A valid command line, with its data set read and its defaults filled in."""
 
     options: Distill
     setup: Setup
     pool: PyTree
-    """the one that was given"""
+    """pool of models that --pool names; None without the option"""
     path: Path
     """the workdir"""
 
 
 def run(argv: list[str]) -> None:
-    job = requested(argv)
-    path = job.path
+    request = resolve_request(argv)
+    path = request.path
     with Interrupts() as interrupts, resumable("distill", argv, path):
-        result = work(job, interrupts)
+        result = execute(request, interrupts)
     print(display.result(result))
     print(f"images {path / DISTILLED}, picture {path / GRID}, report {path / REPORT}, all figures {path / RESULT}")
 
 
-def requested(argv: list[str]) -> Resolved:
-    """What ``argv`` asks for. Raises RequestError, before anything is written, for what makes no sense."""
+def resolve_request(argv: list[str]) -> ResolvedRequest:
+    """Parse ``argv`` and read the data set. Raises RequestError for an invalid request, before anything is written."""
     request = arguments.request(argv, Distill)
     options = request.options
     _check(options)
     path = options.workdir
-    before = hosts.broadcast(partial(read_json, path / CONFIG)) if path and options.resume else None
-    begun = before.get("spec") if isinstance(before, Mapping) else None
-    setup = set_up(request, options.eval_every, begun, parts=True, resident=options.resident_images)
-    if options.resident_images and (setup.method == "full" or "full" in options.compared_with(setup.spec)):
-        raise RequestError("full trains on all images at once: leave out --resident-images, or full")
-    if "random_soft" in options.compared_with(setup.spec) and not setup.spec.models.size:
+    config = hosts.broadcast(partial(read_json, path / CONFIG)) if path and options.resume else None
+    earlier_spec = config.get("spec") if isinstance(config, Mapping) else None
+    setup = set_up(request, options.eval_every, earlier_spec, parts=True, resident=options.resident_images)
+    baselines = options.resolved_baselines(setup.spec)
+    if options.resident_images and (setup.method == "full" or "full" in baselines):
+        raise RequestError("full trains on all images at once: leave out either --resident-images or full")
+    if "random_soft" in baselines and not setup.spec.models.size:
         raise RequestError(f"{setup.method} has no pool to label random images: leave random_soft out of --baselines")
     if options.uint8 and (setup.spec.parameterisation.space != "pixel" or setup.data.whitening is not None):
-        raise RequestError(f"images of {setup.method} on {setup.dataset} are no pixels in [0, 1]: leave out --uint8")
-    given = given_pool(setup, options.pool)
+        raise RequestError(
+            f"images of {setup.method} on {setup.dataset} are not pixels in [0, 1], so they cannot be rounded to 8 "
+            "bits: leave out --uint8"
+        )
+    pool = given_pool(setup, options.pool)
     refuse_different(setup)
-    return Resolved(options, setup, given, options.folder(setup.folder))
+    return ResolvedRequest(options, setup, pool, options.folder(setup.folder))
 
 
-def work(job: Resolved, interrupts: Interrupts) -> Mapping[str, Any]:
-    """All phases that earlier processes did not finish; returns what ``result.json`` holds."""
-    options, setup, given, path = job
+def execute(request: ResolvedRequest, interrupts: Interrupts) -> Mapping[str, Any]:
+    """Run every phase that earlier processes did not finish. Returns the content of ``result.json``."""
+    options, setup, pool, path = request
     with open_workdir(path) as workdir:
         result = hosts.broadcast(lambda: _begin(workdir, setup, options))
         if result is None:
             print(display.configuration(setup.title, setup.experiment), flush=True)
             session = Session(setup, setup.feed(), workdir, Clock(), interrupts)
-            result = _work(session, options, given)
+            result = _run_phases(session, options, pool)
             if hosts.is_first():
                 report.write(path)
     return result
 
 
 def _check(options: Distill) -> None:
-    """Refuse options that make no sense."""
+    """Raise RequestError for option values that are invalid on any data set."""
     options.check_folder()
     if options.tensorboard:
         require_tensorboard()
@@ -147,19 +152,19 @@ def _check(options: Distill) -> None:
 
 
 def _begin(workdir: Workdir, setup: Setup, options: Distill) -> Mapping[str, Any] | None:
-    """Make the workdir ready for the run; returns its result where it is finished already."""
+    """Prepare the workdir for the run. Returns the result if an earlier process finished it, else None."""
     config = _config(setup, options)
-    before = workdir.read(CONFIG) if options.resume else None
-    if before is not None:
-        check_same(before, config)
+    earlier_config = workdir.read(CONFIG) if options.resume else None
+    if earlier_config is not None:
+        check_same(earlier_config, config)
     steps = Checkpoints(workdir.path / CHECKPOINTS).steps() if options.resume else []
     if steps and steps[0] > setup.spec.steps:
         raise RequestError(
-            f"{workdir.path} has taken {steps[0]} steps already: give at least "
+            f"the run in {workdir.path} has already taken {steps[0]} steps: give at least "
             f"--outer-steps {-(-steps[0] // setup.spec.inner_steps)}, or another --workdir"
         )
     result = workdir.read(RESULT) if workdir.begin(config, options.resume, options.overwrite) else None
-    return result if result is not None and _asked(result["config"]) == _asked(config) else None
+    return result if result is not None and _relevant(result["config"]) == _relevant(config) else None
 
 
 def _config(setup: Setup, options: Distill) -> dict[str, Any]:
@@ -169,57 +174,60 @@ def _config(setup: Setup, options: Distill) -> dict[str, Any]:
         "save_every": options.save_every,
         "eval_every": options.eval_every,
         "repeats": options.repeats,
-        "baselines": options.compared_with(setup.spec),
+        "baselines": options.resolved_baselines(setup.spec),
         "deterministic": options.deterministic,
         **({"uint8": True} if options.uint8 else {}),
     }
 
 
-def _asked(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a result depends on."""
+def _relevant(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of ``config`` that the result depends on."""
     config = json.loads(json.dumps(config))
     return {name: value for name, value in config.items() if name not in ("versions", "save_every")}
 
 
-def _work(session: Session, options: Distill, given: PyTree) -> dict[str, Any]:
-    """All phases, each from where an earlier process left it."""
+def _run_phases(session: Session, options: Distill, given: PyTree) -> dict[str, Any]:
+    """Pretrain, distil, score and compare, resuming each phase where an earlier process left it. Returns the result.
+
+    ``given``: the pool that --pool names, or None.
+    """
     setup, data, workdir, clock, interrupts = session
     clock.spent(None)
     pool = pool_for(setup, workdir, data, given, interrupts)
     clock.spent("pretrain")
 
     def scorer_for(source: Dataset) -> tuple[Scorer, Dataset]:
-        """Images of some classes are scored as a data set of their own."""
-        known = source.only([source.class_names[c] for c in setup.spec.classes]) if setup.spec.classes else source
-        net = setup.spec.net.build(known.shape, known.classes)
-        protocol, test = setup.experiment.protocol, known.test_arrays()
-        return Scorer(net, protocol, test, data.normaliser, setup.keys.score, interrupts), known
+        """Return the scorer and the data set to score on: the part of ``source`` with the classes of --classes."""
+        part = source.only([source.class_names[c] for c in setup.spec.classes]) if setup.spec.classes else source
+        net = setup.spec.net.build(part.shape, part.classes)
+        protocol, test = setup.experiment.protocol, part.test_arrays()
+        return Scorer(net, protocol, test, data.normaliser, setup.keys.score, interrupts), part
 
-    watch = scorer_for(setup.data)[0] if options.eval_every else None
-    distilled = optimise(session, pool, options.save_every, options.eval_every, watch, options.tensorboard)
+    held_out_scorer = scorer_for(setup.data)[0] if options.eval_every else None
+    distilled = optimise(session, pool, options.save_every, options.eval_every, held_out_scorer, options.tensorboard)
     distilled = rounded(distilled) if options.uint8 else distilled
     _save(workdir, distilled)
 
-    scorer, known = scorer_for(setup.source)
+    scorer, part = scorer_for(setup.source)
     sets = repeated(distilled, options.repeats)
-    real = (setup.feed(known) if setup.spec.classes else data).at(0)
+    real = (setup.feed(part) if setup.spec.classes else data).at(0)
 
     def baseline(name: str) -> Baseline:
-        judge = scorer._replace(teachers=setup.spec.models.teachers(pool)) if name == "random_soft" else scorer
-        return BASELINES[name](judge, real, setup.spec.ipc, len(sets.store.images), options.repeats, setup.keys.draw)
+        labeller = scorer._replace(teachers=setup.spec.models.teachers(pool)) if name == "random_soft" else scorer
+        return BASELINES[name](labeller, real, setup.spec.ipc, len(sets.store.images), options.repeats, setup.keys.draw)
 
     clock.spent("evaluate")
-    others = {name: baseline(name) for name in options.compared_with(setup.spec)}
-    if "random" in others:
-        sets, random = share_store(sets, others["random"].sets, data.normaliser)
-        others["random"] = others["random"]._replace(sets=random)
+    to_compare = {name: baseline(name) for name in options.resolved_baselines(setup.spec)}
+    if "random" in to_compare:
+        sets, random = share_store(sets, to_compare["random"].sets, data.normaliser)
+        to_compare["random"] = to_compare["random"]._replace(sets=random)
     clock.spent("baselines")
-    mine = Baseline("scoring", sets, at_learned_rate(scorer.protocol, distilled))
-    accuracy = scorer.score(*(baseline("full") if setup.method == "full" else mine))
+    candidate = Baseline("scoring", sets, at_learned_rate(scorer.protocol, distilled))
+    accuracy = scorer.score(*(baseline("full") if setup.method == "full" else candidate))
     clock.spent("evaluate")
-    baselines = {name: scorer.score(*others[name]) if name in others else None for name in BASELINES}
+    baselines = {name: scorer.score(*to_compare[name]) if name in to_compare else None for name in BASELINES}
     clock.spent("baselines")
-    # Only now is the card complete. A run that is interrupted before has saved the same images with no score yet.
+    # The score completes the card. A run that was interrupted earlier has saved the same images without a score.
     _save(workdir, distilled.with_card(score=None if setup.method == "full" else accuracy))
     result = {
         "method": setup.method,

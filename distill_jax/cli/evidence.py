@@ -161,6 +161,6 @@ def pretraining(swept: Sequence[Setup], job: Inputs) -> dict[str, Any] | None:
     accuracies = []
     for number, setup in enumerate(swept):
         point = job.workdir.subfolder(f"{POINTS}/{number}")
-        rows = ablate.measured(setup, runs, {}, {}, point, None, job.interrupts)
+        rows = ablate.measure(setup, runs, {}, {}, point, None, job.interrupts)
         accuracies.append([row.accuracy for row in rows])
     return {"epochs": list(asked.pretraining_epochs), "accuracy": accuracies}

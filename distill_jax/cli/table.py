@@ -139,7 +139,7 @@ def _distilled(session: Session, folder: Path, words: list[str]) -> Any:
     if options.dataset in session.unreadable:
         raise RequestError(session.unreadable[options.dataset])
     try:
-        job = distill.requested([*words, "--workdir", str(folder), *_resume(folder)])
+        job = distill.resolve_request([*words, "--workdir", str(folder), *_resume(folder)])
     except RequestError:
         try:
             read(options.dataset, options.side, arguments.chosen_classes(options.subset))
@@ -148,7 +148,7 @@ def _distilled(session: Session, folder: Path, words: list[str]) -> Any:
             session.unreadable[options.dataset] = f"no data: {error}"
             raise RequestError(f"no data: {error}") from error
         raise
-    return distill.work(job, session.interrupts)
+    return distill.execute(job, session.interrupts)
 
 
 def _curves(session: Session, of: Acceleration) -> compare.Curves:
@@ -160,7 +160,7 @@ def _curves(session: Session, of: Acceleration) -> compare.Curves:
     words = ["compare", "--dataset", source, "--methods", *methods, "--ipc", str(of.ipc)]
     words += ["--steps", str(steps), "--points", str(of.points), "--seeds", str(options.seeds)]
     words += ["--repeats", str(of.repeats), "--workdir", str(folder), *_resume(folder), "--", *both]
-    return compare.work(compare.requested(words), session.interrupts)
+    return compare.execute(compare.resolve_request(words), session.interrupts)
 
 
 def _resume(folder: Path) -> list[str]:

@@ -38,7 +38,7 @@ class Row(NamedTuple):
 def settings(argv: Sequence[str], runner: type[Any], request: Request[Any]) -> dict[str, Any]:
     """What ``argv`` sets otherwise than METHOD and DATASET do, for ``--config``."""
     options, _, experiment, data = request
-    given, _ = arguments.picked(argv, runner)
+    given, _ = arguments.scan(argv, runner)
     chosen = {**config.read(given.get("config")), **given}
     stage = ("recipe", "factor", "parameterisation.factor", "protocol", *CHOICES)
     first = {name: chosen[name] for name in stage if name in chosen} | {"ipc": experiment.spec.ipc}
