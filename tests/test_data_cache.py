@@ -16,13 +16,13 @@ from tests.test_data_photos import album, read_one
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that have been decoded, as they are."""
     paths: list[Path] = []
-    decode = photos.decoded
+    decode = photos.decode_image
 
     def noted(path: Path, side: int, channels: int) -> np.ndarray:
         paths.append(path)
         return decode(path, side, channels)
 
-    monkeypatch.setattr(photos, "decoded", noted)
+    monkeypatch.setattr(photos, "decode_image", noted)
     return paths
 
 

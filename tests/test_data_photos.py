@@ -37,7 +37,7 @@ def album(root: Path, count: int = 10, **options: Any) -> Path:
 
 
 def read_one(path: Path, side: int | None = None) -> np.ndarray:
-    plan = photos.planned([path], side)
+    plan = photos.plan_decoding([path], side)
     images = np.empty((1, plan.side, plan.side, plan.channels), np.uint8)
     assert not photos.decode_into(images, [path], plan, path.parent, None)
     return images[0]
@@ -93,14 +93,14 @@ def test_sizes_differ(tmp_path: Path) -> None:
 def test_large_photographs_are_decoded_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A JPEG is decoded at a half, a quarter or an eighth of its size, where the shorter side is still above what is
     wanted."""
-    cropped = photos.cropped
+    cropped = photos.resize_and_crop
     waves = np.sin(np.arange(640) / 40)
     picture = Image.fromarray(np.uint8(127 + 60 * waves[:480, None, None] + 60 * waves[None, :, None] * np.ones(3)))
     picture.save(tmp_path / "large.jpg", quality=95)
     with Image.open(tmp_path / "large.jpg") as image:
-        expected = np.asarray(photos.cropped(image.convert("RGB"), 32))
+        expected = np.asarray(photos.resize_and_crop(image.convert("RGB"), 32))
     sizes: list[tuple[int, int]] = []
-    monkeypatch.setattr(photos, "cropped", lambda image, side: sizes.append(image.size) or cropped(image, side))
+    monkeypatch.setattr(photos, "resize_and_crop", lambda image, side: sizes.append(image.size) or cropped(image, side))
     found = read_one(tmp_path / "large.jpg", 32)
     assert sizes == [(160, 120)]
     # Averaging blocks of frequencies is not averaging pixels, but of a smooth picture nearly so.

@@ -197,7 +197,7 @@ def choose(axis: str, name: str, preset: Any = None) -> Any:
     contract = get_type_hints(Spec)[axis]
     if not is_dataclass(choice) or not isinstance(choice, contract):
         base = "ClassObjective or SetObjective" if axis == "objective" else contract.__name__
-        raise RequestError(f"--{axis} {name} does not fit: make it a @choice that inherits distill_jax.contracts.{base}")
+        raise RequestError(f"--{axis} {name} does not fit: make it a @choice that inherits contracts.{base}")
     return choice
 
 

@@ -40,7 +40,8 @@ def check_same_data(distilled: DistilledSet, path: Path, data: Dataset, dataset:
             "parts (experiments.join), or add the names of its classes after --subset"
         )
     if list(data.class_names) != list(class_names):
-        ours, its = (f"{len(names)}: {', '.join(map(str, names[:3]))}, ..." for names in (data.class_names, class_names))
+        both = (data.class_names, class_names)
+        ours, its = (f"{len(names)}: {', '.join(map(str, names[:3]))}, ..." for names in both)
         raise RequestError(
             f"{data.name} has other classes ({ours}) than {path} ({its}): give the --dataset and --subset that the set "
             "was made from"

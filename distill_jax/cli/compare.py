@@ -51,10 +51,10 @@ class Comparison(NamedTuple):
 
 
 def run(argv: list[str]) -> None:
-    comparison = requested(argv)
+    comparison = resolve_request(argv)
     path = comparison.path
     with Interrupts() as interrupts, resumable("reproduce", argv, path):
-        work(comparison, interrupts)
+        execute(comparison, interrupts)
     print((path / COMPARED_TABLE).read_text())
     print(
         f"figures {path / COMPARED}, table {path / COMPARED_TABLE}"
@@ -62,7 +62,7 @@ def run(argv: list[str]) -> None:
     )
 
 
-def requested(argv: list[str]) -> Comparison:
+def resolve_request(argv: list[str]) -> Comparison:
     """What ``argv`` asks for. Raises RequestError, before anything is written, for what makes no sense."""
     cut = argv.index("--") if "--" in argv else len(argv)
     mine, shared = argv[:cut], argv[cut + 1 :]
@@ -75,7 +75,7 @@ def requested(argv: list[str]) -> Comparison:
     return Comparison(options, setups, path, command_line("reproduce", argv))
 
 
-def work(comparison: Comparison, interrupts: Interrupts) -> Curves:
+def execute(comparison: Comparison, interrupts: Interrupts) -> Curves:
     """All runs that an earlier process did not finish."""
     options, setups, path, command = comparison
     curves = Curves()
