@@ -72,7 +72,7 @@ def files(folder: Path) -> dict[Path, bytes | None]:
         ("acc_dd digits --protocol.rate nan", "protocol.rate is nan"),
         ("acc_dd digits --protocol.momentum 5", "protocol.momentum 5"),
         ("acc_dd digits --update.images 0", "--update none"),
-        ("acc_dd digits --net.dtype float64", "silently be float32"),
+        ("acc_dd digits --net.dtype float64", "needs jax's 64-bit mode"),
         ("acc_dd digits --augment.strategy wobble", "choose from color"),
         ("acc_dd digits --syn-batch -1", "0 (all)"),
         ("acc_dd digits --update.images 999999999999", "update.images is 999999999999"),

@@ -82,9 +82,9 @@ def test_wrong_folders(root: Path) -> None:
 
     refused("no directory .*nowhere: check", load, f"folder:{root / 'nowhere'}")
     refused("write folder:PATH", load, "folder:")
-    refused("wren holds no PNG or JPEG file in a directory of its class: lay", load, f"folder:{root / 'train/wren'}")
-    with_change(r"no directory .*copy/train: lay", lambda copy: shutil.rmtree(copy / "train"))
-    with_change("copy/test holds no PNG or JPEG", lambda copy: shutil.rmtree(copy / "test") or (copy / "test").mkdir())
+    refused("wren has no class directory with PNG or JPEG files: arrange", load, f"folder:{root / 'train/wren'}")
+    with_change(r"no directory .*copy/train: arrange", lambda copy: shutil.rmtree(copy / "train"))
+    with_change("copy/test has no class directory with PNG or JPEG", lambda copy: shutil.rmtree(copy / "test") or (copy / "test").mkdir())
     with_change("test/wren holds no PNG or JPEG", lambda copy: (copy / "test/wren/images/0.jpg").unlink())
     with_change("train/auk holds no PNG or JPEG", lambda copy: (copy / "train/auk/only.JPEG").unlink())
     with_change("test/owl is of a class that", lambda copy: picture(copy / "test" / "owl" / "0.png"))
@@ -97,7 +97,7 @@ def test_wrong_folders(root: Path) -> None:
 
 def test_enormous_images_are_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 7)
-    refused("no training image of auk can be read, such as .*decompression bomb", load, f"folder:{root}")
+    refused("no training image of auk can be read, for example .*decompression bomb", load, f"folder:{root}")
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])

@@ -86,7 +86,7 @@ def test_sizes_differ(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read_one(tmp_path / cls / "0.png", 10), expected)
     data = load(f"folder:{album(tmp_path / 'mixed')}")
     assert data.shape == (224, 224, 3) and data.origin["side"] == 224
-    assert any("12x8 pixels become 224x224, resized and cropped" in note for note in data.notes)
+    assert any("resized and cropped to 224x224" in note for note in data.notes)
     assert load(f"folder:{tmp_path / 'mixed'}", 16).shape == (16, 16, 3)
 
 
@@ -148,7 +148,7 @@ def test_files_of_other_types_are_named(tmp_path: Path) -> None:
         saved(tmp_path / "ant" / name)
     data = load(f"folder:{tmp_path}")
     assert len(data.y_train) + len(data.y_test) == 20
-    assert "2 files of other types are passed over, such as ant/b.gif: save them as PNG" in data.notes[0]
+    assert "2 files of other types are ignored, such as ant/b.gif: save them as PNG" in data.notes[0]
 
 
 def test_too_many_damaged_files_are_refused(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_too_many_damaged_files_are_refused(tmp_path: Path) -> None:
     for i in range(11):
         (tmp_path / "bee" / f"x{i:02}.png").write_text("not an image")
     refused(
-        r"11 or more of the 31 image files in .* such as bee/x0.*\.\.\.: mend or remove",
+        r"11 or more of the 31 image files in .* such as bee/x0.*\.\.\.: repair or remove",
         load,
         f"folder:{tmp_path}",
     )
@@ -175,7 +175,7 @@ def test_a_split_is_made_where_none_is_given(tmp_path: Path) -> None:
         data = load(f"folder:{tmp_path / name}")
         assert np.bincount(data.y_train).tolist() == [8, 8] and np.bincount(data.y_test).tolist() == [2, 2]
         assert data.origin["split"] == {"held_out": 0.2, "train": 16, "test": 4}
-        assert "no test part is given: 4 of 20 images, a fifth of each class, are it" in data.notes[-1]
+        assert "has no test part: 4 of 20 images, a fifth of each class, are held out for testing" in data.notes[-1]
 
 
 def test_the_split_of_a_class_is_the_same_among_others(tmp_path: Path) -> None:
@@ -202,11 +202,11 @@ def test_files_that_are_added_leave_the_split_alone(tmp_path: Path) -> None:
 def test_a_class_must_be_in_both_parts(tmp_path: Path) -> None:
     album(tmp_path / "train", 3, size=(4, 4))
     saved(tmp_path / "test" / "ant" / "0.png", size=(4, 4))
-    refused("test/bee holds no PNG or JPEG file: add some, or remove .*test to have", load, f"folder:{tmp_path}")
+    refused("test/bee holds no PNG or JPEG file: add some, or remove .*test to split", load, f"folder:{tmp_path}")
     (tmp_path / "test" / "bee").mkdir()
-    refused("test/bee holds no PNG or JPEG file: add some, or remove .*test to have", load, f"folder:{tmp_path}")
+    refused("test/bee holds no PNG or JPEG file: add some, or remove .*test to split", load, f"folder:{tmp_path}")
     (tmp_path / "test" / "bee" / "0.jpg").write_text("not an image")
-    refused("no test image of bee can be read, such as .*0.jpg .cannot identify", load, f"folder:{tmp_path}")
+    refused("no test image of bee can be read, for example .*0.jpg .cannot identify", load, f"folder:{tmp_path}")
     saved(tmp_path / "test" / "bee" / "1.jpg", size=(4, 4))
     assert load(f"folder:{tmp_path}").y_test.tolist() == [0, 1]
 
@@ -214,7 +214,7 @@ def test_a_class_must_be_in_both_parts(tmp_path: Path) -> None:
 def test_one_image_cannot_be_split(tmp_path: Path) -> None:
     album(tmp_path, 2, size=(4, 4))
     (tmp_path / "bee" / "00.png").unlink()
-    refused("bee holds one image, and none is left to test on: add others", load, f"folder:{tmp_path}")
+    refused("bee holds only one image, so none is left for testing: add images", load, f"folder:{tmp_path}")
 
 
 # ------------------------------------------------------------------ runners
@@ -230,12 +230,12 @@ def test_forty_photographs_are_distilled_and_scored(tmp_path: Path, capsys: pyte
     run, name = tmp_path / "run", f"folder:{tmp_path / 'photos'}"
     assert distill.main(["dm", name, "--side", "16", *TINY, "--workdir", str(run)]) == 0
     said = capsys.readouterr().err
-    assert "become 16x16" in said and "no test part is given: 8 of 40 images" in said
+    assert "cropped to 16x16" in said and "no test part: 8 of 40 images" in said
     about = json.loads((run / "config.json").read_text())["data"]
     assert about["shape"] == [16, 16, 3] and about["side"] == 16 and about["split"]["train"] == 32
     read_data.print_once.cache_clear()
     assert evaluate.main([str(run), "--dataset", name, "--repeats", "1", "--epochs", "1"]) == 0
-    assert "become 16x16" in capsys.readouterr().err  # the side of the set
+    assert "cropped to 16x16" in capsys.readouterr().err  # the side of the set
 
 
 @pytest.mark.parametrize("runner", [distill, explain])

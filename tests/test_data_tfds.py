@@ -162,7 +162,7 @@ def test_unknown_versions_and_configs() -> None:
 
 def test_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     without("tensorflow", monkeypatch)
-    refused(r"cifar10 is not in .* needs TensorFlow, once: pip install -e '\.\[tfds\]'", load, "cifar10")
+    refused(r"cifar10 is not in .* needs TensorFlow: pip install -e '\.\[tfds\]'", load, "cifar10")
     without("tensorflow_datasets", monkeypatch)
     refused(r"cifar10 needs TensorFlow Datasets .*pip install -e '\.\[tfds\]'", load, "cifar10")
 
