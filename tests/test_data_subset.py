@@ -93,7 +93,9 @@ def test_what_is_refused(words: list[str], message: str) -> None:
 
 
 def test_two_classes_of_one_name_and_no_test_images() -> None:
-    refused("toy has 2 classes named 'ant': give each class its own name", toy(["ant", "ant", "c", "d"]).only, ["ant", "c"])
+    refused(
+        "toy has 2 classes named 'ant': give each class its own name", toy(["ant", "ant", "c", "d"]).only, ["ant", "c"]
+    )
     assert toy(["ant", "ant", "c", "d"]).only(["0", "1"]).classes == 2
     x = np.zeros((3, 4, 4), np.uint8)
     data = Dataset.from_arrays("toy", x, np.arange(3), x[:1], np.array([2]))
