@@ -63,6 +63,6 @@ def test_a_coreset_is_of_different_images_of_the_class(init, data):  # noqa: F81
 def test_a_coreset_larger_than_a_class_is_refused():
     for init in (Herding(), KCenter(), KMeansInit()):
         init.check(COUNTS, 9, 1)
-        with pytest.raises(RequestError, match="10 different images, but class 2 has only 9"):
+        with pytest.raises(RequestError, match="10 different images for --init, but class 2 has only 9"):
             init.check(COUNTS, 10, 1)
         assert isinstance(init, Initialisation)

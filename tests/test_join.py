@@ -62,7 +62,7 @@ def test_a_part_says_so(parts: Path, capsys: pytest.CaptureFixture[str]) -> None
     result = read_json(parts / "first" / RESULT)
     assert result["accuracy"]["mean"] > 10 and result["config"]["spec"]["classes"] == [0, 1, 2, 3, 4]
     assert evaluate.main([str(parts / "first"), "--dataset", "digits"]) == 2
-    assert "join it with the others first (experiments.join)" in capsys.readouterr().err
+    assert "first join it with the other parts (experiments.join)" in capsys.readouterr().err
 
 
 def test_what_does_not_fit_is_refused(parts: Path) -> None:
@@ -83,7 +83,7 @@ def test_what_does_not_fit_is_refused(parts: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "classes", "wrong"),
     [
-        ("acc_dd", (3, 10), "class 10 of --classes is not there"),
+        ("acc_dd", (3, 10), "class 10 of --classes does not exist"),
         ("acc_dd", (3, 3), "give each number once"),
         ("mtt", (0, 1), "needs all classes at once"),
         ("dc", (0, 1), "trains on the images of all classes"),

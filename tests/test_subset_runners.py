@@ -58,7 +58,7 @@ def test_evaluating_on_the_same_subset_and_on_another(finished: Path, capsys: py
     assert entry["dataset"]["subset"] == ["0:3"]
     assert entry["dataset"]["test_images"] == np.isin(load("digits").y_test, [0, 1, 2]).sum()
     capsys.readouterr()
-    said = f"than {finished} (3: 0, 1, 2, ...): give its own --dataset and --subset"
+    said = f"than {finished} (3: 0, 1, 2, ...): give the --dataset and --subset"
     fails(capsys, evaluate.main, [*argv, "0", "1", "3"], "digits[0,1,3] has other classes (3: 0, 1, 3, ...)", said)
     fails(capsys, evaluate.main, argv[:-1], "digits has other classes (10: 0, 1, 2, ...)", said)
     fails(capsys, evaluate.main, argv, "--subset names no class")
@@ -108,9 +108,7 @@ def test_explaining_a_subset(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert explain.main(["dm", *argv, "--net.width", "4"]) == 0
         return capsys.readouterr().out
 
-    assert "uint8 [10000, 32, 32, 3] -> select [2, 256, 32, 32, 3]" in shown("cifar10", "--subset", "cat", "dog")
-    assert "select [5, 256, 8, 8, 1]" in shown("zca:digits", "--subset", "0:5", "--net.depth", "1")
-    assert "select [100, 256, 32, 32, 3]" in shown("cifar100", "--subset", "0:99", "apple")
-    fails(
-        capsys, explain.main, ["dm", "cifar10", "--subset", "imagenet10"], "imagenet10 is a list", "cifar10 has others"
-    )
+        assert "uint8 [10000, 32, 32, 3] -> select [2, 256, 32, 32, 3]" in shown("cifar10", "--subset", "cat", "dog")
+        assert "select [5, 256, 8, 8, 1]" in shown("zca:digits", "--subset", "0:5", "--net.depth", "1") assert "select
+        [100, 256, 32, 32, 3]" in shown("cifar100", "--subset", "0:99", "apple") fails( capsys, explain.main, ["dm",
+        "cifar10", "--subset", "imagenet10"], "imagenet10 lists classes of ImageNet", "which cifar10 is not" )

@@ -1,7 +1,8 @@
-"""Ask a process of its own to compile a step for an accelerator that is not here.
+"""Compiles a step for an accelerator that this machine lacks, in a child process.
 
-XLA reads its flags once, and a process that has a CPU as its device cannot also have a compiler for another: hence the
-process. The compilers come with jax's wheels for CUDA and TPU; no driver, cuDNN or device is needed.
+A child process is necessary because XLA reads its flags only once, and because a process whose device is a CPU cannot
+load the compiler of another platform. jax's wheels for CUDA and TPU contain the compilers, which need no driver, cuDNN
+or device.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ WHEELS = {"gpu": ("jax_cuda12_plugin", "jax_plugins.xla_cuda12", "nvidia.cuda_nv
 
 
 def require(device: Device) -> None:
-    """Raise RequestError where the compiler for ``device`` is not installed."""
+    """Raise RequestError if the compiler for ``device`` is not installed."""
     missing = missing_wheels(device)
     if missing:
         raise RequestError(
@@ -33,9 +34,9 @@ def require(device: Device) -> None:
 
 
 def ask(device: Device, argv: list[str]) -> str:
-    """What ``fit`` says about ``METHOD DATASET [options]``, the words ``argv`` of ``explain``, on ``device``.
+    """Return the output of ``fit`` on ``device`` for ``argv``, the command line of ``explain``.
 
-    Raises Broken where the compiler fails.
+    Raise Broken if the compiler fails.
     """
     minutes = "half a minute" if device.platform == "gpu" else "several minutes"
     print(f"compiling for {device.title}, which takes {minutes} or more", file=sys.stderr, flush=True)
@@ -49,27 +50,27 @@ def ask(device: Device, argv: list[str]) -> str:
 
 
 def missing_wheels(device: Device) -> list[str]:
-    """The modules of the compiler that are not installed."""
+    """Return the modules of the compiler that are not installed."""
     return [name for name in WHEELS[device.platform] if not _folders(name)]
 
 
 def environment(device: Device) -> dict[str, str]:
-    """The variables that the process starts with."""
-    # What is compiled for another device cannot always be read back from the cache.
+    """Return the environment variables of the child process."""
+    # The cache cannot always restore programs compiled for another device.
     variables = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
-    # Flags for this machine's device say nothing about the other.
+    # The user's flags are meant for the device of this machine.
     variables.pop("XLA_FLAGS", None)
     if device.platform == "tpu":
-        # No chip is used, so another process that holds the lock on them is in no way disturbed.
+        # No chip is used, so a process that holds the lock on the chips is not disturbed.
         return {**variables, "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
-    # Triton's matrix products need a device to be tried out on.
+    # Triton's matrix products need a device for autotuning.
     data = next(iter(_folders("nvidia.cuda_nvcc")), "")
     flags = f"--xla_gpu_enable_triton_gemm=false --xla_gpu_cuda_data_dir={data}"
     return {**variables, "JAX_PLATFORMS": "cpu,cuda", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "XLA_FLAGS": flags}
 
 
 def _folders(module: str) -> list[str]:
-    """Where a package lies; empty where it is not installed."""
+    """Return the directories of a package; empty if it is not installed."""
     try:
         found = importlib.util.find_spec(module)
     except ModuleNotFoundError:

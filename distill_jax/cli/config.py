@@ -1,10 +1,9 @@
-"""A file of settings, ``--config FILE``: what METHOD and DATASET set, it sets otherwise, and the command line has the
-last word.
+"""A file of settings, ``--config FILE``, which overrides the recipe and is overridden by the command line.
 
     {"recipe": "mnist", "net.width": 32, "optimiser.lr": 0.0001}
 
-A name is that of an option without its dashes: a field of Spec, of a choice in it or of the protocol, the choice on an
-axis, ``protocol``, ``recipe``, ``subset`` or ``factor``. A list is an option with several values.
+A name is an option without its dashes: a field of Spec, of a choice or of the protocol, the choice on an axis,
+``protocol``, ``recipe``, ``subset`` or ``factor``. A list gives an option several values.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from distill_jax.sweep import field_at
 from distill_jax.types import RequestError, near_miss
 
 NAMES = ("recipe", "subset", "factor", "protocol", *CHOICES)
-"""what a file may set besides fields"""
+"""names, besides fields, that a file may set"""
 
 
 def read(file: str | None) -> dict[str, Any]:
-    """The settings in ``file``; none for None. Raises RequestError where it is no JSON object of strings, numbers,
-    truth values and lists of them."""
+    """Return the settings in ``file``; no settings for None. Raise RequestError if it is not a JSON object of strings,
+    numbers, booleans and lists of them."""
     if file is None:
         return {}
     try:
@@ -34,19 +33,18 @@ def read(file: str | None) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise RequestError(f"--config {file} cannot be read ({error}): give a JSON file") from error
     if not isinstance(content, dict):
-        raise RequestError(f'--config {file} holds no settings: write an object, as in {{"optimiser.lr": 0.01}}')
+        raise RequestError(f'--config {file} has no settings: write an object, as in {{"optimiser.lr": 0.01}}')
     if "schema" in content:
-        raise RequestError(f"--config {file} is what a run wrote down about itself: give a file of settings by name")
+        raise RequestError(f"--config {file} is the config.json of a run: give a file with settings by option name")
     for name, value in content.items():
         if value is None or isinstance(value, Mapping):
-            said = f'write each by its own name, as in "{name}.lr": 0.01' if isinstance(value, Mapping) else "give one"
-            raise RequestError(f"--config {file}: {name} has no value: {said}")
+            mend = f'write each field by name, as in "{name}.lr": 0.01' if isinstance(value, Mapping) else "give one"
+            raise RequestError(f"--config {file}: {name} has no value: {mend}")
     return content
 
 
 def words(settings: Mapping[str, Any], given: Container[str]) -> list[str]:
-    """The options that ``settings`` stand for, without those ``given`` on the command line (with dashes for
-    underscores)."""
+    """Return ``settings`` as words of a command line, without the options in ``given`` (spelt with dashes)."""
     line: list[str] = []
     for name, value in settings.items():
         option = name.replace("_", "-")
@@ -66,7 +64,7 @@ def words(settings: Mapping[str, Any], given: Container[str]) -> list[str]:
 
 
 def check(file: str, settings: Mapping[str, Any], experiment: Experiment) -> None:
-    """Raise RequestError, with the nearest name, for a setting that ``experiment`` has no place for."""
+    """Raise RequestError, suggesting the nearest name, if ``experiment`` has no field for a setting."""
     for name in settings:
         head, dot, field = name.partition(".")
         try:

@@ -1,6 +1,6 @@
-"""What a program costs, read off its jaxpr without running or compiling it.
+"""The arithmetic and traffic of a program, computed from its jaxpr without compiling or running it.
 
-The compiler's own analysis counts the body of a loop once, whatever its length; here a scan counts as often as it runs.
+XLA's own analysis counts the body of a loop once. Here the body of a scan counts once per iteration.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from distill_jax.micro_batches import whole_batches
 
 
 class Cost(NamedTuple):
-    """The convolutions and matrix products of a program; everything between them is taken to be fused into them."""
+    """The cost of the convolutions and matrix products of a program. All other operations are assumed to be fused."""
 
     flops: int = 0
-    """a multiplication and an addition count as two; so do those with the zeros of a padded border"""
+    """number of multiplications and additions, including those with zero padding"""
     bytes: int = 0
-    """operands read and results written, of batches that pass whole"""
+    """bytes of operands read and results written, for whole batches"""
     open_loops: int = 0
-    """loops whose length is not known before they run: their body is counted once"""
+    """number of loops of unknown length, whose bodies count once"""
 
     def __add__(self, other: tuple[int, ...]) -> Cost:  # type: ignore[override]
         return Cost(*(a + b for a, b in zip(self, other, strict=True)))
 
     def times(self, n: int) -> Cost:
-        """``n`` runs of the program; a loop of unknown length stays one loop."""
+        """Return the cost of ``n`` runs of the program. The number of open loops does not change."""
         return Cost(self.flops * n, self.bytes * n, self.open_loops)
 
 
 def cost(f: Callable[..., Any], *args: Any) -> Cost:
-    """The cost of ``f(*args)``; ``args`` may be ``jax.ShapeDtypeStruct``."""
+    """Return the cost of ``f(*args)``. ``args`` may be ``jax.ShapeDtypeStruct``."""
     with whole_batches():
         closed = jax.make_jaxpr(f)(*args)
-    # The compiler drops what nobody reads, such as the gradient of an input that a derivative rule always computes.
+    # The compiler drops unused results, such as the gradient of an input that a derivative rule always computes.
     live, _ = dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
     return of_jaxpr(live)
 
 
 def of_jaxpr(jaxpr: Jaxpr) -> Cost:
-    """Sum over equations: a scan's body times its length, the dearest branch of a condition, calls as they are."""
+    """Sum the cost of all equations. A scan costs its body times its length, a condition its most expensive branch."""
     return sum((_of_equation(eqn) for eqn in jaxpr.eqns), Cost())
 
 
@@ -54,7 +54,7 @@ def _of_equation(eqn: JaxprEqn) -> Cost:
         (contracted, _), _ = eqn.params["dimension_numbers"]
         return _arithmetic(eqn, math.prod(_shape(eqn.invars[0])[axis] for axis in contracted))
     if name == "conv_general_dilated":
-        # Every output element is a sum over the kernel's window and its input channels (those of one group).
+        # Every output element is a sum over the kernel's window and the input channels of one group.
         kernel, numbers = _shape(eqn.invars[1]), eqn.params["dimension_numbers"]
         return _arithmetic(eqn, math.prod(kernel) // kernel[numbers.rhs_spec[0]])
     inner = [of_jaxpr(jaxpr) for jaxpr in jaxprs_in_params(eqn.params)]
@@ -63,12 +63,12 @@ def _of_equation(eqn: JaxprEqn) -> Cost:
     total = sum(inner, Cost())
     if name == "scan":
         return total.times(eqn.params["length"])
-    # A loop without arithmetic (drawing random numbers, say) leaves nothing open.
+    # A loop without arithmetic, such as one that draws random numbers, does not count as open.
     return total._replace(open_loops=total.open_loops + 1) if name == "while" and total.flops else total
 
 
 def _arithmetic(eqn: JaxprEqn, terms: int) -> Cost:
-    """An equation each of whose results is a sum of ``terms`` products."""
+    """Return the cost of an equation whose every result is a sum of ``terms`` products."""
     (out,) = eqn.outvars
     return Cost(2 * math.prod(_shape(out)) * terms, nbytes([var.aval for var in (*eqn.invars, out)]))
 
@@ -78,7 +78,7 @@ def _shape(var: Any) -> tuple[int, ...]:
 
 
 def nbytes(arrays: Any) -> int:
-    """Bytes of all arrays, or their shapes, in a pytree."""
+    """Return the bytes of all arrays, or abstract arrays, in a pytree."""
     return sum(
         math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays) if hasattr(leaf, "dtype")
     )

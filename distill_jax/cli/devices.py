@@ -1,4 +1,4 @@
-"""Accelerators as their makers describe them, and how much of that a program can count on."""
+"""Data sheets of accelerators, and the share of the peak figures that programs reach."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import NamedTuple
 from distill_jax.platform import Platform
 
 OF_BANDWIDTH = 0.8
-"""share of the memory's bandwidth that a well-behaved kernel reaches"""
+"""share of the memory bandwidth that an efficient kernel reaches"""
 OF_PEAK = 200 / 495
-"""share of the peak rate of dense matrix products that convolutions of these sizes reach: an H100's 200 of 495 TF/s"""
+"""share of the peak rate of dense matrix products that convolutions of our sizes reach: 200 of 495 TF/s on an H100"""
 
 
 class Device(NamedTuple):
@@ -20,33 +20,33 @@ class Device(NamedTuple):
     memory: int
     """bytes"""
     bandwidth: float
-    """bytes a second, of the data sheet"""
+    """bytes per second, from the data sheet"""
     wide: float
-    """peak FLOP/s for float32 operands, as jax multiplies them by default: TF32 on GPUs that have it, one bfloat16 pass
-    on a TPU"""
+    """peak FLOP/s for float32 operands at jax's default precision: TF32 on GPUs that have it, one bfloat16 pass on a
+    TPU"""
     narrow: float
     """peak FLOP/s for bfloat16 operands"""
     launch: float
-    """seconds that the smallest kernel takes"""
+    """seconds of the smallest kernel"""
     compiler: str
-    """what the compiler is to be told: a GPU's figures as a text proto, a TPU's topology"""
+    """description for the compiler: a GPU's figures as a text proto, or a TPU's topology"""
 
     def seconds(self, nbytes: float, flops: float, narrow: bool) -> tuple[float, float, float]:
-        """What one kernel takes at least for its launch, for its traffic and for its arithmetic."""
+        """Return the minimum seconds of a kernel for its launch, its memory traffic and its arithmetic."""
         rate = self.narrow if narrow else self.wide
         return self.launch, nbytes / (OF_BANDWIDTH * self.bandwidth), flops / (OF_PEAK * rate)
 
 
 LAUNCH = 3e-6
-"""of a kernel on a GPU, started from the host's queue"""
+"""seconds to launch a kernel on a GPU from the host's queue"""
 STEP = 1e-6
-"""of a fused operation within a TPU's program: assumed, not measured"""
+"""seconds to start a fused operation in a TPU's program; an assumption, not measured"""
 
 
 def _gpu(
     title: str, memory: int, bandwidth: int, wide: float, narrow: float, capability: tuple[int, int], **cores: float
 ) -> Device:
-    """A GPU with the figures that XLA asks for. ``cores``: what differs from an H100's streaming multiprocessors."""
+    """Return a GPU with the figures that XLA needs. ``cores`` overrides the figures of an H100's multiprocessors."""
     figures = {
         "threads_per_block_limit": 1024, "threads_per_warp": 32, "shared_memory_per_block": 49152,
         "shared_memory_per_core": 233472, "threads_per_core_limit": 2048, "core_count": 132, "fpus_per_core": 128,
@@ -77,8 +77,8 @@ DEVICES = {
     "h100": _gpu("NVIDIA H100 80GB HBM3", 84942979072, 3352320000000, 495e12, 989e12, (9, 0)),
     "h200": _gpu("NVIDIA H200 141GB HBM3e", 151397597184, 4800000000000, 495e12, 989e12, (9, 0)),
     "a100": _gpu("NVIDIA A100-SXM4-80GB", 85100068864, 2039040000000, 156e12, 312e12, (8, 0), **AMPERE),
-    # Tensor cores without TF32 and bfloat16: both run on the ordinary units.
+    # The tensor cores of a T4 have neither TF32 nor bfloat16, so both run on the CUDA cores.
     "t4": _gpu("Tesla T4", 15843721216, 320064000000, 8.1e12, 8.1e12, (7, 5), **TURING),
     "v5e": Device("TPU v5e", "tpu", 17179869184, 819e9, 197e12, 197e12, STEP, "v5e:2x2"),
 }
-"""what ``explain --device`` knows"""
+"""the devices of ``explain --device``"""

@@ -1,4 +1,4 @@
-"""What the user sees on the terminal: the resolved configuration, progress, and the result."""
+"""Output on the terminal: the resolved configuration, progress, and results."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from distill_jax.recipes import Experiment
 from distill_jax.types import Choice
 
 EVERY = 10.0
-"""seconds between two lines of progress where standard error is not a terminal"""
+"""seconds between two lines of progress if standard error is not a terminal"""
 
 
 OF_STEPS = (
     "perturb", "selector", "augment", "objective", "optimiser", "update", "inner_steps", "live", "syn_batch",
     "class_chunk", "model_chunk",
 )  # fmt: skip
-"""fields of Spec that say nothing about a method without steps"""
+"""fields of Spec that a method without steps does not use"""
 
 
 class Bar:
-    """Progress on standard error: a bar on a terminal, otherwise a plain line now and then."""
+    """Progress on standard error: a bar on a terminal, otherwise a line every EVERY seconds."""
 
     def __init__(self, what: str, total: int, start: int = 0, unit: str = "") -> None:
         self._what, self._total, self._unit = what, total, unit
-        self._said = time.monotonic()
-        self._pace: tuple[float, int] | None = None
+        self._printed = time.monotonic()
+        self._first: tuple[float, int] | None = None
         self._tqdm = None
-        # Before the first report the step is compiled, which can take a minute or two on a CPU.
+        # Compilation precedes the first report and can take a minute or two on a CPU.
         self._compiling = threading.Timer(EVERY, lambda: self._print([f"{what}: compiling"]))
         self._compiling.daemon = True
         self._silent = not hosts.is_first()
@@ -54,23 +54,23 @@ class Bar:
             self._tqdm.close()
 
     def update(self, done: int, facts: Mapping[str, str] | None = None, total: int | None = None) -> None:
-        """``done`` of the total are done; ``facts`` are shown beside it. ``total``: where it was not known before."""
+        """Show that ``done`` of the total are done, with ``facts``. ``total`` replaces the total if given."""
         self._compiling.cancel()
         self._total = total or self._total
         now = time.monotonic()
-        first, self._pace = self._pace is None, self._pace or (now, done)
+        is_first, self._first = self._first is None, self._first or (now, done)
         if self._tqdm is not None:
-            if first:
-                # What comes before the first report is mostly compilation, and tells nothing about the time left.
+            if is_first:
+                # The time before the first report is mostly compilation, which says nothing about the time left.
                 self._tqdm.unpause()
             self._tqdm.total = self._total
             self._tqdm.set_postfix(facts or {}, refresh=False)
             self._tqdm.update(done - self._tqdm.n)
             return
-        if self._silent or (now - self._said < EVERY and done < self._total):
+        if self._silent or (now - self._printed < EVERY and done < self._total):
             return
-        self._said = now
-        began, start = self._pace
+        self._printed = now
+        began, start = self._first
         left = (now - began) / (done - start) * (self._total - done) if done > start else None
         parts = [f"{self._what}: {done}/{self._total} {self._unit}".rstrip()]
         parts += [f"{name} {fact}" for name, fact in (facts or {}).items()]
@@ -82,7 +82,7 @@ class Bar:
 
 
 def configuration(title: str, experiment: Experiment) -> str:
-    """Every resolved choice that the method uses, one axis a line."""
+    """Format every resolved choice that the method uses, one line per axis."""
     unused = OF_STEPS if experiment.spec.steps == 0 else ()
     spec = {name: value for name, value in vars(experiment.spec).items() if name not in unused and value != ()}
     lines = {name: repr(value) for name, value in spec.items() if isinstance(value, Choice)}
@@ -92,7 +92,7 @@ def configuration(title: str, experiment: Experiment) -> str:
 
 
 def result(result: Mapping[str, Any]) -> str:
-    """The accuracies and what they cost, as a small table."""
+    """Format the accuracies, sizes, times and memory of a result as a small table."""
     rows = [["", "accuracy %", "repeats"]]
     scored = {"distilled": result["accuracy"], **result["baselines"]}
     for name, accuracy in scored.items():
@@ -105,17 +105,17 @@ def result(result: Mapping[str, Any]) -> str:
 
 
 def plus_minus(accuracy: Mapping[str, Any], digits: int = 2) -> str:
-    """Mean and standard deviation over the repeats; the mean alone where there is one repeat."""
+    """Format the mean and standard deviation over the repeats, or only the mean if there is one repeat."""
     numbers = [accuracy["mean"]] if accuracy["std"] is None else [accuracy["mean"], accuracy["std"]]
     return " ± ".join(f"{number:.{digits}f}" for number in numbers)
 
 
 WIDEST = 60
-"""characters of a cell that the column is made wide enough for"""
+"""longest cell, in characters, that widens its column"""
 
 
 def table(rows: Sequence[Sequence[str]], numbers: bool = False) -> list[str]:
-    """Lines with the columns aligned: to the left, or (``numbers``) all but the first and the last to the right."""
+    """Align the columns to the left; with ``numbers``, all but the first and last column to the right."""
     widths = [
         max([len(cell) for cell in column if len(cell) <= WIDEST], default=0) for column in zip(*rows, strict=True)
     ]
@@ -129,17 +129,17 @@ def table(rows: Sequence[Sequence[str]], numbers: bool = False) -> list[str]:
 
 
 def size(count: float) -> str:
-    """Bytes, short: 40 B, 2.5 KiB, 120 MiB."""
+    """Format bytes: 40 B, 2.5 KiB, 120 MiB."""
     return _scaled(count, 1024, ["B", "KiB", "MiB", "GiB", "TiB", "PiB"])
 
 
 def arithmetic(count: float) -> str:
-    """Operations, short: 54 FLOP, 1.1 TFLOP."""
+    """Format a number of operations: 54 FLOP, 1.1 TFLOP."""
     return _scaled(count, 1000, ["FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"])
 
 
 def duration(seconds: float) -> str:
-    """Short: 0.4 s, 12 s, 3 min 20 s, 2 h 5 min."""
+    """Format a duration: 0.4 s, 12 s, 3 min 20 s, 2 h 5 min."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -1,7 +1,7 @@
-"""Several hosts: how their processes find each other, and how all end when one does.
+"""Several hosts: how their processes find each other, and how all of them end when one ends.
 
-Each host runs the same command. Its process starts a worker, which computes, and waits for it: when a host is lost,
-jax's coordination service aborts the others from within C++, where no line of Python explains it or gives a result.
+Each host runs the same command. Its process starts a worker, which computes, and waits for it. This is necessary
+because jax's coordination service aborts the remaining workers from C++, without explanation, when a host is lost.
 """
 
 from __future__ import annotations
@@ -23,36 +23,36 @@ from tyro.conf import arg
 from distill_jax.types import RequestError
 
 WORKER = "DISTILL_JAX_WORKER_OF"
-"""the variable that tells a worker the process that waits for it"""
+"""environment variable with the process id of a worker's parent"""
 TOGETHER = 10
-"""seconds in which hosts that end by themselves wait for each other"""
+"""seconds for which finished hosts wait for each other"""
 START_TIMEOUT = 300
-"""seconds in which all hosts must have started"""
+"""seconds within which all hosts must start"""
 LOST = (
-    "error: another host has ended or does not answer, so this one has ended too: what was saved is kept; "
+    "error: another host has ended or does not answer, so this host has ended too: saved progress is kept; "
     "start every host again with --resume"
 )
 COLLECTIVE = ("Gloo", "NCCL", "coordination service")
-"""words in the error of a collective operation that another host does not take part in any more"""
+"""words in the error of a collective operation whose other hosts are gone"""
 
 
 @dataclass(frozen=True)
 class OnHosts:
-    """The options of runners that several hosts can run as one; read by ``asked`` before they are parsed."""
+    """The options of runners that several hosts can run as one. ``requested_hosts`` reads them before parsing."""
 
     hosts: int | Literal["auto"] = 1
-    """processes that run this command as one, on the devices of all; auto: as SLURM, Open MPI, Kubernetes, a TPU pod or
-    torchrun say"""
+    """number of processes that run this command as one, on all their devices; auto: from SLURM, Open MPI, Kubernetes, a
+    TPU pod or torchrun"""
     host: int | None = None
-    """which of them this is, from 0"""
+    """number of this process, from 0"""
     coordinator: Annotated[str | None, arg(metavar="HOST:PORT")] = None
-    """where host 0 can be reached by the others, on a free port"""
+    """address of host 0 with a free port"""
     host_timeout: int = 30
-    """seconds after which a host that does not answer is given up, and all end"""
+    """seconds without an answer after which a host is lost and all hosts end"""
 
 
 class Launch(NamedTuple):
-    """This host's place among all, as ``jax.distributed.initialize`` takes it; None: what jax finds out by itself."""
+    """The arguments of ``jax.distributed.initialize`` for this host. If one is None, jax finds it out."""
 
     coordinator: str | None = None
     hosts: int | None = None
@@ -62,7 +62,7 @@ class Launch(NamedTuple):
 
 
 def option(argv: Sequence[str], name: str) -> str | None:
-    """The last value of the option ``name`` on a command line that is not parsed yet."""
+    """Return the last value of the option ``name`` on an unparsed command line, or None."""
     found = None
     for place, word in enumerate(argv):
         given, equals, value = word.partition("=")
@@ -72,10 +72,10 @@ def option(argv: Sequence[str], name: str) -> str | None:
 
 
 def requested_hosts(argv: Sequence[str], variables: Mapping[str, str] = os.environ) -> Launch | None:
-    """What the command line says about hosts; None where one works alone. Raises RequestError for what makes no sense.
+    """Return the launch that the command line requests, or None for one host. Raise RequestError if it is invalid.
 
-    ``--hosts auto`` takes the variables of torchrun and its like; those of SLURM, Open MPI, Kubernetes and Cloud TPU
-    are left to jax, which knows them.
+    ``--hosts auto`` reads the variables of torchrun and similar launchers. jax itself reads the variables of SLURM,
+    Open MPI, Kubernetes and Cloud TPU.
     """
     texts = {name: option(argv, f"--{name}") for name in ("hosts", "host", "host-timeout", "coordinator")}
     hosts, coordinator = texts["hosts"] or "1", texts["coordinator"]
@@ -83,7 +83,7 @@ def requested_hosts(argv: Sequence[str], variables: Mapping[str, str] = os.envir
     if hosts == "auto":
         if coordinator or texts["host"]:
             raise RequestError(
-                "--hosts auto finds --coordinator and --host by itself: leave them out, or give a number"
+                "--hosts auto finds --coordinator and --host itself: leave them out, or give a number of hosts"
             )
         return _from_variables(variables)._replace(timeout=timeout)
     count = _number("hosts", hosts, 1)
@@ -106,7 +106,7 @@ def _number(name: str, text: str, least: int) -> int:
 
 
 def _from_variables(variables: Mapping[str, str]) -> Launch:
-    """torchrun itself listens on MASTER_PORT, so the coordinator takes the port after it."""
+    """Return the launch by torchrun. The coordinator takes the port after MASTER_PORT, which torchrun uses."""
     names = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK")
     if not all(name in variables for name in names):
         return Launch()
@@ -117,11 +117,11 @@ def _from_variables(variables: Mapping[str, str]) -> Launch:
 
 
 def join(launch: Launch) -> None:
-    """Wait for the other hosts and become one of them. Raises RequestError where that cannot be."""
-    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from us
+    """Wait for the other hosts and connect to them. Raise RequestError if that is impossible."""
+    jax.config.update("jax_enable_preemption_service", False)  # it would intercept SIGTERM
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     at = f" at {launch.coordinator}" if launch.coordinator else ""
-    print(f"waiting for all hosts{at}, {START_TIMEOUT} s at most", file=sys.stderr, flush=True)
+    print(f"waiting up to {START_TIMEOUT} s for all hosts{at}", file=sys.stderr, flush=True)
     try:
         jax.distributed.initialize(
             launch.coordinator,
@@ -134,18 +134,20 @@ def join(launch: Launch) -> None:
         )
     except ValueError as error:  # jax found no launcher
         raise RequestError(
-            f"--hosts auto finds no launcher ({error}): start it by SLURM, Open MPI, Kubernetes or torchrun, or give "
+            f"--hosts auto finds no launcher ({error}): start it with SLURM, Open MPI, Kubernetes or torchrun, or give "
             "--coordinator HOST:PORT --hosts N --host I"
         ) from error
     devices, local = jax.device_count(), jax.local_device_count()
     if devices != jax.process_count() * local:
-        raise RequestError(f"this host has {local} of {devices} devices: give every host as many (--devices on a CPU)")
+        raise RequestError(
+            f"this host has {local} of {devices} devices: give all hosts the same number (--devices on a CPU)"
+        )
     if jax.process_index() > 0:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the first host says it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # only the first host prints
 
 
 def work(launch: Launch, run: Callable[[Callable[[], None]], int]) -> NoReturn:
-    """End this process with the exit code of ``run(join)``, where ``join`` has to be called before jax starts."""
+    """End this process with the exit code of ``run(join)``, which must call ``join`` before jax starts."""
     try:
         _leave(run(lambda: join(launch)))
     except Exception as error:
@@ -155,22 +157,22 @@ def work(launch: Launch, run: Callable[[Callable[[], None]], int]) -> NoReturn:
 
 
 def _leave(code: int) -> None:
-    """End this process: with the others where they end as well, without them after TOGETHER seconds."""
+    """End this process together with the other hosts, or alone after TOGETHER seconds."""
     sys.stdout.flush()
     sys.stderr.flush()
     if jax.distributed.is_initialized():
-        alone = threading.Timer(TOGETHER, os._exit, [code])
-        alone.daemon = True
-        alone.start()
+        timer = threading.Timer(TOGETHER, os._exit, [code])
+        timer.daemon = True
+        timer.start()
         jax.distributed.shutdown()
     os._exit(code)
 
 
-# ---------------------------------------------------------------- the process that waits
+# ---------------------------------------------------------------- the waiting parent
 
 
 def is_worker() -> bool:
-    """Whether this process is a worker; one that is ends with the process that waits for it."""
+    """Return whether this process is a worker. A worker ends when its parent ends."""
     parent = os.environ.get(WORKER)
     if parent is None:
         return False
@@ -185,10 +187,10 @@ def is_worker() -> bool:
 
 
 def supervise(module: str, argv: Sequence[str]) -> int:
-    """Run ``module.main(argv)`` in a worker; returns the exit code. Signals are passed on."""
+    """Run ``module.main(argv)`` in a worker and return its exit code. Signals are forwarded to the worker."""
     code = f"import sys; from {module} import main; sys.exit(main(sys.argv[1:]))"
     variables = {**os.environ, WORKER: str(os.getpid())}
-    # A session of its own: of a Ctrl-C in the terminal it hears through this process, once.
+    # In a session of its own, the worker gets a Ctrl-C of the terminal only once, through this process.
     worker = subprocess.Popen([sys.executable, "-c", code, *argv], env=variables, start_new_session=True)
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda signum, _: worker.send_signal(signum))

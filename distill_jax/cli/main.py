@@ -1,4 +1,4 @@
-"""``distill-jax COMMAND ...``, the one console command; a command's module is imported only when it is asked for."""
+"""The console command ``distill-jax COMMAND ...``, which imports the module of a command only when it runs."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 COMMANDS = {
-    "distill": "learn a synthetic training set, score it and report on it",
-    "pretrain": "train a pool of early-stage models to share between runs",
+    "distill": "learn a synthetic training set, score it and write a report",
+    "pretrain": "train a pool of early-stage models that several runs can share",
     "evaluate": "score a distilled set with networks trained from scratch",
-    "explain": "shapes, arithmetic and bytes of a method; whether it fits an accelerator, and how long it takes",
-    "ablate": "one or two settings swept over seeds",
+    "explain": "show shapes, arithmetic and bytes of a method, and its memory and time on an accelerator",
+    "ablate": "sweep one or two settings over several seeds",
     "tune": "choose numbers for a data set on held-out training images",
-    "analyse": "what the papers argue with, measured on your data: gradients, batches and models",
-    "reproduce": "a published table cell by cell, or methods side by side under one budget",
-    "report": "write report.html about a run anew",
-    "join": "one set from parts of its classes made apart",
+    "analyse": "measure the papers' evidence on your data: gradients, batches and models",
+    "reproduce": "reproduce a published table cell by cell, or compare methods under one budget",
+    "report": "write report.html of a run again",
+    "join": "join sets of different classes into one set",
     "export": "write a set in the format of another codebase",
-    "import_set": "read a set that another codebase distilled",
+    "import_set": "read a set from another codebase",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that ``argv`` begins with; returns the exit code of the process."""
+    """Run the command that ``argv`` begins with, and return the exit code of the process."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["--version"]:
         from distill_jax import __version__
@@ -51,9 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Ctrl-C ends the process at once, with code 130, where a run has nothing to save yet (``process.Interrupts``).
+    """Let Ctrl-C end the process immediately, with code 130, until a run handles signals itself
+    (``process.Interrupts``).
 
-    An exception would come out of whatever is being imported or compiled, which may swallow it, or crash.
+    A KeyboardInterrupt would be raised inside imports or compilation, which may swallow it or crash.
     """
 
     def leave(signum: int, _: object) -> None:
@@ -71,5 +72,5 @@ def stoppable() -> Iterator[None]:
 
 
 def command(name: str) -> None:
-    """Run one command with the arguments of this process, and end the process: ``python -m experiments.NAME``."""
+    """Run one command with the arguments of this process, ``python -m experiments.NAME``, and end the process."""
     sys.exit(main([name, *sys.argv[1:]]))

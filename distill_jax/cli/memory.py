@@ -1,4 +1,4 @@
-"""Whether what a run keeps on a device fits there, told before any work."""
+"""Checks before any work whether the resident arrays of a run fit on the device."""
 
 from __future__ import annotations
 
@@ -19,39 +19,38 @@ ROOT = Path("/")
 
 
 class Part(NamedTuple):
-    """Something that stays on the device."""
+    """A group of arrays that stays on the device."""
 
     name: str
     bytes: int
     knob: str
-    """what makes it smaller"""
+    """options that make it smaller"""
 
 
 def check_fits(spec: Spec, data: Dataset, resident: int | None = None) -> str:
-    """What a run of ``spec``, with its chunks resolved, keeps on one device, as a line; empty where that is less than
-    half of what there is, or neither can be told. ``resident``: real images of each class at a time (0: all); None:
-    there is no such option.
+    """Return a line about the memory that a run of ``spec``, with resolved chunks, needs on one device.
 
-    Raises RequestError, naming the option that helps most, where it does not fit.
+    The line is empty if the run needs less than half of the available memory, or if its memory cannot be computed.
+    ``resident`` is the number of real images per class on the device (0: all), or None if the command has no such
+    option. Raise RequestError, naming the most effective option, if the run does not fit.
     """
-    there = available()
+    free = available()
     try:
         parts = resident_parts(spec, data, resident)
-    except Exception:  # a choice from outside that cannot be traced: then nothing is foretold
+    except Exception:  # a user's choice that cannot be traced
         return ""
     needed = sum(part.bytes for part in parts)
-    if there is None or 2 * needed <= there:
+    if free is None or 2 * needed <= free:
         return ""
-    said = ", ".join(f"{part.name} {size(part.bytes)}" for part in parts if part.bytes)
-    if needed > there:
+    amounts = ", ".join(f"{part.name} {size(part.bytes)}" for part in parts if part.bytes)
+    if needed > free:
         knob = max(parts, key=lambda part: part.bytes).knob
-        raise RequestError(f"{said} do not fit in the {size(there)} that there are: give {knob}")
-    return f"memory: {said}, {100 * needed / there:.0f} % of the {size(there)} that there are"
+        raise RequestError(f"{amounts} do not fit in the {size(free)} of free memory: give {knob}")
+    return f"memory: {amounts}, {100 * needed / free:.0f} % of the {size(free)} of free memory"
 
 
 def resident_parts(spec: Spec, data: Dataset, resident: int | None = None) -> list[Part]:
-    """What one device keeps of a run, and the real images that a step looks at together, which is the least that it
-    adds."""
+    """Return the arrays of a run that stay on one device, and the real images of a step, the least that it adds."""
     counts = [min(resident or count, count) for count in data.counts.tolist()]
     problem, state = explain.shapes(spec, explain.real_shapes(sum(counts), data.shape, counts))
     height, width, channels = data.shape
@@ -68,8 +67,8 @@ def resident_parts(spec: Spec, data: Dataset, resident: int | None = None) -> li
 
 
 def available() -> int | None:
-    """Bytes free on the first device where it can tell, else in this machine or its control group, whichever has less;
-    None where nobody can tell."""
+    """Return the free bytes of the first device if it reports them, else the smaller of the free bytes of this machine
+    and of its control group; None if they are unknown."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
@@ -83,8 +82,8 @@ def _machine() -> Iterator[int]:
 
 
 def _control_groups() -> Iterator[int]:
-    """What the groups that this process is in, and those above them, may still use. Pages of files do not count as
-    used: they are given up where memory is short."""
+    """Yield the free bytes of each control group of this process and its ancestors. Cached file pages count as free,
+    because the kernel drops them when memory is short."""
     try:
         lines = (ROOT / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -99,7 +98,7 @@ def _control_groups() -> Iterator[int]:
             continue
         top = ROOT / "sys/fs/cgroup" / top
         own = top / path.strip("/")
-        # In a container the path may be that of the host, which is not to be seen from within: there the top is it.
+        # In a container the path may be that of the host, which is not visible inside; then the top group applies.
         for group in (own, *own.parents):
             if not group.is_relative_to(top):
                 break
@@ -111,7 +110,7 @@ def _control_groups() -> Iterator[int]:
 
 
 def _number(path: Path) -> int | None:
-    """What a file says, where that is a number: "max" and a missing file are none."""
+    """Return the number in a file; None if the file is missing or says "max"."""
     try:
         return int(path.read_text())
     except (OSError, ValueError):
@@ -119,7 +118,7 @@ def _number(path: Path) -> int | None:
 
 
 def _fields(path: Path) -> dict[str, int]:
-    """{name: number} of a file with lines such as ``name number``."""
+    """Parse a file with lines of the form ``name number``."""
     try:
         return {words[0]: int(words[1]) for words in map(str.split, path.read_text().splitlines()) if len(words) > 1}
     except (OSError, ValueError):

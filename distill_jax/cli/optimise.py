@@ -1,4 +1,4 @@
-"""The long part of ``distill``: the run's blocks, with callbacks that log, show, save and check between them."""
+"""The optimisation phase of ``distill``: the host loop with callbacks that check, log, save and show progress."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from distill_jax.types import Feed, PyTree
 
 
 class Session(NamedTuple):
-    """What the phases of one run share."""
+    """The objects that the phases of one run share."""
 
     setup: Setup
     data: Feed
@@ -42,12 +42,12 @@ class Session(NamedTuple):
 def optimise(
     session: Session, pool: PyTree, save_every: int, eval_every: int, scorer: Scorer | None, tensorboard: bool = False
 ) -> DistilledSet:
-    """Distil, from the last checkpoint in the workdir if there is one; ``scorer`` reports on the set along the way, to
-    ``tensorboard`` too.
+    """Distil from the last checkpoint in the workdir, or from the start, and return the set.
 
-    ``save_every`` and ``eval_every`` are outer steps; 0: about every minute, and never. What is saved does not depend
-    on where the run was interrupted. Raises Interrupted, with everything saved, after a signal, and Broken where the
-    loss is no longer finite.
+    Every ``save_every`` outer steps (0: about every minute) the state is saved. Every ``eval_every`` outer steps (0:
+    never) ``scorer`` scores the current set. The metrics go to ``metrics.jsonl``, and to TensorBoard if
+    ``tensorboard``. The saved results do not depend on interruptions. Raise Interrupted after a signal, when the state
+    is saved, and Broken if the loss is no longer finite.
     """
     setup, workdir, clock = session.setup, session.workdir, session.clock
     spec = setup.spec
@@ -66,19 +66,19 @@ def optimise(
         step, state = restored.step, restored.state
         clock.add(restored.about["seconds"])
         for damaged in restored.skipped if hosts.is_first() else ():
-            print(f"the checkpoint of step {damaged} is damaged: going on from step {step}", file=sys.stderr)
+            print(f"the checkpoint of step {damaged} is damaged: continuing from step {step}", file=sys.stderr)
     workdir.truncate_log(step)
     write_event = event_writer(workdir.path / EVENTS, step) if tensorboard and hosts.is_first() else None
     saved, saved_at = step, time.monotonic()
     held_out: dict[str, str] = {}
-    shown = _images_per_step(setup)
+    images_per_step = _images_per_step(setup)
 
     def check(block: Block) -> None:
         if not (np.isfinite(block.losses).all() and jnp.isfinite(block.state.synthetic.images).all()):
             raise Broken(_not_finite(setup, block, saved, workdir))
 
     def log(block: Block) -> None:
-        """A line for each outer iteration that ended: the loss is the mean over its steps."""
+        """Log a line for each finished outer iteration, with the mean loss of its steps."""
         clock.spent("distill")
         for step, loss in enumerate(block.losses, block.first + 1):
             outer, rest = divmod(step, spec.inner_steps)
@@ -86,9 +86,9 @@ def optimise(
                 continue
             line: dict[str, Any] = {"outer": outer, "step": step, "loss": float(loss)}
             if scorer is not None and eval_every and outer % eval_every == 0:
-                made = as_set(session, problem, block.state)
-                protocol = at_learned_rate(scorer.protocol, made)
-                line["held_out_accuracy"] = scorer.score("held-out accuracy", repeated(made, 1), protocol)["mean"]
+                current = as_set(session, problem, block.state)
+                protocol = at_learned_rate(scorer.protocol, current)
+                line["held_out_accuracy"] = scorer.score("held-out accuracy", repeated(current, 1), protocol)["mean"]
                 held_out["held-out"] = f"{line['held_out_accuracy']:.1f} %"
                 clock.spent("evaluate")
             line["seconds"] = round(clock.seconds["distill"], 3)
@@ -107,7 +107,7 @@ def optimise(
     with Bar("distilling", spec.steps, start=step, unit="steps") as bar:
 
         def show(block: Block) -> None:
-            rate = shown * len(block.losses) / block.seconds
+            rate = images_per_step * len(block.losses) / block.seconds
             outer = f"{block.end // spec.inner_steps}/{spec.outer_steps}"
             facts = {"outer": outer, "loss": f"{block.losses[-1]:.4g}", "images/s": f"{rate:.0f}", **held_out}
             bar.update(block.end, facts)
@@ -120,7 +120,7 @@ def optimise(
 
 
 def as_set(session: Session, problem: Problem, state: State) -> DistilledSet:
-    """The set as it stands, not scored yet."""
+    """Return the set of ``state``, without a score."""
     setup, rate = session.setup, state.synthetic.learnable
     about = {
         "method": setup.method,
@@ -140,7 +140,7 @@ def as_set(session: Session, problem: Problem, state: State) -> DistilledSet:
 
 
 def rounded(distilled: DistilledSet) -> DistilledSet:
-    """The same images, pixels in [0, 1], each the nearest multiple of 1/255, as 8 bits hold it; the card says so."""
+    """Round the pixels, which are in [0, 1], to multiples of 1/255, and record that in the card."""
     images = np.rint(distilled.images * np.float32(255)) / np.float32(255)
     return replace(distilled, images=images).with_soft(distilled.soft).with_card(bits=8)
 
@@ -157,7 +157,7 @@ def _not_finite(setup: Setup, block: Block, saved: int, workdir: Workdir) -> str
 
 
 def _images_per_step(setup: Setup) -> int:
-    """Real and decoded images that one inner step matches."""
+    """Return the number of real and decoded images in one inner step."""
     spec = setup.spec
     decoded = spec.parameterisation.decoded(spec.ipc)
     if spec.syn_batch:

@@ -1,4 +1,4 @@
-"""The parser of every command: tyro, with what it refuses said in one line."""
+"""The parser of every command: tyro, with one-line error messages."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ Options = TypeVar("Options")
 def parsed(
     options: type[Options], argv: Sequence[str], command: str, description: str | None = None, **settings: Any
 ) -> Options:
-    """The ``options`` of ``command`` that ``argv`` gives. ``description`` heads the help; default: the docstring.
+    """Parse ``argv`` into the ``options`` of ``command``. ``description`` heads the help; default: the docstring.
 
-    Raises RequestError for what does not fit, and SystemExit after ``--help`` (code 0).
+    Raise RequestError if ``argv`` is invalid, and SystemExit (code 0) after ``--help``.
     """
     prog = f"python -m experiments.{command}"
     about = description or inspect.getdoc(options)
@@ -47,7 +47,7 @@ def parsed(
 
 
 def _line(box: str) -> str:
-    """What a box of tyro's says: its first paragraph, and the options that it suggests."""
+    """Return the message of a box that tyro printed: its first paragraph and the options that it suggests."""
     rows = [row.strip("│| ") for row in box.splitlines()[1:]]  # the first one is the title
     text = "\n".join(row if re.search(r"\w", row) else "" for row in rows)
     said, *more = [part for part in text.split("\n\n") if part.strip()]
@@ -58,9 +58,9 @@ def _line(box: str) -> str:
 # ------------------------------------------------------------------ the fields of an experiment as options
 
 SHORT = ("ipc", "outer_steps", "inner_steps")
-"""fields of Spec that ``--help`` shows, beside the names of the choices; ``--help-all`` shows all"""
+"""fields of Spec that ``--help`` shows besides the names of the choices; ``--help-all`` shows all"""
 
-EVERY_OPTION = "These are the common options. --help-all shows the others too, and the fields of METHOD's choices."
+EVERY_OPTION = "These are the common options. --help-all shows all options, including the fields of METHOD's choices."
 
 _registry = ConstructorRegistry()
 
@@ -69,7 +69,7 @@ CONTRACTS = {get_type_hints(Spec)[axis] for axis in CHOICES}
 
 @_registry.struct_rule
 def _by_value(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """A field annotated with an axis' contract has the fields of the choice that is its default."""
+    """Parse a field annotated with an axis' contract as the class of its default."""
     if is_dataclass(info.default) and info.type in CONTRACTS:
         spec = ConstructorRegistry.get_struct_spec(StructTypeInfo.make(type(info.default), info.default, False))
         return spec if isinstance(spec, StructConstructorSpec) else None
@@ -79,9 +79,10 @@ def _by_value(info: StructTypeInfo) -> StructConstructorSpec | None:
 def parsed_over(
     default: Experiment, names: Mapping[str, str], options: type[Options], argv: Sequence[str], command: str = ""
 ) -> Any:
-    """The ``options`` of a runner, all fields of Spec on top and those of the protocol below ``protocol.``, with the
-    values of ``default`` where ``argv`` gives none. ``names``: what the choice on each axis is called. Raises as
-    ``parsed`` does."""
+    """Parse the ``options`` of a runner together with all fields of Spec and, as ``protocol.NAME``, of the protocol.
+
+    The default values come from ``default``. ``names`` has the name of the choice on each axis. Raises as ``parsed``.
+    """
     short = "-h" in argv or "--help" in argv
     about = inspect.getdoc(options)
     return parsed(
@@ -95,9 +96,9 @@ def parsed_over(
 
 
 def _options_over(default: Experiment, names: Mapping[str, str], options: type[Any], short: bool) -> type[Any]:
-    """The dataclass that is parsed into; ``short``: its help shows the common options only.
+    """Return the dataclass to parse into. If ``short``, its help shows only the common options.
 
-    It inherits, rather than copies, so that tyro finds the docstrings of the fields for its help.
+    It inherits from Spec and the options, so that tyro finds the docstrings of the fields for its help.
     """
     hints = get_type_hints(Spec)
     on_top: list[tuple[str, Any, Any]] = []
@@ -108,7 +109,7 @@ def _options_over(default: Experiment, names: Mapping[str, str], options: type[A
         if name in CHOICES:
             which = arg(name=name, metavar=f"{'|'.join(CHOICES[name])}|MODULE:CLASS", help=f"choice on the axis {name}")
             on_top.append((f"choice_of_{name}", Annotated[str, which], names[name]))
-    which = arg(name="protocol", metavar="|".join(PROTOCOLS), help="how the result is scored; default: as in the paper")
+    which = arg(name="protocol", metavar="|".join(PROTOCOLS), help="evaluation protocol; default: the paper's")
     on_top.append(("name_of_protocol", Annotated[str, which], default.protocol.name))
     below = [("protocol", Suppress[Protocol] if short else Protocol, default.protocol)]
     return make_dataclass("Options", [*on_top, *below], bases=(Spec, options), frozen=True)

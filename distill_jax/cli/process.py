@@ -1,4 +1,4 @@
-"""The process of a command: exit codes, signals, and what it used of time and memory."""
+"""The process of a command: exit codes, signals, and measurements of time and memory."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_SUCH_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS)
 HELP = {"-h", "--help", "--help-all"}
 LESS_MEMORY = "--class-chunk 1 --model-chunk 1, or a smaller batch"
-"""what makes a step need less, by options of experiments.distill"""
+"""options of experiments.distill that reduce the memory of a step"""
 
 PHASES = ("pretrain", "compile", "distill", "evaluate", "baselines")
 
 
 class Broken(RuntimeError):
-    """The run cannot go on, for a reason that the message explains. Exit code 1, without a traceback."""
+    """The run cannot continue, for the reason in the message. The exit code is 1, without a traceback."""
 
 
 class Interrupted(Exception):
-    """The user asked to stop; what was done is saved. Exit code 128 + ``signum``."""
+    """A signal stopped the run after its progress was saved. The exit code is 128 + ``signum``."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -50,69 +50,70 @@ def run_command(
     less_memory: str = LESS_MEMORY,
     together: bool = False,
 ) -> int:
-    """Call ``run`` with the arguments of the command line, and return the exit code of the process.
+    """Call ``run`` with the arguments of the command line and return the exit code of the process.
 
-    0 done, 2 the request is wrong (RequestError), 130 and 143 interrupted, 1 it broke. ``less_memory``: what to try
-    where memory does not suffice, by options that the command has. ``together``: several hosts can run the command as
-    one, and end together.
+    The exit code is 0 for success, 2 for a wrong request (RequestError), 130 or 143 for a signal, and 1 for a failure.
+    ``less_memory`` names the options of the command that reduce its memory. ``together`` says that several hosts can
+    run the command as one.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["--version"]:
         print(f"distill_jax {__version__}")
         return 0
     try:
-        among = launch.requested_hosts(words) if together and not HELP & set(words) else None
+        hosts_request = launch.requested_hosts(words) if together and not HELP & set(words) else None
     except RequestError as error:
-        return _complain(f"error: {error}", 2)
-    if among and not launch.is_worker():
+        return _fail(f"error: {error}", 2)
+    if hosts_request and not launch.is_worker():
         return launch.supervise(run.__module__, words)
     trace_faster()
     compile_faster()
     keep_compiled_programs()
-    if among:
-        launch.work(among, lambda join: _outcome(lambda: (share_processors(words), join(), run(words)), less_memory))
-    return _outcome(lambda: (share_processors(words), run(words)), less_memory)
+    if hosts_request:
+        launch.work(
+            hosts_request, lambda join: _exit_code(lambda: (share_processors(words), join(), run(words)), less_memory)
+        )
+    return _exit_code(lambda: (share_processors(words), run(words)), less_memory)
 
 
-def _outcome(run: Callable[[], object], less_memory: str) -> int:
-    """The exit code of ``run``, with what explains it on standard error."""
+def _exit_code(run: Callable[[], object], less_memory: str) -> int:
+    """Call ``run``, print its error to standard error, and return the exit code."""
     try:
         run()
     except RequestError as error:
-        return 2 if hosts.REPORTED in getattr(error, "__notes__", ()) else _complain(f"error: {error}", 2)
+        return 2 if hosts.REPORTED in getattr(error, "__notes__", ()) else _fail(f"error: {error}", 2)
     except Broken as error:
-        return _complain(f"error: {error}", 1) if hosts.is_first() else 1
+        return _fail(f"error: {error}", 1) if hosts.is_first() else 1
     except Interrupted as error:
         return 128 + error.signum
     except KeyboardInterrupt:
-        return _complain("interrupted", 128 + signal.SIGINT)
+        return _fail("interrupted", 128 + signal.SIGINT)
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        said = (str(error).splitlines() or ["MemoryError"])[0]
-        return _complain(f"error: out of memory ({said}): try {less_memory}", 1)
-    except BrokenPipeError:  # whatever read the output has ended, as `head` does
+        reason = (str(error).splitlines() or ["MemoryError"])[0]
+        return _fail(f"error: out of memory ({reason}): try {less_memory}", 1)
+    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         where = f" in {error.filename}" if error.filename else ""
         if error.errno in NO_SPACE:
-            kept = "what was finished is kept, and --resume goes on with a run"
-            return _complain(f"error: no space{where} ({error.strerror}): make some; {kept}", 1)
+            kept = "finished work is kept, and --resume continues a run"
+            return _fail(f"error: no space left{where} ({error.strerror}): free some space; {kept}", 1)
         if error.errno in NO_SUCH_PATH:
-            return _complain(f"error: cannot use {error.filename} ({error.strerror}): give another path", 2)
+            return _fail(f"error: cannot use {error.filename} ({error.strerror}): give another path", 2)
         raise
-    except SystemExit as error:  # how the parser ends after --help
+    except SystemExit as error:  # raised by the parser after --help
         return error.code if isinstance(error.code, int) else 0
     return 0
 
 
 class Interrupts:
-    """Within ``with Interrupts() as interrupts``, SIGINT and SIGTERM only set ``interrupts.signum``; a second SIGINT
-    ends the process at once.
+    """A context in which SIGINT and SIGTERM only set ``signum``. A second SIGINT ends the process immediately.
 
-    Python runs signal handlers between two bytecodes, but a run spends its time inside compiled blocks: hence the
-    wake-up socket, which is written to as the signal arrives, and a thread that reads it.
+    Python runs signal handlers between bytecodes, but a run spends its time in compiled blocks. Therefore a thread
+    reads a wake-up socket, which is written when the signal arrives.
     """
 
     signum: int | None = None
@@ -136,11 +137,11 @@ class Interrupts:
         self._end.close()
 
     def pending(self) -> int:
-        """The signal that came, to this host or another; 0 where none did."""
+        """Return the signal that this or another host received; 0 if there was none."""
         return hosts.maximum(self.signum or 0)
 
     def check(self) -> None:
-        """Raise Interrupted if a signal came."""
+        """Raise Interrupted if a host received a signal."""
         if signum := self.pending():
             raise Interrupted(signum)
 
@@ -151,30 +152,30 @@ class Interrupts:
             if self.signum is None:
                 self.signum = byte[0]
                 print(
-                    "\nstopping after this block; what is finished is kept, and another Ctrl-C stops at once",
+                    "\nstopping after this block; finished work is kept, and a second Ctrl-C stops immediately",
                     file=sys.stderr,
                 )
             elif byte[0] == signal.SIGINT:
                 os._exit(128 + signal.SIGINT)
 
 
-def _complain(message: str, code: int) -> int:
+def _fail(message: str, code: int) -> int:
     print(message, file=sys.stderr)
     return code
 
 
-# ------------------------------------------------------------------ what it used
+# ------------------------------------------------------------------ time and memory
 
 
 class Clock:
-    """Seconds by phase, disjoint: what jax spent on tracing and compiling within a phase counts as ``compile``."""
+    """A clock that measures the seconds of each phase. Time that jax spends compiling counts as phase ``compile``."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
         self._last = time.perf_counter(), _compiling.total()
 
     def spent(self, phase: str | None) -> None:
-        """Count the time since the last call under ``phase``; None: under none."""
+        """Add the time since the last call to ``phase``, or discard it if ``phase`` is None."""
         now, compiled = time.perf_counter(), _compiling.total()
         (began, compiled_before), self._last = self._last, (now, compiled)
         if phase is not None:
@@ -182,17 +183,17 @@ class Clock:
             self.seconds[phase] += max(0.0, now - began - (compiled - compiled_before))
 
     def add(self, before: Mapping[str, float]) -> None:
-        """Count what an earlier process spent on the same run."""
+        """Add the seconds that an earlier process spent on the same run."""
         for phase, seconds in before.items():
             self.seconds[phase] += seconds
 
     def rounded(self) -> dict[str, float]:
-        """To milliseconds."""
+        """Return the seconds of each phase, rounded to milliseconds."""
         return {phase: round(seconds, 3) for phase, seconds in self.seconds.items()}
 
 
 class _Compiling:
-    """Adds up the time jax reports for tracing, lowering and compiling; a report inside another counts once."""
+    """The total time that jax reports for tracing, lowering and compiling. Nested reports count once."""
 
     def __init__(self) -> None:
         self._done = 0.0
@@ -200,7 +201,7 @@ class _Compiling:
         jax.monitoring.register_event_duration_secs_listener(self._report)
 
     def total(self) -> float:
-        """Seconds since this module was imported."""
+        """Return the seconds spent since this module was imported."""
         return self._done + sum(end - begin for begin, end in self._recent)
 
     def _report(self, event: str, duration_secs: float, **_: Any) -> None:
@@ -211,7 +212,7 @@ class _Compiling:
         while self._recent and self._recent[-1][0] >= begin:
             self._recent.pop()
         self._recent.append((begin, end))
-        # Reports nest a few levels deep only, so what lies far back is settled.
+        # Reports nest only a few levels deep, so old reports are final.
         while len(self._recent) > 10_000:
             first = self._recent.pop(0)
             self._done += first[1] - first[0]
@@ -221,14 +222,14 @@ _compiling = _Compiling()
 
 
 def peak_bytes() -> int:
-    """Most memory used so far: of the first device where it can tell, else of this process."""
+    """Return the peak memory of the first device if it reports it, else of this process."""
     stats = jax.local_devices()[0].memory_stats() or {}
     unit = 1 if sys.platform == "darwin" else 1024
     return int(stats.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit))
 
 
 def environment() -> dict[str, Any]:
-    """Device, versions and the commit of this checkout (None outside of one)."""
+    """Return the device, the versions, and the commit of this checkout (None outside a checkout)."""
     devices = jax.devices()
     return {
         "device": devices[0].device_kind,
@@ -240,7 +241,7 @@ def environment() -> dict[str, Any]:
 
 
 def _commit(root: Path) -> str | None:
-    """The full commit, with ``-dirty`` where files have changed since."""
+    """Return the full commit hash, with ``-dirty`` if files have changed."""
     if not (root / ".git").exists():
         return None
     describe = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

@@ -1,4 +1,4 @@
-"""How runners read a data set: with progress, and with what is to be said of it."""
+"""Reading a data set in a runner, with progress and notes on the terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from distill_jax.types import RequestError, Shape
 
 
 def read(dataset: str, side: int | None = None, only: Sequence[str] = ()) -> Dataset:
-    """``data.load``, which tells on standard error how far it is, and what it did to the images."""
+    """Call ``data.load``, showing progress and its notes on standard error."""
     with ExitStack() as stack:
         bars: list[Bar] = []
 
@@ -29,21 +29,21 @@ def read(dataset: str, side: int | None = None, only: Sequence[str] = ()) -> Dat
 
 
 def refuse_side(dataset: str, side: int | None, shape: Shape) -> None:
-    """Raise RequestError where images of ``shape`` cannot be of the ``side`` that was asked for."""
+    """Raise RequestError if ``side`` is given and images of ``shape`` do not have it."""
     if side is not None and side != shape[0]:
         raise RequestError(
-            f"{dataset} has images {shape[0]}x{shape[1]}, and --side is for folder:, hf: and sets of varying size: "
-            "leave it out"
+            f"{dataset} has images {shape[0]}x{shape[1]}, and --side is only for folder:, hf: and data sets whose "
+            "image size varies: leave it out"
         )
 
 
 @cache
 def print_once(note: str) -> None:
-    """Once in a process, however often it reads the same."""
+    """Print ``note`` on standard error, once per process."""
     print(note, file=sys.stderr)
 
 
 def assumed_shape(dataset: str, side: int | None = None) -> Shape:
-    """The shape of images not read yet, of which ``side`` is asked for."""
+    """Return the expected image shape of a data set that has not been read yet, given ``--side``."""
     height, width, channels = SHAPES[dataset][0] if dataset in SHAPES else (side or 32, side or 32, 3)
     return (side, side, channels) if side and dataset in PHOTOGRAPHS else (height, width, channels)

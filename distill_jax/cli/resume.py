@@ -1,5 +1,5 @@
-"""What every runner has that writes a folder and can go on with it: its options, when long
-loops save, and what an interrupted one says."""
+"""Resuming: the options of runners that write a workdir, the callback that saves, and the hint after an
+interruption."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from distill_jax.types import RequestError
 
 AGAIN = ("--resume", "--overwrite")
 SAVE_SECONDS = 60.0
-"""between two checkpoints, where nobody says otherwise"""
+"""default time between two checkpoints"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,23 +32,23 @@ class Resumable:
     """The options of a runner that writes WORKDIR."""
 
     workdir: Annotated[Path | None, arg(metavar="FOLDER")] = None
-    """where everything goes; default: a new folder under runs/"""
+    """folder for all output; default: a new folder under runs/"""
     resume: FlagCreatePairsOff[bool] = False
-    """go on with what is in WORKDIR: what is finished is kept"""
+    """continue the run in WORKDIR and keep its finished work"""
     overwrite: FlagCreatePairsOff[bool] = False
-    """delete what an earlier run left in WORKDIR, and begin again"""
+    """delete the earlier run in WORKDIR and start again"""
 
     def check_folder(self) -> None:
-        """Raise RequestError where these options do not go together."""
+        """Raise RequestError if these options contradict each other."""
         refuse_empty(self.workdir)
         if self.resume and self.overwrite:
-            raise RequestError("--resume goes on with a run and --overwrite deletes it: give one of them")
+            raise RequestError("--resume continues a run and --overwrite deletes it: give one of them")
         if self.resume and self.workdir is None:
-            raise RequestError("--resume needs the --workdir of the run to go on with")
+            raise RequestError("--resume needs the --workdir of the run to continue")
 
     def folder(self, name: str) -> Path:
-        """WORKDIR, by default a new folder called ``name`` under runs/. Raises RequestError where it holds a run, and
-        no option says what becomes of that."""
+        """Return WORKDIR, by default a new folder ``name`` under runs/. Raise RequestError if it holds a run and
+        neither --resume nor --overwrite is given."""
         path = self.workdir or hosts.broadcast(lambda: new_folder(name))
         if not self.resume and not self.overwrite:
             hosts.broadcast(partial(refuse_used, path))
@@ -56,13 +56,13 @@ class Resumable:
 
 
 def command_line(runner: str, argv: Sequence[str]) -> str:
-    """The command line, as one that begins anew."""
+    """Return the command line without --resume and --overwrite."""
     return shlex.join(["python", "-m", f"experiments.{runner}", *(word for word in argv if word not in AGAIN)])
 
 
 @contextmanager
 def resumable(runner: str, argv: Sequence[str], path: Path) -> Iterator[None]:
-    """Say, where the block is interrupted, with which command it goes on in ``path``."""
+    """If the block is interrupted, print the command that resumes the run in ``path``."""
     try:
         yield
     except Interrupted:
@@ -79,8 +79,8 @@ def resumable(runner: str, argv: Sequence[str], path: Path) -> Iterator[None]:
 
 
 def saving(checkpoints: Checkpoints, end: int, interrupts: Interrupts) -> Callback:
-    """A callback that saves the state SAVE_SECONDS after it did so last, after step ``end``, and where a signal came,
-    which then ends the loop."""
+    """Return a callback that saves the state every SAVE_SECONDS, after step ``end``, and after a signal, which also
+    ends the loop."""
     saved = time.monotonic()
 
     def save(block: Block) -> None:

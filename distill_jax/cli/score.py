@@ -1,4 +1,4 @@
-"""Accuracies: of a distilled set, and of what it is compared with."""
+"""Scores of a distilled set and of its baselines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from distill_jax.types import Array, Model, Net, Normaliser, RealData, RequestEr
 
 
 class Scorer(NamedTuple):
-    """How sets are scored: what is trained on them, and what it is tested on."""
+    """Scores training sets: trains networks on them and tests the networks."""
 
     net: Net
     protocol: Protocol
@@ -32,10 +32,10 @@ class Scorer(NamedTuple):
     key: Array
     interrupts: Interrupts
     teachers: Model | None = None
-    """Model[P]: who labels random images, where they are compared with soft labels"""
+    """Model[P]: the networks that label random images softly; None without soft labels"""
 
     def train(self, what: str, sets: Sets, protocol: Protocol | None = None) -> Model:
-        """One network on each of the R ``sets``: Model[R]. ``what`` they are is shown while it lasts."""
+        """Train one network on each of the R ``sets``; return Model[R]. ``what`` labels the progress bar."""
         protocol = protocol or self.protocol
         with Bar(what, protocol.passes, unit="epochs") as bar:
 
@@ -46,38 +46,37 @@ class Scorer(NamedTuple):
             return train_networks(self.net, protocol, sets, self.key, self.normaliser, [watch])
 
     def tested(self, models: Model) -> dict[str, Any]:
-        """The accuracies of ``models`` [R, ...] on the test images."""
+        """Return the accuracies of ``models`` [R, ...] on the test images."""
         return summary(test_accuracies(self.net, models, self.test, self.normaliser))
 
     def score(self, what: str, sets: Sets, protocol: Protocol | None = None) -> dict[str, Any]:
-        """Train one network on each of the R ``sets`` and test them."""
+        """Train one network on each of the R ``sets`` and return their accuracies on the test images."""
         return self.tested(self.train(what, sets, protocol))
 
 
 def summary(per_repeat: list[float]) -> dict[str, Any]:
-    """Percent. ``std`` is the standard deviation of the sample (divisor R - 1), None for a single repeat."""
+    """Summarise accuracies in percent. ``std`` is the sample standard deviation (divisor R - 1), or None if R = 1."""
     std = float(np.std(per_repeat, ddof=1)) if len(per_repeat) > 1 else None
     return {"mean": float(np.mean(per_repeat)), "std": std, "per_repeat": per_repeat}
 
 
 def interval(accuracy: Mapping[str, Any], confidence: float = 0.95) -> tuple[float, float] | None:
-    """Where the mean over ever more repeats lies with this ``confidence`` (Student's t); None for fewer than three
-    repeats."""
+    """Return Student's t confidence interval of the mean, or None for fewer than three repeats."""
     repeats = len(accuracy["per_repeat"])
     if repeats < 3:
         return None
-    from scipy.special import stdtrit  # takes a while to import, and few runs need it
+    from scipy.special import stdtrit  # imported here because it is slow and rarely needed
 
     half = float(stdtrit(repeats - 1, (1 + confidence) / 2)) * accuracy["std"] / math.sqrt(repeats)
     return accuracy["mean"] - half, accuracy["mean"] + half
 
 
-# ------------------------------------------------------------------ what it is compared with
+# ------------------------------------------------------------------ baselines
 
 
 @partial(jax.jit, static_argnums=(1, 2))
 def random_rows(data: RealData, ipc: int, repeats: int, key: Array) -> Array:
-    """int32 [R, C*I]: ``ipc`` real images of each class, drawn afresh for each repeat."""
+    """Return int32 [R, C*I]: for each repeat, the positions of ``ipc`` random real images of each class."""
 
     def draw(key: Array) -> Array:
         return jnp.take_along_axis(data.index, draw_distinct(key, data, ipc), axis=1).reshape(-1)
@@ -86,7 +85,7 @@ def random_rows(data: RealData, ipc: int, repeats: int, key: Array) -> Array:
 
 
 class Baseline(NamedTuple):
-    """What a distilled set is compared with; ``Scorer.score`` takes these fields."""
+    """A baseline: the arguments of ``Scorer.score``."""
 
     what: str
     sets: Sets
@@ -94,17 +93,15 @@ class Baseline(NamedTuple):
 
 
 def random_images(scorer: Scorer, data: RealData, ipc: int, decoded: int, repeats: int, key: Array) -> Baseline:
-    """As many real images as are stored, whole ones."""
+    """Return the baseline of random real images, as many as the set stores."""
     return Baseline("random images", Sets(real_train_set(data), random_rows(data, ipc, repeats, key)), scorer.protocol)
 
 
 def random_soft(scorer: Scorer, data: RealData, ipc: int, decoded: int, repeats: int, key: Array) -> Baseline:
-    """As many real images as are stored, under what the teachers see in them: what soft labels gain by themselves.
-
-    Raises RequestError where there are no teachers.
-    """
+    """Return the baseline of random real images with soft labels of the teachers, which measures the gain of soft
+    labels alone. Raise RequestError if there are no teachers."""
     if scorer.teachers is None:
-        raise RequestError("nobody labels the random images: leave out random_soft, or add --models early-stage")
+        raise RequestError("random_soft needs trained networks as teachers: add --models early-stage, or leave it out")
     rows, store = random_rows(data, ipc, repeats, key), real_train_set(data)
     drawn = np.unique(rows)
     parts = np.split(drawn, range(AT_ONCE, len(drawn), AT_ONCE))
@@ -115,7 +112,7 @@ def random_soft(scorer: Scorer, data: RealData, ipc: int, decoded: int, repeats:
 
 
 def all_images(scorer: Scorer, data: RealData, ipc: int, decoded: int, repeats: int, key: Array) -> Baseline:
-    """All training data, for as many steps as the distilled set was trained on."""
+    """Return the baseline of all training images, for as many training steps as on the distilled set."""
     protocol = matched_epochs(scorer.protocol, decoded, len(data.labels))
     return Baseline("all images", Sets.same(real_train_set(data), repeats), protocol)
 
@@ -125,19 +122,19 @@ BASELINES: dict[str, Callable[[Scorer, RealData, int, int, int, Array], Baseline
     "random_soft": random_soft,
     "full": all_images,
 }
-"""(scorer, data, ipc, number of decoded images of the distilled set, repeats, key) -> what to score"""
+"""the functions that make the baselines, from (scorer, data, ipc, number of decoded images, repeats, key)"""
 
 
 def share_store(sets: Sets, random: Sets, normaliser: Normaliser) -> tuple[Sets, Sets]:
-    """Both from one store of images, so that one compiled program trains on either. ``random``: of uint8 images. Where
-    they are of different sizes, both are as they were."""
-    return _beside(sets, random, normaliser) if sets.rows.shape == random.rows.shape else (sets, random)
+    """Put the images of ``sets`` and ``random``, which are uint8, into one store, so that one compiled program trains
+    on both. If the sets have different sizes, return them unchanged."""
+    return _share_store(sets, random, normaliser) if sets.rows.shape == random.rows.shape else (sets, random)
 
 
 @jax.jit
-def _beside(sets: Sets, random: Sets, normaliser: Normaliser) -> tuple[Sets, Sets]:
+def _share_store(sets: Sets, random: Sets, normaliser: Normaliser) -> tuple[Sets, Sets]:
     drawn = random.rows.reshape(-1)
-    shown = normaliser.to_network(random.store.images[drawn]), random.store.targets[drawn]
-    store = TrainSet(*(jnp.concatenate(both) for both in zip(sets.store, shown, strict=True)))
+    images = normaliser.to_network(random.store.images[drawn]), random.store.targets[drawn]
+    store = TrainSet(*(jnp.concatenate(both) for both in zip(sets.store, images, strict=True)))
     rows = sets.store.images.shape[0] + jnp.arange(drawn.size, dtype=jnp.int32)
     return Sets(store, sets.rows), Sets(store, rows.reshape(random.rows.shape))

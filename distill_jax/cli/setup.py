@@ -1,4 +1,4 @@
-"""A request, resolved: everything that ``pretrain`` and ``distill`` need to know before they write anything."""
+"""Setup: the resolved request of ``pretrain`` or ``distill``, and the pool of models."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from distill_jax.spec import Spec, as_arrays, check, to_json
 from distill_jax.types import Feed, Net, Normaliser, PyTree, RealData, RequestError
 
 WITHHELD = 0.1
-"""share of the training data that ``--eval-every`` reports on"""
+"""share of the training data that ``--eval-every`` and ``--held-out`` withhold"""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What is to be done, with which data: everything that is known before anything is written."""
+    """A resolved request: the method, the data, and everything else known before anything is written."""
 
     method: str
     dataset: str
@@ -45,27 +45,27 @@ class Setup:
     seed: int
     experiment: Experiment
     source: Dataset
-    """as it was read"""
+    """the whole data set"""
     data: Dataset
-    """what is distilled: ``source``, or the part of it that is not withheld"""
+    """the data to distil: ``source``, without the withheld part if there is one"""
     net: Net
     subset: tuple[str, ...] = ()
-    """the classes that the data set consists of, as they were named; () for all"""
+    """value of ``--subset``: the classes in the data set; () for all"""
     memory: str = ""
-    """what stays on the device, as a line, where that is a good part of it"""
+    """a line about the memory of the run, if it needs much of the device's"""
     resident: int = 0
-    """real images of each class that the device holds at a time; 0: all"""
+    """number of real images per class on the device; 0: all"""
 
     @property
     def spec(self) -> Spec:
         return self.experiment.spec
 
     def real_data(self) -> RealData:
-        """The training part on the device."""
+        """Return the training part on the device."""
         return self.data.real_data(self.spec.mean, self.spec.std)
 
     def feed(self, data: Dataset | None = None) -> Feed:
-        """The training part, or that of ``data``, on the device or in portions."""
+        """Return the training part of ``data`` (default: of ``self.data``), whole or in portions."""
         return feed(data or self.data, self.resident, self.seed, self.spec.mean, self.spec.std)
 
     @property
@@ -73,11 +73,11 @@ class Setup:
         return Keys.of(self.seed)
 
     def problem(self, data: RealData, pool: PyTree) -> Problem:
-        """The run, of images and networks that are on the device."""
+        """Return the problem of this run with these images and this pool."""
         return Problem(as_arrays(self.spec), self.net, data, pool, self.keys.run)
 
     def scorer(self, normaliser: Normaliser, interrupts: Interrupts) -> Scorer:
-        """How sets are scored, on the test images or those in their place."""
+        """Return a scorer on the test images, or on the withheld images that replace them."""
         test = self.data.test_arrays()
         return Scorer(self.net, self.experiment.protocol, test, normaliser, self.keys.score, interrupts)
 
@@ -91,17 +91,17 @@ class Setup:
 
     @property
     def folder(self) -> str:
-        """A name for a folder of its own."""
+        """Default name of the workdir."""
         data = self.dataset if ":" not in self.dataset else Path(self.dataset.partition(":")[2]).stem
         return re.sub(r"[^\w.-]+", "_", f"{self.method}-{data}-ipc{self.spec.ipc}-seed{self.seed}")
 
     @property
     def part(self) -> dict[str, Any]:
-        """What of the data set is meant: nothing where it is all of it, as in files from before this could be said."""
+        """The ``--subset`` for JSON files; empty if there is none, as in older files."""
         return {"subset": list(self.subset)} if self.subset else {}
 
     def describe(self) -> dict[str, Any]:
-        """Everything needed to do it again, ready for JSON."""
+        """Return everything needed to repeat the run, ready for JSON."""
         return {
             "schema": 1,
             "method": self.method,
@@ -123,7 +123,7 @@ class Setup:
         }
 
     def describe_pool(self) -> dict[str, Any]:
-        """What a pool must have been made with to be of use here."""
+        """Return the properties that a pool must have for this run."""
         return {
             "net": to_json(self.spec.net),
             "shape": self.data.shape,
@@ -142,20 +142,19 @@ def set_up(
     parts: bool = False,
     resident: int | None = None,
 ) -> Setup:
-    """What ``request`` asks for, checked against the data. ``chunks``: the sizes that the run to resume was begun with.
-    ``resident``: real images of each class that the device holds at a time (0: all); None: the runner has no such
-    option.
+    """Resolve ``request`` and check it against the data.
 
-    Raises RequestError where the spec does not fit the data, both do not fit the device, or a part of the classes is
-    asked for without ``parts``.
+    ``chunks`` has the chunk sizes of a run to resume. ``parts`` allows ``--classes``. ``resident`` is the number of
+    real images per class on the device (0: all), or None if the runner has no such option. Raise RequestError if the
+    spec does not fit the data, or the run does not fit the device.
     """
     options, recipe, experiment, source = request
     data = source.withhold(WITHHELD, options.seed) if eval_every else source
     spec = experiment.spec
     if spec.classes and not parts:
-        raise RequestError("only experiments.distill makes the images of some classes: leave out --classes")
+        raise RequestError("only experiments.distill can distil some of the classes: leave out --classes")
     if resident and resident < spec.ipc:
-        raise RequestError(f"resident_images is {resident}: at least the {spec.ipc} of --ipc are needed, or 0 for all")
+        raise RequestError(f"resident_images is {resident}: give at least {spec.ipc} (--ipc), or 0 for all")
     check(spec, data.shape, [min(resident or count, count) for count in data.counts.tolist()])
     if chunks:
         sizes = {name: getattr(spec, name) or chunks.get(name, 0) for name in ("class_chunk", "model_chunk")}
@@ -171,20 +170,20 @@ def set_up(
 
 
 def refuse_different(setup: Setup) -> None:
-    """Raise RequestError, naming the field, where this host was asked for something else than the first."""
+    """Raise RequestError, naming the field, if this host and the first host have different requests."""
     mine = json.loads(json.dumps(setup.describe()))
-    asked = hosts.broadcast(lambda: mine)
-    differ = [name for name in mine if mine[name] != asked.get(name)]
+    first = hosts.broadcast(lambda: mine)
+    differ = [name for name in mine if mine[name] != first.get(name)]
     if differ:
         raise RequestError(
             f"{', '.join(differ)} of this host is {json.dumps([mine[name] for name in differ])[1:-1]}, and "
-            f"{json.dumps([asked.get(name) for name in differ])[1:-1]} on the first: start all hosts with the same "
+            f"{json.dumps([first.get(name) for name in differ])[1:-1]} on the first: start all hosts with the same "
             "options, data and software"
         )
 
 
 def versions() -> dict[str, str]:
-    """What the bits of a run depend on besides its configuration and the processor."""
+    """Return the versions and flags that, besides configuration and processor, determine the bits of a run."""
     flags = os.environ.get("XLA_FLAGS", "")
     numbers = {"distill_jax": __version__, "jax": jax.__version__, "python": platform.python_version()}
     return {**numbers, "devices": str(jax.device_count()), "xla_flags": flags}
@@ -194,26 +193,26 @@ def versions() -> dict[str, str]:
 
 
 def pool_path(path: Path) -> Path:
-    """The pool in ``path``, which may also be the workdir that it is in."""
+    """Return the path of the pool in ``path``, which is the pool itself or a workdir."""
     return path / POOL if hosts.broadcast((path / POOL).is_dir) else path
 
 
 def given_pool(setup: Setup, path: Path | None) -> PyTree:
-    """The pool that the option --pool gives, or None. Raises RequestError where the method takes none, or another."""
+    """Return the pool of the option --pool, or None. Raise RequestError if the method does not use it."""
     if path is not None and setup.spec.models.size == 0:
-        raise RequestError(f"{setup.method} takes no pool: leave out --pool, or choose --models early-stage")
+        raise RequestError(f"{setup.method} uses no pool: leave out --pool, or choose --models early-stage")
     return None if path is None else read_pool(setup, pool_path(path))
 
 
 def read_pool(setup: Setup, path: Path) -> PyTree:
-    """The pool in ``path``. Raises RequestError, naming the field, where it was made for something else."""
+    """Return the pool in ``path``. Raise RequestError, naming the field, if it was trained for another setup."""
     pool, about = load_pool(path)
     check_pool(about, setup.describe_pool())
     return pool
 
 
 class KeptMembers(NamedTuple):
-    """Members of a pool on disk, each in a folder of its own, until the pool is complete."""
+    """A MemberStore on disk with a folder per member, for a pool that is not complete yet."""
 
     folder: Path
     about: dict[str, Any]
@@ -223,7 +222,7 @@ class KeptMembers(NamedTuple):
             member, about = load_pool(self.folder / str(first), like)
             check_pool(about, self.about)
         except RequestError:
-            return None  # missing, half written, or of another run: it is trained again
+            return None  # missing, incomplete, or from another run: train it again
         return member
 
     def put(self, first: int, member: PyTree) -> None:
@@ -231,7 +230,7 @@ class KeptMembers(NamedTuple):
 
 
 def pool_for(setup: Setup, workdir: Workdir, data: Feed, given: PyTree, interrupts: Interrupts) -> PyTree:
-    """The models to start from: those in the workdir, which are the ones ``given`` or pretrained now."""
+    """Return the pool in the workdir. If there is none, save the ``given`` pool or pretrain one first."""
     if setup.spec.models.size == 0:
         return None
     path = workdir.path / POOL
@@ -240,13 +239,12 @@ def pool_for(setup: Setup, workdir: Workdir, data: Feed, given: PyTree, interrup
             save_pool(path, given, setup.describe_pool())
         else:
             make_pool(setup, workdir, data, interrupts)
-    # Read back, so that a run computes with the same arrays whether it made them or found them.
+    # Read the pool from disk in every case, so that a resumed run computes with the same arrays.
     return read_pool(setup, path)
 
 
 def make_pool(setup: Setup, workdir: Workdir, data: Feed, interrupts: Interrupts) -> None:
-    """Pretrain the pool and save it in ``workdir``. Members that an interrupted process finished are not trained
-    again."""
+    """Pretrain the pool and save it in ``workdir``. Members that an earlier process finished are not trained again."""
     about = {**setup.describe_pool(), "seed": setup.seed, "resident_images": setup.resident}
     kept = KeptMembers(workdir.path / MEMBERS, about)
     with Bar("pretraining", 1, unit="epochs") as bar:

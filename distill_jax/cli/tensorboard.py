@@ -1,4 +1,4 @@
-"""The lines of ``metrics.jsonl`` for TensorBoard too (``distill --tensorboard``): event files, by tensorboardX."""
+"""TensorBoard event files with the lines of ``metrics.jsonl`` (``distill --tensorboard``), written by tensorboardX."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from distill_jax.types import RequestError
 
 
 def require_tensorboard() -> None:
-    """Raise RequestError where tensorboardX is not installed."""
+    """Raise RequestError if tensorboardX is not installed."""
     if importlib.util.find_spec("tensorboardX") is None:
         raise RequestError("--tensorboard needs tensorboardX: pip install tensorboardX, or leave the option out")
 
 
 def event_writer(folder: Path, step: int) -> Callable[[Mapping[str, Any]], None]:
-    """A function that adds a line of ``metrics.jsonl`` to the event files in ``folder``. TensorBoard is told to forget
-    what an interrupted process wrote after ``step``."""
+    """Return a function that adds a line of ``metrics.jsonl`` to the event files in ``folder``. TensorBoard ignores
+    earlier events after ``step``, which an interrupted process may have written."""
     from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
 
     writer = SummaryWriter(str(folder), purge_step=step + 1)

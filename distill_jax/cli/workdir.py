@@ -1,4 +1,4 @@
-"""A run's folder: who may write into it, what it was begun with, and files that are never half written."""
+"""The workdir of a run: its file names, its lock, its configuration, and files that are written atomically."""
 
 from __future__ import annotations
 
@@ -35,23 +35,25 @@ RUN = (
     SCHEDULE, TUNED, TUNING, TUNING_PLOT,
     EVENTS,
 )  # fmt: skip
-"""what runs and evaluations write, besides the pool, which ``pretrain`` may have written before"""
+"""files and folders that runs and evaluations write; the pool is not listed, because ``pretrain`` may have written
+it"""
 
 MAY_DIFFER = (
     "spec.outer_steps", "spec.labels", "protocol", "repeats", "baselines", "save_every", "eval_every", "versions",
     "uint8", "sources",
 )  # fmt: skip
-"""fields of ``config.json`` that a resumed run may have changed"""
+"""fields of ``config.json`` that may change when a run is resumed"""
 
 
 @dataclass(frozen=True)
 class Workdir:
-    """The folder of one run, held by this process; of several hosts the first reads and writes it for all."""
+    """The folder of one run, locked by this process. Of several hosts, the first reads and writes it for all."""
 
     path: Path
 
     def read(self, name: str) -> Any:
-        """The JSON file ``name``, or None where there is none. Raises RequestError where it is not JSON."""
+        """Return the content of the JSON file ``name``, or None if it does not exist. Raise RequestError if it is not
+        JSON."""
         return hosts.broadcast(lambda: read_json(self.path / name))
 
     def write(self, name: str, value: Any) -> None:
@@ -67,14 +69,14 @@ class Workdir:
             temporary.write_text(text, encoding="utf-8")
 
     def write_rows(self, name: str, rows: Iterable[Sequence[Any]]) -> None:
-        """Replace the CSV file ``name``; the first of ``rows`` has the names of the columns."""
+        """Replace the CSV file ``name``. The first of ``rows`` is the header."""
         if not hosts.is_first():
             return
         with replaced(self.path / name) as temporary, temporary.open("w", newline="") as file:
             csv.writer(file).writerows(rows)
 
     def write_picture(self, name: str, figure: Any) -> None:
-        """Replace the PNG file ``name`` by a figure of matplotlib's."""
+        """Replace the PNG file ``name`` by a matplotlib figure."""
         if not hosts.is_first():
             return
         with replaced(self.path / name) as temporary:
@@ -89,9 +91,10 @@ class Workdir:
         return hosts.broadcast((self.path / name).exists)
 
     def begin(self, config: Mapping[str, Any], resume: bool, overwrite: bool) -> bool:
-        """Make the folder ready for what ``config`` describes, and write it down; whether this goes on with a run.
+        """Prepare the folder for a run with ``config``, write ``config``, and return whether a run is resumed.
 
-        Raises RequestError where the folder holds a run and neither is asked for, or one of another configuration.
+        Raise RequestError if the folder holds a run and neither ``resume`` nor ``overwrite`` is set, or if the run to
+        resume has another configuration.
         """
         if not resume:
             if not overwrite:
@@ -103,8 +106,8 @@ class Workdir:
             for name, value in config["versions"].items():
                 was = before.get("versions", {}).get(name, value)
                 if was != value:
-                    said = f"this run was begun with {name} {was!r}, now it is {value!r}: its bits may differ"
-                    print(said, file=sys.stderr)
+                    note = f"this run was started with {name} {was!r}, now it is {value!r}: its bits may differ"
+                    print(note, file=sys.stderr)
         elif resume:
             self.warn_nothing_to_resume(CONFIG)
         if before is None or before != json.loads(json.dumps(config)):
@@ -112,36 +115,36 @@ class Workdir:
         return before is not None
 
     def warn_nothing_to_resume(self, mark: str) -> None:
-        """Tell that there is nothing to go on with, and which folder beside this one has a ``mark`` and nearly the same
-        name: it may be the one that was meant."""
+        """Print that there is nothing to resume, and suggest a sibling folder with a file ``mark`` and a similar
+        name."""
         others = [path.parent.name for path in self.path.absolute().parent.glob(f"*/{mark}")]
         near = difflib.get_close_matches(self.path.name, others, n=1)
-        meant = f" (did you mean {self.path.with_name(near[0])}?)" if near else ""
-        print(f"there is no run to go on with in {self.path}: a new one begins{meant}", file=sys.stderr)
+        hint = f" (did you mean {self.path.with_name(near[0])}?)" if near else ""
+        print(f"there is no run to resume in {self.path}: starting a new one{hint}", file=sys.stderr)
 
     def clear(self) -> None:
-        """Delete what an earlier run of ours wrote, and nothing else. A pool goes with the run that it belongs to.
+        """Delete the files of an earlier run, including its pool, and nothing else.
 
-        Raises RequestError, before anything is deleted, where a name that a run uses is taken by something else.
+        Raise RequestError, before anything is deleted, if something else has the name of such a file.
         """
         ours = _is_ours(self.path / CONFIG)
         found = [name for name in (*RUN, POOL) if self.has(name) and (ours or name != POOL)]
         for name in found:
             if not ours or (name in (CHECKPOINTS, POOL, POINTS, EVENTS) and not _only_checkpoints(self.path / name)):
                 raise RequestError(f"{self.path / name} was not made by a run: remove it, or give another --workdir")
-        for name in sorted(found, key=CONFIG.__eq__):  # what tells that the folder is ours goes last
+        for name in sorted(found, key=CONFIG.__eq__):  # config.json last, because it marks the folder as a run's
             path = self.path / name
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def log(self, line: Mapping[str, Any]) -> None:
-        """Append one line to ``metrics.jsonl``. It outlives this process from now on."""
+        """Append one line to ``metrics.jsonl`` on disk."""
         if not hosts.is_first():
             return
         with (self.path / METRICS).open("a") as file:
             file.write(json.dumps(line) + "\n")
 
     def truncate_log(self, step: int) -> None:
-        """Drop the lines of ``metrics.jsonl`` written after ``step``, and one that a kill left half written."""
+        """Delete the lines of ``metrics.jsonl`` after ``step``, and a line that a kill left incomplete."""
         if not hosts.is_first():
             return
         path = self.path / METRICS
@@ -160,9 +163,9 @@ class Workdir:
 
 @contextmanager
 def open_workdir(path: Path) -> Iterator[Workdir]:
-    """The folder ``path``, made if need be, and locked until the end of the block or of this process.
+    """Make the folder ``path`` if necessary, and lock it until the block or this process ends.
 
-    Raises RequestError where it cannot be written to, or where another process holds it.
+    Raise RequestError if it is not writable, or if another process has locked it.
     """
     lock = hosts.broadcast(lambda: _locked(path))
     try:
@@ -173,7 +176,7 @@ def open_workdir(path: Path) -> Iterator[Workdir]:
 
 
 def refuse_read_only(path: Path, option: str) -> None:
-    """Raise RequestError, naming the ``option`` that mends it, where the folder ``path`` cannot be written into."""
+    """Raise RequestError, naming the ``option`` to change, if the folder ``path`` is not writable."""
     try:
         with tempfile.TemporaryFile(dir=path):
             pass
@@ -182,7 +185,7 @@ def refuse_read_only(path: Path, option: str) -> None:
 
 
 def _is_ours(config: Path) -> bool:
-    """Whether a run of ours wrote ``config``."""
+    """Return whether one of our runners wrote ``config``."""
     try:
         content = json.loads(config.read_text())
     except (OSError, ValueError):
@@ -191,49 +194,49 @@ def _is_ours(config: Path) -> bool:
 
 
 def _only_checkpoints(folder: Path) -> bool:
-    """Whether ``folder`` holds steps that orbax saved, or left half saved, or events, and nothing else."""
+    """Return whether ``folder`` holds only checkpoints, complete or incomplete, and TensorBoard events."""
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return all(name.isdecimal() or "orbax-checkpoint-tmp" in name or "tfevents" in name for name in names)
 
 
 def refuse_empty(path: Path | None) -> None:
-    """Raise RequestError for the empty path, which an unset variable gives."""
+    """Raise RequestError if ``path`` is empty, as from an unset shell variable."""
     if path is not None and path == Path():
         raise RequestError("--workdir is empty: give a folder, as in --workdir runs/mine")
 
 
 def refuse_used(path: Path) -> None:
-    """Raise RequestError where ``path`` holds a run."""
+    """Raise RequestError if ``path`` holds a run."""
     try:
         used = [name for name in RUN if (path / name).exists()]
-    except OSError as error:  # a name that is too long
+    except OSError as error:  # for example, a name that is too long
         raise RequestError(f"cannot use {path} ({error.strerror}): give another --workdir") from error
     if used:
         raise RequestError(
-            f"{path} holds a run ({used[0]}): --resume goes on with it, --overwrite deletes it and begins again"
+            f"{path} holds a run ({used[0]}): --resume continues it, --overwrite deletes it and starts again"
         )
 
 
 def new_folder(name: str, under: Path = Path("runs")) -> Path:
-    """``under/name``, or the first of ``name-2``, ``name-3``, ... that does not exist."""
+    """Return ``under/name``, or the first of ``name-2``, ``name-3``, ... that does not exist."""
     paths = (under / (name if n == 1 else f"{name}-{n}") for n in range(1, 10**6))
     return next(path for path in paths if not path.exists())
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise RequestError, naming the field, where a run would be resumed with another configuration."""
+    """Raise RequestError, naming the field, if a run would be resumed with another configuration."""
     old, new = flat(before), flat(json.loads(json.dumps(now)))
     for name in old | new:
         if old.get(name) != new.get(name) and not any(f"{name}.".startswith(f"{free}.") for free in MAY_DIFFER):
             raise RequestError(
                 f"cannot resume with another configuration: {name} was {json.dumps(old.get(name))}, now it is "
-                f"{json.dumps(new.get(name))}; give the options that the run was begun with, or another --workdir"
+                f"{json.dumps(new.get(name))}; give the options that the run was started with, or another --workdir"
             )
 
 
-def read_json(path: Path, mend: str = "--overwrite begins again") -> Any:
-    """The JSON in ``path``, or None where there is none. Raises RequestError, which says how to ``mend`` it, where it
-    is not JSON."""
+def read_json(path: Path, mend: str = "--overwrite starts again") -> Any:
+    """Return the JSON in ``path``, or None if it does not exist. Raise RequestError, ending with ``mend``, if it is not
+    JSON."""
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
@@ -252,7 +255,7 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """A temporary path that takes the place of ``path`` when the block ends well: ``path`` is never half written."""
+    """Yield a temporary path that replaces ``path`` when the block succeeds, so that ``path`` is always complete."""
     temporary = path.with_name(f".tmp-{path.name}")
     try:
         yield temporary
@@ -262,7 +265,7 @@ def replaced(path: Path) -> Iterator[Path]:
 
 
 def _locked(path: Path) -> int:
-    """The descriptor of the folder ``path``, which is locked while it is open."""
+    """Lock the folder ``path`` and return its descriptor, whose closing unlocks it."""
     refuse_empty(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -284,13 +287,13 @@ def _lock(descriptor: int, path: Path) -> None:
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             raise RequestError(
-                f"another process is at work in {path}: wait for it, or give another --workdir"
+                f"another process is working in {path}: wait for it, or give another --workdir"
             ) from None
-        # Anything else: a network file system without locks, where nobody can hold one.
+        # Any other error means a network file system without locks.
 
 
 def flat(tree: Any, name: str = "") -> dict[str, Any]:
-    """Nested dicts as one, with dotted names."""
+    """Flatten nested dicts to one dict with dotted names."""
     if not isinstance(tree, Mapping):
         return {name: tree}
     return {k: v for key in tree for k, v in flat(tree[key], f"{name}.{key}" if name else key).items()}
