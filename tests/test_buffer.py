@@ -218,10 +218,15 @@ def test_a_killed_run_goes_on_with_the_same_bits(
     assert outcome(tmp_path) == uninterrupted
 
 
-        def test_bad_requests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None: for words, message in (
+def test_bad_requests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, message in (
         (["--resident-images", "-1"], "resident_images is -1: at least the 1 of --ipc are needed, or 0 for all"),
         (["--resident-images", "2", "--ipc", "3"], "resident_images is 2: at least the 3 of --ipc"),
-        (["--resident-images", "9", "--baselines", "full"], "full trains on all images at once: leave out either
-        --resident"), (["--resident-images", "9", "--selector", "representative"], "--selector.batch 9 or less"), ):
-        assert distill.main([*TINY, *words, "--workdir", str(tmp_path / "run")]) == 2 assert message in
-        capsys.readouterr().err.replace("\n", " ")
+        (
+            ["--resident-images", "9", "--baselines", "full"],
+            "full trains on all images at once: leave out either --resident",
+        ),
+        (["--resident-images", "9", "--selector", "representative"], "--selector.batch 9 or less"),
+    ):
+        assert distill.main([*TINY, *words, "--workdir", str(tmp_path / "run")]) == 2
+        assert message in capsys.readouterr().err.replace("\n", " ")

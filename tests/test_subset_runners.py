@@ -108,7 +108,13 @@ def test_explaining_a_subset(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert explain.main(["dm", *argv, "--net.width", "4"]) == 0
         return capsys.readouterr().out
 
-        assert "uint8 [10000, 32, 32, 3] -> select [2, 256, 32, 32, 3]" in shown("cifar10", "--subset", "cat", "dog")
-        assert "select [5, 256, 8, 8, 1]" in shown("zca:digits", "--subset", "0:5", "--net.depth", "1") assert "select
-        [100, 256, 32, 32, 3]" in shown("cifar100", "--subset", "0:99", "apple") fails( capsys, explain.main, ["dm",
-        "cifar10", "--subset", "imagenet10"], "imagenet10 lists classes of ImageNet", "which cifar10 is not" )
+    assert "uint8 [10000, 32, 32, 3] -> select [2, 256, 32, 32, 3]" in shown("cifar10", "--subset", "cat", "dog")
+    assert "select [5, 256, 8, 8, 1]" in shown("zca:digits", "--subset", "0:5", "--net.depth", "1")
+    assert "select [100, 256, 32, 32, 3]" in shown("cifar100", "--subset", "0:99", "apple")
+    fails(
+        capsys,
+        explain.main,
+        ["dm", "cifar10", "--subset", "imagenet10"],
+        "imagenet10 lists classes of ImageNet",
+        "which cifar10 is not",
+    )

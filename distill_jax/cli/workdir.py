@@ -35,8 +35,7 @@ RUN = (
     SCHEDULE, TUNED, TUNING, TUNING_PLOT,
     EVENTS,
 )  # fmt: skip
-"""files and folders that runs and evaluations write; the pool is not listed, because ``pretrain`` may have written
-it"""
+"""files and folders that runs and evaluations write, except the pool, which ``pretrain`` may have written"""
 
 MAY_DIFFER = (
     "spec.outer_steps", "spec.labels", "protocol", "repeats", "baselines", "save_every", "eval_every", "versions",
