@@ -1,10 +1,10 @@
-"""Which method is best on your data: several of them under one budget, with several seeds.
+"""Compares methods on a data set under one budget, with several seeds.
 
     python -m experiments.reproduce compare --dataset digits --methods idc acc_dd dream --seconds 20 --points 5
     python -m experiments.reproduce compare --dataset digits --methods all --ipc 1 10
 
-Writes ``compare.csv`` (one line per method, seed and point), ``compare.md`` (a table) and, where there are several
-points, ``compare.png`` (accuracy against seconds).
+Writes ``compare.csv`` (one line per method, seed and point), ``compare.md`` (a table) and, if there are several points,
+``compare.png`` (accuracy against seconds).
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from distill_jax.types import require_at_least
 
 
 class Curves(dict[tuple[str, int], list[list[Point]]]):
-    """(method, ipc) -> for each seed, the points of its run."""
+    """(method, ipc) -> the points of the run with each seed."""
 
 
 class Comparison(NamedTuple):
-    """A request, resolved."""
+    """A resolved request."""
 
     options: Compare
     setups: Mapping[tuple[str, int], Setup]
-    """(method, ipc) -> what is run with every seed"""
+    """(method, ipc) -> the setup, which is run with every seed"""
     path: Path
     """the workdir"""
     command: str
@@ -63,12 +63,12 @@ def run(argv: list[str]) -> None:
 
 
 def resolve_request(argv: list[str]) -> Comparison:
-    """What ``argv`` asks for. Raises RequestError, before anything is written, for what makes no sense."""
+    """Resolve ``argv``. Raise RequestError, before anything is written, if it is invalid."""
     cut = argv.index("--") if "--" in argv else len(argv)
     mine, shared = argv[:cut], argv[cut + 1 :]
     options = parsed(Compare, mine, "reproduce")
     require_at_least(1, options, "seeds", "repeats")
-    _ = options.budget  # refused here where it makes no sense
+    _ = options.budget  # raises RequestError if it is invalid
     setups = {(name, ipc): entrant(line, ipc, options, shared) for name, ipc, line in options.lines}
     options.check_folder()
     path = options.folder(f"compare-{next(iter(setups.values())).folder}")
@@ -76,29 +76,29 @@ def resolve_request(argv: list[str]) -> Comparison:
 
 
 def execute(comparison: Comparison, interrupts: Interrupts) -> Curves:
-    """All runs that an earlier process did not finish."""
+    """Execute all runs that an earlier process did not finish, and return the curves of all runs."""
     options, setups, path, command = comparison
     curves = Curves()
     with open_workdir(path) as workdir:
-        kept = _begin(workdir, options, setups)
+        finished = _begin(workdir, options, setups)
         for (line, ipc), setup in setups.items():
             runs = curves.setdefault((line, ipc), [])
             for seed in range(options.seeds):
                 name = f"{line}, ipc {ipc}, seed {seed}"
-                if name not in kept:
-                    kept[name] = curve(replace(setup, seed=seed), options.budget, options.repeats, interrupts)
-                    workdir.write(COMPARED_RUNS, kept)
-                runs.append([Point(*point) for point in kept[name]])
+                if name not in finished:
+                    finished[name] = curve(replace(setup, seed=seed), options.budget, options.repeats, interrupts)
+                    workdir.write(COMPARED_RUNS, finished)
+                runs.append([Point(*point) for point in finished[name]])
                 last = runs[-1][-1]
                 accuracy, took = display.plus_minus(summary(last.accuracies)), display.duration(last.seconds)
                 print(f"{name}: {accuracy} % after {last.step} steps, {took}", flush=True)
-                # After every run, so that nothing is lost where a later one breaks.
+                # Written after every run, so that nothing is lost if a later run fails.
                 _write(workdir, options, curves, command)
     return curves
 
 
 def _begin(workdir: Workdir, options: Compare, setups: Mapping[tuple[str, int], Setup]) -> dict[str, Any]:
-    """Make the workdir ready; returns the runs that an earlier process finished, by name."""
+    """Prepare the workdir and return the finished runs of an earlier process by name."""
     described = {f"{line}, ipc {ipc}": setup.describe() for (line, ipc), setup in setups.items()}
     versions = [of.pop("versions") for of in described.values()][0]
     budget = {"seconds": options.seconds, "steps": options.steps, "points": options.points}
@@ -108,7 +108,7 @@ def _begin(workdir: Workdir, options: Compare, setups: Mapping[tuple[str, int], 
     return (workdir.read(COMPARED_RUNS) if begun else None) or {}
 
 
-# ------------------------------------------------------------------ what is written
+# ------------------------------------------------------------------ output
 
 
 def _write(workdir: Workdir, options: Compare, curves: Curves, command: str) -> None:
@@ -125,7 +125,7 @@ def _write(workdir: Workdir, options: Compare, curves: Curves, command: str) -> 
 
 
 def _figures(point: Point) -> list[Any]:
-    """Of a set on the way: step, seconds, accuracy, its deviation, and that of random images under the same labels."""
+    """Return step, seconds, accuracy, its deviation, and the accuracy of random images with the same kind of labels."""
     of, random = summary(point.accuracies), None if point.random is None else float(np.mean(point.random))
     figures = [point.seconds, of["mean"], of["std"], random]
     return [point.step, *(None if figure is None else round(figure, 3) for figure in figures)]
@@ -144,10 +144,10 @@ def _report(options: Compare, curves: Curves, command: str) -> str:
 
 
 def _table(curves: dict[str, list[list[Point]]]) -> list[str]:
-    """Markdown. "Above random" is given with twice its standard error; where there are labels that are not hard, random
-    images under the same ones have a column."""
+    """Format a table in Markdown. "Above random" comes with twice its standard error. If labels are soft or learned, a
+    column shows random images with such labels."""
     finals = {line: _finals([points[-1] for points in runs]) for line, runs in curves.items()}
-    beside = {line: [p for points in runs for p in points[-1].random or ()] for line, runs in curves.items()}
+    same_labels = {line: [p for points in runs for p in points[-1].random or ()] for line, runs in curves.items()}
     random = finals.get("random")
     head = [
         "method",
@@ -155,7 +155,7 @@ def _table(curves: dict[str, list[list[Point]]]) -> list[str]:
         *["above random"] * (random is not None),
         "seconds",
         "steps",
-        *["random, same labels %"] * any(beside.values()),
+        *["random, same labels %"] * any(same_labels.values()),
     ]
     rows = [head, ["---"] * len(head)]
     for line, runs in curves.items():
@@ -168,13 +168,13 @@ def _table(curves: dict[str, list[list[Point]]]) -> list[str]:
         seconds = np.mean([point.seconds for point in last])
         beyond = [above] * (random is not None)
         row = [line, display.plus_minus(summary(accuracies)), *beyond, f"{seconds:.1f}", str(last[0].step)]
-        same = display.plus_minus(summary(beside[line])) if beside[line] else ""
+        same = display.plus_minus(summary(same_labels[line])) if same_labels[line] else ""
         rows.append([*row, same][: len(head)])
     return ["| " + " | ".join(row) + " |" for row in rows]
 
 
 def _finals(points: list[Point]) -> list[float]:
-    """One number per run; for a single run, one per network trained on its set."""
+    """Return the accuracy of each run, or, for a single run, of each network trained on its set."""
     return points[0].accuracies if len(points) == 1 else [float(np.mean(point.accuracies)) for point in points]
 
 

@@ -1,4 +1,4 @@
-"""Accuracy against seconds: a run is stopped by a budget, and the sets along its way are scored together."""
+"""A run under a budget, with the scores of the intermediate sets: a curve of accuracy against seconds."""
 
 from __future__ import annotations
 
@@ -23,51 +23,51 @@ from distill_jax.teachers import probabilities
 from distill_jax.types import Model, RequestError, TrainSet, require_at_least
 
 DRAWS = 20
-"""of random real images, at least: one draw says little, and they cost little"""
+"""minimum number of draws of random real images, because one draw says little and a draw is cheap"""
 ENDLESS = 10**6
-"""inner steps that no budget of seconds reaches"""
+"""more inner steps than any budget of seconds allows"""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """When a run ends: after ``seconds`` of pretraining and distillation, after ``steps``, or (both 0) by itself."""
+    """The end of a run: after ``seconds`` of pretraining and distillation, after ``steps``, or (both 0) its own end."""
 
     seconds: float = 0.0
     steps: int = 0
     points: int = 1
-    """sets that are scored along the way, the last one included; from 2 on the first images are, too"""
+    """number of sets to score, including the last; if there are several, the initial images are scored too"""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seconds < math.inf or self.steps < 0 or (self.seconds and self.steps):
-            raise RequestError("give --seconds or --steps, a number above 0, or neither for each method's own budget")
+            raise RequestError("give --seconds or --steps above 0, or neither for each method's own budget")
         require_at_least(1, self, "points")
 
     def fitted(self, spec: Spec) -> Spec:
-        """``spec`` with as many outer steps as the budget may need. A method without steps is left alone."""
+        """Return ``spec`` with enough outer steps for the budget. A method without steps is unchanged."""
         steps = ENDLESS if self.seconds else self.steps
         return replace(spec, outer_steps=-(-steps // spec.inner_steps)) if steps and spec.outer_steps else spec
 
     def share(self, seconds: float, step: int, steps: int) -> float:
-        """How much of the budget is spent, from 0 to 1, after ``step`` of the spec's ``steps``."""
+        """Return the share of the budget, from 0 to 1, that is spent after ``step`` of the spec's ``steps``."""
         if self.seconds:
             return min(1.0, seconds / self.seconds)
         return min(1.0, step / max(1, min(steps, self.steps or steps)))
 
 
 class Point(NamedTuple):
-    """A set on the way."""
+    """The score of an intermediate set."""
 
     step: int
     seconds: float
-    """of pretraining and distillation so far, without compiling"""
+    """seconds of pretraining and distillation so far, without compilation"""
     accuracies: list[float]
-    """percent, one for each network trained on it"""
+    """percent, one per network trained on the set"""
     random: list[float] | None = None
-    """the same of random images under the same labels; of the last set of a run whose labels are not hard"""
+    """accuracies of random images with such labels, for the last set if its labels are not hard"""
 
 
 def curve(setup: Setup, budget: Budget, repeats: int, interrupts: Interrupts) -> list[Point]:
-    """Run ``setup`` until its budget is spent and score the sets on its way on the test data."""
+    """Run ``setup`` until its budget is spent, and score its intermediate sets on the test data."""
     data = setup.real_data()
     scorer = setup.scorer(data.normaliser, interrupts)
     images, labels = setup.data.classes * setup.spec.ipc, setup.spec.labels
@@ -92,7 +92,7 @@ def curve(setup: Setup, budget: Budget, repeats: int, interrupts: Interrupts) ->
     scored = np.asarray(scorer.score("scoring", sets)["per_repeat"]).reshape(len(marks), repeats)
     points: dict[int, Point] = {}
     for mark, row in zip(marks, scored.tolist(), strict=True):
-        # A block that took more than a share of the budget left the same set at several marks.
+        # If a block took more than one share of the budget, several marks have the same set.
         before = points.get(mark.step, Point(mark.step, mark.seconds, []))
         points[mark.step] = before._replace(accuracies=before.accuracies + row)
     *others, last = points.values()
@@ -109,7 +109,7 @@ class _Mark(NamedTuple):
 
 
 def _prepared(setup: Setup, spec: Spec, clock: Clock, interrupts: Interrupts) -> Problem:
-    """What ``spec`` needs, its pool pretrained."""
+    """Return the problem of ``spec`` with its pretrained pool."""
 
     def tick(done: int, total: int) -> None:
         interrupts.check()
@@ -120,7 +120,7 @@ def _prepared(setup: Setup, spec: Spec, clock: Clock, interrupts: Interrupts) ->
 
 
 def _run(setup: Setup, problem: Problem, budget: Budget, clock: Clock, interrupts: Interrupts) -> list[_Mark]:
-    """The sets at equal shares of the budget."""
+    """Return the sets at equal shares of the budget."""
     spec = problem.spec
     state = jax.block_until_ready(init_state(problem))
     clock.spent("distill")
@@ -133,7 +133,7 @@ def _run(setup: Setup, problem: Problem, budget: Budget, clock: Clock, interrupt
     with Bar(f"{setup.method} {setup.seed}", 100, unit="%") as bar:
 
         def stop(block: Block) -> bool:
-            """Keep the sets that are due, and end the run where its budget is spent."""
+            """Record the sets that are due, and end the run when its budget is spent."""
             clock.spent("distill")
             spent = budget.share(clock.seconds["pretrain"] + clock.seconds["distill"], block.end, spec.steps)
             due = begun + int(spent * budget.points + 1e-9) - len(marks)
@@ -144,7 +144,7 @@ def _run(setup: Setup, problem: Problem, budget: Budget, clock: Clock, interrupt
             return spent >= 1
 
         seconds = min(1.0, budget.seconds / budget.points / 4) if budget.seconds else 1.0
-        # A point at an equal share of steps is where a block ends.
+        # A block ends at every equal share of the steps.
         steps = min(spec.steps, budget.steps or spec.steps)
         every = max(1, steps // budget.points) if budget.points > 1 and not budget.seconds else 0
         if budget.steps:
@@ -154,7 +154,7 @@ def _run(setup: Setup, problem: Problem, budget: Budget, clock: Clock, interrupt
 
 
 def training_set(problem: Problem, state: State) -> TrainSet:
-    """What a network would be trained on, network space, with the labels that the spec asks for."""
+    """Return the training set of ``state`` in network space, with the kind of labels that the spec names."""
     spec = problem.spec
     synthetic = state.synthetic._replace(images=stored(spec.parameterisation, state.synthetic.images))
     made = decoded_set(spec.parameterisation, synthetic, problem.data)

@@ -1,4 +1,4 @@
-"""DD-Ranking's scores of a distilled set: everything that they need is trained here, for one network."""
+"""DD-Ranking's scores of a distilled set for one architecture, including all trainings that they need."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ from distill_jax.types import Array, RealData
 def dd_ranking_scores(
     scorer: Scorer, distilled: DistilledSet, data: RealData, repeats: int, key: Array, full_epochs: int | None = None
 ) -> dict[str, Any]:
-    """{full_epochs; accuracies: of every training, percent; scores: hlr, ior, lrs, ars, each a summary of R fractions}.
+    """Return {full_epochs; accuracies: percent, of every training; scores: hlr, ior, lrs, ars, summaries of R
+    fractions}.
 
-    Random images are as many as are stored. Where the set has soft labels they get theirs from the networks that were
-    trained on all data, which is what the set's own labels have to beat. A set with a learning rate of its own is
-    trained with that. ``full_epochs``: on all data, where not as many as the protocol says.
+    The random images are as many as the stored images. If the set has soft labels, networks trained on all data label
+    the random images. If the card has a learned rate, networks train on the set at that rate. ``full_epochs`` overrides
+    the protocol's epochs for the training on all data.
     """
     protocol, soft = scorer.protocol, distilled.soft is not None
     own = replace(protocol, rate=distilled.card.get("rate") or protocol.rate)
@@ -51,7 +52,7 @@ def dd_ranking_scores(
         "random_plain": scored("random, not augmented", others, protocol, augment=False),
     }
     accuracies["distilled_hard"] = accuracies["distilled"]
-    if soft:  # only then do hard labels make a difference
+    if soft:  # otherwise the labels are hard already
         hard, _ = share_store(repeated(distilled.with_soft(None), repeats), drawn, scorer.normaliser)
         accuracies["distilled_hard"] = scored("distilled, hard labels", hard, own)
 

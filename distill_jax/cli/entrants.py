@@ -1,4 +1,4 @@
-"""What a comparison is asked for: the options, and the methods that take part, each set up."""
+"""The options of ``reproduce compare``, and the setup of each method in the comparison."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ FAMILY = ("idc", "acc_dd", "dream", "dream_acc_dd", "dsa", "dsa --models early-s
 
 @dataclass(frozen=True)
 class Compare(Resumable):
-    """Run methods on a data set under one budget and set their accuracies side by side.
+    """Run methods on a data set under one budget and compare their accuracies.
 
-    Options of experiments.distill that all methods take follow after a lone --, as in -- --net.width 32.
+    Options of experiments.distill for all methods follow after a separate --, as in -- --net.width 32.
     """
 
     target: Annotated[Positional[Literal["compare"]], arg(metavar="compare")]
-    """what to make"""
+    """the word compare"""
     dataset: Annotated[str, arg(metavar="DATASET")]
     """digits, npz:PATH, folder:PATH, hf:PATH, or a name of TensorFlow Datasets"""
     subset: arguments.Subset = None
     methods: Annotated[tuple[str, ...], arg(metavar="METHOD [METHOD ...]")] = FAMILY
-    """methods, each with options of its own if quoted: "dsa --models early-stage", and with a name for the table if
-    one stands before a colon: "mine: idc --net.width 64"; one with an --ipc of its own takes part at that size alone;
-    all: every method and baseline"""
+    """methods to compare. Quotes add options: "dsa --models early-stage". A prefix with a colon names the row of the
+    table: "mine: idc --net.width 64". A method with its own --ipc takes part at that size only. all: every method and
+    baseline"""
     ipc: tuple[int, ...] = (1,)
-    """images stored per class; several make several tables"""
+    """stored images per class; several values make several tables"""
     seconds: float = 0.0
-    """budget: seconds of pretraining and distillation, compilation not counted"""
+    """budget in seconds of pretraining and distillation, without compilation"""
     steps: int = 0
-    """budget: inner steps; without --seconds and --steps each method takes its own number"""
+    """budget in inner steps; without --seconds and --steps, each method takes its own number of steps"""
     points: int = 1
-    """sets scored along the way, at equal shares of the budget; from 2 on there is a picture"""
+    """number of sets to score, at equal shares of the budget; from 2 on there is a picture"""
     seeds: int = 1
-    """runs of each method, with the seeds 0, 1, ..."""
+    """number of runs of each method, with the seeds 0, 1, ..."""
     repeats: int = 5
-    """R: networks trained from scratch on each set; random images are drawn 20 times at least"""
+    """R: networks trained from scratch on each set; random images are drawn at least 20 times"""
     protocol: Annotated[str, arg(metavar="|".join(PROTOCOLS))] = "idc"
-    """how the sets of all methods are scored, whatever their papers do"""
+    """evaluation protocol for all methods"""
     held_out: FlagCreatePairsOff[bool] = False
-    """score on a tenth of the training data, withheld from all else, and not on the test set: to choose by"""
+    """score on a tenth of the training data, withheld from everything else, instead of on the test set"""
     devices: arguments.Devices = 0
 
     @property
@@ -61,26 +61,27 @@ class Compare(Resumable):
 
     @property
     def lines(self) -> list[tuple[str, int, str]]:
-        """What each is called, its images per class, and the method with its options.
+        """Name, images per class, and method with options of each entrant.
 
-        Raises RequestError where two of one size have the same name, or a line cannot be read.
+        Raise RequestError if two entrants of one size have the same name, or a line cannot be parsed.
         """
         named = [line.rpartition(": ") for line in (PRESETS if self.methods == ("all",) else self.methods)]
-        found = [
+        entrants = [
             (name or line, ipc, line)
             for ipc in self.ipc
             for name, _, line in named
             if option(_words(line), "--ipc") in (None, str(ipc))
         ]
-        for (name, ipc), count in Counter(line[:2] for line in found).items():
+        for (name, ipc), count in Counter(line[:2] for line in entrants).items():
             if count > 1:
                 raise RequestError(
                     f"{count} methods are called {name!r} at ipc {ipc}: give them names, as in 'mine: idc'"
                 )
-        left_out = {line for _, _, line in named} - {line for _, _, line in found}
+        left_out = {line for _, _, line in named} - {line for _, _, line in entrants}
         if left_out:
-            raise RequestError(f"no --ipc is that of {min(left_out)!r}: add it to --ipc {' '.join(map(str, self.ipc))}")
-        return found
+            sizes = " ".join(map(str, self.ipc))
+            raise RequestError(f"--ipc {sizes} does not include the --ipc of {min(left_out)!r}: add it")
+        return entrants
 
 
 def _words(line: str) -> list[str]:
@@ -88,26 +89,26 @@ def _words(line: str) -> list[str]:
         return shlex.split(line)
     except ValueError as error:
         raise RequestError(
-            f"--methods {line!r} cannot be read ({error}): close its quotes, and name a method"
+            f"--methods {line!r} cannot be parsed ({error}): close its quotes, and name a method"
         ) from error
 
 
 @dataclass(frozen=True)
 class Entrant(arguments.Common):
-    """A method that takes part."""
+    """The options of a method in a comparison."""
 
     command: ClassVar[str] = "distill"
 
 
 def entrant(line: str, ipc: int, options: Compare, shared: list[str]) -> Setup:
-    """Raises RequestError for a method or an option that does not exist, before any work."""
+    """Set up the method in ``line``. Raise RequestError if the method or an option does not exist."""
     if not (words := _words(line)):
-        raise RequestError("--methods has an empty one: name a method")
+        raise RequestError("--methods has an empty name: name a method")
     method, *own = words
     only = arguments.chosen_classes(options.subset)
     words = [method, options.dataset, *(["--subset", *only] if only else []), "--ipc", str(ipc)]
     words += ["--protocol", options.protocol, *shared, *own]
     request = arguments.request(words, Entrant)
     if (request.options.subset or ()) != only:
-        raise RequestError("all methods are compared on the same classes: give --subset beside --dataset")
+        raise RequestError("all methods are compared on the same classes: give --subset next to --dataset")
     return set_up(request, eval_every=int(options.held_out))

@@ -1,11 +1,11 @@
-"""Score a distilled set: train networks on it from scratch, and test each of them once.
+"""Scores a distilled set: trains networks on it from scratch and tests each of them once.
 
 python -m experiments.evaluate runs/demo --dataset digits
 python -m experiments.evaluate distilled.npz --dataset cifar10 --nets convnet resnet18 densenet121 --protocol dc-bench
 python -m experiments.evaluate runs/demo --dataset digits --protocol dd-ranking      # HLR, IOR, LRS and ARS as well
 
-Shows, and adds to ``evaluation.json`` beside the set, the accuracy of R networks of each kind: mean, standard
-deviation, and the 95 % interval of the mean. Soft labels in the set are trained on as they are.
+Prints the accuracy of R networks of each architecture (mean, standard deviation, 95 % interval of the mean) and adds it
+to ``evaluation.json`` next to the set. If the set has soft labels, the networks train on them.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ TEST_DATA = (
 )
 
 NETS = (
-    f"networks to train, of: {' '.join(ARCHITECTURES)}. The kind that the set was distilled with is as it was then, "
-    "others have their own defaults; default: that one"
+    f"networks to train, of: {' '.join(ARCHITECTURES)}. The architecture that the set was distilled with keeps its "
+    "settings, others have their defaults; default: that architecture"
 )
 
 
@@ -53,31 +53,31 @@ NETS = (
 class Evaluate:
     """Train networks from scratch on a distilled set, and test them on the real test images."""
 
-    path: Positional[Annotated[Path, arg(metavar="PATH", help="a distilled.npz, or the workdir that it is in")]]
+    path: Positional[Annotated[Path, arg(metavar="PATH", help="a distilled.npz, or the workdir of a run")]]
     dataset: Annotated[str, arg(metavar="DATASET")] = ""
-    """digits, npz:PATH, folder:PATH, hf:PATH, or a name of TensorFlow Datasets; default: the one in the
-    set's card"""
+    """digits, npz:PATH, folder:PATH, hf:PATH, or a name of TensorFlow Datasets; default: the data set in the card of
+    the set"""
     subset: arguments.Subset = None
     nets: Annotated[tuple[str, ...] | None, arg(metavar="NET [NET ...]", help=NETS)] = None
     repeats: int = 5
-    """R: networks of each kind, from different seeds"""
+    """R: number of networks of each architecture, from different seeds"""
     epochs: Annotated[int | None, arg(metavar="INT")] = None
-    """default: as the protocol says"""
+    """epochs of training; default: the protocol's"""
     full_epochs: Annotated[int | None, arg(metavar="INT")] = None
-    """with --protocol dd-ranking, epochs on all training data; default: as the protocol says"""
+    """with --protocol dd-ranking, epochs on all training data; default: the protocol's"""
     factor: Annotated[int | None, arg(metavar="INT")] = None
-    """decode with this factor, instead of the one in the card"""
+    """decode with this factor instead of the factor in the card"""
     protocol: Annotated[str | None, arg(metavar="|".join(PROTOCOLS))] = None
-    """how networks are trained and tested; default: as for the score in the set's card"""
+    """evaluation protocol; default: the protocol of the score in the card of the set"""
     recipe: Annotated[str | None, arg(metavar="NAME")] = None
-    """where a protocol has its numbers for the data set from; default: the data set's own recipe, or the one that the
-    set was distilled with"""
+    """recipe with the protocol's numbers for the data set; default: the data set's recipe, or the recipe that the set
+    was distilled with"""
     out: Annotated[Path | None, arg(metavar="FILE")] = None
-    """default: evaluation.json beside the set"""
+    """file for the scores; default: evaluation.json next to the set"""
     devices: arguments.Devices = 0
     seed: int = 0
     resume: FlagCreatePairsOff[bool] = False
-    """keep the networks that an interrupted evaluation of the same kind has finished"""
+    """keep the networks that an interrupted evaluation with the same options finished"""
 
 
 def run(argv: list[str]) -> None:
@@ -91,7 +91,7 @@ def run(argv: list[str]) -> None:
     if out.is_dir():
         raise RequestError(f"--out {out} is a folder: name a file in it, as in --out {out / EVALUATION}")
     refuse_read_only(out.parent, "--out")
-    _earlier(out)  # refuses another file before anything is trained
+    _earlier(out)  # refuses any other file before training
     for name in options.nets or ():
         arguments.choose("net", name)
     data = read(options.dataset, distilled.shape[0], arguments.chosen_classes(options.subset))
@@ -102,7 +102,7 @@ def run(argv: list[str]) -> None:
     architectures = {name: arguments.choose("net", name, preset) for name in options.nets or ()}
     architectures = architectures or {arguments.choice_name("net", preset): preset}
     for architecture in architectures.values():
-        architecture.build(data.shape, data.classes)  # refuses what does not fit before anything is trained
+        architecture.build(data.shape, data.classes)  # refuses a network that does not fit before training
 
     print(f"{options.path}: {distilled.decoded_count} images, {experiment.protocol}", flush=True)
     found = _evaluated(distilled, data, architectures, experiment.protocol, options, out)
@@ -118,13 +118,13 @@ def _evaluated(
     options: Evaluate,
     out: Path,
 ) -> dict[str, Any]:
-    """One entry of ``evaluation.json``, which is written anew after every kind of network."""
+    """Return a new entry of ``evaluation.json``, which is written after every architecture."""
     test, keys, clock = data.test_arrays(), Keys.of(options.seed), Clock()
     earlier = _earlier(out)
     found = _entry(distilled, data, protocol, options)
     same = [entry for entry in earlier if all(entry.get(name) == found[name] for name in IDENTITY)]
     others = [entry for entry in earlier if entry not in same]
-    known = {name: of for entry in same for name, of in entry["nets"].items()}
+    known = {name: scores for entry in same for name, scores in entry["nets"].items()}
     clock.spent(None)
     with Interrupts() as interrupts:
         for name, architecture in architectures.items():
@@ -156,17 +156,17 @@ def _evaluated(
             }
             found["seconds"] = {phase: round(clock.seconds[phase], 3) for phase in ("compile", "evaluate")}
             found["peak_bytes"] = peak_bytes()
-            kept = {**found, "nets": {**known, **found["nets"]}}
-            write_json(out, {"schema": 2, "evaluations": [*others, kept]})
+            merged = {**found, "nets": {**known, **found["nets"]}}
+            write_json(out, {"schema": 2, "evaluations": [*others, merged]})
     return found
 
 
 IDENTITY = ("set", "dataset", "protocol", "repeats", "seed")
-"""evaluations that agree in these are one entry, to which further networks are added"""
+"""evaluations with equal values of these fields share one entry, to which further networks are added"""
 
 
 def _entry(distilled: DistilledSet, data: Dataset, protocol: Protocol, options: Evaluate) -> dict[str, Any]:
-    """An entry without its networks, as it reads in the file."""
+    """Return an entry without networks, in the form of the file."""
     about = {name: distilled.card[name] for name in ("method", "ipc", "seed") if name in distilled.card}
     entry = {
         "set": {
@@ -196,7 +196,7 @@ def _entry(distilled: DistilledSet, data: Dataset, protocol: Protocol, options: 
 
 
 def _earlier(out: Path) -> list[dict[str, Any]]:
-    """The entries that earlier evaluations left in ``out``."""
+    """Return the entries of earlier evaluations in ``out``."""
     content = read_json(out, "give another --out")
     if content is None:
         return []
@@ -208,7 +208,7 @@ def _earlier(out: Path) -> list[dict[str, Any]]:
 
 
 def report(found: Mapping[str, Any]) -> str:
-    """The accuracies, and the scores of DD-Ranking where there are some, as small tables."""
+    """Format the accuracies, and DD-Ranking's scores if there are any, as small tables."""
     rows = [["net", "accuracy %", "95 % interval", "repeats", "train and test", "compile"]]
     scores = [["net", "HLR", "IOR", "LRS", "ARS", "all data %", "random %"]]
     for name, of in found["nets"].items():
@@ -226,7 +226,7 @@ def report(found: Mapping[str, Any]) -> str:
 
 
 def _check(options: Evaluate) -> None:
-    """Refuse options that make no sense."""
+    """Raise RequestError for invalid options."""
     if options.protocol is not None:
         lookup("protocol", options.protocol, PROTOCOLS)
     if options.full_epochs is not None and options.full_epochs < 1:
@@ -252,7 +252,7 @@ def _read(options: Evaluate) -> DistilledSet:
 
 
 def _experiment(distilled: DistilledSet, options: Evaluate) -> Experiment:
-    """The network and the protocol that the set's own score is from; where it has none, those of the recipe."""
+    """Return the network and the protocol in the card of the set, or, if it has none, those of the recipe."""
     card = distilled.card
     recipe = options.recipe or RECIPE_OF.get(options.dataset) or card.get("recipe", "generic")
     method = card["method"] if card.get("method") in METHODS else "acc_dd"

@@ -1,9 +1,9 @@
-"""What a method does with a data set: shapes, parameter counts, arithmetic and bytes. Computes nothing.
+"""Explains a run without computing it: shapes, parameter counts, arithmetic, bytes, and the published settings.
 
     python -m experiments.explain acc_dd cifar10 --ipc 10
-    python -m experiments.explain acc_dd cifar10 --ipc 10 --device h100     # will it fit, how long will it take
+    python -m experiments.explain acc_dd cifar10 --ipc 10 --device h100     # memory and time on an accelerator
 
-Named data sets are not read: their shapes are known. Those of ``npz:`` and ``folder:`` are read.
+Public data sets are not read, because their shapes are known. ``npz:``, ``folder:`` and ``hf:`` are read.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ from distill_jax.types import Net, Normaliser, PyTree, RealData, lookup
 
 @dataclass(frozen=True)
 class Explain(Common):
-    """Print what a method does with a data set: shapes, parameter counts, arithmetic and bytes. Computes nothing.
+    """Print shapes, parameter counts, arithmetic and bytes of a method on a data set, without computing anything.
 
-    With --device it also compiles a step for that accelerator, which need not be there, and says whether the run fits
-    and how long it takes.
+    With --device, also compile a step for that accelerator, which this machine need not have, and print whether the run
+    fits and how long it takes.
     """
 
     device: Annotated[str | None, arg(metavar="|".join(DEVICES))] = None
-    """the accelerator that a step is compiled for"""
+    """accelerator to compile a step for"""
 
 
 def run(argv: list[str]) -> None:
-    # Nothing is computed here, and the wheels for CUDA complain at length about a machine without a driver.
+    # Nothing is computed here, and the CUDA wheels print long warnings on a machine without a driver.
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
     options, recipe, experiment, data = resolved(argv)
     device = lookup("device", options.device, DEVICES) if options.device else None
@@ -63,7 +63,7 @@ def run(argv: list[str]) -> None:
         require(device)
     height, width, channels = data.images.shape[1:]
     print(f"{options.method} on {options.dataset} (recipe {recipe}), {experiment.spec.ipc} images per class\n")
-    # The arithmetic of all devices together is that of one device that is alone.
+    # One device does the arithmetic of all devices.
     with mesh.on_one_device(), compiled_for(device.platform) if device else nullcontext():
         print(explained(experiment, data))
     if device:
@@ -77,7 +77,7 @@ def run(argv: list[str]) -> None:
 
 
 class Resolved(NamedTuple):
-    """What a command line asks for, with the shapes of its data."""
+    """A resolved command line, with the shapes of its data."""
 
     options: Explain
     recipe: str
@@ -87,7 +87,7 @@ class Resolved(NamedTuple):
 
 
 def resolved(argv: list[str]) -> Resolved:
-    """``METHOD DATASET [options]``, checked against the data. Raises RequestError where it makes no sense."""
+    """Resolve ``METHOD DATASET [options]`` and check it against the data. Raise RequestError if it is invalid."""
     options, recipe, experiment = parse(argv, Explain)
     only = chosen_classes(options.subset)
     if options.dataset in TRAINING_IMAGES:
@@ -106,7 +106,7 @@ def resolved(argv: list[str]) -> Resolved:
 
 
 def explained(experiment: Experiment, data: RealData) -> str:
-    """The walk of one inner step as text; ``data`` may be made of ``jax.ShapeDtypeStruct``."""
+    """Describe one inner step as text. ``data`` may consist of ``jax.ShapeDtypeStruct``."""
     problem, state = shapes(experiment.spec, data)
     return "\n".join(
         [
@@ -122,12 +122,12 @@ def explained(experiment: Experiment, data: RealData) -> str:
 
 
 def shapes(spec: Spec, data: RealData) -> tuple[Problem, State]:
-    """A run of ``spec`` and its first state, made of ``jax.ShapeDtypeStruct``."""
+    """Return the problem of ``spec`` and its initial state, made of ``jax.ShapeDtypeStruct``."""
     _, height, width, channels = data.images.shape
     spec = as_arrays(with_chunks(spec, (height, width, channels), data.classes, target()))
     net = spec.net.build((height, width, channels), data.classes)
     key = jax.eval_shape(jax.random.key, 0)
-    # As many networks as are trained at once: before a run, this is then the trace that its pretraining takes.
+    # Traced for the number of networks that train at once, so that the pretraining of the run reuses the trace.
     size, some = spec.models.size, jax.eval_shape(*_pretraining(spec, net, data, key, mesh.size()))
     pool = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), some)
     problem = Problem(spec, net, data, pool, key)
@@ -135,24 +135,24 @@ def shapes(spec: Spec, data: RealData) -> tuple[Problem, State]:
 
 
 def real_shapes(images: int, shape: tuple[int, int, int], counts: list[int]) -> RealData:
-    """Shapes of a real training set of ``images`` images of ``shape`` (H, W, c)."""
+    """Return the shapes of a real training set of ``images`` images of ``shape`` (H, W, c)."""
 
-    def of(dtype: type, *dims: int) -> jax.Array:
+    def array(dtype: type, *dims: int) -> jax.Array:
         return jax.ShapeDtypeStruct(dims, jnp.dtype(dtype))  # type: ignore[return-value]
 
     return RealData(
-        images=of(jnp.uint8, images, *shape),
-        labels=of(jnp.int32, images),
-        index=of(jnp.int32, len(counts), max(counts)),
-        counts=of(jnp.int32, len(counts)),
-        normaliser=Normaliser(of(jnp.float32, shape[2]), of(jnp.float32, shape[2])),
+        images=array(jnp.uint8, images, *shape),
+        labels=array(jnp.int32, images),
+        index=array(jnp.int32, len(counts), max(counts)),
+        counts=array(jnp.int32, len(counts)),
+        normaliser=Normaliser(array(jnp.float32, shape[2]), array(jnp.float32, shape[2])),
     )
 
 
 def _published(settings: list[Comparison]) -> list[str]:
-    """What the papers ran, setting by setting."""
+    """Format a comparison of the settings with the published ones."""
     if not settings:
-        return ["No code was published with this method, data set, ipc and factor."]
+        return ["No code was published for this method, data set, ipc and factor."]
 
     def text(value: Any) -> str:
         return f"{value:g}" if isinstance(value, float) else str(value)
@@ -173,7 +173,7 @@ def _reference(one: Comparison, text: Callable[[Any], str]) -> tuple[str]:
 
 
 def _walk(problem: Problem, state: State) -> list[str]:
-    """The data flow of one inner step, drawn as in the design."""
+    """Draw the data flow of one inner step."""
     spec, data = problem.spec, problem.data
     stored = state.synthetic.images
     real = (stored.shape[0], spec.selector.batch) + data.images.shape[1:]
@@ -204,8 +204,8 @@ def _choices(spec: Spec) -> list[str]:
 
 
 def _pretraining(spec: Spec, net: Net, data: RealData, key: jax.Array, networks: int = 1) -> tuple[Any, ...]:
-    """A function that makes a pool of at most so many ``networks``, and its arguments: to trace a hundred experts would
-    take half a minute."""
+    """Return a function that trains a pool of at most ``networks`` networks, and its arguments. Tracing a hundred
+    experts would take half a minute."""
     networks = min(networks, spec.models.size)
     models: Any = replace(spec.models, size=networks) if networks else spec.models  # type: ignore[type-var]
 
@@ -233,7 +233,7 @@ def _costs(problem: Problem, state: State) -> list[str]:
         cost(part, problem, state, problem.root) for part in (_select, matching_sweep, model_update)
     )
     update = update.times(spec.live)
-    every = spec.selector.every  # a selector that refreshes now and then is counted evenly
+    every = spec.selector.every  # steps that share a selection share its cost
     picked = Cost(picked.flops // every, picked.bytes // every, picked.open_loops)
     step = picked + sweep + update
     rows = [
@@ -251,10 +251,10 @@ def _costs(problem: Problem, state: State) -> list[str]:
     lines = table([("", "arithmetic", "bytes moved", ""), *(row for row in rows if row[1][:2] != "0 ")], numbers=True)
     said = [
         "",
-        "Arithmetic and bytes are those of convolutions and matrix products; what is between them can be fused.",
+        "Only convolutions and matrix products count; the operations between them can be fused.",
     ]
     if step.open_loops or pretraining.open_loops:
-        said.append("A loop whose length depends on the data is counted as one round.")
+        said.append("A loop whose length depends on the data counts as one iteration.")
     return lines + said
 
 
@@ -270,7 +270,7 @@ def matching_sweep(problem: Problem, state: State, key: jax.Array) -> PyTree:
 
 
 def model_update(problem: Problem, state: State, key: jax.Array) -> PyTree:
-    """Of one live model."""
+    """Update one live model."""
     syn = decoded_set(problem.spec.parameterisation, state.synthetic, problem.data)
     model, memory = tree.take((state.models, state.update), 0)
     return problem.spec.update.update(problem.net, model, memory, problem.data, syn, key)

@@ -1,4 +1,4 @@
-"""Write a distilled set in the format of another codebase, with a PyTorch script that trains on it.
+"""Writes a distilled set in the format of another codebase, with a PyTorch script that trains on it.
 
 python -m experiments.export runs/demo idc exports/idc                     # data.pt, packed
 python -m experiments.export runs/demo png exports/png --images decoded
@@ -29,22 +29,22 @@ FORMATS_TABLE = "\n".join(f"- {name}: {form.about}" for name, form in FORMATS.it
 class Export:
     """Write a distilled set into a new folder, in the format of another codebase."""
 
-    path: Positional[Annotated[Path, arg(metavar="PATH", help="a distilled.npz, or the workdir that it is in")]]
-    format: Positional[Annotated[str, arg(metavar="FORMAT", help="one of those above")]]
-    out: Positional[Annotated[Path, arg(metavar="OUT", help="the folder to make")]]
+    path: Positional[Annotated[Path, arg(metavar="PATH", help="a distilled.npz, or the workdir of a run")]]
+    format: Positional[Annotated[str, arg(metavar="FORMAT", help="one of the formats above")]]
+    out: Positional[Annotated[Path, arg(metavar="OUT", help="the folder to create")]]
     images: Literal["packed", "decoded"] | None = None
-    """as stored, several images in one, or as networks see them; default: as is the custom of the format"""
+    """stored images, which may pack several, or decoded images; default: the convention of the format"""
     hard: FlagCreatePairsOff[bool] = False
-    """write classes, where the set has soft labels"""
+    """write hard labels even if the set has soft labels"""
 
 
 def set_in(path: Path) -> DistilledSet:
-    """The set in the file ``path``, or in the workdir."""
+    """Load the set in ``path``, a file or a workdir."""
     return DistilledSet.load(path / DISTILLED if path.is_dir() else path)
 
 
 def saved(distilled: DistilledSet, out: Path) -> None:
-    """Write a set to a new file. Raises RequestError where there is one, or it cannot be written."""
+    """Write a set to a new file. Raise RequestError if the file exists or cannot be written."""
     if out.exists():
         raise RequestError(f"{out} exists: give another --out")
     try:
@@ -67,7 +67,7 @@ def run(argv: list[str]) -> None:
 
 
 def summary(distilled: DistilledSet, form: Format) -> str:
-    """What a set holds, and how."""
+    """Describe a set in one line."""
     card = distilled.card
     size = "x".join(map(str, distilled.shape))
     parts = [f"{len(distilled.images)} images {size} of {distilled.classes} classes"]

@@ -1,11 +1,11 @@
-"""Read a set that another codebase distilled, so that ``evaluate`` and ``export`` take it.
+"""Converts a set from another codebase to a distilled set for ``evaluate`` and ``export``.
 
 python -m experiments.import_set idc data_best.pt --dataset cifar10 --factor 2 --out idc.npz
 python -m experiments.import_set mtt images_best.pt labels_best.pt --dataset cifar10 --out mtt.npz \\
     --mean 0.4914 0.4822 0.4465 --std 0.2023 0.1994 0.2010
 
-Normalised images must come with the mean and std that their codebase normalises with. Many use the ones above for
-CIFAR-10 (and some for CIFAR-100 too), which are not those of the pixels.
+Normalised images need the mean and std of their codebase. Many codebases use the values above for CIFAR-10, and some
+also for CIFAR-100, although they are not the statistics of the pixels.
 """
 
 from __future__ import annotations
@@ -30,24 +30,25 @@ from distill_jax.types import RequestError, lookup
 
 @dataclass(frozen=True)
 class ImportSet:
-    """Read a distilled set in the format of another codebase. What its files do not say is asked for."""
+    """Read a distilled set in the format of another codebase. Options provide what its files do not contain."""
 
-    format: Positional[Annotated[str, arg(metavar="FORMAT", help="one of those above")]]
-    paths: Positional[Annotated[tuple[Path, ...], arg(metavar="PATH", help="a folder, or the files in their order")]]
+    format: Positional[Annotated[str, arg(metavar="FORMAT", help="one of the formats above")]]
+    paths: Positional[Annotated[tuple[Path, ...], arg(metavar="PATH", help="a folder, or the files in order")]]
     out: Annotated[Path, arg(metavar="OUT.npz")]
-    """the file to write"""
+    """file to write"""
     dataset: Annotated[str | None, arg(metavar="DATASET")] = None
-    """the real data that the set stands for: it tells the names of the classes and, for pixels, mean and std"""
+    """real data set, which provides the class names and, for sets in pixel space, mean and std"""
     subset: Subset = None
     class_names: Annotated[tuple[str, ...] | None, arg(metavar="NAME [NAME ...]")] = None
-    """in the order of the labels"""
+    """class names in the order of the labels"""
     mean: Annotated[tuple[float, ...] | None, arg(metavar="FLOAT [FLOAT ...]")] = None
-    """of pixels in [0, 1], each channel, as the codebase normalises them"""
+    """mean of pixels in [0, 1] per channel with which the codebase normalises"""
     std: Annotated[tuple[float, ...] | None, arg(metavar="FLOAT [FLOAT ...]")] = None
+    """standard deviation of pixels per channel with which the codebase normalises"""
     factor: Annotated[int | None, arg(metavar="INT")] = None
-    """stored images are grids of factor x factor; 1: they are not packed"""
+    """each stored image is a grid of factor x factor images; 1: images are not packed"""
     space: Literal["pixel", "normalised"] | None = None
-    """default: as is the custom of the format"""
+    """space of the stored values; default: the convention of the format"""
 
 
 def run(argv: list[str]) -> None:
@@ -57,17 +58,17 @@ def run(argv: list[str]) -> None:
     if options.out.exists():
         raise RequestError(f"{options.out} exists: give another --out")
     if not options.paths:
-        raise RequestError(f"no file is given: name {' '.join(form.files)}, or the folder that they are in")
+        raise RequestError(f"no file is given: give {' '.join(form.files)}, or their folder")
     only = chosen_classes(options.subset)
     if only and not options.dataset:
-        raise RequestError("--subset is of a data set: add --dataset, or give the names as --class-names")
-    told = {key: getattr(options, key) for key in ("class_names", "mean", "std", "factor", "space")}
+        raise RequestError("--subset needs a data set: add --dataset, or give the names as --class-names")
+    fields = {key: getattr(options, key) for key in ("class_names", "mean", "std", "factor", "space")}
     data = read_data(options.dataset, only=only) if options.dataset else None
     try:
-        distilled = read(form, *options.paths, **told, dataset=data)
-    except RequestError as error:  # which names fields
-        said = re.sub(r"\bgive (?:the )?(mean|std|factor|space)\b", r"give --\1", str(error))
-        raise RequestError(said.replace("class_names", "--class-names")) from error
+        distilled = read(form, *options.paths, **fields, dataset=data)
+    except RequestError as error:  # the message names fields, not options
+        message = re.sub(r"\bgive (?:the )?(mean|std|factor|space)\b", r"give --\1", str(error))
+        raise RequestError(message.replace("class_names", "--class-names")) from error
     about = {"imported": options.format} | ({"dataset": options.dataset} if options.dataset else {})
     about |= {"subset": list(only)} if only else {}
     distilled = distilled.with_card(**{**about, **distilled.card})

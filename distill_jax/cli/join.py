@@ -1,4 +1,4 @@
-"""Join sets of some classes each, made with ``distill --classes``, into one set of all.
+"""Joins sets of different classes, made with ``distill --classes``, into one set of all classes.
 
 python -m experiments.distill acc_dd digits --classes 0:5 --workdir runs/first
 python -m experiments.distill acc_dd digits --classes 5:10 --pool runs/first --workdir runs/second
@@ -22,14 +22,14 @@ from distill_jax.join import joined
 
 @dataclass(frozen=True)
 class Join:
-    """Join sets of some classes each into one set of all classes of their data set. Score it with experiments.evaluate.
+    """Join sets of different classes into one set of all classes of their data set. Score it with experiments.evaluate.
 
-    Parts that do not fit together are refused: they must agree in everything but their classes and seeds.
+    The parts must agree in everything but their classes and seeds.
     """
 
-    parts: Positional[Annotated[tuple[Path, ...], arg(metavar="PATH", help="sets, or the workdirs that they are in")]]
+    parts: Positional[Annotated[tuple[Path, ...], arg(metavar="PATH", help="distilled sets, or workdirs of runs")]]
     out: Annotated[Path, arg(metavar="OUT.npz")]
-    """the file to write"""
+    """file to write"""
 
 
 def run(argv: list[str]) -> None:

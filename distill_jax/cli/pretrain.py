@@ -1,4 +1,4 @@
-"""Pretrain the pool of early-stage models that ``distill`` draws from.
+"""Pretrains the pool of models that ``distill`` samples from.
 
 python -m experiments.pretrain acc_dd digits --models.size 5 --models.epochs 2 --workdir runs/pool
 python -m experiments.distill  acc_dd digits --models.size 5 --models.epochs 2 --pool runs/pool
@@ -29,15 +29,15 @@ from distill_jax.types import Model, RequestError
 
 @dataclass(frozen=True)
 class Pretrain(OnHosts, Resumable, arguments.Common):
-    """Pretrain the pool of models that a method starts from, into WORKDIR/pool."""
+    """Pretrain the pool of models that a method samples from, into WORKDIR/pool."""
 
     eval_every: int = 0
-    """above 0: for a run with --eval-every, which withholds a tenth of the training data"""
+    """above 0: pretrain for a run with --eval-every, which withholds a tenth of the training data"""
     resident_images: int = 0
-    """real images of each class that the device holds at a time, in turns: as many as fit, best no fewer than
+    """number of real images per class on the device at a time, for data that do not fit; should be at least
     --selector.batch; 0: all"""
     from_torch: Annotated[tuple[Path, ...], arg(metavar="FILE [FILE ...]")] = ()
-    """train nothing: take these state dicts of PyTorch, of the same network and trained on the same data"""
+    """instead of training, convert these PyTorch state dicts of the same network, trained on the same data"""
 
 
 def run(argv: list[str]) -> None:
@@ -56,7 +56,7 @@ def run(argv: list[str]) -> None:
         hosts.broadcast(lambda: _refuse_used(path, options))
         if options.resume and workdir.has(POOL):
             read_pool(setup, path / POOL)
-            print(f"finished already: {path / POOL}")
+            print(f"already finished: {path / POOL}")
             return
         if options.resume and not workdir.has(MEMBERS) and hosts.is_first():
             workdir.warn_nothing_to_resume(POOL)
@@ -73,21 +73,23 @@ def run(argv: list[str]) -> None:
 
 
 def _given(setup: Setup, files: Sequence[Path]) -> Model:
-    """The pool that networks in files of PyTorch make. Raises RequestError where the method takes another."""
+    """Return the pool of networks in PyTorch files. Raise RequestError if the method needs another pool."""
     models = setup.spec.models
     if models.gives_target:
-        raise RequestError("files of single networks have no targets for them: --from-torch takes --models early-stage")
+        raise RequestError("PyTorch files contain no target parameters: use --from-torch with --models early-stage")
     if models.size != len(files):
-        raise RequestError(f"models.size is {models.size} but files are {len(files)}: add --models.size {len(files)}")
+        raise RequestError(
+            f"models.size is {models.size}, but {len(files)} files are given: add --models.size {len(files)}"
+        )
     return pool_from_torch(setup.net, files)
 
 
 def _refuse_used(path: Path, options: Pretrain) -> None:
     if (path / CONFIG).exists():
-        raise RequestError(f"{path} holds a run, whose pool must not change: give another --workdir")
+        raise RequestError(f"{path} holds a run whose pool must not change: give another --workdir")
     for name in (POOL, MEMBERS):
         if (path / name).exists() and not options.overwrite and not options.resume:
-            raise RequestError(f"{path} holds a pool ({name}): --resume goes on with it, --overwrite replaces it")
+            raise RequestError(f"{path} holds a pool ({name}): --resume continues it, --overwrite replaces it")
 
 
 main = partial(run_command, run, together=True)

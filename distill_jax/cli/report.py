@@ -1,8 +1,8 @@
-"""One page about a run that can be sent to a colleague: figures, pictures and configuration in a single HTML file.
+"""The report of a run for a colleague: figures, pictures and configuration in a single HTML file.
 
 python -m experiments.report runs/demo
 
-``distill`` writes ``report.html`` when it ends; this writes it anew, with what ``evaluate`` has found since.
+``distill`` writes ``report.html`` at its end. This command writes it again, with later scores by ``evaluate``.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from distill_jax.types import RequestError
 
 @dataclass(frozen=True)
 class Report:
-    """Write report.html about a finished run: accuracies, images, loss, cost and configuration on one page."""
+    """Write report.html of a finished run: accuracies, images, loss, cost and configuration on one page."""
 
     workdir: Annotated[Positional[Path], arg(metavar="WORKDIR")]
-    """the folder that experiments.distill left"""
+    """workdir of experiments.distill"""
 
 
 def run(argv: list[str]) -> None:
     path = parsed(Report, argv, "report").workdir
     if read_json(path / RESULT) is None:
-        raise RequestError(f"{path} holds no finished run: give the --workdir of experiments.distill")
+        raise RequestError(f"{path} has no finished run: give the --workdir of experiments.distill")
     write(path)
     print(f"report {path / REPORT}")
 
 
 def write(path: Path) -> None:
-    """Write ``report.html`` about the finished run in ``path``."""
+    """Write ``report.html`` of the finished run in ``path``."""
     Workdir(path).write_text(REPORT, _page(path))
 
 
@@ -75,7 +75,7 @@ def _page(path: Path) -> str:
 
 
 def _progress(path: Path) -> str | None:
-    """The curve of the matching loss, where there is more than a point of it."""
+    """Return the curve of the matching loss as an embedded picture, or None if it has fewer than two points."""
     log = path / METRICS
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     if len(lines) < 2:
@@ -88,7 +88,7 @@ def _progress(path: Path) -> str | None:
 
 
 def _evaluations(path: Path, distilled: DistilledSet) -> list[Mapping[str, Any]]:
-    """What ``evaluate`` found about this very set; files of schema 1 hold a single evaluation."""
+    """Return the evaluations of this set. Files of schema 1 contain a single evaluation."""
     content = read_json(path / EVALUATION, "remove it") or {"evaluations": []}
     entries = content.get("evaluations", [content])
     return [entry for entry in entries if entry["set"]["hash"] == distilled.card["hash"]]
