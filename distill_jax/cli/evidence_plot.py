@@ -1,4 +1,4 @@
-"""The picture of an analysis: a panel for each kind of evidence."""
+"""The picture of an analysis, with a panel for each kind of evidence."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from distill_jax.cli.evidence_text import relative_norms
 from distill_jax.cli.plot import ACCENT, FAINT, INK, curve
 
 COLOURS = {"random": "#c2703d", "representative": ACCENT}
-"""of the selections; a method's own takes INK"""
+"""colours of the selectors; the method's own selector is INK"""
 
 
 def draw(title: str, found: Mapping[str, Any]) -> Figure:
-    """``found``: what ``analysis.json`` holds."""
+    """Draw the content of ``analysis.json``, ``found``."""
     distances, batch = found["batches"]["distances"], found["samples"]
     panels: list[Callable[[Axes], None]] = [
         lambda axes: _norms(axes, found["batches"]["norms"]),
@@ -43,7 +43,7 @@ def draw(title: str, found: Mapping[str, Any]) -> Figure:
 
 
 def _band(axes: Axes, x: np.ndarray, of: np.ndarray, colour: str, label: str) -> None:
-    """``of`` [points, C]: mean and standard deviation over classes."""
+    """Draw the mean and standard deviation over classes of ``of`` [points, C]."""
     mean, std = of.mean(axis=1), of.std(axis=1, ddof=1)
     axes.plot(x, mean, color=colour, linewidth=1.6, label=label)
     axes.fill_between(x, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)

@@ -1,6 +1,6 @@
-"""Will it fit, how long will it take: a step compiled for an accelerator that is not there, and its roofline.
+"""Memory and time of a run on an accelerator that this machine lacks, from a step compiled for it.
 
-The process that ``compiler.ask`` starts: ``python -m distill_jax.cli.fit METHOD DATASET --device NAME [options]``.
+``compiler.ask`` starts this process: ``python -m distill_jax.cli.fit METHOD DATASET --device NAME [options]``.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from distill_jax.platform import compiled_for
 from distill_jax.spec import Spec
 from distill_jax.types import RequestError, lookup
 
-TAKEN = {"gpu": 0.75, "tpu": 1.0}
-"""share of the memory that jax takes unless it is told otherwise"""
+PREALLOCATED = {"gpu": 0.75, "tpu": 1.0}
+"""share of the device memory that jax allocates by default"""
 
 
 class Memory(NamedTuple):
-    """What one call of the program occupies on the device, in bytes."""
+    """The device memory of one call of the program, in bytes."""
 
     arguments: int
     """data, pool, state, and results that do not reuse their memory"""
     temporaries: int
-    """everything in between, at the worst moment"""
+    """peak of the intermediate arrays"""
 
     @property
     def total(self) -> int:
@@ -42,8 +42,8 @@ class Memory(NamedTuple):
 
 
 def main(argv: list[str]) -> int:
-    """Print the report; returns the exit code."""
-    # The plugin for CUDA was registered under both names; only the compiler of it is used.
+    """Print the report and return the exit code."""
+    # The parent set JAX_PLATFORMS to cpu,cuda to register the CUDA plugin, of which only the compiler is used.
     jax.config.update("jax_platforms", "cpu")
     options, _, experiment, data = explain.resolved(argv)
     device = lookup("device", options.device or "", DEVICES)
@@ -59,14 +59,14 @@ def main(argv: list[str]) -> int:
 
 
 def compiled_block(device: Device, problem: Any, state: Any) -> Any:
-    """``distill.run_block`` for ``device``; ``problem`` and ``state`` are made of ``jax.ShapeDtypeStruct``."""
-    place = SingleDeviceSharding(_topology(device).devices[0])
+    """Compile ``distill.run_block`` for ``device``. ``problem`` and ``state`` consist of ``jax.ShapeDtypeStruct``."""
+    sharding = SingleDeviceSharding(_topology(device).devices[0])
 
-    def there(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+    def on_device(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    steps = there(jax.ShapeDtypeStruct((), jnp.int32))
-    return run_block.lower(*jax.tree.map(there, (problem, state)), steps).compile()
+    steps = on_device(jax.ShapeDtypeStruct((), jnp.int32))
+    return run_block.lower(*jax.tree.map(on_device, (problem, state)), steps).compile()
 
 
 def _topology(device: Device) -> Any:
@@ -78,17 +78,17 @@ def _topology(device: Device) -> Any:
 
 
 def memory_of(compiled: Any) -> Memory:
-    """Of a compiled program."""
-    said = compiled.memory_analysis()
-    results = said.output_size_in_bytes - said.alias_size_in_bytes
-    return Memory(said.argument_size_in_bytes + results, said.temp_size_in_bytes)
+    """Return the memory of a compiled program."""
+    stats = compiled.memory_analysis()
+    results = stats.output_size_in_bytes - stats.alias_size_in_bytes
+    return Memory(stats.argument_size_in_bytes + results, stats.temp_size_in_bytes)
 
 
 # ------------------------------------------------------------------ the report
 
 
 def report(device: Device, spec: Spec, memory: Memory, text: str, seconds: float) -> str:
-    """The answer, from the compiled program's ``text``; ``seconds`` is how long it compiled."""
+    """Format the report from the compiled program's ``text``. ``seconds`` is its compile time."""
     program = parsed(text)
     step, loops = Roofline(program, device).step()
     every = min(spec.selector.every, spec.inner_steps)
@@ -96,31 +96,31 @@ def report(device: Device, spec: Spec, memory: Memory, text: str, seconds: float
     if every > 1:
         usual = Roofline(program, device, dearest=False).step()[0]
         run = usual.times(spec.steps * (1 - 1 / every)) + step.times(spec.steps / every)
-        aside = f", of which every {every}th selects anew; the others take {1e3 * usual.seconds:.1f} ms"
+        aside = f", of which every {every}th selects; the others take {1e3 * usual.seconds:.1f} ms"
     long = [loop for loop in loops if loop.trips * loop.round.seconds > 0.01 * step.seconds]
     rows = [
-        *(_row(f"loop of {loop.trips} rounds", loop.round.times(loop.trips), _each(loop)) for loop in long),
+        *(_row(f"loop of {loop.trips} iterations", loop.round.times(loop.trips), _each(loop)) for loop in long),
         _row("inner step", step, _limits(step)),
         _row("the run", run, f"{spec.steps:,} steps{aside}"),
     ]
     return "\n".join(
         [
-            f"on {device.title}, compiled without one in {duration(seconds)} "
+            f"on {device.title}, compiled without the device in {duration(seconds)} "
             f"(--class-chunk {spec.class_chunk} --model-chunk {spec.model_chunk})",
             "",
             _fits(device, memory),
             "",
             *table([("", "kernels", "bytes moved", "arithmetic", "time", ""), *rows], numbers=True),
             "",
-            f"The step is limited by {step.limit}. Memory and kernels are the compiler's. Times are estimates:",
+            f"The step is limited by {step.limit}. Memory and kernels are the compiler's. The time is an estimate:",
             f"for each kernel the longest of {1e6 * device.launch:.0f} us, {_rates(device)}.",
-            "Pretraining and evaluation come on top.",
+            "It excludes pretraining and evaluation.",
         ]
     )
 
 
-def _row(name: str, work: Work, said: str) -> tuple[str, ...]:
-    return name, f"{work.kernels:,.0f}", size(work.bytes), arithmetic(work.flops), _time(work.seconds), said
+def _row(name: str, work: Work, note: str) -> tuple[str, ...]:
+    return name, f"{work.kernels:,.0f}", size(work.bytes), arithmetic(work.flops), _time(work.seconds), note
 
 
 def _each(loop: Loop) -> str:
@@ -128,7 +128,7 @@ def _each(loop: Loop) -> str:
 
 
 def _limits(work: Work) -> str:
-    """The share of each limit."""
+    """Format the share of each limit."""
     parts = {"launches": work.launches, "traffic": work.traffic, "arithmetic": work.arithmetic}
     return ", ".join(f"{name} {100 * part / work.seconds:.0f} %" for name, part in parts.items())
 
@@ -138,16 +138,16 @@ def _time(seconds: float) -> str:
 
 
 def _rates(device: Device) -> str:
-    """What traffic and arithmetic are divided by."""
-    _, of_byte, of_wide = device.seconds(1, 1, narrow=False)
-    of_narrow = device.seconds(1, 1, narrow=True)[2]
-    half = f" ({1e-12 / of_narrow:.0f} in bfloat16)" if of_narrow != of_wide else ""
-    return f"bytes / {1e-12 / of_byte:.2f} TB/s and FLOP / {1e-12 / of_wide:.3g} TF/s{half}"
+    """Format the rates that bytes and operations are divided by."""
+    _, per_byte, per_wide = device.seconds(1, 1, narrow=False)
+    per_narrow = device.seconds(1, 1, narrow=True)[2]
+    half = f" ({1e-12 / per_narrow:.0f} in bfloat16)" if per_narrow != per_wide else ""
+    return f"bytes / {1e-12 / per_byte:.2f} TB/s and FLOP / {1e-12 / per_wide:.3g} TF/s{half}"
 
 
 def _fits(device: Device, memory: Memory) -> str:
     share = memory.total / device.memory
-    if share <= TAKEN[device.platform]:
+    if share <= PREALLOCATED[device.platform]:
         verdict = "it fits"
     elif share <= 0.95:
         verdict = "it fits with XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 in the environment"
@@ -156,7 +156,7 @@ def _fits(device: Device, memory: Memory) -> str:
     else:
         verdict = "it does NOT fit: try --class-chunk 1 --model-chunk 1, or a smaller batch"
     return (
-        f"memory: {size(memory.arguments)} of data and state, {size(memory.temporaries)} in between, "
+        f"memory: {size(memory.arguments)} of data and state, {size(memory.temporaries)} of temporaries, "
         f"{100 * share:.1f} % of {size(device.memory)}: {verdict}"
     )
 

@@ -1,4 +1,4 @@
-"""The text of a compiled program (scheduled HLO, as ``compiled.as_text()`` gives it), read into instructions."""
+"""A parser for the text of a compiled program (scheduled HLO from ``compiled.as_text()``)."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import NamedTuple
 
 
 class Buffer(NamedTuple):
-    """An array in the device's memory."""
+    """An array in the memory of the device."""
 
     dtype: str
-    """as HLO spells it: f32, bf16, pred, ..."""
+    """HLO's name of the dtype: f32, bf16, pred, ..."""
     dims: tuple[int, ...]
     on_chip: bool = False
-    """kept in a TPU's fast memory: reading it moves nothing from the main one"""
+    """whether it is in a TPU's fast memory, so that reading it causes no traffic to main memory"""
 
     @property
     def size(self) -> int:
-        """Bytes, without the padding of a TPU's tiles."""
+        """Size in bytes, without the padding of a TPU's tiles."""
         bits = 8 if self.dtype == "pred" else int("0" + re.sub(r"^[a-z]*(\d*).*", r"\1", self.dtype))
         return math.prod(self.dims) * bits // 8
 
     @property
     def nbytes(self) -> int:
-        """Bytes of main memory."""
+        """Size in main memory in bytes."""
         return 0 if self.on_chip else self.size
 
 
@@ -35,32 +35,32 @@ class Instruction(NamedTuple):
 
     name: str
     buffers: tuple[Buffer, ...]
-    """what it makes: one, or those of a tuple, flat"""
+    """its results: one buffer, or the flattened buffers of a tuple"""
     opcode: str
     operands: tuple[str, ...]
-    """names in the same computation"""
+    """names of instructions in the same computation"""
     rest: str
-    """its attributes, as they are written; a parameter's number and a constant's value come first"""
+    """the text of its attributes, preceded by the number of a parameter or the value of a constant"""
 
     def attribute(self, name: str) -> str:
-        """The value of ``name=...`` up to the next comma or blank, braces and quotes removed; '' where there is
-        none."""
+        """Return the value of ``name=...``, up to the next comma or blank and without braces and quotes; '' if it is
+        missing."""
         found = re.search(rf'[ ,]{name}=(?:"([^"]*)"|\{{([^}}]*)\}}|([^, ]*))', self.rest)
         return next((group for group in found.groups() if group is not None), "") if found else ""
 
     def called(self, *names: str) -> list[str]:
-        """The computations that the attributes of these names refer to."""
+        """Return the computations that these attributes refer to."""
         return [part.strip().lstrip("%") for name in names for part in self.attribute(name).split(",") if part.strip()]
 
     @property
     def number(self) -> int | None:
-        """The number of a parameter, or the value of a constant that is one."""
+        """The number of a parameter or the value of an integer constant."""
         found = re.match(r"\s*(\d+)\)", self.rest)
         return int(found.group(1)) if found else None
 
 
 class Computation:
-    """Instructions in the order they run."""
+    """A sequence of instructions in execution order."""
 
     def __init__(self, instructions: list[Instruction], root: str) -> None:
         self.instructions = instructions
@@ -72,7 +72,7 @@ class Computation:
 
     @cached_property
     def users(self) -> Mapping[str, list[Instruction]]:
-        """The instructions that read each one."""
+        """The instructions that read the result of each instruction."""
         users: dict[str, list[Instruction]] = {one.name: [] for one in self.instructions}
         for one in self.instructions:
             for operand in dict.fromkeys(one.operands):
@@ -80,7 +80,7 @@ class Computation:
         return users
 
     def parameter(self, number: int) -> Instruction | None:
-        """The one with this number; None where a fusion does not name it."""
+        """Return the parameter with this number, or None if a fusion does not use it."""
         parameters = (one for one in self.instructions if one.opcode == "parameter")
         return next((one for one in parameters if one.number == number), None)
 
@@ -92,11 +92,11 @@ class Program(NamedTuple):
     entry: str
 
     def trips(self, loop: Instruction) -> int | None:
-        """How often a loop runs, where that is known before it does."""
+        """Return the trip count of a loop, or None if it is not known at compile time."""
         known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest)
         if known:
             return int(known.group(1))
-        # A TPU's compiler does not say. A loop of jax counts from 0 by 1 up to a constant.
+        # The TPU compiler does not state it. jax's loops count from 0 by 1 to a constant.
         condition = self.computations[loop.called("condition")[0]]
         last = condition.by_name[condition.root]
         if last.opcode != "compare" or last.attribute("direction") != "LT":
@@ -112,7 +112,7 @@ _BUFFER = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,<=]*)\](\{[^}]*\})?")
 
 
 def parsed(text: str) -> Program:
-    """The program that ``text`` spells. Raises ValueError where it is none."""
+    """Parse a program. Raise ValueError if ``text`` is not one."""
     computations: dict[str, Computation] = {}
     entry, name, root = "", "", ""
     body: list[Instruction] = []
@@ -126,12 +126,12 @@ def parsed(text: str) -> Program:
             body.append(_instruction(found.group(2), found.group(3)))
             root = body[-1].name if found.group(1) else root
     if not entry:
-        raise ValueError("the text has no ENTRY computation: it is no compiled program")
+        raise ValueError("the text has no ENTRY computation: it is not a compiled program")
     return Program(computations, entry)
 
 
 def _instruction(name: str, text: str) -> Instruction:
-    """From ``f32[2]{0} add(%a, %b), metadata={...}``."""
+    """Parse an instruction such as ``f32[2]{0} add(%a, %b), metadata={...}``."""
     end = _closing(text, 0) if text.startswith("(") else text.index(" ")
     opcode = _OPCODE.match(text, end)
     assert opcode is not None, text
@@ -145,7 +145,7 @@ def _instruction(name: str, text: str) -> Instruction:
 
 
 def _closing(text: str, start: int) -> int:
-    """The place after the parenthesis that closes the one at ``start``."""
+    """Return the position after the parenthesis that closes the one at ``start``."""
     depth = 0
     for match in re.compile(r"[()]").finditer(text, start):
         depth += 1 if match.group() == "(" else -1

@@ -1,4 +1,4 @@
-"""The picture of a distilled set: each class as a strip, its stored images and, with a factor, what they decode to."""
+"""The picture of a distilled set: for each class a strip of stored images and, if they are packed, decoded images."""
 
 from __future__ import annotations
 
@@ -11,26 +11,25 @@ from PIL import Image, ImageDraw, ImageFont
 from distill_jax.distilled import DistilledSet
 
 SHOWN = 10
-"""images of a class at most, stored and decoded each"""
+"""maximum number of stored, and of decoded, images per class"""
 TILE, LARGEST = 64, 256
-"""pixels a side that small images are enlarged to, by a whole number, and that large ones may keep where the page is
-wide enough"""
+"""side in pixels that small images are enlarged to by a whole factor, and that large images may have if they fit"""
 WIDTH, GAP, MARGIN, FONT = 1600, 2, 16, 13
 PAPER, INK, GREY = "white", "black", (110, 110, 110)
 
 
 class Strip(NamedTuple):
-    """One class."""
+    """The images of one class."""
 
     name: str
     stored: np.ndarray
     """uint8 [n, H, W, 3]"""
     decoded: np.ndarray | None
-    """uint8 [m, H, W, 3]; None where nothing is packed"""
+    """uint8 [m, H, W, 3]; None if images are not packed"""
 
 
 def draw(distilled: DistilledSet) -> Image.Image:
-    """An RGB picture of every class, at most SHOWN images of each, with class names and a title."""
+    """Draw an RGB picture of all classes, with at most SHOWN images per class, class names and a title."""
     strips = _strips(distilled)
     names, headline = ImageFont.load_default(FONT), ImageFont.load_default(FONT + 5)
     titles = list(zip(_title(distilled, len(strips[0].stored)), (headline, names), (INK, GREY), strict=True))
@@ -49,7 +48,7 @@ def draw(distilled: DistilledSet) -> Image.Image:
 
 
 def _layout(strips: list[Strip]) -> tuple[int, int, tuple[int, int]]:
-    """The side of an image on the page, how many strips stand side by side, and (width, height) of the room of each."""
+    """Return the side of an image on the page, the number of strips per row, and (width, height) of a strip's cell."""
     first = strips[0]
     images = len(first.stored) + (0 if first.decoded is None else len(first.decoded) + 1)
     side = first.stored.shape[1]
@@ -75,7 +74,7 @@ def _strips(distilled: DistilledSet) -> list[Strip]:
     decoded = _pixels(distilled, distilled.decoded()[0])
     decoded = decoded.reshape(distilled.classes, -1, *decoded.shape[1:])
     shown = max(1, SHOWN // distilled.card["factor"] ** 2)
-    # Cell by cell, each cell of all images in turn: so the cells of the images shown lie ``ipc`` apart.
+    # Decoded images are ordered by cell and then by image, so the cells of one image are ``ipc`` apart.
     return [
         Strip(name, images[:shown], _of_first(cells, ipc, min(shown, ipc), distilled))
         for name, images, cells in zip(names, stored, decoded, strict=True)
@@ -83,7 +82,7 @@ def _strips(distilled: DistilledSet) -> list[Strip]:
 
 
 def _of_first(cells: np.ndarray, ipc: int, shown: int, distilled: DistilledSet) -> np.ndarray:
-    """What the first ``shown`` stored images decode to, image by image."""
+    """Return the decoded images of the first ``shown`` stored images, image by image."""
     if distilled.card.get("decode", "single") != "single":
         return cells[:SHOWN]
     per_image = cells.reshape(-1, ipc, *cells.shape[1:])[:, :shown]
@@ -91,7 +90,7 @@ def _of_first(cells: np.ndarray, ipc: int, shown: int, distilled: DistilledSet) 
 
 
 def _pixels(distilled: DistilledSet, images: np.ndarray) -> np.ndarray:
-    """[n, H, W, c] in the set's space -> uint8 [n, H, W, 3]."""
+    """Convert images [n, H, W, c] in the space of the set to uint8 [n, H, W, 3]."""
     if distilled.card["space"] == "normalised":
         images = images * distilled.std + distilled.mean
     colour = images[..., :3] if images.shape[-1] >= 3 else np.repeat(images[..., :1], 3, axis=-1)
@@ -99,7 +98,7 @@ def _pixels(distilled: DistilledSet, images: np.ndarray) -> np.ndarray:
 
 
 def _across(strips: int, cell: tuple[int, int]) -> int:
-    """Strips side by side, so that the page is about 3:2, with few gaps in its last row."""
+    """Return the number of strips per row that makes the page about 3:2 with few gaps in its last row."""
 
     def badness(across: int) -> float:
         down = -(-strips // across)
@@ -116,12 +115,12 @@ def _title(distilled: DistilledSet, shown: int) -> tuple[str, str]:
     if ipc > shown:
         stored += f", {shown} of them shown"
     if card["factor"] > 1:
-        stored += f"; beside them, decoded with factor {card['factor']}"
+        stored += f"; next to them, decoded with factor {card['factor']}"
     return first or "distilled images", stored
 
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """``text``, shortened to ``width`` pixels."""
+    """Shorten ``text`` to ``width`` pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

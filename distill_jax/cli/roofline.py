@@ -1,8 +1,7 @@
-"""What a compiled program takes on a device by its roofline: kernel by kernel, the longest of launch, traffic and
-arithmetic.
+"""A roofline estimate of a compiled program: each kernel takes the longest of its launch, traffic and arithmetic.
 
-A loop counts as often as it runs, or once where its length is not known before; of a condition the dearest side counts.
-Everything is read off the program's text, so nothing has to run.
+The body of a loop counts once per iteration, or once if the trip count is unknown. Of a condition the most expensive
+branch counts. The estimate is computed from the text of the program without running it.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ from distill_jax.cli.hlo import Buffer, Computation, Instruction, Program
 
 
 class Work(NamedTuple):
-    """What a stretch of a program does. Seconds are split by what each kernel is bound by."""
+    """The work of a part of a program. Its seconds are split by the bound of each kernel."""
 
     kernels: float = 0
     bytes: float = 0
     flops: float = 0
     launches: float = 0
-    """seconds of kernels too small to matter otherwise"""
+    """seconds of kernels that are bound by their launch"""
     traffic: float = 0
-    """seconds of kernels that wait for memory"""
+    """seconds of kernels that are bound by memory traffic"""
     arithmetic: float = 0
-    """seconds of kernels that compute all the time"""
+    """seconds of kernels that are bound by arithmetic"""
 
     @property
     def seconds(self) -> float:
@@ -36,7 +35,7 @@ class Work(NamedTuple):
 
     @property
     def limit(self) -> str:
-        """'launches', 'traffic' or 'arithmetic': where most of the time goes."""
+        """'launches', 'traffic' or 'arithmetic', whichever takes most of the time."""
         return max(("launches", "traffic", "arithmetic"), key=lambda name: getattr(self, name))
 
     def __add__(self, other: tuple[float, ...]) -> Work:  # type: ignore[override]
@@ -47,18 +46,18 @@ class Work(NamedTuple):
 
 
 class Loop(NamedTuple):
-    """A loop within the part that was counted."""
+    """A loop inside the counted part of a program."""
 
     trips: int
     round: Work
-    """of one round, loops inside it included"""
+    """work of one iteration, including inner loops"""
 
 
 FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id",
     "opt-barrier", "add-dependency", "domain",
 }  # fmt: skip
-"""instructions that nothing is started for; neither is for the ``-done`` of one that runs beside others"""
+"""instructions that start no kernel; the ``-done`` of an asynchronous instruction does not start one either"""
 FREE_CALLS = (
     "AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast", "GatherScatterIndicesBitpacked", "Sharding",
 )  # fmt: skip
@@ -68,15 +67,15 @@ class Roofline:
     """A program on a device."""
 
     def __init__(self, program: Program, device: Device, dearest: bool = True) -> None:
-        """``dearest``: of a condition the dearest side counts, else the cheapest."""
+        """``dearest``: whether the most expensive branch of a condition counts, or the cheapest."""
         self.program = program
         self.device = device
         self._side = max if dearest else min
         self._works: dict[str, Work] = {}
 
     def step(self) -> tuple[Work, list[Loop]]:
-        """One round of the program's outermost loop of unknown length, and the loops in it that always run; the whole
-        program where there is none such."""
+        """Return the work of one iteration of the outermost loop of unknown length, and its unconditional inner loops.
+        If there is no such loop, return those of the whole program."""
         entry = self.program.computations[self.program.entry]
         open_ = [one for one in entry.instructions if one.opcode == "while" and self.program.trips(one) is None]
         if not open_:
@@ -86,14 +85,14 @@ class Roofline:
         return self.work(body) + self.work(condition), self._loops(body)
 
     def work(self, computation: str) -> Work:
-        """Of one run of a computation."""
+        """Return the work of one run of a computation."""
         if computation not in self._works:
             body = self.program.computations[computation]
             self._works[computation] = sum((self._of(one, body) for one in body.instructions), Work())
         return self._works[computation]
 
     def _loops(self, computation: str) -> list[Loop]:
-        """The loops of a computation that always run, without those inside them."""
+        """Return the unconditional loops of a computation, without nested loops."""
         found = []
         for one in self.program.computations[computation].instructions:
             if one.opcode == "while":
@@ -106,7 +105,7 @@ class Roofline:
         code = one.opcode
         if code == "while":
             round_ = self.work(one.called("body")[0])
-            # The condition of a loop of known length is the host's counting.
+            # The condition of a loop of known length is evaluated by the host.
             trips = self.program.trips(one)
             return round_ + self.work(one.called("condition")[0]) if trips is None else round_.times(trips)
         if code == "conditional":
@@ -118,7 +117,7 @@ class Roofline:
             return Work()
         nbytes, (flops, narrow) = self._traffic(one, body), self._flops(one, body)
         seconds = self.device.seconds(nbytes, flops, narrow)
-        if code.endswith("-start"):  # a transfer to or from the chip, beside the arithmetic
+        if code.endswith("-start"):  # an asynchronous transfer to or from the chip
             return Work(0, nbytes, 0, 0, seconds[1], 0)
         bound = [t if t == max(seconds) else 0.0 for t in seconds]
         return Work(1, nbytes, flops, *bound)
@@ -126,7 +125,7 @@ class Roofline:
     # -------------------------------------------------------------- bytes
 
     def _traffic(self, one: Instruction, body: Computation) -> int:
-        """Bytes read and written by one kernel."""
+        """Return the bytes that one kernel reads and writes."""
         operands = [body.by_name[name] for name in one.operands if name in body.by_name]
         if one.opcode == "fusion":
             inner = self.program.computations[one.called("calls")[0]]
@@ -137,24 +136,24 @@ class Roofline:
             return 2 * _nbytes(operands[UPDATE[one.opcode]])
         if one.opcode == "slice-start":
             return 0 if operands[0].buffers[0].on_chip else one.buffers[1].size
-        # A library call's further results, and those of a copy on the side, are scratch.
-        made = one.buffers[:1] if one.opcode in ("custom-call", "copy-start") else one.buffers
-        return sum(map(_nbytes, operands)) + sum(buffer.nbytes for buffer in made)
+        # The further results of a library call or an asynchronous copy are scratch memory.
+        results = one.buffers[:1] if one.opcode in ("custom-call", "copy-start") else one.buffers
+        return sum(map(_nbytes, operands)) + sum(buffer.nbytes for buffer in results)
 
     def _read(self, inner: Computation, number: int, operand: Instruction) -> int:
-        """Bytes that a fusion reads of its operand ``number``: all, unless everything that uses it takes a slice."""
+        """Return the bytes that a fusion reads of its operand ``number``: all, or less if all its users take slices."""
         parameter = inner.parameter(number)
-        return 0 if parameter is None else min(self._taken(inner, parameter.name), _nbytes(operand))
+        return 0 if parameter is None else min(self._read_by_users(inner, parameter.name), _nbytes(operand))
 
-    def _taken(self, inner: Computation, name: str) -> int:
+    def _read_by_users(self, inner: Computation, name: str) -> int:
         total = 0
         for user in inner.users[name]:
             if user.opcode in ("dynamic-slice", "gather", "slice") and user.operands[0] == name:
                 total += _nbytes(user)
             elif user.opcode in UPDATE and user.operands[0] == name:
-                continue  # in place
+                continue  # updated in place
             elif user.opcode == "bitcast":
-                total += self._taken(inner, user.name)
+                total += self._read_by_users(inner, user.name)
             elif user.opcode == "fusion":
                 nested = self.program.computations[user.called("calls")[0]]
                 total += sum(
@@ -165,7 +164,7 @@ class Roofline:
         return total
 
     def _written(self, inner: Computation, name: str) -> int:
-        """Bytes that a fusion writes of its result ``name``: of an update in place, the updated part."""
+        """Return the bytes that a fusion writes of its result ``name``; for an update in place, the updated part."""
         one = inner.by_name[name]
         if one.opcode == "tuple":
             return sum(self._written(inner, each) for each in one.operands)
@@ -178,7 +177,8 @@ class Roofline:
     # -------------------------------------------------------------- arithmetic
 
     def _flops(self, one: Instruction, body: Computation) -> tuple[float, bool]:
-        """Of convolutions and matrix products (all else is traffic), and whether their operands are half as wide."""
+        """Return the FLOPs of convolutions and matrix products (0 for others), and whether their operands have 16
+        bits."""
         if one.opcode == "fusion":
             inner = self.program.computations[one.called("calls")[0]]
             each = [self._flops(part, inner) for part in inner.instructions if part.opcode in MATRIX]
@@ -202,11 +202,11 @@ class Roofline:
 
 MATRIX = ("convolution", "dot", "custom-call", "fusion")
 UPDATE = {"dynamic-update-slice": 1, "scatter": 2}
-"""which operand holds what is written into the first"""
+"""number of the operand that is written into the first operand"""
 
 
 def _library_convolution(target: str, one: Instruction, operands: list[Buffer]) -> float:
-    """cuDNN names the roles as in the forward convolution, whichever of the three it computes."""
+    """Return the FLOPs of a cuDNN convolution, which labels dimensions as in the forward convolution in all cases."""
     out, (x, y) = one.buffers[0], operands[:2]
     forward, kernel = (x, out) if "BackwardFilter" in target else (out, y)
     if "BackwardFilter" in target:
@@ -218,8 +218,8 @@ def _library_convolution(target: str, one: Instruction, operands: list[Buffer]) 
 
 
 def _convolution(one: Instruction, operands: list[Buffer]) -> float:
-    """2 per product of two numbers that both lie inside: a TPU's compiler writes batched products as convolutions whose
-    windows mostly see padding."""
+    """Return 2 FLOPs per product whose factors both lie inside the arrays. The TPU compiler writes batched products as
+    convolutions whose windows mostly cover padding."""
     lhs, rhs, out = re.split("[_>-]+", one.attribute("dim_labels"))
     x, kernel = operands[:2]
     window = dict(part.split("=") for part in one.attribute("window").split())
@@ -237,7 +237,7 @@ def _convolution(one: Instruction, operands: list[Buffer]) -> float:
 
 
 def _numbers(text: str | None, count: int, default: int) -> list[int]:
-    """The first number of each part of ``1_1x2_2``."""
+    """Return the first number of each part of a text such as ``1_1x2_2``."""
     return [int(part.split("_")[0]) for part in text.split("x")] if text else [default] * count
 
 
