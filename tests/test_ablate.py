@@ -63,7 +63,7 @@ def test_one_program_for_all_points(
         ("acc_dd digits --optimiser.lr 1 nan", "optimiser.lr is nan"),
         ("acc_dd digits --perturb.max 0 -1", "perturb.max is -1"),
         ("random digits --optimiser.lr 1 2", "takes no steps"),
-        ("dm digits --optimiser.lr 1 2 --pool somewhere", "takes no pool"),
+        ("dm digits --optimiser.lr 1 2 --pool somewhere", "uses no pool"),
         ("acc_dd digits --optimiser.lr 1 2 --resume --overwrite", "give one of them"),
     ],
 )

@@ -113,7 +113,7 @@ def test_options_of_distill_that_make_no_sense(options: str, said: str, empty: P
 
 
 def test_a_pool_for_a_method_without(empty: Path, capsys) -> None:
-    refused(capsys, distill.main, ["idc", "digits", "--pool", "."], "takes no pool")
+    refused(capsys, distill.main, ["idc", "digits", "--pool", "."], "uses no pool")
     refused(capsys, pretrain.main, ["idc", "digits"], "no pool")
     assert files(empty) == {}
 

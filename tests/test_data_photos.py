@@ -241,7 +241,7 @@ def test_forty_photographs_are_distilled_and_scored(tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize("runner", [distill, explain])
 def test_a_side_that_cannot_be(runner: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert runner.main(["dm", "digits", "--side", "16"]) == 2
-    assert "digits has images 8x8, and --side is for folder:" in capsys.readouterr().err
+    assert "digits has images 8x8, and --side is only for folder:" in capsys.readouterr().err
     assert runner.main(["dm", "digits", "--side", "0"]) == 2
 
 

@@ -145,7 +145,7 @@ def test_where_a_host_stands() -> None:
         ("--coordinator a:1 --host 0", "several hosts need"),
         ("--coordinator a:1 --hosts 2 --host 2", "host is 2: number the 2 hosts from 0 to 1"),
         ("--coordinator a --hosts 2 --host 1", "coordinator is 'a': give HOST:PORT"),
-        ("--hosts auto --host 1", "--hosts auto finds --coordinator and --host by itself"),
+        ("--hosts auto --host 1", "--hosts auto finds --coordinator and --host itself"),
         ("--hosts two", "hosts is 'two': it must be a whole number, at least 1"),
         ("--coordinator a:1 --hosts 2 --host 1 --host-timeout 0", "host-timeout is '0'"),
     ],

@@ -118,7 +118,7 @@ def test_only_distill_makes_parts(runner: str, tmp_path: Path, capsys: pytest.Ca
     cut = ["--"] if runner == "reproduce" else []
     module = import_module(f"distill_jax.cli.{runner}")
     assert module.main([*line, *more, "--workdir", str(tmp_path / "new"), *cut, "--classes", "0:5"]) == 2
-    assert "only experiments.distill makes the images of some classes" in capsys.readouterr().err
+    assert "only experiments.distill can distil some of the classes" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 

@@ -35,7 +35,7 @@ def test_what_stays_on_the_device_is_added_up() -> None:
 def test_what_does_not_fit_is_refused(words: list[str], knob: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = request(*words)
     monkeypatch.setattr(memory, "available", lambda: 10_000)
-    refused(f"real images .* pool .* do not fit in the 9.8 KiB that there are: give .*{knob}", setup.set_up, asked)
+    refused(f"real images .* pool .* do not fit in the 9.8 KiB of free memory: give .*{knob}", setup.set_up, asked)
 
 
 def test_memory_is_spoken_of_from_half_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,7 @@ def test_the_report_shows_an_evaluation_of_this_very_set(workdir: Path) -> None:
 
 def test_a_report_needs_a_finished_run(tmp_path: Path, capsys) -> None:
     assert report.main([str(tmp_path)]) == 2
-    assert "holds no finished run" in capsys.readouterr().err
+    assert "has no finished run" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -171,7 +171,8 @@ def test_a_damaged_checkpoint(hits, uninterrupted, tmp_path: Path, monkeypatch, 
         assert code == 2 and "damaged" in said and "Traceback" not in said
         return
     assert (
-        code == 0 and f"the checkpoint of step {steps[-1].name} is damaged: going on from step {steps[-2].name}" in said
+        code == 0
+        and f"the checkpoint of step {steps[-1].name} is damaged: continuing from step {steps[-2].name}" in said
     )
     assert outcome(tmp_path) == uninterrupted
 

@@ -159,8 +159,8 @@ def test_what_is_no_program_is_refused() -> None:
 def test_the_report() -> None:
     spec = with_chunks(resolve("acc_dd", "cifar10", ipc=10, shape=(32, 32, 3)).spec, (32, 32, 3), 10, "gpu")
     text = report(H100, spec, Memory(2**30, 2**31), STEPS, 40.0)
-    assert "1.0 GiB of data and state, 2.0 GiB in between, 3.8 % of 79.1 GiB: it fits" in text
-    assert "32 rounds" in text and "2 kernels and 0.006 ms each" in text and "0.195 ms" in text
+    assert "1.0 GiB of data and state, 2.0 GiB of temporaries, 3.8 % of 79.1 GiB: it fits" in text
+    assert "32 iterations" in text and "2 kernels and 0.006 ms each" in text and "0.195 ms" in text
     assert "limited by launches" in text and "40,000 steps" in text
     assert "NOT fit: try --class-chunk 1" in report(H100, spec, Memory(2**30, 2**37), STEPS, 40.0)
     assert "MEM_FRACTION" in report(H100, spec, Memory(2**30, 70 * 2**30), STEPS, 40.0)

@@ -30,14 +30,14 @@ SMALL = """
 """
 
 
-MEASURED, TEST_ARRAYS = tune.measured, Dataset.test_arrays
+MEASURED, TEST_ARRAYS = tune.measure_speed, Dataset.test_arrays
 HELD_OUT = 136
 
 
 @pytest.fixture(autouse=True)
 def speed(monkeypatch: pytest.MonkeyPatch):
     """Tests take the same schedule however fast the machine is."""
-    monkeypatch.setattr(tune, "measured", lambda race, repeats: Speed(0.01, 0.01, 0.0, 0.0))
+    monkeypatch.setattr(tune, "measure_speed", lambda race, repeats: Speed(0.01, 0.01, 0.0, 0.0))
     monkeypatch.setattr(resume, "SAVE_SECONDS", 0.0)
 
 
@@ -74,7 +74,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patched:
         count_calls(patched, TRACES, "steps", distill, "inner_step")
         count_calls(patched, TRACES, "scores", evaluation, "train")
-        patched.setattr(tune, "measured", lambda race, repeats: MEASURED(race, repeats) and Speed(0.01, 0.01, 0.0, 0.0))
+        fixed = Speed(0.01, 0.01, 0.0, 0.0)
+        patched.setattr(tune, "measure_speed", lambda race, repeats: MEASURED(race, repeats) and fixed)
         patched.setattr(Dataset, "test_arrays", held_out)
         assert run(path) == 0
     return path
@@ -138,7 +139,7 @@ def test_killed_anywhere(owner, name, call, after, finished: Path, tmp_path: Pat
             run(tmp_path)
     assert (tmp_path / "schedule.json").exists() and not (tmp_path / "tuned.json").exists()
     # The schedule was decided before the race, and is not decided again.
-    monkeypatch.setattr(tune, "measured", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(tune, "measure_speed", lambda *_: pytest.fail("measured again"))
     assert run(tmp_path, "--resume") == 0
     assert outcome(tmp_path) == outcome(finished)
 

@@ -157,7 +157,7 @@ def test_resuming_what_is_not_there_says_so_and_names_the_run_that_may_be_meant(
     Workdir(tmp_path / "demo").write(CONFIG, {})
     with open_workdir(tmp_path / "dmo") as workdir:
         assert not workdir.begin({"versions": {}}, resume=True, overwrite=False)
-    said = f"no run to go on with in {tmp_path / 'dmo'}: a new one begins (did you mean {tmp_path / 'demo'}?)"
+    said = f"no run to resume in {tmp_path / 'dmo'}: starting a new one (did you mean {tmp_path / 'demo'}?)"
     assert capsys.readouterr().err == f"there is {said}\n"
 
 

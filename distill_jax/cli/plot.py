@@ -1,4 +1,4 @@
-"""The pictures of an ablation (a curve for one swept number, a map for two) and of a comparison (curves)."""
+"""The pictures of ablations (a curve for one swept number, a map for two), comparisons, tuning and training."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ INK, ACCENT, FAINT = "#333333", "#1f5fa8", "#9db8d6"
 
 
 def draw(title: str, scored: str, swept: Mapping[str, Sequence[float]], accuracies: np.ndarray) -> Figure:
-    """``accuracies`` [points, seeds], the points in the order of ``sweep.grid(..., swept)``; ``scored`` labels them.
+    """Draw ``accuracies`` [points, seeds], with the points in the order of ``sweep.combinations(swept)``.
 
-    One swept number: mean with the standard deviation over seeds as bars, and each seed as a dot. Two: a map with both
-    written into its cells.
+    For one swept number: the mean with the standard deviation over seeds as bars, and a dot per seed. For two: a map
+    with both figures in its cells. ``scored`` is the label of the accuracies.
     """
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
@@ -54,8 +54,8 @@ def curve(axes: Axes, name: str, values: Sequence[float], accuracies: np.ndarray
 
 
 def _spread(axes: Axes, values: np.ndarray) -> None:
-    """A tick at each value. Values over a decade or so go on a logarithmic axis, where 0 takes the place one step below
-    the smallest."""
+    """Put a tick at each value. The axis is logarithmic if the values span a factor of 5; then 0 is drawn one step
+    below the smallest value."""
     positive = values[values > 0]
     if values.min() >= 0 and len(positive) > 1 and positive[-1] >= 5 * positive[0]:
         if values.min() == 0:
@@ -85,7 +85,7 @@ def _map(axes: Axes, swept: Mapping[str, Sequence[float]], accuracies: np.ndarra
 
 
 def _std(accuracies: np.ndarray) -> np.ndarray:
-    """Of the sample of seeds, for each point; 0 for one seed."""
+    """Return the sample standard deviation over seeds for each point; 0 for one seed."""
     return accuracies.std(axis=1, ddof=1) if accuracies.shape[1] > 1 else np.zeros(len(accuracies))
 
 
@@ -94,8 +94,9 @@ def _label(name: str) -> str:
 
 
 def draw_curves(title: str, curves: Mapping[tuple[str, int], Sequence[Sequence[Point]]]) -> Figure:
-    """Accuracy against seconds, a panel for each number of images per class: for each (method, ipc), each run's points,
-    and their mean with the standard deviation. What takes no step is a dot and a dotted line at its mean."""
+    """Draw accuracy against seconds, with a panel per number of images per class. Each method shows the points of its
+    runs, and their mean with the standard deviation. A method without steps shows dots and a dotted line at the
+    mean."""
     sizes, methods = list(dict.fromkeys(ipc for _, ipc in curves)), list(dict.fromkeys(name for name, _ in curves))
     figure = Figure(figsize=(1.2 + 6 * len(sizes), 4.6), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", color=INK)
@@ -118,11 +119,11 @@ def draw_curves(title: str, curves: Mapping[tuple[str, int], Sequence[Sequence[P
 
 
 def _runs(axes: Axes, runs: Sequence[Sequence[Point]], colour: str, dashes: str) -> Line2D:
-    """The runs of one method, and the line that stands for it."""
+    """Draw the runs of one method and return its line for the legend."""
     seconds = [[point.seconds for point in points] for points in runs]
     accuracies = [[float(np.mean(point.accuracies)) for point in points] for points in runs]
     axes.plot(np.concatenate(seconds), np.concatenate(accuracies), "o", color=colour, markersize=3, alpha=0.5)
-    # The runs were not looked at in the very same seconds: their mean is of what lies between two looks.
+    # The points of the runs have different seconds, so the mean is over interpolated values.
     first, last = max(s[0] for s in seconds), min(s[-1] for s in seconds)
     if max(map(len, seconds)) == 1:
         return axes.axhline(float(np.mean(accuracies)), color=colour, linewidth=1.2, linestyle=":")
@@ -135,9 +136,9 @@ def _runs(axes: Axes, runs: Sequence[Sequence[Point]], colour: str, dashes: str)
 
 
 def draw_rungs(title: str, rows: Sequence[Row]) -> Figure:
-    """A race of ``tune``: for each number that was tuned, held-out accuracy against its value at the end of each rung.
+    """Draw the result of ``tune``: for each tuned number, held-out accuracy against its value at the end of each rung.
 
-    Bars are the standard deviation over networks; where several numbers were tuned, candidates share a value.
+    Bars are the standard deviation over networks. With several tuned numbers, several candidates share a value.
     """
     names = list(rows[0].point)
     figure = Figure(figsize=(6.4 * len(names), 4.2), layout="constrained")
@@ -159,7 +160,8 @@ def draw_rungs(title: str, rows: Sequence[Row]) -> Figure:
 
 
 def draw_progress(lines: Sequence[Mapping[str, float]]) -> Figure:
-    """The lines of ``metrics.jsonl``: matching loss by inner steps and, where there is one, held-out accuracy."""
+    """Draw the lines of ``metrics.jsonl``: matching loss against inner steps, and held-out accuracy if it was
+    measured."""
     figure = Figure(figsize=(7.2, 3.2), layout="constrained")
     axes = figure.add_subplot()
     axes.plot([line["step"] for line in lines], [line["loss"] for line in lines], color=ACCENT, linewidth=1.5)

@@ -1,4 +1,4 @@
-"""Published tables, and methods side by side: ``table.py`` and ``compare.py``.
+"""Reproduces published tables (``table.py``) and compares methods (``compare.py``).
 
 python -m experiments.reproduce small
 python -m experiments.reproduce compare --dataset digits --methods idc acc_dd dream --seconds 20 --points 5

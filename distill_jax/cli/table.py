@@ -1,10 +1,10 @@
-"""``reproduce TABLE``: the cells of a published table, each a run of ``experiments.distill`` in a folder of its own.
+"""``reproduce TABLE``: runs each cell of a published table with ``experiments.distill`` in its own folder.
 
     python -m experiments.reproduce small --data mnist=npz:mnist.npz cifar10=npz:cifar10.npz
     python -m experiments.reproduce cifar10 --cells acc_dd idc --budget 0.1 --workdir runs/cifar10
     python -m experiments.reproduce cifar10 --cells acc_dd idc --budget 0.1 --workdir runs/cifar10 --resume
 
-Writes ``table.md`` and ``table.csv`` anew after every run.
+Writes ``table.md`` and ``table.csv`` after every run.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ from distill_jax.types import RequestError
 
 @dataclass(frozen=True)
 class Session:
-    """A table at work."""
+    """The state of a table that is being reproduced."""
 
     plan: Plan
     workdir: Workdir
     command: str
     interrupts: Interrupts
     outcomes: dict[str, Outcome]
-    """key of a cell -> what is known of it"""
+    """key of a cell -> its outcome so far"""
     gains: dict[str, Gain]
-    """key of an acceleration -> what is known of it"""
-    kept: dict[str, Any]
-    """the runs that are finished, by the names of their folders"""
+    """key of an acceleration -> its outcome so far"""
+    finished: dict[str, Any]
+    """name of a folder -> its finished run"""
     unreadable: dict[str, str] = field(default_factory=dict)
-    """data set -> why it cannot be read"""
+    """data set -> the reason why it cannot be read"""
 
 
 def run(argv: list[str]) -> None:
@@ -66,18 +66,18 @@ def run(argv: list[str]) -> None:
             arguments.parse([*shlex.split(method), *plan.words(gain.of)], Distill)
     path = options.folder(f"table-{plan.table.name}")
     with open_workdir(path) as workdir, Interrupts() as interrupts, resumable("reproduce", argv, path):
-        said, kept = command_line("reproduce", argv), _begin(workdir, plan)
-        session = Session(plan, workdir, said, interrupts, outcomes, gains, kept)
+        command, finished = command_line("reproduce", argv), _begin(workdir, plan)
+        session = Session(plan, workdir, command, interrupts, outcomes, gains, finished)
         _write(session)
-        broken = _work(session)
+        failed = _execute(session)
     print((path / REPRODUCED_PAGE).read_text())
     print(f"table {path / REPRODUCED_PAGE}, figures {path / REPRODUCED}, a folder for each run in {path / CELLS}")
-    if broken:
-        raise Broken(f"{', '.join(broken)} broke, as the table says: --resume tries again")
+    if failed:
+        raise Broken(f"{', '.join(failed)} failed, as the table says: --resume tries again")
 
 
 def _begin(workdir: Workdir, plan: Plan) -> dict[str, Any]:
-    """Make the workdir ready; returns the runs that an earlier process finished."""
+    """Prepare the workdir and return the finished runs of an earlier process."""
     options = plan.options
     config = {"schema": 1, "table": plan.table.name, "budget": options.budget, "options": plan.shared}
     config |= {"sources": plan.sources, "repeats": options.repeats, "versions": versions()}
@@ -88,19 +88,20 @@ def _begin(workdir: Workdir, plan: Plan) -> dict[str, Any]:
     return (workdir.read(REPRODUCED_RUNS) if begun else None) or {}
 
 
-def _work(session: Session) -> list[str]:
-    """All runs that no earlier process finished. What cannot be run is noted down; returns the cells that broke."""
-    options, broken = session.plan.options, []
+def _execute(session: Session) -> list[str]:
+    """Execute all runs that no earlier process finished. Problems are recorded in the outcomes. Return the cells that
+    failed."""
+    options, failed = session.plan.options, []
     for key, outcome in session.outcomes.items():
         try:
             for run in _runs(session, outcome, options.seeds):
                 outcome = replace(outcome, runs=(*outcome.runs, run))
                 session.outcomes[key] = outcome
-                # After every run, so that nothing is lost where a later one breaks.
+                # Written after every run, so that nothing is lost if a later run fails.
                 _write(session)
         except (RequestError, Broken) as error:
             session.outcomes[key] = replace(outcome, problem=str(error))
-            broken += [key] * isinstance(error, Broken)
+            failed += [key] * isinstance(error, Broken)
             _write(session)
     for key, gain in session.gains.items():
         session.interrupts.check()
@@ -109,50 +110,50 @@ def _work(session: Session) -> list[str]:
         except RequestError as error:
             session.gains[key] = replace(gain, problem=str(error))
         _write(session)
-    return broken
+    return failed
 
 
 def _runs(session: Session, outcome: Outcome, seeds: int) -> Iterator[dict[str, Any]]:
-    """What the page needs of the run with each seed."""
+    """Yield the figures of the run with each seed, executing it if necessary."""
     for seed in range(seeds):
         name, words = f"{outcome.cell.key}/seed{seed}", [*outcome.words, "--seed", str(seed)]
-        if session.kept.get(name, {}).get("words") != words:
+        if session.finished.get(name, {}).get("words") != words:
             session.interrupts.check()
             print(name, flush=True)
             result = _distilled(session, session.workdir.path / CELLS / name, words)
             print(f"{name}: {display.plus_minus(result['accuracy'])} %", flush=True)
             environment = result["environment"]
-            session.kept[name] = {
+            session.finished[name] = {
                 "words": words,
                 "accuracy": result["accuracy"]["per_repeat"],
                 "steps": result["steps"]["outer"] * result["steps"]["inner"],
                 "seconds": {phase: result["seconds"][phase] for phase in ("pretrain", "distill")},
                 "device": f"{environment['device_count']} × {environment['device']}",
             }
-            session.workdir.write(REPRODUCED_RUNS, session.kept)
-        yield session.kept[name]
+            session.workdir.write(REPRODUCED_RUNS, session.finished)
+        yield session.finished[name]
 
 
 def _distilled(session: Session, folder: Path, words: list[str]) -> Any:
-    """The result of the run in ``folder``. Raises RequestError where its data cannot be read or used."""
+    """Return the result of the run in ``folder``. Raise RequestError if its data cannot be read or used."""
     options, _, _ = arguments.parse(words, Distill)
     if options.dataset in session.unreadable:
         raise RequestError(session.unreadable[options.dataset])
     try:
-        job = distill.resolve_request([*words, "--workdir", str(folder), *_resume(folder)])
+        request = distill.resolve_request([*words, "--workdir", str(folder), *_resume(folder)])
     except RequestError:
         try:
             read(options.dataset, options.side, arguments.chosen_classes(options.subset))
         except RequestError as error:
-            # Kept, because another cell need not look for it again, which may take a minute.
+            # Recorded, so that other cells do not search for the data again, which may take a minute.
             session.unreadable[options.dataset] = f"no data: {error}"
             raise RequestError(f"no data: {error}") from error
         raise
-    return distill.execute(job, session.interrupts)
+    return distill.execute(request, session.interrupts)
 
 
 def _curves(session: Session, of: Acceleration) -> compare.Curves:
-    """Accuracy of the two methods along their ways."""
+    """Return the curves of the two methods of an acceleration."""
     options, folder = session.plan.options, session.workdir.path / CELLS / of.key / "compare"
     source, *both = session.plan.words(of)
     methods = [f"{name}: {line}" for name, line in zip(of.names, (of.slow, of.fast), strict=True)]

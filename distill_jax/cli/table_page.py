@@ -1,4 +1,4 @@
-"""What ``reproduce TABLE`` writes: a page in Markdown, and the same figures as CSV."""
+"""The output of ``reproduce TABLE``: a page in Markdown, and the same figures as CSV."""
 
 from __future__ import annotations
 
@@ -18,45 +18,45 @@ from distill_jax.cli.score import interval, summary
 from distill_jax.published.tables import Acceleration, Cell, Table
 
 CLOSE = 1.0
-"""points of accuracy within which a published figure counts as reproduced"""
+"""largest difference, in points of accuracy, for which a published figure counts as reproduced"""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is known of a cell."""
+    """The outcome of a cell so far."""
 
     cell: Cell
     words: list[str]
-    """METHOD DATASET and options of ``experiments.distill``, but for the seed"""
+    """METHOD DATASET and options of ``experiments.distill``, without the seed"""
     protocol: str
     runs: tuple[Mapping[str, Any], ...] = ()
-    """of each seed: accuracy (percent, one for each network), steps (inner), seconds by phase, device"""
+    """for each seed: accuracy of each network (percent), inner steps, seconds by phase, device"""
     problem: str = ""
-    """why there are no more"""
+    """the reason why runs are missing"""
 
     @property
     def accuracy(self) -> Mapping[str, Any] | None:
-        """Over the seeds, each the mean of its networks."""
+        """Summary over the seeds, each of which is the mean of its networks."""
         return summary([float(np.mean(run["accuracy"])) for run in self.runs]) if self.runs else None
 
     @property
     def difference(self) -> float | None:
-        """Points above the published figure."""
+        """Difference from the published figure in points."""
         accuracy, published = self.accuracy, self.cell.published
         return None if accuracy is None or published is None else accuracy["mean"] - published
 
     def seconds(self, phase: str) -> float | None:
-        """Mean over the seeds."""
+        """Return the mean seconds of a phase over the seeds."""
         return float(np.mean([run["seconds"][phase] for run in self.runs])) if self.runs else None
 
 
 @dataclass(frozen=True)
 class Gain:
-    """What is known of an acceleration."""
+    """The outcome of an acceleration so far."""
 
     of: Acceleration
     curves: Mapping[tuple[str, int], list[list[Point]]] | None = None
-    """(method, ipc) -> for each seed, the points of its run"""
+    """(method, ipc) -> the points of the run with each seed"""
     problem: str = ""
 
 
@@ -64,7 +64,7 @@ class Gain:
 
 
 def comma_separated(outcomes: Sequence[Outcome], budget: float) -> str:
-    """One line for each cell. Percent, points and seconds; empty where there is none."""
+    """Format one line per cell. Figures are in percent, points and seconds; missing figures are empty."""
     file = io.StringIO()
     rows = [_row(outcome, budget) for outcome in outcomes]
     writer = csv.DictWriter(file, rows[0] if rows else ["cell"], lineterminator="\n")
@@ -118,24 +118,24 @@ def _command(outcome: Outcome) -> str:
 def page(
     table: Table, outcomes: Sequence[Outcome], gains: Sequence[Gain], budget: float, command: str
 ) -> str:  # fmt: skip
-    """The table, the accelerations, what keeps figures from being comparable, and the command of each cell."""
+    """Format the table, the accelerations, notes on comparability, and the command of each cell."""
     about = environment()
     lines = [f"# {table.title}", "", f"`{command}`", "", table.note, ""]
     if budget != 1:
         lines += [
             f"**Budget {budget:g}**: every cell takes {budget:g} times the outer steps of the table. Pretraining, rates"
-            " and evaluation are unchanged. The published figures are of the whole number of steps.", "",
+            " and evaluation are unchanged. The published figures belong to the full number of steps.", "",
         ]  # fmt: skip
     lines += [
-        "Test accuracy in percent: mean ± standard deviation over the seeds, each the mean of its networks, and the "
-        f"95 % interval of the mean over seeds. Seconds are means over the runs; jax {about['jax']}.",
+        "Test accuracy in percent: mean ± standard deviation over the seeds, each of which is the mean of its networks,"
+        f" and the 95 % interval of the mean over seeds. Seconds are means over the runs; jax {about['jax']}.",
         "",
         *_cells(outcomes),
         *_accelerations(gains),
     ]
     notes = {outcome.cell.name: outcome.cell.note for outcome in outcomes if outcome.cell.note}
     lines += ["## Notes", "", *[f"- {name}: {note}" for name, note in notes.items()], ""] if notes else []
-    commands = ["## Commands", "", "Each with `--seed 0`, `--seed 1`, ... after it.", "", "```sh"]
+    commands = ["## Commands", "", "Each command is followed by `--seed 0`, `--seed 1`, ...", "", "```sh"]
     commands += [*map(_command, outcomes), "```", ""]
     return "\n".join([*lines, *(commands if outcomes else [])])
 
@@ -166,12 +166,12 @@ def _cells(outcomes: Sequence[Outcome]) -> list[str]:
             runs[0]["device"] if runs else "",
             outcome.protocol,
         ])  # fmt: skip
-    told = ["", "Not run, or not to the end:", "", *problems] if problems else []
-    return [*_markdown(rows), *told, ""]
+    unfinished = ["", "Not finished:", "", *problems] if problems else []
+    return [*_markdown(rows), *unfinished, ""]
 
 
 def _accelerations(gains: Sequence[Gain]) -> list[str]:
-    """Of each seed, how many times fewer steps and seconds the faster method takes; their geometric mean."""
+    """Format how many times fewer steps and seconds the faster method needs: the geometric mean over the seeds."""
     if not gains:
         return []
     head = ["data, ipc", "accuracy", "method", "reached by", "steps", "seconds", "fewer steps", "fewer seconds"]
@@ -183,24 +183,24 @@ def _accelerations(gains: Sequence[Gain]) -> list[str]:
             continue
         slow, fast = ([reached(points, of.target) for points in gain.curves[name, of.ipc]] for name in of.names)
         for name, each in zip(of.names, (slow, fast), strict=True):
-            there = [moment for moment in each if moment is not None]
-            means = [f"{np.mean(part):.1f}" for part in zip(*there, strict=True)] or ["", ""]
+            moments = [moment for moment in each if moment is not None]
+            means = [f"{np.mean(part):.1f}" for part in zip(*moments, strict=True)] or ["", ""]
             fewer = [_times_fewer(slow, fast, part) for part in (0, 1)] if name == of.names[1] else ["", ""]
-            seeds = f"{len(there)} of {len(each)} seeds"
+            seeds = f"{len(moments)} of {len(each)} seeds"
             rows.append([f"{of.data}, {of.ipc}", f"{of.target:g} %", name, seeds, *means, *fewer])
     lines = [
         "## Acceleration", "",
-        "Inner steps, and seconds of pretraining and distillation without compiling, until the accuracy on the test "
-        "images is reached, interpolated between two sets on the way; means over the seeds that reach it. How many "
-        "times fewer: geometric mean over the seeds, and its 95 % interval. The curves, with their commands, are in "
+        "Inner steps, and seconds of pretraining and distillation without compilation, until the test accuracy is "
+        "reached, interpolated between two scored sets; means over the seeds that reach it. \"Fewer\" is the geometric "
+        "mean over the seeds of how many times fewer, with its 95 % interval. The curves and their commands are in "
         "`cells/acceleration-*/compare`.", "",
     ]  # fmt: skip
     return [*lines, *_markdown(rows), *(["", *problems] if problems else []), ""]
 
 
 def reached(points: Sequence[Point], target: float) -> tuple[float, float] | None:
-    """(inner steps, seconds) at which the accuracy first is ``target`` percent, linear between two points; None where
-    it never is."""
+    """Return (inner steps, seconds) when the accuracy first reaches ``target`` percent, interpolated linearly; None if
+    it never does."""
     before: tuple[float, float, float] | None = None
     for point in points:
         now = float(np.mean(point.accuracies)), float(point.step), point.seconds
@@ -213,7 +213,7 @@ def reached(points: Sequence[Point], target: float) -> tuple[float, float] | Non
 
 
 def _times_fewer(slow: Sequence[Any], fast: Sequence[Any], part: int) -> str:
-    """How many times less the fast one takes, seed by seed; empty where no seed has both, or one takes nothing."""
+    """Format how many times less the fast method takes; empty if no seed has both figures, or one of them is 0."""
     pairs = [(a[part], b[part]) for a, b in zip(slow, fast, strict=True) if a is not None and b is not None]
     if not pairs or min(min(pair) for pair in pairs) <= 0:
         return ""

@@ -1,4 +1,4 @@
-"""What ``reproduce TABLE`` is asked for: its options, and the commands that they come to."""
+"""The options of ``reproduce TABLE``, and the commands of its cells."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ from distill_jax.types import RequestError, lookup, require_at_least
 
 @dataclass(frozen=True)
 class Reproduce(Resumable):
-    """Run the cells of a published table, and set what they reach beside the published figures.
+    """Run the cells of a published table and compare their accuracies with the published figures.
 
-    "compare" in place of TABLE compares methods on any data: see experiments.reproduce compare --help.
-    Options of experiments.distill that all cells take follow after a lone --, as in -- --net.width 32.
+    "compare" instead of TABLE compares methods on any data: see experiments.reproduce compare --help.
+    Options of experiments.distill for all cells follow after a separate --, as in -- --net.width 32.
     """
 
     table: Annotated[
         Positional[str], arg(metavar="TABLE", help=f"{' '.join(TABLES)}, or a file of your own that ends in .toml")
     ]
     budget: float = 1.0
-    """scales the outer steps of every cell; pretraining and evaluation stay as they are"""
+    """factor on the outer steps of every cell; pretraining and evaluation do not change"""
     data: Annotated[tuple[str, ...], arg(metavar="NAME=DATASET")] = ()
-    """where a data set of the table comes from, as in cifar10=npz:cifar10.npz; its recipe stays the table's"""
+    """source of a data set of the table, as in cifar10=npz:cifar10.npz; its recipe does not change"""
     cells: Annotated[tuple[str, ...], arg(metavar="PART")] = ()
-    """only cells whose names contain one of these, as acc_dd, cifar10, or ipc1/ (which is not ipc10/); default: all"""
+    """run only cells whose names contain one of these: acc_dd, cifar10, or ipc1/ (which excludes ipc10/); default:
+    all"""
     seeds: int = 3
-    """runs of each cell, with the seeds 0, 1, ..."""
+    """number of runs of each cell, with the seeds 0, 1, ..."""
     repeats: int = 5
     """R: networks trained from scratch on each set"""
     devices: arguments.Devices = 0
@@ -46,28 +47,28 @@ class Reproduce(Resumable):
 
 @dataclass(frozen=True)
 class Plan:
-    """A request, resolved as far as that goes without data."""
+    """A request, resolved as far as possible without data."""
 
     options: Reproduce
     table: Table
     shared: list[str]
-    """options of all cells, from the user"""
+    """the user's options for all cells"""
     sources: Mapping[str, str]
-    """data set of the table -> where the user has it"""
+    """data set of the table -> the user's source of it"""
 
-    def meant(self, key: str) -> bool:
+    def includes(self, key: str) -> bool:
         return not self.options.cells or any(part in f"{key}/" for part in self.options.cells)
 
     def outcomes(self) -> dict[str, Outcome]:
-        """key -> each cell that is meant, with its command and nothing known yet."""
-        return {cell.key: self._resolved(cell) for cell in self.table.cells if self.meant(cell.key)}
+        """Return an outcome without runs for each included cell, by key."""
+        return {cell.key: self._resolved(cell) for cell in self.table.cells if self.includes(cell.key)}
 
     def gains(self) -> dict[str, Gain]:
-        """key -> each acceleration that is meant, nothing known yet."""
-        return {of.key: Gain(of) for of in self.table.accelerations if self.meant(of.key)}
+        """Return an outcome without runs for each included acceleration, by key."""
+        return {of.key: Gain(of) for of in self.table.accelerations if self.includes(of.key)}
 
     def words(self, of: Acceleration) -> list[str]:
-        """What both methods are run with: DATASET and options."""
+        """Return DATASET and the options of both methods."""
         return [self._source(of.data), "--recipe", of.recipe, *shlex.split(of.options), *self.shared]
 
     def _source(self, name: str, whitened: bool = False) -> str:
@@ -88,7 +89,7 @@ class Plan:
 
 
 def planned(options: Reproduce, shared: list[str]) -> Plan:
-    """Raises RequestError for a table, a data set or a cell that does not exist, and for numbers that make no sense."""
+    """Resolve the request. Raise RequestError for an unknown table, data set or cell, and for invalid numbers."""
     if not 0 < options.budget < math.inf:
         raise RequestError(f"budget is {options.budget:g}: give a number above 0")
     require_at_least(1, options, "seeds", "repeats")
@@ -98,9 +99,9 @@ def planned(options: Reproduce, shared: list[str]) -> Plan:
     for name, _, source in pairs:
         lookup(f"data set of {known.name}", name, names)
         if not source:
-            raise RequestError(f"--data {name} does not say where it is: write --data {name}=npz:PATH")
+            raise RequestError(f"--data {name} has no source: write --data {name}=npz:PATH")
     plan = Plan(options, known, shared, {name: source for name, _, source in pairs})
-    if not any(plan.meant(part.key) for part in (*known.cells, *known.accelerations)):
+    if not any(plan.includes(part.key) for part in (*known.cells, *known.accelerations)):
         keys = ", ".join(f"{cell.key}/" for cell in known.cells[:3])
-        raise RequestError(f"--cells {' '.join(options.cells)} is part of no cell of {known.name}: try {keys}, ...")
+        raise RequestError(f"no cell of {known.name} contains {' '.join(options.cells)}: try --cells {keys}, ...")
     return plan

@@ -1,10 +1,10 @@
-"""Which numbers for my data: candidates race on held-out training images, and the best is written as settings.
+"""Tunes numbers for a data set by successive halving on held-out training images, and writes the best as settings.
 
     python -m experiments.tune acc_dd folder:photos --seconds 600
     python -m experiments.tune dm digits --tune optimiser.lr optimiser.momentum --reach 5
 
-Writes ``tuned.json`` (for ``--config``), ``tune.csv`` (a line per rung and candidate) and ``tune.png``. The race is
-``halving.py``'s; how long it lasts is decided once, by the speed that is measured first, and kept in ``schedule.json``.
+Writes ``tuned.json`` (for ``--config``), ``tune.csv`` (a line per rung and candidate) and ``tune.png``. ``halving.py``
+plans the rungs from the speed that is measured first. ``schedule.json`` keeps the plan for a resumed process.
 """
 
 from __future__ import annotations
@@ -42,37 +42,37 @@ from distill_jax.types import RequestError, require_at_least
 class Tune(Resumable, arguments.Common):
     """Choose numbers of a method for a data set, by successive halving on a tenth of the training images.
 
-    Candidates are multiples of the number that METHOD, the recipe and the command line give. All take the same steps
-    as one compiled program, the better half goes on, and the best is written as settings for --config. The test set is
-    not looked at.
+    The candidates are multiples of the value that METHOD, the recipe and the command line set. All candidates run as
+    one compiled program, the better half continues, and the best is written as settings for --config. The test set is
+    not used.
     """
 
     tune: Annotated[tuple[str, ...], arg(metavar="FIELD [FIELD ...]")] = ("optimiser.lr",)
-    """numbers to choose, by the path of their field"""
+    """numbers to choose, by field path"""
     seconds: float = 600.0
-    """budget of wall clock for everything: pretraining, compiling, the race and its scores"""
+    """wall-clock budget for pretraining, compilation, distillation and scores together"""
     candidates: int = 0
-    """values of each number, an odd count; 0: 7 of one number, 5 of each of two, 3 of each of more"""
+    """odd number of values of each number; 0: 7 for one number, 5 each for two, 3 each for more"""
     reach: float = 30.0
-    """the values of a number go from that of the recipe divided by this to that times this"""
+    """range of the values: from the recipe's value divided by this factor to the value times this factor"""
     repeats: int = 3
-    """R: networks trained from scratch on the set of each candidate at first; more as candidates become fewer"""
+    """R: networks trained from scratch on the set of each candidate in the first rung; more in later rungs"""
     pool: Annotated[Path | None, arg(metavar="FOLDER")] = None
-    """models that experiments.pretrain --eval-every 1 trained; default: they are pretrained"""
+    """pool from experiments.pretrain --eval-every 1; default: pretrain one"""
 
 
 class Race(NamedTuple):
-    """What a race never changes."""
+    """The constants of the successive halving."""
 
     setup: Setup
     points: list[dict[str, float]]
-    """the candidates' numbers, by path"""
+    """the numbers of each candidate, by field path"""
     problem: Problem
     scorer: Scorer
     workdir: Workdir
 
     def stacked(self, alive: Sequence[int]) -> Problem:
-        """The candidates ``alive`` as one problem. They share the root key, and so every draw."""
+        """Stack the candidates ``alive`` as one problem. They share the root key and therefore all random numbers."""
         specs = [at(self.setup.spec, self.points[i]) for i in alive]
         return sweep.stacked(self.problem, specs, [self.problem.root])
 
@@ -89,56 +89,55 @@ def run(argv: list[str]) -> None:
     settings = tuned.settings(argv, Tune, request)
     given, path = given_pool(setup, options.pool), options.folder(f"tune-{setup.folder}")
     with open_workdir(path) as workdir, Interrupts() as interrupts, resumable("tune", argv, path):
-        asked = {"points": points, "seconds": options.seconds, "repeats": options.repeats}
-        workdir.begin({**setup.describe(), "tune": asked}, options.resume, options.overwrite)
+        tuning = {"points": points, "seconds": options.seconds, "repeats": options.repeats}
+        workdir.begin({**setup.describe(), "tune": tuning}, options.resume, options.overwrite)
         print(display.configuration(setup.title, setup.experiment), flush=True)
         data = setup.real_data()
         pool = pool_for(setup, workdir, data, given, interrupts)
         scorer = setup.scorer(data.normaliser, interrupts)
         race = Race(setup, points, setup.problem(data, pool), scorer, workdir)
         if not workdir.has(SCHEDULE):
-            speed = measured(race, options.repeats)
+            speed = measure_speed(race, options.repeats)
             left = options.seconds - (time.monotonic() - began)
             steps, epochs = setup.spec.steps, scorer.protocol.epochs
-            fixed = scheduled(len(points), options.repeats, steps, epochs, speed, left)
-            workdir.write(SCHEDULE, fixed._asdict())
-        kept = workdir.read(SCHEDULE)
-        schedule = Schedule([Rung(*rung) for rung in kept["rungs"]], kept["epochs"])
+            workdir.write(SCHEDULE, scheduled(len(points), options.repeats, steps, epochs, speed, left)._asdict())
+        plan = workdir.read(SCHEDULE)
+        schedule = Schedule([Rung(*rung) for rung in plan["rungs"]], plan["epochs"])
         print(*tuned.announced(schedule, setup, len(scorer.test[1])), sep="\n", flush=True)
-        rows = raced(race, schedule)
+        rows = halve(race, schedule)
         print(*tuned.written(workdir, setup, rows, settings), sep="\n")
     print(f"this process took {display.duration(time.monotonic() - began)} of {display.duration(options.seconds)}")
 
 
 def _check(options: Tune) -> None:
-    """Refuse what makes no sense, before anything is written."""
+    """Raise RequestError for invalid options, before anything is written."""
     options.check_folder()
     if not options.tune or len(set(options.tune)) < len(options.tune):
-        raise RequestError("--tune takes one number or several different ones, as in --tune optimiser.lr perturb.max")
+        raise RequestError("--tune needs one or several different numbers, as in --tune optimiser.lr perturb.max")
     if not 0 < options.seconds < float("inf"):
         raise RequestError(f"seconds is {options.seconds:g}: give a number above 0")
     if not 1 < options.reach < float("inf"):
         raise RequestError(f"reach is {options.reach:g}: it must be above 1")
     require_at_least(1, options, "repeats")
     if options.candidates and (options.candidates < 3 or options.candidates % 2 == 0):
-        raise RequestError(f"candidates is {options.candidates}: give an odd number from 3, the middle is the recipe's")
-
-
-def _check_method(setup: Setup) -> None:
-    """Refuse methods that nothing can be chosen for here."""
-    if setup.spec.steps == 0:
-        raise RequestError(f"{setup.method} takes no steps, so there is nothing to tune: choose another METHOD")
-    if setup.spec.labels.from_teachers:
         raise RequestError(
-            "soft labels are given when a run has ended: tune with --labels hard, and distil with --labels soft"
+            f"candidates is {options.candidates}: give an odd number from 3; the recipe's value is in the middle"
         )
 
 
-# ------------------------------------------------------------------ the race
+def _check_method(setup: Setup) -> None:
+    """Raise RequestError for methods that cannot be tuned."""
+    if setup.spec.steps == 0:
+        raise RequestError(f"{setup.method} takes no steps, so there is nothing to tune: choose another METHOD")
+    if setup.spec.labels.from_teachers:
+        raise RequestError("soft labels are made after a run: tune with --labels hard, then distil with --labels soft")
 
 
-def measured(race: Race, repeats: int) -> Speed:
-    """Take the first steps and epochs of all candidates, and forget them."""
+# ------------------------------------------------------------------ successive halving
+
+
+def measure_speed(race: Race, repeats: int) -> Speed:
+    """Measure the speed of all candidates in a few steps and epochs, whose results are discarded."""
     began, scorer = time.perf_counter(), race.scorer
     problems = race.stacked(range(len(race.points)))
     blocks: list[tuple[float, int]] = []
@@ -148,26 +147,26 @@ def measured(race: Race, repeats: int) -> Speed:
         blocks.append((block.seconds, block.end - block.first))
         return len(blocks) > 2 and block.seconds > 0.5
 
-    def taken() -> tuple[float, float]:
-        """(seconds of one step, seconds that were not spent on steps) since this was called last."""
+    def lap() -> tuple[float, float]:
+        """Return (seconds of one step, seconds not spent on steps) since the last call."""
         nonlocal began
         now, (seconds, count) = time.perf_counter(), blocks[-1]
-        aside = now - began - sum(seconds for seconds, _ in blocks[1:])
+        overhead = now - began - sum(seconds for seconds, _ in blocks[1:])
         began = now
         blocks.clear()
-        return seconds / count, aside
+        return seconds / count, overhead
 
     states = sweep.run(problems, sweep.init_states(problems, sweep.automatic_chunk(problems)), [enough])
-    step, compilation = taken()
+    step, compilation = lap()
     sets = sweep.training_sets(problems, states, repeats)
     networks = train_networks(scorer.net, scorer.protocol, sets, scorer.key, scorer.normaliser, [enough])
     test_accuracies(scorer.net, networks, scorer.test, scorer.normaliser)
-    epoch, scoring = taken()
+    epoch, scoring = lap()
     return Speed(step / len(race.points), epoch, compilation, scoring)
 
 
-def raced(race: Race, schedule: Schedule) -> list[tuned.Row]:
-    """Every candidate at the end of every rung that it took part in; rungs that were finished before are read."""
+def halve(race: Race, schedule: Schedule) -> list[tuned.Row]:
+    """Run all rungs and return a row for each candidate in each rung. Finished rungs of an earlier process are read."""
     alive = [list(range(len(race.points)))]
     rows: list[tuned.Row] = []
     for k, rung in enumerate(schedule.rungs):
@@ -184,8 +183,8 @@ def raced(race: Race, schedule: Schedule) -> list[tuned.Row]:
 
 
 def _scored(race: Race, schedule: Schedule, alive: list[list[int]], k: int) -> list[tuple[list[float], float]]:
-    """(percent of each network on held-out images, matching loss) of the candidates of rung ``k``. Those of a set that
-    is no longer finite are 0."""
+    """Return (held-out accuracy of each network in percent, matching loss) for each candidate of rung ``k``. The
+    accuracy of a diverged set is 0."""
     rung, problems = schedule.rungs[k], race.stacked(alive[k])
     states = _states(race, schedule, alive, k)
     finite = np.asarray(jnp.isfinite(states.synthetic.images).all(axis=(1, 2, 3, 4, 5)))
@@ -199,7 +198,8 @@ def _scored(race: Race, schedule: Schedule, alive: list[list[int]], k: int) -> l
 
 
 def _states(race: Race, schedule: Schedule, alive: list[list[int]], k: int) -> State:
-    """The states [S, ...] at the end of rung ``k``: from its last checkpoint, else from the end of the rung before."""
+    """Return the states [S, ...] at the end of rung ``k``, from its last checkpoint or from the end of rung ``k -
+    1``."""
     problems, stop = race.stacked(alive[k]), schedule.rungs[k].stop
     checkpoints = Checkpoints(race.workdir.path / POINTS / str(k) / CHECKPOINTS)
     restored = checkpoints.restore(jax.eval_shape(sweep.init_states, problems))

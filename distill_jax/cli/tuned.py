@@ -1,4 +1,4 @@
-"""What ``tune`` says and writes: the schedule, the table, the figures, the picture, and the settings that won."""
+"""The output of ``tune``: the schedule, the table, the figures, the picture, and the best settings."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from distill_jax.spec import CHOICES, to_json
 
 
 class Row(NamedTuple):
-    """A candidate at the end of a rung."""
+    """The result of a candidate in a rung."""
 
     rung: int
-    """from 1"""
+    """number of the rung, from 1"""
     step: int
     point: Mapping[str, float]
     accuracies: Sequence[float]
-    """percent of held-out images, one for each network"""
+    """accuracy of each network on held-out images in percent"""
     loss: float
     """mean matching loss of the last outer iteration"""
 
@@ -36,7 +36,7 @@ class Row(NamedTuple):
 
 
 def settings(argv: Sequence[str], runner: type[Any], request: Request[Any]) -> dict[str, Any]:
-    """What ``argv`` sets otherwise than METHOD and DATASET do, for ``--config``."""
+    """Return the settings in which ``argv`` differs from METHOD and DATASET, for ``--config``."""
     options, _, experiment, data = request
     given, _ = arguments.scan(argv, runner)
     chosen = {**config.read(given.get("config")), **given}
@@ -51,7 +51,7 @@ def settings(argv: Sequence[str], runner: type[Any], request: Request[Any]) -> d
 
 
 def announced(schedule: Schedule, setup: Setup, images: int) -> list[str]:
-    """The race before it begins."""
+    """Format the schedule before the first rung."""
     protocol, last = setup.experiment.protocol, schedule.rungs[-1].stop
     lines = [["rung", "candidates", "inner steps", "networks each"]]
     lines += [[str(k + 1), *map(str, rung)] for k, rung in enumerate(schedule.rungs)]
@@ -59,16 +59,14 @@ def announced(schedule: Schedule, setup: Setup, images: int) -> list[str]:
     said += f" of its {protocol.epochs}" if schedule.epochs < protocol.epochs else ""
     notes = []
     if last < setup.spec.steps:
-        notes.append(
-            f"the race ends after {last} of {setup.spec.steps} steps: give more --seconds to tune for all of them"
-        )
+        notes.append(f"tuning ends after {last} of {setup.spec.steps} steps: give more --seconds to tune for all steps")
     if setup.spec.objective.learnable() is not None and protocol.name in LEARNED_RATE:
-        notes.append(f"networks are trained at rate {protocol.rate:g}, not at the one that each candidate learns")
+        notes.append(f"networks are trained at rate {protocol.rate:g}, not at the learned rate of each candidate")
     return [*display.table(lines, numbers=True), said, *notes]
 
 
 def written(workdir: Workdir, setup: Setup, rows: Sequence[Row], settings: Mapping[str, Any]) -> list[str]:
-    """Write everything; returns the table and what to do next."""
+    """Write all files, and return the table and the next command as lines."""
     names, last = list(rows[0].point), max(row.rung for row in rows)
     best = max((row for row in rows if row.rung == last), key=lambda row: row.accuracy)
     lines: list[list[Any]] = [["rung", "step", *names, "networks", "accuracy", "std", "loss"]]
@@ -95,7 +93,7 @@ def written(workdir: Workdir, setup: Setup, rows: Sequence[Row], settings: Mappi
 
 
 def _table(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
-    """A line per candidate, a column per rung."""
+    """Format a line per candidate and a column per rung."""
     rungs = sorted({(row.rung, row.step) for row in rows})
     lines = [[*names, *(f"held-out % after {step}" for _, step in rungs)]]
     for point in [row.point for row in rows if row.rung == 1]:
@@ -105,11 +103,11 @@ def _table(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
 
 
 def _edges(rows: Sequence[Row], best: Row) -> list[str]:
-    """Where the best value is the least or the largest that was tried, the best of all may lie beyond."""
+    """Return a hint for each best value that is the smallest or largest tried, because a better one may lie beyond."""
     lines = []
     for name, value in best.point.items():
         tried = [row.point[name] for row in rows]
-        which = "least" if value == min(tried) else "largest" if value == max(tried) else ""
-        said = f"{name} {value:g} is the {which} tried: the best may lie beyond; --{name} {value:g} tunes around it"
-        lines += [said] if which else []
+        which = "smallest" if value == min(tried) else "largest" if value == max(tried) else ""
+        hint = f"{name} {value:g} is the {which} value tried: to tune around it, add --{name} {value:g}"
+        lines += [hint] if which else []
     return lines
