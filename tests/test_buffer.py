@@ -221,7 +221,7 @@ def test_a_killed_run_goes_on_with_the_same_bits(
 def test_bad_requests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, message in (
         (["--resident-images", "-1"], "resident_images is -1: give at least 1 (--ipc), or 0 for all"),
-        (["--resident-images", "2", "--ipc", "3"], "resident_images is 2: at least the 3 of --ipc"),
+        (["--resident-images", "2", "--ipc", "3"], "resident_images is 2: give at least 3 (--ipc)"),
         (
             ["--resident-images", "9", "--baselines", "full"],
             "full trains on all images at once: leave out either --resident",

@@ -202,8 +202,8 @@ def test_a_wrong_option_is_refused_before_data_are_read(capsys) -> None:
         (
             OSError(errno.ENOSPC, "No space left on device", "runs/x"),
             1,
-            "error: no space in runs/x (No space left on device): make some; what was finished is kept, and --resume "
-            "goes on with a run\n",
+            "error: no space left in runs/x (No space left on device): free some space; finished work is kept, and "
+            "--resume continues a run\n",
         ),
         (
             OSError(errno.ENAMETOOLONG, "File name too long", "xxx"),

@@ -84,7 +84,7 @@ def test_the_baseline_trains_on_what_the_teachers_see_in_its_images(monkeypatch:
     np.testing.assert_array_equal(np.asarray(data.labels)[drawn], [[0, 0, 0, 1, 1, 1]] * 4)
     expected = probabilities(net, teachers, data.normaliser.to_network(data.images))
     np.testing.assert_allclose(sets.store.targets[drawn.ravel()], expected[drawn.ravel()], atol=1e-6)
-    with pytest.raises(RequestError, match="nobody labels"):
+    with pytest.raises(RequestError, match="needs trained networks as teachers"):
         score.random_soft(scorer._replace(teachers=None), data, 3, 6, 4, jax.random.key(2))
 
 

@@ -153,7 +153,7 @@ def test_more_seeds_go_on_from_fewer(own: str, finished: Path, capsys: pytest.Ca
     few = ["--cells", "random", "--repeats", "2", "--workdir", str(finished)]
     before = (finished / REPRODUCED).read_text(), (finished / REPRODUCED_PAGE).read_text()
     assert reproduce.main([own, *few]) == 2
-    assert "--resume goes on with it" in capsys.readouterr().err
+    assert "--resume continues it" in capsys.readouterr().err
     assert reproduce.main([own, *few, "--seeds", "3", "--resume"]) == 0
     assert {key: row["seeds"] for key, row in rows(finished).items()} == {"random-digits-ipc1": "3"}
     assert rows(finished)["random-digits-ipc1"]["low"] != "", "three seeds have an interval"
@@ -181,7 +181,7 @@ def test_a_budget_is_told_and_kept(own: str, tmp_path: Path, capsys: pytest.Capt
         (["cifr10"], "did you mean cifar10?"),
         (["cifar10", "--budget", "0"], "budget is 0"),
         (["cifar10", "--seeds", "0"], "seeds is 0"),
-        (["cifar10", "--cells", "acc_dx"], "is part of no cell of cifar10: try random-cifar10-ipc1/"),
+        (["cifar10", "--cells", "acc_dx"], "no cell of cifar10 contains acc_dx: try --cells random-cifar10-ipc1/"),
         (["cifar10", "--data", "cifar10"], "write --data cifar10=npz:PATH"),
         (["cifar10", "--data", "cifa=digits"], "did you mean cifar10?"),
         (["cifar10", "--resume"], "--resume needs the --workdir"),

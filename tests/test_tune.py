@@ -148,10 +148,10 @@ def test_killed_anywhere(owner, name, call, after, finished: Path, tmp_path: Pat
     ("argv", "said"),
     [
         ("random digits", "takes no steps"),
-        ("dm digits --pool somewhere", "takes no pool"),
+        ("dm digits --pool somewhere", "uses no pool"),
         ("acc_dd digits --tune optimiser.lrr", "did you mean optimiser.lr"),
         ("idc digits --tune perturb.max", "add --perturb directions"),
-        ("acc_dd digits --tune optimiser.lr optimiser.lr", "several different ones"),
+        ("acc_dd digits --tune optimiser.lr optimiser.lr", "several different numbers"),
         ("acc_dd digits --tune models.epochs", "experiments.ablate takes any setting"),
         ("acc_dd digits --seconds 0", "seconds is 0"),
         ("acc_dd digits --reach 1", "reach is 1"),
