@@ -1,10 +1,10 @@
-# From a bare clone with Python 3.11 or newer: `make demo`, `make test`, `make lint`. The rest is in README.md.
+# In a fresh clone with Python 3.11 or newer, run `make demo`, `make test` or `make lint`. README.md has the rest.
 
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
-# A file, so that an interrupted installation is not mistaken for a finished one.
+# The last step of the installation creates this file, so make does not mistake an interrupted one for a finished one.
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test slow lint docs
@@ -15,7 +15,7 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses auto
 
-# The slow tests compare with PyTorch, which nothing else needs.
+# Only the slow tests need PyTorch, to compare with it.
 slow: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,peer,formats]'
 	$(BIN)/python -m pytest -m slow --timeout 3600
@@ -25,7 +25,7 @@ lint: $(INSTALLED)
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m pyright
 
-# The documentation site, into build/site. A broken link or reference is an error.
+# Build the documentation site in build/site. A broken link or reference is an error.
 docs: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,docs]'
 	$(BIN)/python -m mkdocs build --strict
