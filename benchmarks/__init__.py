@@ -1,1 +1,1 @@
-"""The step, k-means and their peers, timed. Run as ``python -m experiments.benchmark``; not installed."""
+"""Benchmarks of the step, evaluation and k-means. Run as ``python -m experiments.benchmark``; not installed."""

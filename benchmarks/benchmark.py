@@ -1,4 +1,4 @@
-"""How fast this machine is at the parts of a run, on random images: no data is read, nothing is written.
+"""Time the parts of a run on random images. Reads no data and writes no files.
 
 python -m experiments.benchmark step --shapes cifar10 --peer torch
 python -m experiments.benchmark step --objective my_module:MyObjective
@@ -32,9 +32,9 @@ from distill_jax.spec import CHOICES
 from distill_jax.types import RequestError
 
 IDLE = 0.1
-"""share of the processors that others may use before a warning"""
-ENOUGH = 0.5
-"""seconds that a measurement takes at least: short steps are repeated"""
+"""share of the processors that other processes may use before a warning"""
+MIN_SECONDS = 0.5
+"""shortest duration of a measurement; shorter steps are repeated"""
 
 
 @dataclass(frozen=True)
@@ -51,18 +51,18 @@ class Benchmark:
     """CIFAR-10 at 10 images per class with ConvNet-3 of width 128, at 1 with width 32 (small), or digits at 1 with
     ConvNet-2 of width 32"""
     objective: Annotated[str | None, arg(metavar="|".join([*CHOICES["objective"], "MODULE:CLASS"]))] = None
-    """what a step matches by; default: as acc_dd does"""
+    """objective of the step; default: the one of acc_dd"""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """what the network of a step computes in, the peer's too"""
+    """dtype that the networks of the step and of the peer compute in"""
     filters: Literal["unrolled", "grouped"] = "unrolled"
-    """how an accelerator computes convolutions whose filters differ from class to class in a step: one by one, as runs
-    do, or as one grouped convolution"""
+    """how an accelerator computes, in a step, convolutions whose filters differ from class to class: one by one, as
+    runs do, or as one grouped convolution"""
     peer: Literal["torch"] | None = None
-    """time the same step in eager PyTorch too, taking turns"""
+    """also time the same step in eager PyTorch, alternating with ours"""
     pairs: int = 5
-    """measurements of each part; medians are reported"""
+    """number of measurements of each part; medians are reported"""
     json: FlagCreatePairsOff[bool] = False
-    """print one line of JSON and nothing else"""
+    """print only one line of JSON"""
 
 
 def run(argv: list[str]) -> None:
@@ -70,27 +70,27 @@ def run(argv: list[str]) -> None:
     if options.pairs < 1:
         raise RequestError(f"pairs is {options.pairs}: it must be at least 1")
     if options.objective and options.target not in ("step", "all"):
-        raise RequestError(f"{options.target} matches nothing: leave --objective out, or time a step")
+        raise RequestError(f"{options.target} has no objective: leave --objective out, or time a step")
     if options.peer and options.objective:
-        raise RequestError("--peer torch takes the step of acc_dd, with no --objective: leave one of them out")
+        raise RequestError("--peer torch has only the objective of acc_dd: leave out --objective or --peer")
     if options.peer and importlib.util.find_spec("torch") is None:
-        raise RequestError("--peer torch needs PyTorch, which is not installed here: install it, or leave --peer out")
+        raise RequestError("--peer torch needs PyTorch, which is not installed: install it, or leave --peer out")
     if (busy := others_share()) > IDLE:
         print(f"warning: other processes use {busy:.0%} of this machine: timings will be off", file=sys.stderr)
     targets = list(TARGETS) if options.target == "all" else [options.target]
-    kept = jax.config.values["jax_enable_compilation_cache"]
-    # A program found on disk would make compilation look free.
+    cache_enabled = jax.config.values["jax_enable_compilation_cache"]
+    # A program from the cache would make compilation look free.
     jax.config.update("jax_enable_compilation_cache", False)
     try:
         measured = {key: value for target in targets for key, value in TARGETS[target](options).items()}
     finally:
-        jax.config.update("jax_enable_compilation_cache", kept)
+        jax.config.update("jax_enable_compilation_cache", cache_enabled)
     print(json.dumps(measured) if options.json else "\n".join(_report(measured)))
 
 
 def time_step(options: Benchmark) -> dict[str, Any]:
-    """Seconds of one matching sweep and of one model update; ours and the peer's measurements alternate. The whole step
-    is a sweep and an update on as many images as a run shows."""
+    """Measure the seconds of one matching sweep and of one model update, alternating between ours and the peer. The
+    whole step is a sweep and an update on the number of images that a run uses."""
     size = SIZES[options.shapes]
     objective = arguments.choose("objective", options.objective) if options.objective else None
     if options.filters == "grouped":
@@ -101,9 +101,9 @@ def time_step(options: Benchmark) -> dict[str, Any]:
 
         sides["peer"] = peer_torch.step(size, options.dtype)
     parts = [(name, part) for part in ("sweep", "update") for name in sides]
-    # The first call warms up, the second tells how often to repeat.
+    # The first call warms up, the second determines the number of repetitions.
     calls = {(name, part): getattr(sides[name], part) for name, part in parts}
-    rounds = {key: max(1, round(ENOUGH / min(call(1), call(1)))) for key, call in calls.items()}
+    rounds = {key: max(1, round(MIN_SECONDS / min(call(1), call(1)))) for key, call in calls.items()}
     rounds = {key: min(n, 1000) for key, n in rounds.items()}
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in parts}
     for _ in range(options.pairs):
@@ -111,7 +111,7 @@ def time_step(options: Benchmark) -> dict[str, Any]:
             seconds[key].append(calls[key](rounds[key]) / rounds[key])
     for name in sides:
         pairs = zip(seconds[name, "sweep"], seconds[name, "update"], strict=True)
-        seconds[name, "whole"] = [sweep + update * size.shown / size.update for sweep, update in pairs]
+        seconds[name, "whole"] = [sweep + update * size.run_update / size.update for sweep, update in pairs]
 
     def figures(name: str) -> dict[str, float] | None:
         if name not in sides:
@@ -132,7 +132,7 @@ def time_step(options: Benchmark) -> dict[str, Any]:
 
 
 def time_evaluation(options: Benchmark) -> dict[str, Any]:
-    """Seconds per network and epoch of training from scratch on the decoded synthetic images."""
+    """Measure the seconds per network and epoch of training from scratch on the decoded synthetic images."""
     size = SIZES[options.shapes]
     train = evaluation(size)
     first = train()
@@ -147,11 +147,12 @@ TARGETS: dict[str, Callable[[Benchmark], dict[str, Any]]] = {
     "evaluate": time_evaluation,
     "kmeans": lambda options: time_kmeans(options.shapes, options.pairs),
 }
-"""what can be timed -> keys of the JSON line; no two share a key"""
+"""target -> function that returns entries of the JSON line; no two targets share a key"""
 
 
 def others_share(seconds: float = 0.5) -> float:
-    """Share of the processors in use while this process sleeps, from 0 to 1; by the load average where need be."""
+    """Return the share of the processors, from 0 to 1, that other processes use while this one sleeps. Without /proc,
+    estimate it from the load average."""
     path = Path("/proc/stat")
     if not path.exists():
         return min(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
@@ -184,8 +185,8 @@ def _report(measured: dict[str, Any]) -> list[str]:
         lines += table(rows)
     if "evaluation" in measured:
         figures = measured["evaluation"]
-        each, compiling = figures["network_epoch_s"], figures["compile_s"]
-        lines.append(f"evaluation: {each:.4g} s per network and epoch, {compiling:.1f} s to compile")
+        per_epoch, compilation = figures["network_epoch_s"], figures["compile_s"]
+        lines.append(f"evaluation: {per_epoch:.4g} s per network and epoch, {compilation:.1f} s to compile")
     if "kmeans" in measured:
         figures = measured["kmeans"]
         ratios = " ".join(f"{ratio:.2f}" for ratio in figures["ratios"])

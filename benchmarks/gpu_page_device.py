@@ -1,4 +1,4 @@
-"""Print, as one line of JSON, which device and which versions ``gpu_page`` measures with."""
+"""Print the device and the versions that ``gpu_page`` measures with, as one line of JSON."""
 
 import json
 import time

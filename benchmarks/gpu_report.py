@@ -1,4 +1,4 @@
-"""The page ``results/gpu.md`` from what ``gpu_page`` has measured so far."""
+"""Format the page ``results/gpu.md`` from the measurements of ``gpu_page`` so far."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 PUBLISHED = {1: 49.2, 10: 67.1, 50: 73.8}
-"""Acc-DD's Ours5 on CIFAR-10, percent by ipc"""
-IMAGES = 2000 / 640
-"""model updates of the benchmark in one of a run"""
+"""ipc -> accuracy in percent of Acc-DD's Ours5 on CIFAR-10"""
+UPDATES_PER_STEP = 2000 / 640
+"""number of the benchmark's model updates (640 images) that make one model update of a run (2000 images)"""
 
 INTRODUCTION = """# On a GPU
 
-Written by `python -m benchmarks.gpu_page`, which measures in slices and goes on where it was stopped.
+Written by `python -m benchmarks.gpu_page`, which measures in slices and continues where it was stopped.
 """
 
 State = Mapping[str, Mapping[str, Any]]
 
 
-REHEARSAL = "A rehearsal at tiny sizes: no figure here means anything.\n"
+REHEARSAL = "This is a rehearsal at tiny sizes: its figures are meaningless.\n"
 
 
 def report(state: State, rehearsal: bool = False) -> str:
-    """Markdown; ``state``: what is known of each slice, by its name."""
+    """Return the page in Markdown. ``state``: name of a slice -> its outcome (``gpu_page.attempt``)."""
     parts = [
         INTRODUCTION,
         REHEARSAL if rehearsal else "",
@@ -37,25 +37,25 @@ def report(state: State, rehearsal: bool = False) -> str:
 
 
 def _device(state: State) -> str:
-    known = state.get("device", {}).get("figures")
-    if not known:
+    about = state.get("device", {}).get("figures")
+    if not about:
         return ""
-    torch = f", PyTorch {known['torch']}" if known["torch"] else ""
+    torch = f", PyTorch {about['torch']}" if about["torch"] else ""
     return (
-        f"{known['date']}, {known['device_count']} x {known['device']}; "
-        f"jax {known['jax']}, jaxlib {known['jaxlib']}{torch}, Python {known['python']}, commit {known['commit']}\n"
+        f"{about['date']}, {about['device_count']} x {about['device']}; "
+        f"jax {about['jax']}, jaxlib {about['jaxlib']}{torch}, Python {about['python']}, commit {about['commit']}\n"
     )
 
 
 def _steps(state: State) -> str:
-    """The step of acc_dd, in milliseconds."""
+    """Format the times of the step of acc_dd, in milliseconds."""
     rows = []
     for name in ("float32", "float32 grouped", "bfloat16", "bfloat16 grouped"):
         figures = state.get(name, {}).get("figures")
         if not figures:
             continue
         sweep, update = figures["matching_sweep_s"], figures["model_update_640_s"]
-        cells = [_ms(sweep), _ms(update), _ms(sweep + IMAGES * update), f"{figures['compile_s']:.1f}"]
+        cells = [_ms(sweep), _ms(update), _ms(sweep + UPDATES_PER_STEP * update), f"{figures['compile_s']:.1f}"]
         peer = figures["peer"]
         if peer:
             theirs = peer["matching_sweep_s"], peer["model_update_640_s"]
@@ -74,17 +74,17 @@ def _steps(state: State) -> str:
 
 
 def _runs(state: State) -> str:
-    """Acc-DD's Ours5, from start to end."""
+    """Format the results of complete runs of Acc-DD's Ours5."""
     rows = []
     for ipc, published in PUBLISHED.items():
-        known = state.get(f"ipc {ipc}")
-        if not known:
+        outcome = state.get(f"ipc {ipc}")
+        if not outcome:
             continue
         estimate = _estimate(state.get(f"explain {ipc}", {}).get("figures", {}).get("said", ""))
-        figures = known.get("figures", {})
-        if known["status"] != "done":
-            so_far = f"{known['status']}, {figures.get('steps', 0)} outer steps"
-            rows.append([str(ipc), so_far, f"{published}", "-", f"{known['seconds']:.0f}", "-", "-", *estimate])
+        figures = outcome.get("figures", {})
+        if outcome["status"] != "done":
+            progress = f"{outcome['status']}, {figures.get('steps', 0)} outer steps"
+            rows.append([str(ipc), progress, f"{published}", "-", f"{outcome['seconds']:.0f}", "-", "-", *estimate])
             continue
         accuracy, seconds = figures["accuracy"], figures["seconds"]
         spread = "" if accuracy["std"] is None else f" ± {accuracy['std']:.2f}"
@@ -110,25 +110,28 @@ def _runs(state: State) -> str:
     return "## Acc-DD's Ours5 on CIFAR-10\n\n" + _table([head, *rows])
 
 
-def _estimate(said: str) -> list[str]:
-    """Memory and time of a step as ``explain --device`` says them."""
-    memory = re.search(r"memory: (.*) of data and state, (.*) in between", said)
-    step = re.search(r"inner step .*?([\d.]+ ms)", said)
+def _estimate(text: str) -> list[str]:
+    """Read memory and time of a step from the output ``text`` of ``explain --device``."""
+    memory = re.search(r"memory: (.*) of data and state, (.*) of temporaries", text)
+    step = re.search(r"inner step .*?([\d.]+ ms)", text)
     return [f"{memory.group(1)} + {memory.group(2)}" if memory else "-", step.group(1) if step else "-"]
 
 
 def _commands(state: State) -> str:
-    rows = [[name, each["status"], f"{each['seconds']:.0f}", f"`{each['command']}`"] for name, each in state.items()]
+    rows = [
+        [name, outcome["status"], f"{outcome['seconds']:.0f}", f"`{outcome['command']}`"]
+        for name, outcome in state.items()
+    ]
     return "## Commands\n\n" + _table([["slice", "status", "seconds", "command"], *rows]) if rows else ""
 
 
 def _failures(state: State) -> str:
     parts = [
-        f"{name} failed; its last lines:\n\n```\n" + "\n".join(each.get("last", [])) + "\n```\n"
-        for name, each in state.items()
-        if each["status"] == "failed"
+        f"{name} failed. Its last lines of output:\n\n```\n" + "\n".join(outcome.get("last", [])) + "\n```\n"
+        for name, outcome in state.items()
+        if outcome["status"] == "failed"
     ]
-    return "\n".join(["## What failed", "", *parts]) if parts else ""
+    return "\n".join(["## Failures", "", *parts]) if parts else ""
 
 
 def _ms(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""k-means of every class against scikit-learn's, for ``benchmark``: the same start, the same number of iterations."""
+"""Time k-means of every class against scikit-learn, with the same kind of start and number of iterations."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from distill_jax.types import Array
 
 @dataclass(frozen=True)
 class Size:
-    """What is clustered: the embeddings of every class."""
+    """The size of the clustering problem, one per class."""
 
     classes: int = 10
     images: int = 5000
-    """per class"""
+    """images per class"""
     features: int = 2048
     clusters: int = 128
     iterations: int = 10
@@ -43,26 +43,27 @@ class Timed(NamedTuple):
     """One measurement of all classes."""
 
     seconds: float
-    """on the wall"""
+    """wall-clock time"""
     cpu: float
-    """of all processors together"""
+    """processor seconds, summed over all processors"""
     inertia: float
     """mean over classes"""
 
 
 def time_kmeans(shapes: str, pairs: int) -> dict[str, Any]:
-    """Seconds for all classes, ours and scikit-learn's in turns; a ratio above 1 says that ours is the faster."""
+    """Measure the seconds for all classes, alternating between ours and scikit-learn. A ratio above 1 means that ours
+    is faster."""
     size = SIZES[shapes]
     points = _embeddings(size)
     began = time.perf_counter()
     chunk = 1 if on_cpu() else size.classes
-    program = jax.jit(partial(_all_classes, size, chunk)).lower(points, jax.random.key(0)).compile()
+    program = jax.jit(partial(_inertias, size, chunk)).lower(points, jax.random.key(0)).compile()
     compile_s = time.perf_counter() - began
     host = np.asarray(points)
     ours, peer = [], []
     for seed in range(pairs):
         ours.append(_timed(partial(program, points, jax.random.key(seed))))
-        peer.append(_timed(partial(_of_sklearn, size, host, seed)))
+        peer.append(_timed(partial(_sklearn_inertias, size, host, seed)))
     return {
         "kmeans": {
             "ours_s": median(one.seconds for one in ours),
@@ -76,19 +77,20 @@ def time_kmeans(shapes: str, pairs: int) -> dict[str, Any]:
     }
 
 
-def _all_classes(size: Size, chunk: int, points: Array, key: Array) -> Array:
-    """[C]: the inertia of each class."""
+def _inertias(size: Size, chunk: int, points: Array, key: Array) -> Array:
+    """Cluster each class and return its inertia, float32 [C]."""
 
-    def of_class(each: tuple[Array, Array]) -> Clusters:
-        return kmeans(each[0], size.images, size.clusters, each[1], size.iterations, tolerance=0.0)
+    def cluster(class_points_and_key: tuple[Array, Array]) -> Clusters:
+        class_points, class_key = class_points_and_key
+        return kmeans(class_points, size.images, size.clusters, class_key, size.iterations, tolerance=0.0)
 
-    return tree.map_chunks(of_class, (points, jax.random.split(key, size.classes)), chunk).inertia
+    return tree.map_chunks(cluster, (points, jax.random.split(key, size.classes)), chunk).inertia
 
 
-def _of_sklearn(size: Size, points: np.ndarray, seed: int) -> np.ndarray:
-    """[C]: the inertia of each class."""
+def _sklearn_inertias(size: Size, points: np.ndarray, seed: int) -> np.ndarray:
+    """Cluster each class with scikit-learn and return its inertia, [C]."""
     peer = KMeans(size.clusters, n_init=1, max_iter=size.iterations, tol=0.0, random_state=seed)  # type: ignore
-    return np.asarray([peer.fit(each).inertia_ for each in points])
+    return np.asarray([peer.fit(class_points).inertia_ for class_points in points])
 
 
 def _timed(work: Callable[[], Array | np.ndarray]) -> Timed:
@@ -99,7 +101,7 @@ def _timed(work: Callable[[], Array | np.ndarray]) -> Timed:
 
 @partial(jax.jit, static_argnums=0)
 def _embeddings(size: Size) -> Array:
-    """float32 [C, N, E]: what a ReLU leaves of points around more centres than there are clusters."""
+    """Draw float32 [C, N, E]: ReLU of points around three times as many centres as there are clusters."""
     centre_key, pick_key, noise_key = jax.random.split(jax.random.key(0), 3)
     centres = jax.random.normal(centre_key, (3 * size.clusters, size.features))
     picks = jax.random.randint(pick_key, (size.classes, size.images), 0, len(centres))

@@ -1,11 +1,11 @@
-"""The same inner step in eager PyTorch: IDC's class-by-class loop as one would write it. For ``benchmark`` alone.
+"""The inner step of ``step.py`` in eager PyTorch, as a straightforward class-by-class loop of IDC, for ``benchmark``.
 
-Per class: a real batch and the decoded synthetic images, one siamese augmentation for both, the gradient of either with
-respect to the network, squared distance over convolution weights, its derivative with respect to the stored images, and
-one SGD step on them. Then the network is trained on real images with colour, crop and cutmix.
+For each class the sweep takes a real batch and the decoded synthetic images, augments both with one siamese
+augmentation, computes the network gradient of each and the squared distance of the two over convolution weights, and
+takes one SGD step on the stored images. Then the network is trained on real images with colour, crop and cutmix.
 """
 
-# PyTorch is needed here only, and is no dependency: the types are not checked where it is not installed.
+# Only this module needs PyTorch, which is not a dependency, so pyright must not require it.
 # pyright: reportMissingImports=false
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmarks.step import Size, Step
 
 
 def step(size: Size, dtype: str = "float32") -> Step:
-    """The sweep and the update, ready to be timed, on the GPU if PyTorch has one."""
+    """Return the sweep and the update, ready to be timed, on the GPU if PyTorch has one."""
     began = time.perf_counter()
     peer = Peer(size, dtype)
     peer.sweep()
@@ -38,7 +38,7 @@ def step(size: Size, dtype: str = "float32") -> Step:
 
     first = time.perf_counter() - began
     again = run(peer.sweep, 1) + run(peer.update, 1)
-    # What the first round takes longer is what PyTorch has instead of compilation: choosing and packing kernels.
+    # The extra time of the first round is PyTorch's counterpart of compilation: choosing and packing kernels.
     return Step(lambda n: run(peer.sweep, n), lambda n: run(peer.update, n), max(0.0, first - again))
 
 
@@ -56,7 +56,7 @@ class ConvNet(nn.Sequential):
 
 
 class Peer:
-    """Images, network and optimisers, as IDC keeps them."""
+    """Images, network and optimisers of IDC in PyTorch."""
 
     def __init__(self, size: Size, dtype: str = "float32") -> None:
         torch.manual_seed(0)
@@ -64,7 +64,7 @@ class Peer:
         self.narrow = dtype == "bfloat16"
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self.device.type == "cuda":
-            # As jax does by default.
+            # jax uses TF32 by default too.
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
             torch.backends.cudnn.benchmark = True
         x, y = size.real()
@@ -79,11 +79,11 @@ class Peer:
         self.net_sgd = torch.optim.SGD(self.net.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
 
     def sweep(self) -> None:
-        """One step on the images of every class in turn."""
+        """Take one step on the images of each class, one class after the other."""
         size = self.size
         for c in range(size.classes):
             pick = self.rows[c][torch.randperm(len(self.rows[c]), device=self.device)[: size.batch]]
-            real, syn = self._normalised(pick), decode(self._own(c), size.factor)
+            real, syn = self._normalised(pick), decode(self._stored(c), size.factor)
             both = siamese(torch.cat([real, (syn - 0.5) / 0.25]))
             target = self._gradients(both[: len(real)], c, create_graph=False)
             ours = self._gradients(both[len(real) :], c, create_graph=True)
@@ -99,7 +99,7 @@ class Peer:
         order = torch.randperm(len(self.real), device=self.device)
         for i in range(-(-size.update // size.batch)):
             pick = order[i * size.batch : (i + 1) * size.batch]
-            x, y = crop(colour(self._normalised(pick), each=True), each=True), self.labels[pick]
+            x, y = crop(colour(self._normalised(pick), per_image=True), per_image=True), self.labels[pick]
             x, other, share = cutmix(x, 0.5)
             logits = self._logits(x)
             loss = F.cross_entropy(logits, y) * (1 - share) + F.cross_entropy(logits, y[other]) * share
@@ -108,7 +108,7 @@ class Peer:
             self.net_sgd.step()
 
     def wait(self) -> None:
-        """Until all that was asked for is done."""
+        """Block until all queued work on the GPU has finished."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -116,7 +116,7 @@ class Peer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.narrow):
             return self.net(x).float()
 
-    def _own(self, c: int) -> Tensor:
+    def _stored(self, c: int) -> Tensor:
         return self.images[c * self.size.ipc : (c + 1) * self.size.ipc]
 
     def _normalised(self, rows: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ class Peer:
 
 
 def decode(images: Tensor, factor: int) -> Tensor:
-    """The cells of [I, c, H, W], upsampled: [I * factor**2, c, H, W]."""
+    """Cut images [I, c, H, W] into factor x factor cells and upsample the cells: [I * factor**2, c, H, W]."""
     if factor == 1:
         return images
     side = images.shape[-1] // factor
@@ -138,8 +138,8 @@ def decode(images: Tensor, factor: int) -> Tensor:
 
 
 def siamese(x: Tensor) -> Tensor:
-    """Colour, crop and cutout, the same for all images."""
-    x = crop(colour(x, each=False), each=False)
+    """Apply colour, crop and cutout, with the same random numbers for all images."""
+    x = crop(colour(x, per_image=False), per_image=False)
     side = x.shape[-1]
     top, left = (int(torch.randint(0, side + 1, ()) - side // 4) for _ in range(2))
     mask = torch.ones(side, side, device=x.device)
@@ -147,9 +147,9 @@ def siamese(x: Tensor) -> Tensor:
     return x * mask
 
 
-def colour(x: Tensor, each: bool) -> Tensor:
-    """Brightness, saturation and contrast."""
-    draw = torch.rand(3, len(x) if each else 1, 1, 1, 1, device=x.device)
+def colour(x: Tensor, per_image: bool) -> Tensor:
+    """Change brightness, saturation and contrast at random; ``per_image``: independently for every image."""
+    draw = torch.rand(3, len(x) if per_image else 1, 1, 1, 1, device=x.device)
     x = x + (draw[0] - 0.5)
     grey = x.mean(dim=1, keepdim=True)
     x = (x - grey) * (draw[1] * 2) + grey
@@ -157,12 +157,12 @@ def colour(x: Tensor, each: bool) -> Tensor:
     return (x - level) * (draw[2] + 0.5) + level
 
 
-def crop(x: Tensor, each: bool) -> Tensor:
-    """Shift by up to an eighth of the side, zeros outside."""
+def crop(x: Tensor, per_image: bool) -> Tensor:
+    """Shift images by up to an eighth of the side, padding with zeros; ``per_image``: every image by its own shift."""
     n, _, height, width = x.shape
     limit = int(height / 8 + 0.5)
     padded = F.pad(x, (limit, limit, limit, limit))
-    if not each:
+    if not per_image:
         i, j = (int(torch.randint(0, 2 * limit + 1, ())) for _ in range(2))
         return padded[:, :, i : i + height, j : j + width]
     shift = torch.randint(0, 2 * limit + 1, (2, n, 1, 1), device=x.device)
@@ -174,7 +174,7 @@ def crop(x: Tensor, each: bool) -> Tensor:
 
 
 def cutmix(x: Tensor, probability: float) -> tuple[Tensor, Tensor, float]:
-    """The mixed images, the partner of each, and the partner's share of the picture."""
+    """Return the mixed images, the index of each image's partner, and the share of pixels from the partner."""
     partner = torch.randperm(len(x), device=x.device)
     if torch.rand(()) >= probability:
         return x, partner, 0.0

@@ -1,10 +1,10 @@
-"""What each device computes, moves and sends in an inner step of acc_dd as classes and devices grow: counted, not run.
+"""Count what each device computes, moves and sends in an inner step of acc_dd as classes and devices grow.
 
 python -m benchmarks.scaling --devices 8 --classes 10 100 1000
 python -m benchmarks.scaling --devices 64 --classes 1000 --dataset imagenet2012
 
-The program is traced for so many devices and read: the share of a sweep that a device has is what stands within the
-map over the devices. ``docs/scaling.md`` has the result, and times modelled from it.
+The program is traced for the given number of devices and not run. The share of a sweep that one device computes is the
+part of the program inside the map over devices. ``docs/scaling.md`` has the counts, and times modelled from them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="counts per device of an inner step of acc_dd, ipc 10")
     parser.add_argument("--devices", type=int, default=8)
     parser.add_argument("--classes", type=int, nargs="+", default=[10, 100, 1000])
-    parser.add_argument("--dataset", choices=sorted(SHAPES), default="cifar10", help="whose images and recipe")
+    parser.add_argument("--dataset", choices=sorted(SHAPES), default="cifar10", help="source of image shape and recipe")
     options = parser.parse_args()
     share_processors(["--devices", str(options.devices)])
     rows: list[tuple[str, ...]] = [("classes", "sweep", "", "update", "", "reduced", "gathered", "held")]
@@ -38,17 +38,18 @@ def main() -> None:
 
 
 GATHERED = 1
-"""arrays as large as the synthetic set that a step gathers where the devices do not divide the classes: read off the
-compiled program (``tests/test_mesh.py``)"""
+"""number of arrays of the size of the synthetic set that a step gathers if the number of devices does not divide the
+number of classes; read from the compiled program (``tests/test_mesh.py``)"""
 
 
 def counts(dataset: str, classes: int) -> tuple[Cost, Cost, int, int, int]:
-    """Of one device: the matching sweep, the model update, bytes of gradient that the update reduces in a step,
-    bytes of the synthetic set that are gathered, and bytes of it, with its momentum, that are held."""
+    """Return for one device: the cost of the matching sweep, the cost of the model update, the bytes of gradient that
+    the update reduces in a step, the bytes of the synthetic set that the step gathers, and the bytes of the synthetic
+    set and its momentum that the device holds."""
     n, shape = jax.device_count(), SHAPES[dataset][0]
-    each = TRAINING_IMAGES[dataset] // SHAPES[dataset][1]
+    per_class = TRAINING_IMAGES[dataset] // SHAPES[dataset][1]
     spec = resolve("acc_dd", RECIPE_OF[dataset], ipc=10, shape=shape).spec
-    data = explain.real_shapes(each * classes, shape, [each] * classes)
+    data = explain.real_shapes(per_class * classes, shape, [per_class] * classes)
     with compiled_for("gpu"):
         problem, state = explain.shapes(spec, data)
         sweep, update = (

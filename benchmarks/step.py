@@ -1,4 +1,4 @@
-"""The parts of an inner step, compiled and ready to be timed, on random images. For ``benchmark`` alone."""
+"""Compile the parts of an inner step on random images, ready to be timed by ``benchmark``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from distill_jax.types import Array, RealData
 
 @dataclass(frozen=True)
 class Size:
-    """Shapes of a step."""
+    """The shapes of a step."""
 
     shape: tuple[int, int, int]
     """(H, W, c)"""
@@ -42,14 +42,14 @@ class Size:
     batch: int = 64
     """real images per class in a sweep, and images per step of an update"""
     update: int = 640
-    """real images per model update that is timed"""
-    shown: int = 2000
-    """real images per model update of a run, by which the whole step is reckoned"""
+    """real images per timed model update"""
+    run_update: int = 2000
+    """real images per model update of a run, for the time of the whole step"""
     epochs: int = 2
-    """of training from scratch on the decoded images, when evaluation is timed"""
+    """epochs of training from scratch on the decoded images, when evaluation is timed"""
 
     def real(self) -> tuple[np.ndarray, np.ndarray]:
-        """Random images: uint8 [N, H, W, c], labels int32 [N] that go round the classes."""
+        """Draw random images, uint8 [N, H, W, c], with labels 0, 1, ..., C-1, 0, ..., int32 [N]."""
         n = max(2 * self.classes * self.batch, self.update)
         images = np.random.default_rng(0).integers(0, 256, (n, *self.shape), np.uint8)
         return images, np.arange(n, dtype=np.int32) % self.classes
@@ -57,20 +57,20 @@ class Size:
 
 SIZES = {
     "cifar10": Size((32, 32, 3), depth=3, width=128, ipc=10, factor=2),
-    "cifar10-small": Size((32, 32, 3), depth=3, width=32, ipc=1, factor=2, shown=512, epochs=20),
-    "digits": Size((8, 8, 1), depth=2, width=32, ipc=1, factor=1, shown=256, epochs=100),
-    "tiny": Size((8, 8, 1), depth=1, width=4, ipc=1, factor=1, classes=2, batch=4, update=8, shown=8),
+    "cifar10-small": Size((32, 32, 3), depth=3, width=32, ipc=1, factor=2, run_update=512, epochs=20),
+    "digits": Size((8, 8, 1), depth=2, width=32, ipc=1, factor=1, run_update=256, epochs=100),
+    "tiny": Size((8, 8, 1), depth=1, width=4, ipc=1, factor=1, classes=2, batch=4, update=8, run_update=8),
 }
-"""``cifar10-small`` is the step of what two cores can do (results/cifar10_small.md); ``tiny`` is for trying out the
+"""``cifar10-small`` is a step that two cores can manage (results/cifar10_small.md); ``tiny`` is for testing the
 benchmark itself"""
 
 
 NETWORKS = 2
-"""trained from scratch when evaluation is timed"""
+"""number of networks trained from scratch when evaluation is timed"""
 
 
 class Step(NamedTuple):
-    """An implementation of the two parts. Each function does its work n times and returns the seconds that took."""
+    """An implementation of the two parts. Each function does its work n times and returns the elapsed seconds."""
 
     sweep: Callable[[int], float]
     """match all classes and step their images"""
@@ -80,9 +80,9 @@ class Step(NamedTuple):
 
 
 def step(size: Size, objective: Objective | None = None, dtype: DTypeName = "float32") -> Step:
-    """Ours: the sweep is the very block of steps that ``distill`` runs, with the model update left out.
+    """Compile our implementation. The sweep is the same block of steps that ``distill`` runs, without the model update.
 
-    ``objective``: another one than acc_dd's. Raises RequestError where it does not fit the rest.
+    ``objective``: replaces the one of acc_dd. Raises RequestError if it does not fit the other choices.
     """
     whole, state = _problem(size, objective, dtype)
     frozen = replace(whole, spec=replace(whole.spec, update=Frozen()))
@@ -121,7 +121,7 @@ def step(size: Size, objective: Objective | None = None, dtype: DTypeName = "flo
 
 
 def group_filters() -> None:
-    """From here on, convolutions with filters of their own per class are one grouped convolution in this process."""
+    """From now on in this process, compute convolutions with different filters per class as one grouped convolution."""
     plain: dict[Any, Callable[..., Array]] = {conv._conv: conv._conv_one, conv._correlate: conv._correlate_one}
 
     def each(f: partial, a: Array, b: Array) -> Array:
@@ -131,7 +131,8 @@ def group_filters() -> None:
 
 
 def evaluation(size: Size) -> Callable[[], float]:
-    """Train NETWORKS networks for ``size.epochs`` on the decoded images; returns seconds. The first call compiles."""
+    """Return a function that trains NETWORKS networks for ``size.epochs`` on the decoded images and returns the elapsed
+    seconds. Its first call compiles."""
     problem, state = _problem(size)
     store = decoded_set(problem.spec.parameterisation, state.synthetic, problem.data)
     protocol = replace(_experiment(size).protocol, epochs=size.epochs)
@@ -150,7 +151,7 @@ def _experiment(size: Size) -> Experiment:
 
 
 def _problem(size: Size, objective: Objective | None = None, dtype: DTypeName = "float32") -> tuple[Problem, State]:
-    """acc_dd at ``size`` on random images and random models, and its first state."""
+    """Return the problem of acc_dd at ``size`` on random images and random models, and its initial state."""
     experiment = _experiment(size)
     update = experiment.spec.update
     assert isinstance(update, TrainOnReal)
@@ -160,7 +161,7 @@ def _problem(size: Size, objective: Objective | None = None, dtype: DTypeName = 
         selector=RandomBatch(size.batch),
         objective=objective or experiment.spec.objective,
         update=replace(update, images=size.update, batch=size.batch),
-        inner_steps=10**6,  # no step that is timed begins an outer iteration
+        inner_steps=10**6,  # so that no timed step begins an outer iteration
     )
     spec = with_chunks(spec, size.shape, size.classes, target())
     net = spec.net.build(size.shape, size.classes)

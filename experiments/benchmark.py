@@ -1,4 +1,4 @@
-"""``python -m experiments.benchmark``: how fast this machine is. Not part of the installed package."""
+"""``python -m experiments.benchmark``: measure the speed of this machine. Not part of the installed package."""
 
 import sys
 

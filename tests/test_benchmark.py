@@ -17,7 +17,7 @@ def measured(capsys: pytest.CaptureFixture[str], *argv: str) -> dict:
 
 
 def test_step(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(benchmark, "ENOUGH", 0.01)
+    monkeypatch.setattr(benchmark, "MIN_SECONDS", 0.01)
     peer = ("--peer", "torch") if importlib.util.find_spec("torch") else ()
     figures = measured(capsys, "step", "--pairs", "2", *peer)
     assert set(figures) == FIGURES | {"peer", "ratios"}

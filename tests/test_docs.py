@@ -184,8 +184,8 @@ def test_what_a_page_shows_runs(page: Path, here: Path, monkeypatch: pytest.Monk
                 with monkeypatch.context() as patched:  # commands reduce themselves, by their options
                     patched.setattr(recipes, "resolve", resolve)
                     module, argv = taken_apart(command)
-                    if hasattr(module, "ENOUGH"):
-                        patched.setattr(module, "ENOUGH", 0.0)
+                    if hasattr(module, "MIN_SECONDS"):
+                        patched.setattr(module, "MIN_SECONDS", 0.0)
                     assert module.main(reduced(module, argv)) == 0, command
 
 

@@ -86,11 +86,11 @@ def test_rehearsal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every slice at tiny sizes, and what is carried to another machine between two calls."""
     first = ["digits", "--smoke", "--workdir", str(tmp_path / "work")]
     assert gpu_page.main(first) == 0
-    assert "all is done" in capsys.readouterr().out
+    assert "all slices are finished" in capsys.readouterr().out
     state = json.loads((tmp_path / "work" / "slices.json").read_text())
     assert {each["status"] for each in state.values()} == {"done"}, state
     page = (tmp_path / "work" / "gpu.md").read_text()
     assert sys.version.split()[0] in page and "rehearsal" in page
     (tmp_path / "work").rename(tmp_path / "elsewhere")
     assert gpu_page.main([*first[:3], str(tmp_path / "elsewhere")]) == 0
-    assert "all is done" in capsys.readouterr().out
+    assert "all slices are finished" in capsys.readouterr().out
