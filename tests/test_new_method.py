@@ -111,7 +111,7 @@ def test_a_selector_takes_those_least_sure_of() -> None:
     [
         ("step --objective my_objective:Statistics", "cannot be imported"),
         ("step --objective trajectory", "needs models with targets"),
-        ("step --objective feature --peer torch", "leave one of them out"),
+        ("step --objective feature --peer torch", "leave out --objective or --peer"),
         ("evaluate --objective feature", "leave --objective out"),
     ],
 )
