@@ -16,10 +16,12 @@ import jax
 
 from distill_jax.cli import display, explain
 from distill_jax.cli.backend import share_processors
-from distill_jax.cli.cost import Cost, cost, nbytes
+from distill_jax.cli.cost import Cost, cost
+from distill_jax.cli.memory import real_shapes, shapes
 from distill_jax.data.known import SHAPES, TRAINING_IMAGES
 from distill_jax.platform import compiled_for
 from distill_jax.recipes import RECIPE_OF, resolve
+from distill_jax.tree import nbytes
 
 
 def main() -> None:
@@ -49,9 +51,9 @@ def counts(dataset: str, classes: int) -> tuple[Cost, Cost, int, int, int]:
     n, shape = jax.device_count(), SHAPES[dataset][0]
     per_class = TRAINING_IMAGES[dataset] // SHAPES[dataset][1]
     spec = resolve("acc_dd", RECIPE_OF[dataset], ipc=10, shape=shape).spec
-    data = explain.real_shapes(per_class * classes, shape, [per_class] * classes)
+    data = real_shapes(per_class * classes, shape, [per_class] * classes)
     with compiled_for("gpu"):
-        problem, state = explain.shapes(spec, data)
+        problem, state = shapes(spec, data)
         sweep, update = (
             cost(part, problem, state, problem.root) for part in (explain.matching_sweep, explain.model_update)
         )

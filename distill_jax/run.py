@@ -15,17 +15,20 @@ import numpy as np
 
 from distill_jax import hosts, mesh
 from distill_jax.axes.parameterisation import stored
-from distill_jax.chunks import with_chunks
 from distill_jax.data import Dataset, feed
 from distill_jax.distill import LONGEST_BLOCK, Problem, State, init_state, run_block
 from distill_jax.distilled import DistilledSet
 from distill_jax.platform import target
 from distill_jax.spec import Spec, as_arrays, check
 from distill_jax.teachers import with_teacher_labels
-from distill_jax.types import Array, Feed, MemberStore, RealData, Tick
+from distill_jax.types import Array, Feed, MemberStore, RealData, Shape, Tick
 
 GROWTH = 8
 """maximum ratio of the lengths of two consecutive blocks, because steps of CAFE's dynamic loop differ in duration"""
+
+PIXELS_AT_ONCE = 2**19
+"""Number of pixels of real and synthetic images that an accelerator matches at once. It is enough to fill the
+accelerator, and its activations (two to eight kilobytes per pixel at width 128) fit in a few gigabytes."""
 
 
 class Block(NamedTuple):
@@ -118,6 +121,25 @@ class Keys(NamedTuple):
 
 def no_tick(done: int, total: int) -> None:
     """Ignore progress."""
+
+
+def with_chunks(spec: Spec, shape: Shape, classes: int, platform: str) -> Spec:
+    """Return ``spec`` with its automatic chunk sizes resolved for ``classes`` classes of images of ``shape``.
+
+    On a CPU both are 1, which is fastest and needs the least memory. On other platforms the model chunk is all live
+    models, and the class chunk is PIXELS_AT_ONCE / ((B + D) H W), clamped to 1..C, for B real and D synthetic images of
+    each class. It is rounded to the nearest divisor of C within a factor of 1.5, if there is one, because a remainder
+    would compile a second program.
+    """
+    if platform == "cpu":
+        return replace(spec, class_chunk=spec.class_chunk or 1, model_chunk=spec.model_chunk or 1)
+    decoded = spec.parameterisation.decoded(spec.ipc)
+    images = spec.selector.batch + min(decoded, spec.syn_batch or decoded)
+    ideal = PIXELS_AT_ONCE / (images * shape[0] * shape[1])
+    ratios = {n: max(n / ideal, ideal / n) for n in range(1, classes + 1) if classes % n == 0}
+    near = [n for n in ratios if ratios[n] <= 1.5]
+    chunk = min(near, key=ratios.__getitem__, default=max(1, min(int(ideal), classes)))
+    return replace(spec, class_chunk=spec.class_chunk or chunk, model_chunk=spec.model_chunk or spec.live)
 
 
 def prepare(

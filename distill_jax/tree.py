@@ -7,6 +7,7 @@ scale. Filters (output channels) are the LAST axis; in PyTorch they are the firs
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -65,6 +66,13 @@ def squared_distance(a: PyTree, b: PyTree) -> Array:
     """Return the sum of squared differences over all leaves."""
     return sum(
         (jnp.sum((x - y) ** 2) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)), jnp.zeros(())
+    )
+
+
+def nbytes(arrays: Any) -> int:
+    """Return the bytes of all arrays, or abstract arrays, in a pytree."""
+    return sum(
+        math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays) if hasattr(leaf, "dtype")
     )
 
 

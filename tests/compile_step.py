@@ -10,9 +10,10 @@ from dataclasses import replace
 
 import jax
 
-from distill_jax.cli import explain, fit
+from distill_jax.cli import fit
 from distill_jax.cli.devices import DEVICES
 from distill_jax.cli.hlo import parsed
+from distill_jax.cli.memory import real_shapes, shapes
 from distill_jax.cli.roofline import Roofline
 from distill_jax.platform import compiled_for
 from distill_jax.recipes import resolve
@@ -23,9 +24,9 @@ def measured(recipe: str, side: int, classes: int, images: int, dtype: str) -> d
     shape = (side, side, 3)
     spec = resolve("acc_dd", recipe, ipc=10, shape=shape).spec
     spec = replace(spec, net=replace(spec.net, dtype=dtype))
-    data = explain.real_shapes(images, shape, [images // classes] * classes)
+    data = real_shapes(images, shape, [images // classes] * classes)
     with compiled_for("gpu"):
-        problem, state = explain.shapes(spec, data)
+        problem, state = shapes(spec, data)
         began = time.process_time()
         compiled = fit.compiled_block(DEVICES["h100"], problem, state)
         seconds = time.process_time() - began

@@ -23,6 +23,7 @@ from distill_jax.axes.selector.rules import choose, representatives
 from distill_jax.cli import distill as runner
 from distill_jax.cli import explain
 from distill_jax.cli.backend import trace_faster
+from distill_jax.cli.memory import real_shapes, shapes
 from distill_jax.data import Dataset
 from distill_jax.distill import init_state, inner_step, run_block
 from distill_jax.evaluation import IDC_PROTOCOL, Sets, test_accuracies, train_networks
@@ -95,7 +96,7 @@ def rest() -> dict[str, Any]:
 def collectives(method: str, classes: str, side: str, ipc: str, batch: str = "8") -> list[tuple[str, str]]:
     spec = replace(small(method, int(ipc), int(batch), int(side)), net=ConvNet(2, 8))
     each = [40] * int(classes)
-    problem, state = explain.shapes(spec, explain.real_shapes(sum(each), (int(side), int(side), 3), each))
+    problem, state = shapes(spec, real_shapes(sum(each), (int(side), int(side), 3), each))
     held = (state.synthetic, state.optimiser)
     by_class = mesh._shardings(held, int(classes))  # as mesh.shard_state puts them
     places = mesh._shardings(state, 0)._replace(synthetic=by_class[0], optimiser=by_class[1])

@@ -111,7 +111,7 @@ def test_a_signal_to_one_host_ends_both_and_is_resumable(tmp_path: Path) -> None
     processes[1].send_signal(signal.SIGTERM)
     (first, _, said), (second, _, others) = ended(processes)
     assert (first, second) == (143, 143), said + others
-    assert "to go on: " in said and "to go on: " not in others
+    assert "to resume: " in said and "to resume: " not in others
     on(1, "distill", str(tmp_path / "stopped"), *QUICK, "--outer-steps", "400", "--resume")
     assert outcome(tmp_path / "stopped")["metrics"][0] == whole["metrics"][0]
 

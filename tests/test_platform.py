@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill_jax.chunks import with_chunks
 from distill_jax.nets import conv
 from distill_jax.nets.conv import conv2d
 from distill_jax.platform import compiled_for, on_cpu, target
 from distill_jax.recipes import resolve
+from distill_jax.run import with_chunks
 from tests.test_conv import CASES, assert_close, operands, orders, reference
 
 

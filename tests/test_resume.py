@@ -124,7 +124,7 @@ def test_a_signal_ends_after_the_block_and_saves(
         patched.setattr(loop, "run_block", run_and_signal)
         assert distill.main([*TINY, "--workdir", str(tmp_path), "--save-every", "0"]) == code
     assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == ["0", "1"]
-    command = re.search("to go on: (.*)", capsys.readouterr().err)
+    command = re.search("to resume: (.*)", capsys.readouterr().err)
     assert command is not None
     python, *argv = shlex.split(command[1])
     assert argv[:2] == ["-m", "experiments.distill"] and argv[-1] == "--resume"

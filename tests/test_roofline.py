@@ -2,13 +2,13 @@
 
 import pytest
 
-from distill_jax.chunks import with_chunks
 from distill_jax.cli import compiler, explain
 from distill_jax.cli.devices import DEVICES
 from distill_jax.cli.fit import Memory, report
 from distill_jax.cli.hlo import Buffer, parsed
 from distill_jax.cli.roofline import Roofline
 from distill_jax.recipes import resolve
+from distill_jax.run import with_chunks
 
 H100 = DEVICES["h100"]
 

@@ -9,11 +9,10 @@ import numpy as np
 
 from distill_jax.axes.objective import TrajectoryMatching
 from distill_jax.axes.parameterisation import MultiFormation
-from distill_jax.chunks import with_chunks
 from distill_jax.distill import Problem
 from distill_jax.nets import ConvNet
 from distill_jax.recipes import resolve
-from distill_jax.run import no_tick
+from distill_jax.run import no_tick, with_chunks
 from distill_jax.spec import Spec, as_arrays
 from distill_jax.types import RealData
 

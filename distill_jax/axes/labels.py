@@ -48,16 +48,16 @@ class LearnedLabels(Labels):
                 "give a learning rate above 0 and a momentum from 0 to below 1"
             )
 
-    def init(self, net: Net, teachers: Model | None, shown: TrainSet) -> Array:
+    def init(self, net: Net, teachers: Model | None, initial: TrainSet) -> Array:
         """Return the initial logits, float32 [C, D, C]."""
-        classes = shown.targets.shape[1]
+        classes = initial.targets.shape[1]
         if not self.init_uses_teachers or teachers is None:
-            return self.confidence * shown.targets.reshape(classes, -1, classes)
+            return self.confidence * initial.targets.reshape(classes, -1, classes)
 
         def teacher_logits(model: Model) -> Array:
-            return net.apply(model, shown.images, train=False)[0].logits
+            return net.apply(model, initial.images, train=False)[0].logits
 
-        logits = teachers_logits(jax.lax.map(teacher_logits, teachers), jnp.argmax(shown.targets, axis=-1))
+        logits = teachers_logits(jax.lax.map(teacher_logits, teachers), jnp.argmax(initial.targets, axis=-1))
         return logits.reshape(classes, -1, classes)
 
     def optimiser(self) -> optax.GradientTransformation:

@@ -14,6 +14,7 @@ from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from distill_jax.micro_batches import whole_batches
+from distill_jax.tree import nbytes
 
 
 class Cost(NamedTuple):
@@ -75,10 +76,3 @@ def _arithmetic(eqn: JaxprEqn, terms: int) -> Cost:
 
 def _shape(var: Any) -> tuple[int, ...]:
     return var.aval.shape
-
-
-def nbytes(arrays: Any) -> int:
-    """Return the bytes of all arrays, or abstract arrays, in a pytree."""
-    return sum(
-        math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays) if hasattr(leaf, "dtype")
-    )

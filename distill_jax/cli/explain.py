@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, NamedTuple
 
@@ -23,23 +23,23 @@ from distill_jax import mesh, tree
 from distill_jax.augment import NoAugment
 from distill_jax.axes.parameterisation import decoded_set
 from distill_jax.axes.perturb import NoPerturbation
-from distill_jax.chunks import with_chunks
 from distill_jax.cli import display
 from distill_jax.cli.arguments import Common, chosen_classes, parse
 from distill_jax.cli.compiler import ask, require
-from distill_jax.cli.cost import Cost, cost, nbytes
+from distill_jax.cli.cost import Cost, cost
 from distill_jax.cli.devices import DEVICES
 from distill_jax.cli.display import arithmetic, table
+from distill_jax.cli.memory import pretraining, real_shapes, shapes
 from distill_jax.cli.process import run_command
 from distill_jax.cli.read_data import assumed_shape, read, refuse_side
 from distill_jax.data import SHAPES, TRAINING_IMAGES, count_classes
-from distill_jax.distill import Problem, State, init_state, matching
-from distill_jax.platform import compiled_for, target
+from distill_jax.distill import Problem, State, matching
+from distill_jax.platform import compiled_for
 from distill_jax.published import Comparison, compared, same
 from distill_jax.recipes import Experiment
-from distill_jax.run import no_tick
-from distill_jax.spec import CHOICES, Spec, as_arrays, check
-from distill_jax.types import Net, Normaliser, PyTree, RealData, lookup
+from distill_jax.spec import CHOICES, Spec, check
+from distill_jax.tree import nbytes
+from distill_jax.types import PyTree, RealData, lookup
 
 
 @dataclass(frozen=True)
@@ -121,34 +121,6 @@ def explained(experiment: Experiment, data: RealData) -> str:
     )
 
 
-def shapes(spec: Spec, data: RealData) -> tuple[Problem, State]:
-    """Return the problem of ``spec`` and its initial state, made of ``jax.ShapeDtypeStruct``."""
-    _, height, width, channels = data.images.shape
-    spec = as_arrays(with_chunks(spec, (height, width, channels), data.classes, target()))
-    net = spec.net.build((height, width, channels), data.classes)
-    key = jax.eval_shape(jax.random.key, 0)
-    # Traced for the number of networks that train at once, so that the pretraining of the run reuses the trace.
-    size, some = spec.models.size, jax.eval_shape(*_pretraining(spec, net, data, key, mesh.size()))
-    pool = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), some)
-    problem = Problem(spec, net, data, pool, key)
-    return problem, jax.eval_shape(init_state, problem)
-
-
-def real_shapes(images: int, shape: tuple[int, int, int], counts: list[int]) -> RealData:
-    """Return the shapes of a real training set of ``images`` images of ``shape`` (H, W, c)."""
-
-    def array(dtype: type, *dims: int) -> jax.Array:
-        return jax.ShapeDtypeStruct(dims, jnp.dtype(dtype))  # type: ignore[return-value]
-
-    return RealData(
-        images=array(jnp.uint8, images, *shape),
-        labels=array(jnp.int32, images),
-        index=array(jnp.int32, len(counts), max(counts)),
-        counts=array(jnp.int32, len(counts)),
-        normaliser=Normaliser(array(jnp.float32, shape[2]), array(jnp.float32, shape[2])),
-    )
-
-
 def _published(settings: list[Comparison]) -> list[str]:
     """Format a comparison of the settings with the published ones."""
     if not settings:
@@ -203,18 +175,6 @@ def _choices(spec: Spec) -> list[str]:
     return [f"{axis:17} {getattr(spec, axis)!r}" for axis in CHOICES]
 
 
-def _pretraining(spec: Spec, net: Net, data: RealData, key: jax.Array, networks: int = 1) -> tuple[Any, ...]:
-    """Return a function that trains a pool of at most ``networks`` networks, and its arguments. Tracing a hundred
-    experts would take half a minute."""
-    networks = min(networks, spec.models.size)
-    models: Any = replace(spec.models, size=networks) if networks else spec.models  # type: ignore[type-var]
-
-    def pretrain(models: Any, data: RealData, key: jax.Array) -> PyTree:
-        return models.pretrain(net, data, key, no_tick)
-
-    return pretrain, models, data, key
-
-
 def _residents(problem: Problem, state: State) -> list[tuple[str, str, str]]:
     live, size = problem.spec.live, problem.spec.models.size
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.models.params)) // live
@@ -228,7 +188,7 @@ def _residents(problem: Problem, state: State) -> list[tuple[str, str, str]]:
 
 def _costs(problem: Problem, state: State) -> list[str]:
     spec = problem.spec
-    pretraining = cost(*_pretraining(spec, problem.net, problem.data, problem.root)).times(spec.models.size)
+    pool = cost(*pretraining(spec, problem.net, problem.data, problem.root)).times(spec.models.size)
     picked, sweep, update = (
         cost(part, problem, state, problem.root) for part in (_select, matching_sweep, model_update)
     )
@@ -246,14 +206,14 @@ def _costs(problem: Problem, state: State) -> list[str]:
         ("model update", *_amounts(update), type(spec.update).__name__),
         ("inner step", *_amounts(step), ""),
         ("the run", *_amounts(step.times(spec.steps)), f"{spec.outer_steps} outer x {spec.inner_steps} inner steps"),
-        ("pool, before it", *_amounts(pretraining), ""),
+        ("pool, before it", *_amounts(pool), ""),
     ]
     lines = table([("", "arithmetic", "bytes moved", ""), *(row for row in rows if row[1][:2] != "0 ")], numbers=True)
     said = [
         "",
         "Only convolutions and matrix products count; the operations between them can be fused.",
     ]
-    if step.open_loops or pretraining.open_loops:
+    if step.open_loops or pool.open_loops:
         said.append("A loop whose length depends on the data counts as one iteration.")
     return lines + said
 

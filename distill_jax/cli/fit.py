@@ -18,6 +18,7 @@ from distill_jax.cli import explain
 from distill_jax.cli.devices import DEVICES, Device
 from distill_jax.cli.display import arithmetic, duration, size, table
 from distill_jax.cli.hlo import parsed
+from distill_jax.cli.memory import shapes
 from distill_jax.cli.roofline import Loop, Roofline, Work
 from distill_jax.distill import run_block
 from distill_jax.platform import compiled_for
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> int:
     if experiment.spec.steps == 0:
         raise RequestError(f"{options.method} takes no steps, so there is nothing to compile: leave out --device")
     with compiled_for(device.platform):
-        problem, state = explain.shapes(experiment.spec, data)
+        problem, state = shapes(experiment.spec, data)
         began = time.perf_counter()
         compiled = compiled_block(device, problem, state)
     spec, seconds = problem.spec, time.perf_counter() - began

@@ -1,19 +1,24 @@
-"""Checks before any work whether the resident arrays of a run fit on the device."""
+"""The abstract arrays of a run, and a check before any work that the resident ones fit on the device."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from distill_jax.cli import explain
-from distill_jax.cli.cost import nbytes
+from distill_jax import mesh
 from distill_jax.cli.display import size
 from distill_jax.data import Dataset
-from distill_jax.spec import Spec
-from distill_jax.types import RequestError
+from distill_jax.distill import Problem, State, init_state
+from distill_jax.platform import target
+from distill_jax.run import no_tick, with_chunks
+from distill_jax.spec import Spec, as_arrays
+from distill_jax.tree import nbytes
+from distill_jax.types import Net, Normaliser, PyTree, RealData, RequestError
 
 ROOT = Path("/")
 
@@ -52,7 +57,7 @@ def check_fits(spec: Spec, data: Dataset, resident: int | None = None) -> str:
 def resident_parts(spec: Spec, data: Dataset, resident: int | None = None) -> list[Part]:
     """Return the arrays of a run that stay on one device, and the real images of a step, the least that it adds."""
     counts = [min(resident or count, count) for count in data.counts.tolist()]
-    problem, state = explain.shapes(spec, explain.real_shapes(sum(counts), data.shape, counts))
+    problem, state = shapes(spec, real_shapes(sum(counts), data.shape, counts))
     height, width, channels = data.shape
     batch = 4 * problem.spec.class_chunk * spec.selector.batch * height * width * channels
     fewer = "a smaller --side, or some of the classes with --subset"
@@ -64,6 +69,46 @@ def resident_parts(spec: Spec, data: Dataset, resident: int | None = None) -> li
         Part("synthetic images and state", nbytes(state), "a smaller --ipc"),
         Part("a step's real images", batch, "--class-chunk 1, or a smaller --selector.batch"),
     ]
+
+
+def shapes(spec: Spec, data: RealData) -> tuple[Problem, State]:
+    """Return the problem of ``spec`` and its initial state, made of ``jax.ShapeDtypeStruct``."""
+    _, height, width, channels = data.images.shape
+    spec = as_arrays(with_chunks(spec, (height, width, channels), data.classes, target()))
+    net = spec.net.build((height, width, channels), data.classes)
+    key = jax.eval_shape(jax.random.key, 0)
+    # Traced for the number of networks that train at once, so that the pretraining of the run reuses the trace.
+    size, some = spec.models.size, jax.eval_shape(*pretraining(spec, net, data, key, mesh.size()))
+    pool = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), some)
+    problem = Problem(spec, net, data, pool, key)
+    return problem, jax.eval_shape(init_state, problem)
+
+
+def real_shapes(images: int, shape: tuple[int, int, int], counts: list[int]) -> RealData:
+    """Return the shapes of a real training set of ``images`` images of ``shape`` (H, W, c)."""
+
+    def array(dtype: type, *dims: int) -> jax.Array:
+        return jax.ShapeDtypeStruct(dims, jnp.dtype(dtype))  # type: ignore[return-value]
+
+    return RealData(
+        images=array(jnp.uint8, images, *shape),
+        labels=array(jnp.int32, images),
+        index=array(jnp.int32, len(counts), max(counts)),
+        counts=array(jnp.int32, len(counts)),
+        normaliser=Normaliser(array(jnp.float32, shape[2]), array(jnp.float32, shape[2])),
+    )
+
+
+def pretraining(spec: Spec, net: Net, data: RealData, key: jax.Array, networks: int = 1) -> tuple[Any, ...]:
+    """Return a function that trains a pool of at most ``networks`` networks, and its arguments. Tracing a hundred
+    experts would take half a minute."""
+    networks = min(networks, spec.models.size)
+    models: Any = replace(spec.models, size=networks) if networks else spec.models  # type: ignore[type-var]
+
+    def pretrain(models: Any, data: RealData, key: jax.Array) -> PyTree:
+        return models.pretrain(net, data, key, no_tick)
+
+    return pretrain, models, data, key
 
 
 def available() -> int | None:

@@ -74,7 +74,7 @@ def resumable(runner: str, argv: Sequence[str], path: Path) -> Iterator[None]:
             words[end:end] = ["--workdir", str(path)]
         end = words.index("--") if "--" in words else len(words)
         words[end:end] = ["--resume"]
-        print(f"to go on: {shlex.join(['python', '-m', f'experiments.{runner}', *words])}", file=sys.stderr)
+        print(f"to resume: {shlex.join(['python', '-m', f'experiments.{runner}', *words])}", file=sys.stderr)
         raise
 
 

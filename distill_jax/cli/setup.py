@@ -16,7 +16,6 @@ import jax
 
 from distill_jax import __version__, hosts
 from distill_jax.checkpoint import check_pool, load_pool, save_pool
-from distill_jax.chunks import with_chunks
 from distill_jax.cli.arguments import Request
 from distill_jax.cli.display import Bar
 from distill_jax.cli.memory import check_fits
@@ -27,7 +26,7 @@ from distill_jax.data import Dataset, feed
 from distill_jax.distill import Problem
 from distill_jax.platform import target
 from distill_jax.recipes import Experiment
-from distill_jax.run import Keys
+from distill_jax.run import Keys, with_chunks
 from distill_jax.spec import Spec, as_arrays, check, to_json
 from distill_jax.types import Feed, Net, Normaliser, PyTree, RealData, RequestError
 
