@@ -1,10 +1,10 @@
-"""Architecture search on a distilled set: do networks rank on it as they do on all real images?
+"""Architecture search on a distilled set: does it rank networks in the same order as all real images do?
 
     python -m experiments.distill acc_dd digits --ipc 10 --workdir runs/digits10
     python examples/architecture_search.py runs/digits10/distilled.npz
 
-Trains ConvNets of several depths, widths, norms and poolings on the distilled set, on as many random real images, and
-on all real images, and compares the orders of their test accuracies by Spearman's rank correlation.
+Trains ConvNets of several depths, widths, norms and poolings on the distilled set, on an equal number of random real
+images, and on all real images. Compares the test accuracies with Spearman's rank correlation.
 """
 
 from dataclasses import dataclass
@@ -36,19 +36,19 @@ CANDIDATES = [
 @dataclass(frozen=True)
 class Options:
     path: Positional[Path]
-    """a distilled.npz"""
+    """path of a distilled.npz"""
     dataset: str = "digits"
     networks: int = 20
-    """drawn from all combinations"""
+    """number of architectures, drawn at random from all combinations"""
     repeats: int = 2
-    """networks of each kind on each set, from other seeds; each has random images of its own"""
+    """number of networks per architecture and set, each with its own seed and its own random images"""
     epochs: int = 10
-    """each as long as one over all real images: the few are shown again and again"""
+    """number of epochs; on every set, an epoch has as many images as the real training set"""
 
 
 def training_sets(distilled: DistilledSet, data: Dataset, repeats: int) -> Sets:
-    """``repeats`` times the distilled set, then random images, then all real ones; few images are repeated up to the
-    number of real ones, so that one compiled program trains a network on any of them."""
+    """Return ``repeats`` copies of the distilled set, ``repeats`` sets of random images and ``repeats`` copies of the
+    real set, in this order. Small sets repeat their images, so that one compiled program can train on any set."""
     few, rng = distilled.arrays()[0], np.random.default_rng(0)
     images = np.concatenate([few, distilled.prepared(data.x_train)])
     targets = np.concatenate([distilled.targets(), np.eye(data.classes, dtype=np.float32)[data.y_train]])
@@ -63,26 +63,27 @@ def training_sets(distilled: DistilledSet, data: Dataset, repeats: int) -> Sets:
 
 
 def main(options: Options) -> None:
-    compile_faster()  # twenty networks: most of the time goes there
+    compile_faster()  # compiling twenty networks takes most of the time
     distilled, data = DistilledSet.load(options.path), load(options.dataset)
     sets = training_sets(distilled, data, options.repeats)
     protocol = Protocol("search", options.epochs, rate=0.03, cutmix=0.0, augment=Siamese("crop"))
     normaliser = distilled.normaliser
-    found = []
+    accuracies = []
     print("| depth | width | norm | pooling | distilled | random | real |\n|---|---|---|---|---|---|---|")
     for candidate in Random(0).sample(CANDIDATES, options.networks):
         net = candidate.build(data.shape, data.classes)
         models = train_networks(net, protocol, sets, jax.random.key(0), normaliser)
         percent = test_accuracies(net, models, data.test_arrays(), normaliser)
-        found.append(np.reshape(percent, (3, options.repeats)))
-        row = [candidate.depth, candidate.width, candidate.norm, candidate.pooling, *found[-1].mean(axis=1).round(1)]
+        accuracies.append(np.reshape(percent, (3, options.repeats)))
+        means = accuracies[-1].mean(axis=1).round(1)
+        row = [candidate.depth, candidate.width, candidate.norm, candidate.pooling, *means]
         print("|", " | ".join(map(str, row)), "|", flush=True)
-    few, random, real = np.array(found).transpose(1, 2, 0)  # each [repeats, networks]
+    few, random, real = np.array(accuracies).transpose(1, 2, 0)  # each [repeats, networks]
     print(f"\nRank correlation with all real images, over {options.networks} networks:")
     print(f"- distilled, {options.repeats} repeats: {correlation(few.mean(0), real.mean(0)):.2f}")
     print(f"- random, {options.repeats} repeats: {correlation(random.mean(0), real.mean(0)):.2f}")
     if options.repeats > 1:
-        print(f"- real, one repeat against the others: {correlation(real[0], real[1:].mean(0)):.2f}")
+        print(f"- real, one repeat against the mean of the other repeats: {correlation(real[0], real[1:].mean(0)):.2f}")
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,11 +1,11 @@
-"""Train a network of PyTorch on an exported distilled set of digits, with nothing of distill_jax: ten lines.
+"""Train a PyTorch network on an exported distilled set of digits in ten lines, without distill_jax.
 
     python -m experiments.distill acc_dd digits --ipc 1 --workdir runs/digits
     python -m experiments.export runs/digits png exports/digits
     PYTHONPATH=exports/digits python examples/train_in_pytorch.py
 
-``use_in_pytorch.py`` lies beside the images of every export, whatever the format. So few images want augmentation: here
-a random affine map and a random brightness of each.
+Every export, in any format, contains ``use_in_pytorch.py`` next to the images. Training on so few images needs
+augmentation: here a random affine map and a random brightness for each image.
 """
 
 import torch
@@ -31,9 +31,9 @@ for _ in range(300):
     F.cross_entropy(net(x + torch.rand(len(x), 1, 1, 1) - 0.5), labels).backward()
     optimiser.step()
 
-# How good is it? The test part of digits, which no image above was made from.
+# How good is the network? Test it on the test part of digits, which distillation did not use.
 _, x, _, y = train_test_split(
     *load_digits(return_X_y=True), test_size=0.25, random_state=0, stratify=load_digits().target
 )
-right = net(normalise(torch.tensor(x / 16).float().reshape(-1, 1, 8, 8))).argmax(1) == torch.tensor(y)
-print(f"{100 * right.float().mean():.2f} % of {len(y)} test images")
+correct = net(normalise(torch.tensor(x / 16).float().reshape(-1, 1, 8, 8))).argmax(1) == torch.tensor(y)
+print(f"{100 * correct.float().mean():.2f} % of {len(y)} test images")
