@@ -1,10 +1,10 @@
-"""Architecture search on a distilled set: do networks rank on it as they do on all real images?
+"""Tests whether networks rank on a distilled set as they rank on all real images, as architecture search needs.
 
     python -m experiments.distill acc_dd digits --ipc 10 --workdir runs/digits10
     python examples/architecture_search.py runs/digits10/distilled.npz
 
-Trains ConvNets of several depths, widths, norms and poolings on the distilled set, on as many random real images, and
-on all real images, and compares the orders of their test accuracies by Spearman's rank correlation.
+It trains ConvNets of several depths, widths, norms and poolings on the distilled set, on equally many random real
+images, and on all real images. Spearman's rank correlation compares the rankings by test accuracy.
 """
 
 from dataclasses import dataclass
@@ -36,26 +36,26 @@ CANDIDATES = [
 @dataclass(frozen=True)
 class Options:
     path: Positional[Path]
-    """a distilled.npz"""
+    """distilled set, a distilled.npz"""
     dataset: str = "digits"
     networks: int = 20
-    """drawn from all combinations"""
+    """number of networks, drawn from all combinations"""
     repeats: int = 2
-    """networks of each kind on each set, from other seeds; each has random images of its own"""
+    """number of times that each network is trained on each set, with other seeds and other random images"""
     epochs: int = 10
-    """each as long as one over all real images: the few are shown again and again"""
+    """number of epochs, each as long as an epoch over all real images; small sets are repeated to fill it"""
 
 
 def training_sets(distilled: DistilledSet, data: Dataset, repeats: int) -> Sets:
-    """``repeats`` times the distilled set, then random images, then all real ones; few images are repeated up to the
-    number of real ones, so that one compiled program trains a network on any of them."""
+    """Return the distilled set, random images, and all real images, each ``repeats`` times. Small sets are repeated up
+    to the number of real images, so that one compiled program serves all sets."""
     few, rng = distilled.arrays()[0], np.random.default_rng(0)
     images = np.concatenate([few, distilled.prepared(data.x_train)])
     targets = np.concatenate([distilled.targets(), np.eye(data.classes, dtype=np.float32)[data.y_train]])
     real = len(few) + np.arange(len(data.x_train))
     by_class = [real[data.y_train == c] for c in range(data.classes)]
     rows = [np.arange(len(few))] * repeats
-    rows += [np.ravel([rng.choice(own, len(few) // data.classes) for own in by_class]) for _ in range(repeats)]
+    rows += [np.ravel([rng.choice(members, len(few) // data.classes) for members in by_class]) for _ in range(repeats)]
     rows += [real] * repeats
     return Sets(
         TrainSet(jnp.asarray(images), jnp.asarray(targets)), jnp.asarray([np.resize(r, len(real)) for r in rows])
@@ -63,21 +63,27 @@ def training_sets(distilled: DistilledSet, data: Dataset, repeats: int) -> Sets:
 
 
 def main(options: Options) -> None:
-    compile_faster()  # twenty networks: most of the time goes there
+    compile_faster()  # compiling twenty networks takes most of the time
     distilled, data = DistilledSet.load(options.path), load(options.dataset)
     sets = training_sets(distilled, data, options.repeats)
     protocol = Protocol("search", options.epochs, rate=0.03, cutmix=0.0, augment=Siamese("crop"))
     normaliser = distilled.normaliser
-    found = []
+    accuracies = []
     print("| depth | width | norm | pooling | distilled | random | real |\n|---|---|---|---|---|---|---|")
     for candidate in Random(0).sample(CANDIDATES, options.networks):
         net = candidate.build(data.shape, data.classes)
         models = train_networks(net, protocol, sets, jax.random.key(0), normaliser)
         percent = test_accuracies(net, models, data.test_arrays(), normaliser)
-        found.append(np.reshape(percent, (3, options.repeats)))
-        row = [candidate.depth, candidate.width, candidate.norm, candidate.pooling, *found[-1].mean(axis=1).round(1)]
+        accuracies.append(np.reshape(percent, (3, options.repeats)))
+        row = [
+            candidate.depth,
+            candidate.width,
+            candidate.norm,
+            candidate.pooling,
+            *accuracies[-1].mean(axis=1).round(1),
+        ]
         print("|", " | ".join(map(str, row)), "|", flush=True)
-    few, random, real = np.array(found).transpose(1, 2, 0)  # each [repeats, networks]
+    few, random, real = np.array(accuracies).transpose(1, 2, 0)  # each [repeats, networks]
     print(f"\nRank correlation with all real images, over {options.networks} networks:")
     print(f"- distilled, {options.repeats} repeats: {correlation(few.mean(0), real.mean(0)):.2f}")
     print(f"- random, {options.repeats} repeats: {correlation(random.mean(0), real.mean(0)):.2f}")

@@ -1,11 +1,11 @@
-"""Class-incremental learning: a memory of distilled images against one of as many random real images.
+"""Compares a memory of distilled images with a memory of random real images in class-incremental learning.
 
     python examples/continual_learning.py
     python examples/continual_learning.py --dataset npz:mnist.npz --recipe mnist --syn-lr 1e-4 --depth 3
 
-Classes come two at a time. A network learns each pair from its real images, half of every batch, and from a memory
-with a few images of every earlier class, the other half; then it is asked about all classes so far, without being told
-which pair an image is of. The memory of a pair is made while its real images are there, from them alone.
+Classes arrive in pairs. One half of every batch has real images of the current pair, the other half has images from a
+memory, which keeps a few images of every earlier class. After each pair the network is tested on all classes so far,
+without knowing the pair of an image. The memory of a pair is made only from the real images of that pair.
 """
 
 from collections.abc import Callable
@@ -32,19 +32,19 @@ class Options:
     dataset: str = "digits"
     recipe: str = "digits"
     ipc: int = 1
-    """images per class in the memory"""
+    """number of images per class in the memory"""
     seeds: int = 3
     outer_steps: int = 8
-    """of distillation, 50 image updates each"""
+    """number of outer steps of distillation, with 50 image updates each"""
     syn_lr: float = 2e-4
     depth: int = 2
     width: int = 32
     steps: int = 200
-    """batches from which the network learns each pair"""
+    """number of training batches for each pair"""
 
 
 def pairs(data: Dataset) -> list[Dataset]:
-    """A data set for each two classes, all with as many images, so that one compiled program serves them all."""
+    """Return a data set for each pair of classes. Equal sizes allow one compiled program to serve all of them."""
     n = int(data.counts.min())
     rows = [np.flatnonzero(data.y_train == c)[:n] for c in range(data.classes)]
     both = [np.concatenate(rows[c : c + 2]) for c in range(0, data.classes - 1, 2)]
@@ -52,32 +52,34 @@ def pairs(data: Dataset) -> list[Dataset]:
     return [Dataset.from_arrays(data.name, x, y, x, y) for x, y in parts]
 
 
-def distilled(experiment: Experiment, part: Dataset, seed: int) -> Array:
-    """float32 [2, I, H, W, c] in [0, 1]"""
+def distilled_memory(experiment: Experiment, part: Dataset, seed: int) -> Array:
+    """Return distilled images of ``part``: float32 [2, I, H, W, c] in [0, 1]."""
     images = distil(experiment.spec, part, seed).images
     return jnp.asarray(images).reshape(part.classes, -1, *part.shape)
 
 
-def random_real(experiment: Experiment, part: Dataset, seed: int) -> Array:
-    """float32 [2, I, H, W, c] in [0, 1]"""
+def random_memory(experiment: Experiment, part: Dataset, seed: int) -> Array:
+    """Return random real images of ``part``: float32 [2, I, H, W, c] in [0, 1]."""
     net, key = experiment.spec.net.build(part.shape, part.classes), jax.random.key(seed)
     return RandomReal().images(net, net.init(key), part.real_data(), experiment.spec.ipc, 1, key)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def learn(net: Net, experiment: Experiment, model: Model, store: TrainSet, rows: Array, test: Array, key: Array):
-    """Train on the batches ``rows`` [steps, batch] of ``store``: the model, and what it takes ``test`` images for."""
+def fit_and_predict(
+    net: Net, experiment: Experiment, model: Model, store: TrainSet, rows: Array, test: Array, key: Array
+):
+    """Train on the batches ``rows`` [steps, batch] of ``store``. Return the model and its predictions for ``test``."""
     protocol, optimiser = experiment.protocol, NetworkSGD(experiment.protocol.rate).transform()
     pipeline, order = Pipeline(rows.shape[1], protocol.cutmix, protocol.augment), Order(rows, jnp.ones(rows.shape))
     model = train(net, model, optimiser, optimiser.init(model.params), store, order, pipeline, key)[0]
     return model, jnp.argmax(net.apply(model, test, train=False)[0].logits, axis=1)
 
 
-def learned(data: Dataset, experiment: Experiment, make: Callable | None, steps: int, seed: int) -> list[float]:
-    """Accuracy in percent on all classes so far, after each pair. ``make`` makes the memory; None: there is none."""
+def accuracies(data: Dataset, experiment: Experiment, make: Callable | None, steps: int, seed: int) -> list[float]:
+    """Return the accuracy in percent on all classes so far after each pair. ``make`` makes the memory (None: none)."""
     net, ipc = experiment.spec.net.build(data.shape, data.classes), experiment.spec.ipc
     key, rng, parts = jax.random.key(seed), np.random.default_rng(seed), pairs(data)
-    normaliser = parts[0].real_data().normaliser  # all that is known when learning begins
+    normaliser = parts[0].real_data().normaliser  # the only statistics that exist when learning begins
     test, model, percent = normaliser.to_network(jnp.asarray(data.x_test)), net.init(key), []
     memory = jnp.zeros((data.classes, ipc, *data.shape))
     for t, part in enumerate(parts):
@@ -88,8 +90,8 @@ def learned(data: Dataset, experiment: Experiment, make: Callable | None, steps:
         if make and t:
             rows[:, 32:] = new + rng.integers(0, 2 * t * ipc, (steps, 32))
         store = TrainSet(normaliser.to_network(images), jax.nn.one_hot(labels, data.classes))
-        model, seen_as = learn(net, experiment, model, store, jnp.asarray(rows), test, key)
-        percent.append(100 * float(np.mean((seen_as == data.y_test)[data.y_test < 2 * t + 2])))
+        model, predicted = fit_and_predict(net, experiment, model, store, jnp.asarray(rows), test, key)
+        percent.append(100 * float(np.mean((predicted == data.y_test)[data.y_test < 2 * t + 2])))
         if make:
             memory = memory.at[2 * t : 2 * t + 2].set(make(experiment, part, 100 * seed + t))
     return percent
@@ -103,8 +105,8 @@ def main(options: Options) -> None:
     experiment = replace(experiment, spec=spec)
     print(f"| memory, {options.ipc} per class |", *(f"{c} classes |" for c in range(2, data.classes + 1, 2)))
     print("|---" * (data.classes // 2 + 1) + "|")
-    for name, make in {"distilled": distilled, "random real": random_real, "none": None}.items():
-        runs = np.array([learned(data, experiment, make, options.steps, seed) for seed in range(options.seeds)])
+    for name, make in {"distilled": distilled_memory, "random real": random_memory, "none": None}.items():
+        runs = np.array([accuracies(data, experiment, make, options.steps, seed) for seed in range(options.seeds)])
         cells = (f"{mean:.1f} ± {std:.1f} |" for mean, std in zip(runs.mean(0), runs.std(0), strict=True))
         print(f"| {name} |", *cells, flush=True)
 

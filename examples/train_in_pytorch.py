@@ -1,11 +1,11 @@
-"""Train a network of PyTorch on an exported distilled set of digits, with nothing of distill_jax: ten lines.
+"""Trains a PyTorch network on an exported distilled set of digits in ten lines, without distill_jax.
 
     python -m experiments.distill acc_dd digits --ipc 1 --workdir runs/digits
     python -m experiments.export runs/digits png exports/digits
     PYTHONPATH=exports/digits python examples/train_in_pytorch.py
 
-``use_in_pytorch.py`` lies beside the images of every export, whatever the format. So few images want augmentation: here
-a random affine map and a random brightness of each.
+Every export has a ``use_in_pytorch.py`` beside its images, in every format. So few images need augmentation, which is
+a random affine map and a random brightness here.
 """
 
 import torch
@@ -31,7 +31,7 @@ for _ in range(300):
     F.cross_entropy(net(x + torch.rand(len(x), 1, 1, 1) - 0.5), labels).backward()
     optimiser.step()
 
-# How good is it? The test part of digits, which no image above was made from.
+# How good is it? The test part of digits played no role in making the images above.
 _, x, _, y = train_test_split(
     *load_digits(return_X_y=True), test_size=0.25, random_state=0, stratify=load_digits().target
 )
