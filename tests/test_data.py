@@ -1,4 +1,4 @@
-"""Data sets as arrays and npz files: what is computed from them, and every way in which they can be wrong."""
+"""Tests data sets from arrays and npz files: the values computed from them, and all kinds of wrong input."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_real_data() -> None:
 @pytest.mark.parametrize("count", [10, 2500])
 def test_moments_are_those_of_the_pixels(count: int) -> None:
     images = rng.integers(0, 256, (count, 4, 4, 3), np.uint8)
-    images[..., 2] = 7  # a channel that never varies
+    images[..., 2] = 7  # a constant channel
     data = Dataset.from_arrays("toy", **arrays(x_train=images, y_train=np.resize(LABELS, count)))
     real = data.real_data()
     pixels = images.reshape(-1, 3) / 255
@@ -120,16 +120,19 @@ def test_grey_images_and_small_integer_types() -> None:
 
 IMAGES = rng.integers(0, 256, (10, 4, 4, 3), np.uint8)
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"x_train": IMAGES / np.float32(255)}, r"x_train 10x4x4x3 float32 is not uint8 .*multiply by 255"),
+    ({"x_train": IMAGES / np.float32(255)}, r"x_train 10x4x4x3 float32 is not uint8: multiply floats in 0..1 by 255"),
     ({"x_test": IMAGES[:5].astype(np.int64)}, "x_test 5x4x4x3 int64 is not uint8"),
     ({"x_train": IMAGES.reshape(10, -1)}, "x_train 10x48 uint8 is not a stack of images: reshape"),
-    ({"x_train": rng.integers(0, 256, (10, 3, 8, 8), np.uint8)}, r"8 channels: .*\.transpose\(0, 2, 3, 1\)"),
-    ({"x_train": rng.integers(0, 256, (10, 8, 8, 5), np.uint8)}, "5 channels: 1 to 4"),
+    (
+        {"x_train": rng.integers(0, 256, (10, 3, 8, 8), np.uint8)},
+        r"8 channels in its last axis: .*\.transpose\(0, 2, 3, 1\)",
+    ),
+    ({"x_train": rng.integers(0, 256, (10, 8, 8, 5), np.uint8)}, "5 channels in its last axis: give 1 to 4"),
     ({"x_train": IMAGES[:, :3]}, "10x3x4x3 uint8 is not square: crop or resize"),
     ({"x_train": IMAGES[:0], "y_train": LABELS[:0]}, "x_train 0x4x4x3 uint8 is empty"),
     ({"x_test": IMAGES[:5, :3, :3]}, "training images are 4x4x3 and test images 3x3x3"),
     ({"x_test": IMAGES[:5, ..., 0]}, "training images are 4x4x3 and test images 4x4x1"),
-    ({"y_train": LABELS[:9]}, "10 images in x_train, but 9 labels in y_train"),
+    ({"y_train": LABELS[:9]}, "x_train has 10 images, but y_train has 9 labels"),
     ({"y_train": LABELS[:, None]}, r"y_train 10x1 int64 .*y_train\.reshape\(-1\)"),
     ({"y_train": np.eye(3, dtype=int)[LABELS]}, r"y_train 10x3 int64 .*y_train\.argmax\(1\)"),
     ({"y_train": LABELS.astype(np.float64)}, "y_train 10 float64 is not of an integer type"),
@@ -173,8 +176,8 @@ def test_wrong_npz(tmp_path: Path) -> None:
     refused("cannot read .*directory", load, f"npz:{tmp_path}")
     refused("write npz:PATH", load, "npz:")
     refused("has no y_train, y_test .it has x_train, x_test.: name its", load, write(y_train=None, y_test=None))
-    refused("npz:toy.npz: x_train .*multiply by 255", load, write(x_train=IMAGES / 255))
-    refused("class_names .*one per class", load, write(class_names=np.zeros(3)))
+    refused("npz:toy.npz: x_train .*multiply floats in 0..1 by 255", load, write(x_train=IMAGES / 255))
+    refused("class_names .*one string per class", load, write(class_names=np.zeros(3)))
     refused("pickled objects are never loaded", load, write(class_names=np.array(["a", {}, None], object)))
     for data in (b"", b"x_train,y_train\n1,2\n", b"\x93NUMPY\x01\x00"):
         (tmp_path / "text.npz").write_bytes(data)
@@ -204,7 +207,7 @@ def test_no_object_in_an_npz_is_ever_unpickled(tmp_path: Path) -> None:
 
 
 def test_damaged_npz(tmp_path: Path) -> None:
-    """Cut short anywhere: refused. Bytes changed: refused, or read as they were."""
+    """A truncated file is refused. A file with changed bytes is refused or gives the original data."""
     path = tmp_path / "toy.npz"
     np.savez_compressed(path, **arrays())
     whole, expected = path.read_bytes(), load(f"npz:{path}").fingerprint

@@ -1,4 +1,4 @@
-"""Data sets as folders of PNG and JPEG: what is read, and every way in which they can be wrong."""
+"""Tests data sets from folders of PNG and JPEG files: the images read, and all kinds of wrong folders."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def picture(path: Path, mode: str = "RGB", size: tuple[int, int] = (4, 4), **opt
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Grey and coloured PNG and JPEG, unbalanced, beside things to pass over."""
+    """Return a folder of unbalanced classes of grey and coloured PNG and JPEG files, with other files to ignore."""
     for i in range(3):
         picture(tmp_path / "birds" / "train" / "wren" / f"{i}.png")
     picture(tmp_path / "birds" / "train" / "auk" / "only.JPEG", "L")
@@ -65,7 +65,7 @@ def test_folder_of_grey_images_and_a_validation_split(tmp_path: Path) -> None:
     data = load(f"folder:{tmp_path}")
     assert data.shape == (4, 4, 1)
     np.testing.assert_array_equal(data.x_train[0, ..., 0], one)
-    # test, when there, is preferred to val
+    # test is preferred to val
     transparent = np.stack([picture(tmp_path / "test" / cls / "0.png", "RGBA") for cls in "ab"])
     again = load(f"folder:{tmp_path}")
     np.testing.assert_array_equal(again.x_test, transparent[..., :3])
@@ -82,7 +82,7 @@ def test_wrong_folders(root: Path) -> None:
 
     refused("no directory .*nowhere: check", load, f"folder:{root / 'nowhere'}")
     refused("write folder:PATH", load, "folder:")
-    refused("wren holds no PNG or JPEG file in a directory of its class: lay", load, f"folder:{root / 'train/wren'}")
+    refused("wren has no class directory with PNG or JPEG files: arrange", load, f"folder:{root / 'train/wren'}")
     with_change(r"no directory .*copy/train: lay", lambda copy: shutil.rmtree(copy / "train"))
     with_change("copy/test holds no PNG or JPEG", lambda copy: shutil.rmtree(copy / "test") or (copy / "test").mkdir())
     with_change("test/wren holds no PNG or JPEG", lambda copy: (copy / "test/wren/images/0.jpg").unlink())
@@ -90,14 +90,14 @@ def test_wrong_folders(root: Path) -> None:
     with_change("test/owl is of a class that", lambda copy: picture(copy / "test" / "owl" / "0.png"))
     with_change("only one class", lambda copy: [shutil.rmtree(copy / part / "auk") for part in ("train", "test")])
     with_change(
-        r"no training image of auk can be read, such as .*only\.JPEG .cannot identify",
+        r"no training image of auk can be read, for example .*only\.JPEG .cannot identify",
         lambda copy: (copy / "train/auk/only.JPEG").write_text("not an image"),
     )
 
 
 def test_enormous_images_are_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 7)
-    refused("no training image of auk can be read, such as .*decompression bomb", load, f"folder:{root}")
+    refused("no training image of auk can be read, for example .*decompression bomb", load, f"folder:{root}")
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
@@ -115,6 +115,6 @@ def test_damaged_images_are_named(tmp_path: Path, suffix: str) -> None:
         changed[damage.integers(len(whole))] ^= int(damage.integers(1, 256))
         path.write_bytes(changed)
         try:
-            load(f"folder:{tmp_path}")  # a changed pixel is no error
+            load(f"folder:{tmp_path}")  # a changed pixel is not an error
         except RequestError as error:
             assert str(tmp_path) in str(error) or "not square" in str(error)

@@ -1,4 +1,4 @@
-"""Photographs as they are: every kind of file, and the split."""
+"""Tests photographs: every kind of file, and the split."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ rng = np.random.default_rng(0)
 
 
 def saved(path: Path, image: Image.Image | None = None, size: tuple[int, int] = (12, 8), **options: Any) -> Image.Image:
-    """``image``, by default of random colours, as the file ``path``."""
+    """Save ``image``, by default of random colours, as the file ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = image or Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), np.uint8))
     image.save(path, **options)
@@ -37,7 +37,7 @@ def album(root: Path, count: int = 10, **options: Any) -> Path:
 
 
 def read_one(path: Path, side: int | None = None) -> np.ndarray:
-    plan = photos.planned([path], side)
+    plan = photos.plan_decoding([path], side)
     images = np.empty((1, plan.side, plan.side, plan.channels), np.uint8)
     assert not photos.decode_into(images, [path], plan, path.parent, None)
     return images[0]
@@ -67,14 +67,14 @@ def test_sixteen_bits_become_eight(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_a_turned_camera_is_turned_back(tmp_path: Path, suffix: str) -> None:
+def test_exif_orientation_is_applied(tmp_path: Path, suffix: str) -> None:
     pixels = np.zeros((16, 16, 3), np.uint8)
-    pixels[:8] = 255  # white above
+    pixels[:8] = 255  # white at the top
     exif = Image.Exif()
-    exif[0x0112] = 6  # orientation
+    exif[0x0112] = 6  # EXIF orientation
     saved(tmp_path / f"a.{suffix}", Image.fromarray(pixels), exif=exif)
     upright = read_one(tmp_path / f"a.{suffix}")[..., 0]
-    assert upright[:, 8:].min() > 200 and upright[:, :8].max() < 50  # to be turned by 90 degrees clockwise
+    assert upright[:, 8:].min() > 200 and upright[:, :8].max() < 50  # rotate by 90 degrees clockwise
 
 
 def test_sizes_differ(tmp_path: Path) -> None:
@@ -86,40 +86,41 @@ def test_sizes_differ(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read_one(tmp_path / cls / "0.png", 10), expected)
     data = load(f"folder:{album(tmp_path / 'mixed')}")
     assert data.shape == (224, 224, 3) and data.origin["side"] == 224
-    assert any("12x8 pixels become 224x224, resized and cropped" in note for note in data.notes)
+    assert any("12x8 pixels are resized and resize_and_crop to 224x224" in note for note in data.notes)
     assert load(f"folder:{tmp_path / 'mixed'}", 16).shape == (16, 16, 3)
 
 
 def test_large_photographs_are_decoded_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A JPEG is decoded at a half, a quarter or an eighth of its size, where the shorter side is still above what is
-    wanted."""
-    cropped = photos.cropped
+    """A JPEG is decoded at a half, a quarter or an eighth of its size if its shorter side remains above ``side``."""
+    resize_and_crop = photos.resize_and_crop
     waves = np.sin(np.arange(640) / 40)
     picture = Image.fromarray(np.uint8(127 + 60 * waves[:480, None, None] + 60 * waves[None, :, None] * np.ones(3)))
     picture.save(tmp_path / "large.jpg", quality=95)
     with Image.open(tmp_path / "large.jpg") as image:
-        expected = np.asarray(photos.cropped(image.convert("RGB"), 32))
+        expected = np.asarray(photos.resize_and_crop(image.convert("RGB"), 32))
     sizes: list[tuple[int, int]] = []
-    monkeypatch.setattr(photos, "cropped", lambda image, side: sizes.append(image.size) or cropped(image, side))
+    monkeypatch.setattr(
+        photos, "resize_and_crop", lambda image, side: sizes.append(image.size) or resize_and_crop(image, side)
+    )
     found = read_one(tmp_path / "large.jpg", 32)
     assert sizes == [(160, 120)]
-    # Averaging blocks of frequencies is not averaging pixels, but of a smooth picture nearly so.
+    # Averaging blocks of frequencies almost equals averaging pixels in a smooth picture.
     assert np.abs(found.astype(int) - expected).max() <= 3
 
 
 def test_memory_is_that_of_one_photograph_per_worker(tmp_path: Path) -> None:
-    """Peak of what is allocated by numpy and beyond what is resident: decoded images never pile up."""
+    """Measures the peak of numpy's allocations beyond resident memory: decoded images never accumulate."""
     album(tmp_path, 40, size=(64, 64))
     tracemalloc.start()
     data = load(f"folder:{tmp_path}", 64)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert data.x_train.nbytes > 700_000 and peak < 700_000  # the images themselves are in the file that is mapped
+    assert data.x_train.nbytes > 700_000 and peak < 700_000  # the images are in the memory-mapped file
 
 
 def test_equal_squares_stay_as_they_are(tmp_path: Path) -> None:
     data = load(f"folder:{album(tmp_path, size=(8, 8))}")
-    assert data.shape == (8, 8, 3) and "side" not in data.origin and len(data.notes) == 1  # of the split
+    assert data.shape == (8, 8, 3) and "side" not in data.origin and len(data.notes) == 1  # note about the split
     smaller = load(f"folder:{tmp_path}", 4)
     assert smaller.shape == (4, 4, 3) and smaller.origin["side"] == 4
 
@@ -134,7 +135,7 @@ def test_damaged_files_are_named_and_left_out(tmp_path: Path) -> None:
     (tmp_path / "bee" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "bee" / "text.png").write_text("not an image")
     (tmp_path / "bee" / "nowhere.png").symlink_to(tmp_path / "nowhere")
-    for _ in range(2):  # decoded, and then as it was kept
+    for _ in range(2):  # decoded, and then read from the cache
         data = load(f"folder:{tmp_path}")
         assert len(data.y_train) + len(data.y_test) == 20
         assert data.origin["left_out"] == ["bee/cut.jpg", "bee/nowhere.png", "bee/text.png"]
@@ -148,7 +149,7 @@ def test_files_of_other_types_are_named(tmp_path: Path) -> None:
         saved(tmp_path / "ant" / name)
     data = load(f"folder:{tmp_path}")
     assert len(data.y_train) + len(data.y_test) == 20
-    assert "2 files of other types are passed over, such as ant/b.gif: save them as PNG" in data.notes[0]
+    assert "2 files of other types are ignored, such as ant/b.gif: save them as PNG" in data.notes[0]
 
 
 def test_too_many_damaged_files_are_refused(tmp_path: Path) -> None:
@@ -167,7 +168,7 @@ def test_too_many_damaged_files_are_refused(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ the split
 
 
-def test_a_split_is_made_where_none_is_given(tmp_path: Path) -> None:
+def test_a_folder_without_a_test_part_is_split(tmp_path: Path) -> None:
     album(tmp_path / "flat", size=(4, 4))
     (tmp_path / "flat" / "notes.txt").write_text("not a class")
     album(tmp_path / "half" / "train", size=(4, 4))
@@ -175,7 +176,9 @@ def test_a_split_is_made_where_none_is_given(tmp_path: Path) -> None:
         data = load(f"folder:{tmp_path / name}")
         assert np.bincount(data.y_train).tolist() == [8, 8] and np.bincount(data.y_test).tolist() == [2, 2]
         assert data.origin["split"] == {"held_out": 0.2, "train": 16, "test": 4}
-        assert "no test part is given: 4 of 20 images, a fifth of each class, are it" in data.notes[-1]
+        assert (
+            "the folder has no test part: 4 of 20 images, a fifth of each class, are test_images out" in data.notes[-1]
+        )
 
 
 def test_the_split_of_a_class_is_the_same_among_others(tmp_path: Path) -> None:
@@ -186,27 +189,27 @@ def test_the_split_of_a_class_is_the_same_among_others(tmp_path: Path) -> None:
     assert part.fingerprint == whole.only(["cat", "bee"]).fingerprint
 
 
-def test_files_that_are_added_leave_the_split_alone(tmp_path: Path) -> None:
-    """One more file moves at most one from a part to the other."""
+def test_added_files_do_not_change_the_split(tmp_path: Path) -> None:
+    """One more file moves at most one file to the other part."""
 
-    def held() -> set[bytes]:
+    def test_images() -> set[bytes]:
         return {image.tobytes() for image in load(f"folder:{tmp_path}").x_test}
 
     album(tmp_path, 20, size=(4, 4))
-    before = held()
+    before = test_images()
     saved(tmp_path / "ant" / "new.png", size=(4, 4))
-    after = held()
+    after = test_images()
     assert len(before) == len(after) == 8 and len(before - after) <= 1
 
 
 def test_a_class_must_be_in_both_parts(tmp_path: Path) -> None:
     album(tmp_path / "train", 3, size=(4, 4))
     saved(tmp_path / "test" / "ant" / "0.png", size=(4, 4))
-    refused("test/bee holds no PNG or JPEG file: add some, or remove .*test to have", load, f"folder:{tmp_path}")
+    refused("test/bee holds no PNG or JPEG file: add some, or remove .*test to split", load, f"folder:{tmp_path}")
     (tmp_path / "test" / "bee").mkdir()
-    refused("test/bee holds no PNG or JPEG file: add some, or remove .*test to have", load, f"folder:{tmp_path}")
+    refused("test/bee holds no PNG or JPEG file: add some, or remove .*test to split", load, f"folder:{tmp_path}")
     (tmp_path / "test" / "bee" / "0.jpg").write_text("not an image")
-    refused("no test image of bee can be read, such as .*0.jpg .cannot identify", load, f"folder:{tmp_path}")
+    refused("no test image of bee can be read, for example .*0.jpg .cannot identify", load, f"folder:{tmp_path}")
     saved(tmp_path / "test" / "bee" / "1.jpg", size=(4, 4))
     assert load(f"folder:{tmp_path}").y_test.tolist() == [0, 1]
 
@@ -214,7 +217,7 @@ def test_a_class_must_be_in_both_parts(tmp_path: Path) -> None:
 def test_one_image_cannot_be_split(tmp_path: Path) -> None:
     album(tmp_path, 2, size=(4, 4))
     (tmp_path / "bee" / "00.png").unlink()
-    refused("bee holds one image, and none is left to test on: add others", load, f"folder:{tmp_path}")
+    refused("bee holds only one image, so none is left for testing: add images", load, f"folder:{tmp_path}")
 
 
 # ------------------------------------------------------------------ runners
@@ -229,17 +232,17 @@ def test_forty_photographs_are_distilled_and_scored(tmp_path: Path, capsys: pyte
             saved(tmp_path / "photos" / cls / f"{i}.jpg", size=(20 + i, 30))
     run, name = tmp_path / "run", f"folder:{tmp_path / 'photos'}"
     assert distill.main(["dm", name, "--side", "16", *TINY, "--workdir", str(run)]) == 0
-    said = capsys.readouterr().err
-    assert "become 16x16" in said and "no test part is given: 8 of 40 images" in said
+    output = capsys.readouterr().err
+    assert "resize_and_crop to 16x16" in output and "the folder has no test part: 8 of 40 images" in output
     about = json.loads((run / "config.json").read_text())["data"]
     assert about["shape"] == [16, 16, 3] and about["side"] == 16 and about["split"]["train"] == 32
     read_data.print_once.cache_clear()
     assert evaluate.main([str(run), "--dataset", name, "--repeats", "1", "--epochs", "1"]) == 0
-    assert "become 16x16" in capsys.readouterr().err  # the side of the set
+    assert "become 16x16" in capsys.readouterr().err  # side of the distilled set
 
 
 @pytest.mark.parametrize("runner", [distill, explain])
-def test_a_side_that_cannot_be(runner: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_side_is_refused(runner: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert runner.main(["dm", "digits", "--side", "16"]) == 2
     assert "digits has images 8x8, and --side is for folder:" in capsys.readouterr().err
     assert runner.main(["dm", "digits", "--side", "0"]) == 2

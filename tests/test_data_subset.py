@@ -1,4 +1,4 @@
-"""The classes that a data set consists of: every way to say them, and from every source."""
+"""Tests the selection of classes: every way to name them, and every source of data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TRAIN, TEST = np.array([3, 0, 1, 2, 3, 0, 2, 2]), np.array([1, 3, 2, 0, 3])
 
 
 def toy(names: list[str] = NAMES) -> Dataset:
-    """Image i is all i, test image i all 100 + i."""
+    """Return a data set whose training image i is the constant i and whose test image i is 100 + i."""
     images = [np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None], (n, 4, 4)) for n in (len(TRAIN), len(TEST))]
     return Dataset.from_arrays("toy", images[0], TRAIN, 100 + images[1], TEST, names)
 
@@ -59,12 +59,12 @@ def test_numbers_and_ranges(words: list[str], names: str) -> None:
     assert toy().only(words).class_names == tuple(names.split())
 
 
-def test_a_class_may_be_called_as_a_number_or_as_a_list() -> None:
+def test_a_class_name_may_be_a_number_or_the_name_of_a_list() -> None:
     assert toy(["0", "1", "2", "3"]).only(["3", "1:3"]).class_names == ("3", "1", "2")
     numbers = toy(["1", "10", "2", "3"])
     assert numbers.only(["2", "10"]).class_names == ("2", "10")
-    refused(r"toy: 1:3 is not clear, as its class 1 has another number: give names", numbers.only, ["1:3"])
-    refused(r"toy\[5,7\]: 0:2 is not clear", toy(["5", "6", "7", "x"]).only(["5", "7"]).only, ["0:2"])
+    refused(r"toy: 1:3 is ambiguous, because its class 1 has another number: use names", numbers.only, ["1:3"])
+    refused(r"toy\[5,7\]: 0:2 is ambiguous", toy(["5", "6", "7", "x"]).only(["5", "7"]).only, ["0:2"])
     assert toy(["1:3", "imagenet10", "c", "d"]).only(["1:3", "imagenet10"]).class_names == ("1:3", "imagenet10")
     refused("imagenet10 is only one class", toy(["1:3", "imagenet10", "c", "d"]).only, ["imagenet10"])
 
@@ -78,26 +78,28 @@ def test_a_class_may_be_called_as_a_number_or_as_a_list() -> None:
         (["cat", "1:4"], "^toy: the class cat is named twice"),
         (["cat"], "^toy: cat is only one class: name at least two"),
         ([], "^toy: no class is named: name at least two"),
-        (["2", "4"], "^toy has no class 4, which 4 asks for: its classes are 0 to 3"),
-        (["0:5"], "^toy has no class 4, which 0:5 asks for"),
-        (["2:2"], "^toy: 2:2 is no class: a range is FIRST:END"),
+        (["2", "4"], "^toy has no class 4, which 4 includes: its classes are 0 to 3"),
+        (["0:5"], "^toy has no class 4, which 0:5 includes"),
+        (["2:2"], "^toy: 2:2 is an empty range: write FIRST:END"),
         (["-1", "0"], "^toy has no class '-1'"),
         (["imagewof"], "^toy has no class 'imagewof': did you mean imagewoof?"),
         (["imagenet10", "cat"], "^imagenet10 is a list of classes: name it alone"),
-        (["imagenet10"], "^toy lacks 10 of the 10 classes of imagenet10, such as n02869837: take imagenet2012"),
-        (["imagewoof"], "^imagewoof is for a data set of all 1000 classes .* and toy is none: take imagenet2012"),
+        (["imagenet10"], "^toy lacks 10 of the 10 classes of imagenet10, such as n02869837: use imagenet2012"),
+        (["imagewoof"], "^imagewoof needs a data set of all 1000 classes .* which toy is not: use imagenet2012"),
     ],
 )
-def test_what_is_refused(words: list[str], message: str) -> None:
+def test_wrong_words_are_refused(words: list[str], message: str) -> None:
     refused(message, toy().only, words)
 
 
 def test_two_classes_of_one_name_and_no_test_images() -> None:
-    refused("toy has 2 classes called 'ant': give them names", toy(["ant", "ant", "c", "d"]).only, ["ant", "c"])
+    refused(
+        "toy has 2 classes named 'ant': give each class its own name", toy(["ant", "ant", "c", "d"]).only, ["ant", "c"]
+    )
     assert toy(["ant", "ant", "c", "d"]).only(["0", "1"]).classes == 2
     x = np.zeros((3, 4, 4), np.uint8)
     data = Dataset.from_arrays("toy", x, np.arange(3), x[:1], np.array([2]))
-    refused(r"toy\[0,1\]: no test image is of these classes", data.only, ["0", "1"])
+    refused(r"toy\[0,1\]: the test part has no image of these classes", data.only, ["0", "1"])
 
 
 def test_the_name_stays_short_and_hints_too() -> None:
@@ -113,7 +115,7 @@ def test_the_name_stays_short_and_hints_too() -> None:
 
 @pytest.fixture(scope="module")
 def imagenet() -> Dataset:
-    """A thousand classes with WordNet ids, those of the lists among them, and image i of class i on either side."""
+    """Return 1000 classes with WordNet ids, which include the lists, with image i of class i in both parts."""
     ids = {str(name) for which in ("imagenet10", "imagenet100") for name in class_lists()[which]}
     names = sorted([*ids, *(f"n{i:08d}" for i in range(1000 - len(ids)))])
     x = np.zeros((1000, 4, 4, 3), np.uint8)
@@ -160,12 +162,12 @@ def test_wordnet_ids_and_lists_elsewhere(imagenet: Dataset) -> None:
     assert imagenet.only(["n02869837", "n01749939"]).class_names == ("n02869837", "n01749939")
     refused("imagenet2012 has no class 'n0286983': did you mean n", imagenet.only, ["n0286983", "n01749939"])
     places = imagenet.only(["0:999"])
-    refused("imagefruit is for a data set of all 1000 classes", places.only, ["imagefruit"])
+    refused("imagefruit needs a data set of all 1000 classes", places.only, ["imagefruit"])
     names = list(imagenet.class_names)
     swapped = Dataset.from_arrays(
         "swapped", imagenet.x_train, imagenet.y_train, imagenet.x_test, imagenet.y_test, names[::-1]
     )
-    refused("imagefruit is for a data set of all 1000 .* swapped is none", swapped.only, ["imagefruit"])
+    refused("imagefruit needs a data set of all 1000 .* swapped is not", swapped.only, ["imagefruit"])
     assert swapped.only(["imagenet10"]).classes == 10
 
 
@@ -229,10 +231,10 @@ def test_tfds_says_that_a_class_is_unknown_before_it_prepares_anything(
     without("tensorflow", monkeypatch)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     refused("imagenet2012 has no class 'n0286983'", load, "imagenet2012", only=["n0286983", "n01749939"])
-    refused("^imagenet2012 is not in .* yet, and preparing it needs", load, "imagenet2012", only=["imagewoof"])
+    refused("^imagenet2012 is not in .* yet, and preparing it once needs", load, "imagenet2012", only=["imagewoof"])
 
 
-# ------------------------------------------------------------------ names not known
+# ------------------------------------------------------------------ unknown names
 
 
 def test_counting_classes_whose_names_are_not_known() -> None:

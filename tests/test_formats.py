@@ -95,7 +95,7 @@ def test_without_its_card_a_set_needs_to_be_told_about(tmp_path: Path, name: str
     for key in told:
         if (name, key) in (("png", "class_names"), ("huggingface", "class_names")):
             continue  # its files tell them
-        with pytest.raises(RequestError, match=f"do not say .*: give {key}"):
+        with pytest.raises(RequestError, match=f"do not give .*: give {key}"):
             read(form, tmp_path / "out", **{**told, key: None})
 
 

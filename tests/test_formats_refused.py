@@ -44,7 +44,7 @@ LABELS = np.array([0, 0, 1, 1, 2, 2])
         ([IMAGES, LABELS.astype(np.float32)], "float32"),
         ([IMAGES, np.array([0, 0, 0, 1, 2, 2])], "from 1 to 3 images"),
         ([IMAGES, np.array([0, 0, 0, 1, 1, 1])], "from 0 to 3 images"),
-        ([IMAGES[:5], LABELS[:5]], "5 images cannot be shared"),
+        ([IMAGES[:5], LABELS[:5]], "5 images cannot be divided"),
         ([IMAGES, np.eye(3)[LABELS] * 2], "probabilities"),
         ([IMAGES, np.full((6, 3), np.nan)], "labels in"),
         ([IMAGES, np.eye(4)[LABELS] / 2 + 1 / 8], "soft labels"),
@@ -62,9 +62,9 @@ def test_contents_that_make_no_sense_are_refused(tmp_path: Path, held: Any, said
     [
         ({"factor": 0}, "factor"), ({"factor": 3}, "under 4 pixels"), ({"factor": "2"}, "factor"),
         ({"mean": (0.5,)}, "mean"), ({"std": (0.5, 0.5, 0)}, "std"), ({"std": (np.inf,) * 3}, "std"),
-        ({"mean": "abc"}, "make no sense"), ({"space": "x"}, "space"), ({"class_names": ()}, "0 classes"),
+        ({"mean": "abc"}, "are invalid"), ({"space": "x"}, "space"), ({"class_names": ()}, "0 classes"),
         ({"class_names": list("abcde")}, "5"), ({"class_names": list("abcdef")}, "from 0 to 2"),
-        ({"class_names": 3}, "make no sense"),
+        ({"class_names": 3}, "are invalid"),
     ],
 )  # fmt: skip
 def test_what_is_told_must_make_sense(tmp_path: Path, told: dict, said: str) -> None:

@@ -43,9 +43,9 @@ def test_networks_of_pytorch_make_a_pool_with_equal_logits(tmp_path: Path) -> No
     "held, said",
     [
         (lambda: dict(list(weights().items())[:-1]), "another network"),
-        (lambda: {"state_dict": {"epoch": 3}}, "no weights"),
-        (lambda: 3, "no weights"),
-        (lambda: np.zeros(3), "no weights"),
+        (lambda: {"state_dict": {"epoch": 3}}, "not a file of weights"),
+        (lambda: 3, "not a file of weights"),
+        (lambda: np.zeros(3), "not a file of weights"),
         (lambda: {}, "another network"),
     ],
 )

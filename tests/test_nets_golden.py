@@ -205,10 +205,10 @@ def test_other_networks_in_float64(key):
 def test_weights_of_another_network_are_refused(golden):
     weights = deterministic(*parameters(golden))
     for architecture, what in (
-        (ConvNet(2, 16), "a layer of shape (16, 16, 3, 3) is left over"),
+        (ConvNet(2, 16), "a layer of shape (16, 16, 3, 3) is superfluous"),
         (ConvNet(4, 16), "classifier.kernel has shape (256, 10), not (64, 10)"),
         (ConvNet(3, 8), "conv0.bias has shape (16,), not (8,)"),
-        (ConvNet(3, 16, norm="none"), "a layer of shape (16,) is left over"),
+        (ConvNet(3, 16, norm="none"), "a layer of shape (16,) is superfluous"),
     ):
         with pytest.raises(RequestError) as caught:
             from_torch(architecture.build((32, 32, 3), 10), weights)

@@ -43,5 +43,5 @@ def test_small_greyscale_images_fit() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(RequestError, match="net.depth is 50"):
         ResNet(50).validate()
-    with pytest.raises(RequestError, match="too few"):
+    with pytest.raises(RequestError, match="too small"):
         ResNetAP().build((7, 7, 3), 10)

@@ -254,7 +254,7 @@ def test_other_files_are_refused() -> None:
     with pytest.raises(RequestError, match="before 1.6"):
         loads(LEGACY + bytes(100), "x.pt")
     for content in (b"", b"PK\x03\x04", b"hello", pickle.dumps([1]), bytes(1000)):
-        with pytest.raises(RequestError, match="x.pt is damaged or no file of torch.save"):
+        with pytest.raises(RequestError, match="x.pt is damaged or not a file of torch.save"):
             loads(content, "x.pt")
     with pytest.raises(RequestError, match="big-endian"):
         loads(archive(b"\x80\x02N.", byteorder=b"big"), "x.pt")
