@@ -1,4 +1,4 @@
-"""CAFE's golden network and images (golden README, section 16)."""
+"""Provides CAFE's golden network and images (golden README, section 16)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def network(golden: dict[str, np.ndarray], dtype: Any = "float32") -> tuple[Flax
 
 
 def images(golden: dict[str, np.ndarray], dtype: Any = "float32") -> tuple[Array, Array]:
-    """Real [10, 8, ...] and synthetic [10, 2, ...] images in network space, normalised in float32."""
+    """Return real [10, 8, ...] and synthetic [10, 2, ...] images in network space, normalised in float32."""
     real = cifar_normalised(golden["real_u8"].reshape(-1, 3, 32, 32)).reshape(10, 8, *SHAPE)
     syn = cifar_normalised(golden["syn_u8"]).reshape(10, 2, *SHAPE)
     return jnp.asarray(real, dtype), jnp.asarray(syn, dtype)

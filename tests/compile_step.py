@@ -1,4 +1,4 @@
-"""Compile an inner step of acc_dd, at 10 images per class, for an H100; run by ``test_device``.
+"""Compiles an inner step of acc_dd with 10 images per class for an H100. ``test_device`` runs it.
 
 python -m tests.compile_step RECIPE SIDE CLASSES IMAGES DTYPE
 """
@@ -19,8 +19,8 @@ from distill_jax.platform import compiled_for
 from distill_jax.recipes import resolve
 
 
-def measured(recipe: str, side: int, classes: int, images: int, dtype: str) -> dict[str, float]:
-    """Memory, kernels and time of a step, and the processor's seconds that its compilation took."""
+def measure(recipe: str, side: int, classes: int, images: int, dtype: str) -> dict[str, float]:
+    """Return the memory, kernels and time of a step, and the CPU seconds of its compilation."""
     shape = (side, side, 3)
     spec = resolve("acc_dd", recipe, ipc=10, shape=shape).spec
     spec = replace(spec, net=replace(spec.net, dtype=dtype))
@@ -43,4 +43,4 @@ def measured(recipe: str, side: int, classes: int, images: int, dtype: str) -> d
 if __name__ == "__main__":
     jax.config.update("jax_platforms", "cpu")
     recipe, side, classes, images, dtype = sys.argv[1:]
-    print(json.dumps(measured(recipe, int(side), int(classes), int(images), dtype)))
+    print(json.dumps(measure(recipe, int(side), int(classes), int(images), dtype)))

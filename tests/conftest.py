@@ -1,4 +1,4 @@
-"""Settings of every test: CPU, no silent promotion of ranks or dtypes, warnings as errors (pyproject.toml)."""
+"""Settings of all tests: CPU, no silent promotion of ranks or dtypes; pyproject.toml makes warnings errors."""
 
 import gc
 import os
@@ -7,15 +7,15 @@ from importlib import metadata
 from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# The suite is bound by compilation, and tests run each program once: without optimisation it compiles five times
-# faster. The other flags exist in the jaxlib that Python 3.11 resolves to, and XLA dies of flags it does not know.
+# Compilation dominates the suite, because tests run each program once. Without optimisation it is five times faster.
+# The other flags exist in the jaxlib that Python 3.11 resolves to; XLA aborts on unknown flags.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0"
     + " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     * metadata.version("jaxlib").startswith("0.10."),
 )
-# Runners count a CPU as several devices, whose bits are others than those of the one that this process has.
+# Runners split a CPU into several devices, whose results differ in the last bits from this process's one device.
 if "device_count" not in os.environ["XLA_FLAGS"]:
     os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=1"
 
@@ -23,17 +23,17 @@ import jax
 import pytest
 
 LONG_FILES = ("test_hosts.py", "test_mesh.py", "test_distill.py", "test_reproduce_table.py", "test_resume_long.py")
-"""begin first, so that at the end no process waits for another"""
+"""files that start first, so that no process waits for another at the end"""
 TINY_FILES = ("test_bad_input.py", "test_join.py", "test_resume.py", "test_runners.py", "test_sets.py")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_numpy_rank_promotion", "raise")
     jax.config.update("jax_numpy_dtype_promotion", "strict")
-    # A fifth of the suite's time went into looking for garbage among what tracing makes (cli/backend.py).
+    # Garbage collection among the objects of tracing took a fifth of the suite's time (cli/backend.py).
     gc.set_threshold(50_000, 20, 20)
     if getattr(config, "cache", None) is not None:  # absent with -p no:cacheprovider
-        # The suite is bound by compilation: keep what it compiled for the next run. The bits are the same either way.
+        # Compilation dominates the suite, so cache the programs for the next run. Results are bit-identical.
         jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
@@ -44,11 +44,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """One process runs a file, which computes its fixtures once; and one runs all files whose runs are tests.tiny.TINY,
-    which compiles them once."""
+    """Assign each file to one process, which computes its fixtures once, and all files with runs of tests.tiny.TINY to
+    one process, which compiles them once."""
     from xdist.scheduler import LoadFileScheduling
 
-    config.option.loadscopereorder = False  # files with many tests are not those that take long
+    config.option.loadscopereorder = False  # files with many tests are not the slow ones
 
     class ByFile(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
@@ -60,7 +60,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Decoded images are not kept among the user's."""
+    """Keep decoded images out of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -68,6 +68,6 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def x64() -> Iterator[None]:
-    """The test computes in float64."""
+    """Let the test compute in float64."""
     with jax.enable_x64(True):
         yield

@@ -1,4 +1,4 @@
-"""Weights and inputs that the golden figures were computed with (golden README, section 0)."""
+"""Provides the weights and inputs of the golden figures (golden README, section 0)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 @cache
 def golden_figures(name: str) -> dict[str, np.ndarray]:
-    """The arrays of ``tests/golden/NAME.npz``."""
+    """Return the arrays of ``tests/golden/NAME.npz``."""
     with np.load(GOLDEN / f"{name}.npz") as file:
         return dict(file)
 
@@ -47,14 +47,14 @@ def cifar_normalised(u8: np.ndarray) -> np.ndarray:
 
 
 def waves(side: int) -> np.ndarray:
-    """The two test images [2, side, side, 3] of the larger networks (golden README, section 2), network space."""
+    """Return the two test network-space images [2, side, side, 3] of the larger networks (golden README, section 2)."""
     i, h, w, c = np.ogrid[:2, :side, :side, :3]
     slow = 1.2 * np.sin(2 * np.pi * 1.7 * ((i + 1) * h + (c + 1) * w) / side + 0.9 * c)
     return (slow + 0.6 * np.cos(0.05 * ((h * w) % 97) * (i + 1) + i)).astype(np.float32)
 
 
 def training_pass(net, model, x, y):
-    """(loss, (Out, new statistics)), gradients: cross-entropy in training mode"""
+    """Return (loss, (NetOutput, new statistics)) and the gradients of the cross-entropy in training mode."""
 
     def loss(params):
         out, stats = net.apply(model._replace(params=params), x, True)

@@ -1,4 +1,4 @@
-"""What ``test_mesh.py`` asks processes of their own: each argument is a question. Prints the answers as JSON."""
+"""Answers the questions of ``test_mesh.py`` in a separate process: one per argument. Prints the answers as JSON."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def one_sweep(method: str) -> dict[str, Any]:
     spec = replace(small(method), live=2 if method == "mtt" else 1)
     problem = mesh.replicated(prepare(spec, images(3, 8)))
     state = mesh.shard_state(mesh.replicated(init_state(problem)))
-    worth, mesh.MIN_PIXELS_TO_SUM = mesh.MIN_PIXELS_TO_SUM, 0  # small batches of the update are shared out too
+    threshold, mesh.MIN_PIXELS_TO_SUM = mesh.MIN_PIXELS_TO_SUM, 0  # small batches of the update are distributed too
     state = jax.jit(inner_step)(problem, state, jax.random.key(1))
-    mesh.MIN_PIXELS_TO_SUM = worth
+    mesh.MIN_PIXELS_TO_SUM = threshold
     params = jax.tree.leaves(state.models.params)
     return {
         "devices": jax.device_count(),
@@ -98,28 +98,28 @@ def collectives(method: str, classes: str, side: str, ipc: str, batch: str = "8"
     each = [40] * int(classes)
     problem, state = shapes(spec, real_shapes(sum(each), (int(side), int(side), 3), each))
     held = (state.synthetic, state.optimiser)
-    by_class = mesh._shardings(held, int(classes))  # as mesh.shard_state puts them
+    by_class = mesh._shardings(held, int(classes))  # as mesh.shard_state places them
     places = mesh._shardings(state, 0)._replace(synthetic=by_class[0], optimiser=by_class[1])
-    problem, state = jax.tree.map(_there, (problem, state), (mesh._shardings(problem, 0), places))
-    with compiled_for("gpu"):  # accelerators share batches however small they are
+    problem, state = jax.tree.map(_with_sharding, (problem, state), (mesh._shardings(problem, 0), places))
+    with compiled_for("gpu"):  # accelerators distribute batches of any size
         text = run_block.lower(problem, state, 1).compile().as_text() or ""
     kinds = "all-reduce|all-gather|collective-permute|all-to-all|reduce-scatter"
     found = re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", text)
     return sorted((kind, re.sub(r"\{[^}]*\}|/\*.*?\*/", "", shape)) for shape, kind in found)
 
 
-def _there(a: Any, sharding: Any) -> Any:
+def _with_sharding(a: Any, sharding: Any) -> Any:
     return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding)
 
 
 def shares() -> dict[str, Any]:
-    """What ``benchmarks.scaling`` counts for ten classes."""
+    """Return the counts of ``benchmarks.scaling`` for ten classes."""
     sweep, update, *sizes = scaling.counts("digits", 10)
     return {"sweep": sweep.flops, "update": update.flops, "sizes": sizes}
 
 
 def traces() -> list[int]:
-    """Programs of a block, of an epoch of pretraining, of a block of epochs of evaluation, and of a sweep's block."""
+    """Count the programs of a block, a pretraining epoch, a block of evaluation epochs, and a block of a sweep."""
     data = images(4, 8)
     spec = small("acc_dd")
     problem = prepare(replace(spec, models=replace(spec.models, size=2, epochs=3)), data)  # type: ignore[type-var]

@@ -1,4 +1,4 @@
-"""The augmentations of evaluation in NumPy, one image and one pixel at a time."""
+"""Implements the augmentations of evaluation in NumPy, for one image and one pixel at a time."""
 
 import math
 from itertools import permutations
@@ -13,7 +13,7 @@ def to_network(augment, pixels):
 
 
 def resized(image, height, width):
-    """Bilinear, half-pixel centres, not antialiased, edges repeated: PyTorch's interpolate."""
+    """Resize as PyTorch's interpolate: bilinear, half-pixel centres, not antialiased, edges repeated."""
     rows, columns = image.shape[:2]
     out = np.zeros((height, width, image.shape[2]))
     for i, j in np.ndindex(height, width):
@@ -27,7 +27,7 @@ def resized(image, height, width):
 
 
 def box(augment, height, width, draws):
-    """torchvision's RandomResizedCrop.get_params, with its random numbers given."""
+    """Compute torchvision's RandomResizedCrop.get_params for given random numbers."""
     place = np.asarray(draws.place, np.float64)
     for area, ratio in np.asarray(draws.boxes, np.float64):
         area = height * width * (augment.smallest + (1 - augment.smallest) * area)
@@ -45,7 +45,7 @@ def box(augment, height, width, draws):
 
 
 def photo(augment, image, draws):
-    """``image`` in network space, as PhotoAugment should transform it."""
+    """Transform ``image``, in network space, as PhotoAugment should."""
     height, width, channels = image.shape
     x = image * np.asarray(augment.std) + np.asarray(augment.mean)
     top, left, h, w = box(augment, height, width, draws)
@@ -65,7 +65,7 @@ def photo(augment, image, draws):
 
 
 def basic(augment, image, draws):
-    """``image`` as BasicAugment should transform it: the operations of DC's code, filled as our docstring says."""
+    """Transform ``image`` as BasicAugment should: operations of DC's code, with the fill that our docstring gives."""
     height, width = image.shape[:2]
     level, crop = image.mean(axis=(0, 1)), augment.crop
     which = int(float(draws.choice) * 3)
@@ -86,7 +86,7 @@ def basic(augment, image, draws):
         r, c = (side - height) // 2, (side - width) // 2
         return canvas[r : r + height, c : c + width]
     angle = (2 * float(draws.angle) - 1) * augment.rotate
-    # Linear, hence level by level; outside is the level, blended at the edge.
+    # Rotation is linear, so channels are rotated separately. The outside is the mean level, blended at the edge.
     turned = [
         scipy_rotate(image[..., c], angle, order=1, reshape=False, mode="grid-constant", cval=level[c])
         for c in range(len(level))

@@ -1,4 +1,4 @@
-"""The ablation runner: one program, its files, and what it refuses."""
+"""Tests the ablation runner: its single program, its files, and the requests it rejects."""
 
 import csv
 import json
@@ -52,7 +52,7 @@ def test_one_program_for_all_points(
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "message"),
     [
         ("acc_dd digits --perturb.max 0.1", "0 settings are swept"),
         ("acc_dd digits --perturb.mx 0 0.1", "did you mean perturb.max"),
@@ -67,14 +67,14 @@ def test_one_program_for_all_points(
         ("acc_dd digits --optimiser.lr 1 2 --resume --overwrite", "give one of them"),
     ],
 )
-def test_refuses(argv: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_wrong_requests(argv: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     workdir = tmp_path / "run"
     assert ablate.main([*argv.split(), "--workdir", str(workdir)]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not workdir.exists()
 
 
-def test_takes_out_what_is_swept():
+def test_swept_options_are_separated_from_the_rest():
     argv = ["acc_dd", "--perturb.max", "0", "1e-1", "digits", "--ipc", "10", "--update.optimiser.lr", "0.1"]
     assert ablate.take_swept(argv) == (
         {"perturb.max": [0, 0.1]},
@@ -119,11 +119,14 @@ def test_a_number_of_a_plug_in_is_swept_in_one_program(tmp_path: Path, monkeypat
     assert (tmp_path / "run" / "ablation.png").exists()
 
 
-def test_settings_that_change_the_program_are_visited_one_after_the_other(tmp_path: Path, capsys):
+def test_settings_that_change_the_program_run_one_after_the_other(tmp_path: Path, capsys):
     swept = "--models.epochs 0 1 --perturb.max 0 0.09"
     assert ablate.main([*SMALL.split(), *swept.split(), "--workdir", str(tmp_path / "run")]) == 0
-    said = capsys.readouterr().out
-    assert "models.epochs: 0 1 (one after the other)" in said and "perturb.max: 0 0.09 (one compiled program)" in said
+    message = capsys.readouterr().out
+    assert (
+        "models.epochs: 0 1 (one after the other)" in message
+        and "perturb.max: 0 0.09 (one compiled program)" in message
+    )
     with (tmp_path / "run" / "ablation.csv").open() as file:
         lines = [(row["models.epochs"], row["perturb.max"], row["seed"]) for row in csv.DictReader(file)]
     assert lines == [(e, p, s) for e in "01" for p in ("0", "0.09") for s in "01"]

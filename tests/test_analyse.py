@@ -1,4 +1,4 @@
-"""The runner of an analysis: its files, what it leaves alone, how it goes on, and what it refuses."""
+"""Tests the analysis runner: its files, the data it must not use, resuming, and the requests it rejects."""
 
 import json
 from pathlib import Path
@@ -41,10 +41,10 @@ def figures(path: Path) -> dict:
     return json.loads((path / "analysis.json").read_text())
 
 
-def test_what_it_leaves(whole: Path) -> None:
-    found = figures(whole)
-    assert (found["samples"], found["steps"], found["images"]) == (8, 3, [20, 20])
-    distances, norms = found["batches"]["distances"], found["batches"]["norms"]
+def test_files_of_an_analysis(whole: Path) -> None:
+    result = figures(whole)
+    assert (result["samples"], result["steps"], result["images"]) == (8, 3, [20, 20])
+    distances, norms = result["batches"]["distances"], result["batches"]["norms"]
     for name in ("random", "representative"):
         for measure in ("mean", "cover"):
             of = np.asarray(distances[name][measure])
@@ -52,20 +52,20 @@ def test_what_it_leaves(whole: Path) -> None:
         assert np.asarray(norms["selected"][name]).shape == (10, 8)
     assert np.asarray(norms["by_distance"]).shape == (10, 10)
     np.testing.assert_allclose(np.mean(norms["by_distance"], axis=1), norms["class"], rtol=1e-5)  # float32 means
-    kinds = found["models"]
+    kinds = result["models"]
     assert list(kinds) == ["random", "early-stage", "early-stage, one perturbed", "late, 1 epochs"]
     assert [of["models"] for of in kinds.values()] == [3, 2, 3, 3]
     assert all(-1 <= of["cosine"]["mean"] <= 1.00001 and of["length"]["mean"] > 0 for of in kinds.values())
     assert kinds["early-stage"]["interval"] is None and len(kinds["random"]["interval"]) == 2
     assert kinds["early-stage, one perturbed"]["cosine"]["mean"] > kinds["random"]["cosine"]["mean"]
-    assert found["pretraining"]["epochs"] == [1] and np.asarray(found["pretraining"]["accuracy"]).shape == (1, 1)
+    assert result["pretraining"]["epochs"] == [1] and np.asarray(result["pretraining"]["accuracy"]).shape == (1, 1)
     text = (whole / "analysis.md").read_text()
     assert "is nearer in" in text and "After 1 epochs of pretraining" in text and "nan" not in text
     assert (whole / "analysis.png").read_bytes().startswith(b"\x89PNG")
     assert not (whole / "pool-members").exists()
 
 
-def test_a_folder_that_is_used(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_with_a_finished_analysis(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv, before = [*LINE.split(), *SWEEP.split(), "--workdir", str(whole)], figures(whole)
     assert analyse.main(argv) == 2
     assert "--overwrite" in capsys.readouterr().err
@@ -75,7 +75,7 @@ def test_a_folder_that_is_used(whole: Path, capsys: pytest.CaptureFixture[str]) 
     assert "the gradient norm of an image is" in capsys.readouterr().out and figures(whole) == before
 
 
-def test_it_goes_on_where_it_was_killed(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_analysis_resumes(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     argv, steps, own = [*LINE.split(), *SWEEP.split(), "--workdir", str(tmp_path / "part")], [], analysis.walk_on
 
     def walk_on(problem, selectors, walk, first, count):
@@ -93,10 +93,10 @@ def test_it_goes_on_where_it_was_killed(whole: Path, tmp_path: Path, monkeypatch
         patched.setattr(evidence, "models", lambda job: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             analyse.main([*argv, "--resume"])
-    taken = len(steps)
+    count = len(steps)
     assert steps[:3] == [0, None, 1], "the first step was kept"
     assert analyse.main([*argv, "--resume"]) == 0
-    assert len(steps) == taken, "the batches were kept"
+    assert len(steps) == count, "the batches were kept"
     assert figures(tmp_path / "part") == figures(whole)
     for name in ("analysis.md", "analysis.png"):
         assert (tmp_path / "part" / name).read_bytes() == (whole / name).read_bytes()
@@ -104,7 +104,7 @@ def test_it_goes_on_where_it_was_killed(whole: Path, tmp_path: Path, monkeypatch
 
 @choice
 class Mine(RandomBatch):
-    """A selector of the user's own."""
+    """A user-defined selector."""
 
     batch: int = 4
 
@@ -115,16 +115,16 @@ MTT = """
 """
 
 
-def test_targets_and_a_selector_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Trajectory matching shows no real images and needs targets; yet batches can be compared."""
+def test_targets_and_a_user_defined_selector(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trajectory matching uses no real images and needs targets, but batches can still be compared."""
     assert analyse.main([*MTT.split(), "--selector", f"{__name__}:Mine", "--workdir", str(tmp_path)]) == 0
-    found = figures(tmp_path)
-    assert found["models"] is None and "needs models with targets" in capsys.readouterr().out
-    assert list(found["batches"]["distances"]) == ["random", "representative", f"{__name__}:Mine"]
+    result = figures(tmp_path)
+    assert result["models"] is None and "needs models with targets" in capsys.readouterr().out
+    assert list(result["batches"]["distances"]) == ["random", "representative", f"{__name__}:Mine"]
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("random digits", "takes no steps"),
         ("acc_dd digits --steps 0", "steps is 0"),
@@ -140,9 +140,9 @@ def test_targets_and_a_selector_of_ones_own(tmp_path: Path, capsys: pytest.Captu
         ("acc_dd digits --resume --overwrite", "give one of them"),
     ],
 )
-def test_refuses(line: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_requests(line: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     workdir = tmp_path / "run"
     assert analyse.main([*line.split(), "--workdir", str(workdir)]) == 2
-    shown = capsys.readouterr().err
-    assert said in shown and shown.count("\n") == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
     assert not workdir.exists()

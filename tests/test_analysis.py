@@ -1,4 +1,4 @@
-"""The figures of an analysis: against plain loops, and where they must be exact."""
+"""Tests the figures of an analysis against plain loops, and against their exact values if these are known."""
 
 import jax
 import jax.numpy as jnp
@@ -28,12 +28,12 @@ def model(problem: Problem) -> Model:
 
 
 def embedded(problem: Problem, model: Model) -> list[np.ndarray]:
-    """Of each class, in data-set order."""
+    """Return the embeddings of each class, in data-set order."""
     points = np.asarray(embed(problem.net, model, problem.data, normalise=True), np.float64)
     return [points[np.asarray(problem.data.labels) == c] for c in range(2)]
 
 
-def test_part_keeps_so_many_of_each_class() -> None:
+def test_part_limits_the_images_of_each_class() -> None:
     whole, part = toy.data(), analysis.part(toy.data(), 8, KEY)
     assert part.counts.tolist() == [8, 7] and whole.counts.tolist() == [9, 7]
     assert part.normaliser == whole.normaliser
@@ -42,14 +42,14 @@ def test_part_keeps_so_many_of_each_class() -> None:
     assert len(kept) == 15 and kept < of_class
 
 
-def test_gradient_norms_are_those_of_a_loop(problem: Problem, model: Model) -> None:
+def test_gradient_norms_equal_those_of_a_loop(problem: Problem, model: Model) -> None:
     data = problem.data
     norms, by_one = analysis.gradient_norms(problem.net, model, data), jax.jit(class_gradient, static_argnums=0)
     for i in (0, 8, 15):
         x = data.normaliser.to_network(data.images[i : i + 1])
         leaves = jax.tree.leaves(by_one(problem.net, model, x, data.labels[i]))
         by_hand = np.sqrt(sum(np.sum(np.asarray(leaf, np.float64) ** 2) for leaf in leaves))
-        np.testing.assert_allclose(norms[i], by_hand, rtol=1e-4)  # float32 convolutions, compiled twice
+        np.testing.assert_allclose(norms[i], by_hand, rtol=1e-4)  # two compiled programs of float32 convolutions
 
 
 def test_distances_from_the_centre_are_in_spreads(problem: Problem, model: Model) -> None:
@@ -69,15 +69,17 @@ def test_distances_of_a_selection(problem: Problem, model: Model) -> None:
         spread = np.sqrt(np.mean(np.sum((points - points.mean(axis=0)) ** 2, axis=1)))
         nearest = np.linalg.norm(points[:, None] - selected[None], axis=2).min(axis=1)
         between = np.linalg.norm(selected.mean(axis=0) - points.mean(axis=0))
-        # Squared distances come from inner products in float32.
+        # Squared distances are computed from inner products in float32.
         np.testing.assert_allclose(found.mean[c], between / spread, rtol=1e-4)
         np.testing.assert_allclose(found.cover[c], nearest.mean() / spread, rtol=1e-3)
 
 
-def test_the_whole_class_is_at_no_distance_from_itself(problem: Problem, model: Model) -> None:
-    rows = jnp.stack([jnp.arange(63, dtype=jnp.int32) % count for count in toy.COUNTS])  # 63 = 7 x 9: all equally often
+def test_the_whole_class_has_distance_zero_from_itself(problem: Problem, model: Model) -> None:
+    rows = jnp.stack(
+        [jnp.arange(63, dtype=jnp.int32) % count for count in toy.COUNTS]
+    )  # 63 = 7 x 9, so each image occurs equally often
     found = analysis.distances(problem.net, model, problem.data, rows)
-    np.testing.assert_allclose(found.mean, 0, atol=1e-5)  # the rounding of a mean
+    np.testing.assert_allclose(found.mean, 0, atol=1e-5)  # rounding error of a mean
     np.testing.assert_array_equal(found.cover, 0)
 
 
@@ -114,10 +116,10 @@ def test_the_cosine_of_equal_models_is_one(problem: Problem, model: Model) -> No
     assert np.all(pairs[~np.eye(3, dtype=bool)] < 1 - 1e-4)
 
 
-def test_cosines_are_those_of_a_loop() -> None:
+def test_cosines_equal_those_of_a_loop() -> None:
     rng = np.random.default_rng(0)
     of = rng.normal(size=(3, 2, 5))
-    of[2, 1] = 0  # a class that a model does not move has no direction
+    of[2, 1] = 0  # a zero gradient has no direction
     by_hand = np.zeros((3, 3))
     for a in range(3):
         for b in range(3):

@@ -1,4 +1,4 @@
-"""Siamese augmentation against golden section 6, and its properties."""
+"""Tests Siamese augmentation against golden section 6, and its properties."""
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ def close(got, want, tolerance):
 
 
 def numbers(name, param, side):
-    """The uniform numbers [..., 2] that make an operation draw what the golden figures were computed with."""
+    """Return the uniform numbers [..., 2] that make an operation draw the parameters of the golden figures."""
     param = np.asarray(param, np.float64).reshape(len(param), -1).T  # [n or 1, draws]
     if name in ("crop", "translate"):
         limit = int(0.125 * side + 0.5)
@@ -72,7 +72,7 @@ def test_gradient_golden(name, u):
 
 
 def sampled(image, row, column):
-    """Bilinear, one pixel at a time, zero outside: PyTorch's grid_sample."""
+    """Sample one pixel as PyTorch's grid_sample: bilinear, zero outside."""
     out = np.zeros_like(image)
     for at in np.ndindex(row.shape):
         for i in (int(np.floor(row[at])), int(np.floor(row[at])) + 1):
@@ -85,7 +85,7 @@ def sampled(image, row, column):
 @pytest.mark.parametrize("name", ["scale", "rotate"])
 @pytest.mark.parametrize("u", [(0.1, 0.7), (0.95, 0.3)])
 def test_square_images_are_moved_as_with_aligned_corners(name, u):
-    """affine_grid and grid_sample of PyTorch with align_corners=True, after their documentation, as MTT calls them."""
+    """Follows the documentation of PyTorch's affine_grid and grid_sample with align_corners=True, as MTT calls them."""
     x = np.random.default_rng(3).standard_normal((2, 9, 9, 3))
     if name == "scale":
         theta = np.diag([v * (1.2 - 1 / 1.2) + 1 / 1.2 for v in u])
@@ -103,7 +103,7 @@ def test_square_images_are_moved_as_with_aligned_corners(name, u):
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_operation_is_affine_with_exact_second_derivative(name):
-    """Float64, rectangular images: jit equals eager; the gradient of |out|^2 / 2 is A^T A x; its own is A^T A."""
+    """In float64 on rectangular images: jit equals eager, |out|^2 / 2 has gradient A^T A x and Hessian A^T A."""
     with jax.enable_x64(True):
         x, v = jnp.asarray(np.random.default_rng(0).standard_normal((2, 2, 12, 8, 3)))
         u = jnp.asarray((0.3, 0.8), jnp.float32)
@@ -133,10 +133,10 @@ def test_operation_in_bfloat16(name):
 
 @pytest.mark.parametrize(("side", "other"), [(32, 12), (27, 30)])
 def test_shift_and_box_cover_their_range(side, other):
-    """Every shift, and every box centre, occurs about equally often, at the ends of [0, 1) too."""
+    """Every shift and every box centre occurs about equally often, also at the ends of [0, 1)."""
     ends = np.asarray([[0, 0], [1, 1], [1, 0], [0, 1]]) * np.float32(1 - 2**-24)
     u = jnp.concatenate([jnp.asarray(ends, jnp.float32), jax.random.uniform(KEY, (4000, 2))])
-    # The shift is read off an image of its own coordinates, from the middle, which zeros never reach.
+    # The pixels are their own coordinates, so the middle, which zeros never reach, shows the shift.
     where = jnp.asarray(np.moveaxis(np.indices((side, other), np.float32), 0, -1))
     shifts = jax.jit(jax.vmap(lambda u: crop(where[None], u)[0, side // 2, other // 2]))(u)
     boxes = jax.jit(jax.vmap(lambda u: cutout(jnp.ones((1, side, other, 1)), u)[0, :, :, 0]))(u) == 0
@@ -145,7 +145,7 @@ def test_shift_and_box_cover_their_range(side, other):
         values, counts = np.unique(np.asarray(shifts[:, axis]) - length // 2, return_counts=True)
         np.testing.assert_array_equal(values, np.arange(-limit, limit + 1))
         assert counts.min() > 0.75 * counts.mean()
-        last = length if size % 2 == 0 else length - 1  # of the centres, whose boxes are clipped to the image
+        last = length if size % 2 == 0 else length - 1  # last centre; boxes are clipped to the image
         lines = jnp.any(boxes, axis=2 - axis)
         seen = {tuple(np.flatnonzero(line)) for line in np.unique(np.asarray(lines), axis=0)}
         begin = [centre - size // 2 for centre in range(last + 1)]
@@ -193,8 +193,8 @@ def test_dsa_applies_exactly_one_member():
         for operation, numbers_of_it in zip(MEMBERS[member], u[member], strict=True):
             want = APPLY[operation.__name__](want, numbers_of_it)
         for choice in (i / 6 + 1e-6, (i + 1) / 6 - 1e-6):
-            # Two programs, which fuse (multiply-add or not) and add up as the processor likes: colour is three
-            # operations of a few roundings each, one with a mean over 192 values that is then scaled by up to 2.
+            # The two programs may fuse and sum in different orders. Colour has three operations of a few roundings
+            # each, one with a mean over 192 values that is then scaled by up to 2.
             rounding = float(jnp.finfo(jnp.float32).eps) * float(jnp.abs(want).max())
             close(apply(x, Draws(jnp.float32(choice), u)), want, 16 * rounding)
 
@@ -217,7 +217,7 @@ def test_switch_only_where_there_is_a_choice():
 
 
 def test_one_draw_for_all_or_one_per_image():
-    """Siamese: an image is transformed alike in any company and under vmap; by ``each``, equal images differ."""
+    """Siamese transforms an image equally in any batch and under vmap; with ``each``, equal images differ."""
     augment, x, keys = Siamese("color_crop_scale_flip"), golden_input(4, 8), jax.random.split(KEY, 6)
     call, each = jax.jit(augment), jax.jit(augment.each)
     together = jnp.stack([call(key, x) for key in keys])
@@ -229,7 +229,7 @@ def test_one_draw_for_all_or_one_per_image():
 
 
 def test_each_chooses_for_the_whole_batch():
-    """On constant images colour leaves them constant and cutout does not: all images must be of one kind."""
+    """Colour keeps constant images constant and cutout does not, so all images must be constant or none."""
     augment, x = jax.jit(Siamese("color_cutout", "one").each), jnp.ones((6, 8, 8, 3))
     seen = set()
     for key in jax.random.split(KEY, 8):

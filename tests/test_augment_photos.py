@@ -1,4 +1,4 @@
-"""The augmentations of evaluation against NumPy formulas for given draws, and their properties."""
+"""Tests the augmentations of evaluation against NumPy formulas for given draws, and their properties."""
 
 import json
 import math
@@ -26,7 +26,7 @@ KINDS: list[tuple[PhotoAugment | BasicAugment, int]] = [
 
 
 def images(channels=3, height=11, width=14, n=3, seed=0):
-    """Pixels in [0, 1], float64."""
+    """Return float64 pixels in [0, 1]."""
     return np.random.default_rng(seed).uniform(size=(n, height, width, channels))
 
 
@@ -40,7 +40,7 @@ def close(got, want, tolerance):
 @pytest.mark.parametrize(("augment", "channels"), KINDS)
 @pytest.mark.parametrize(("height", "width"), [(11, 14), (16, 16), (24, 7)])
 def test_against_numpy(augment, channels, height, width):
-    """Float64; with enough draws for every operation and every order."""
+    """In float64, with enough draws for every operation and every order."""
     n = 40
     x = images(channels, height, width, n)
     x = to_network(augment, x) if isinstance(augment, PhotoAugment) else x
@@ -50,7 +50,7 @@ def test_against_numpy(augment, channels, height, width):
         got = jax.jit(augment.each)(KEY, jnp.asarray(x))
         assert got.dtype == jnp.float64 and got.shape == x.shape
         want = [reference(augment, image, one(draws, i)) for i, image in enumerate(x)]
-        # The draws are float32, and so is the size that they give.
+        # The draws are float32, and so is the size computed from them.
         close(got, np.stack(want), 1e-6)
 
 
@@ -81,10 +81,10 @@ def test_dtypes_stay(augment, channels):
 
 @pytest.mark.parametrize(("augment", "channels"), KINDS)
 def test_gradient(augment, channels):
-    """Finite, and in double precision that of finite differences."""
+    """The gradient is finite, and equals finite differences in double precision."""
     with jax.enable_x64(True):
         x, v = (images(channels, 9, 8, 6, seed) for seed in (1, 2))
-        # Pixels far from 0 and 1, where clamping has a kink.
+        # Pixels far from 0 and 1, because clamping has a kink there.
         x = jnp.asarray(to_network(augment, 0.3 + 0.1 * x) if isinstance(augment, PhotoAugment) else x)
 
         @jax.jit
@@ -110,11 +110,11 @@ def test_draws_are_independent(augment, size):
         close(draws.alpha.std(axis=0), np.ones(3), 0.04)
 
 
-@pytest.mark.parametrize(("name", "made"), [("photos", PhotoAugment), ("basic", BasicAugment)])
-def test_registered_and_rebuilt(name, made):
+@pytest.mark.parametrize(("name", "augmentation"), [("photos", PhotoAugment), ("basic", BasicAugment)])
+def test_registered_and_rebuilt(name, augmentation):
     value = CHOICES["augment"][name]()
     assert isinstance(value, Augmentation)
-    assert value == made() and hash(value) == hash(made()) and not jax.tree.leaves(value)
+    assert value == augmentation() and hash(value) == hash(augmentation()) and not jax.tree.leaves(value)
     validate(value)
     changed = replace(value, jitter=0.2) if isinstance(value, PhotoAugment) else replace(value, crop=2)
     assert from_json(json.loads(json.dumps(to_json(changed)))) == changed != value
@@ -146,7 +146,7 @@ def test_bad_numbers(augment, words):
 
 
 def still(**changes):
-    """Draws that change nothing, for PhotoAugment(smallest=1.0)."""
+    """Return draws that change nothing, for PhotoAugment(smallest=1.0)."""
     half = jnp.full((), 0.5)
     nothing = PhotoDraws(
         jnp.full((ATTEMPTS, 2), 0.5), jnp.zeros(2), half, jnp.full(3, 0.5), jnp.zeros(()), jnp.zeros(3)
@@ -177,7 +177,7 @@ def test_nothing_is_clamped():
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (30, 44)])
 def test_boxes(height, width):
-    """Every box lies inside, keeps between half and all of the area, and each corner of the image is reached."""
+    """Every box lies inside and has between half and all of the area, and boxes reach every corner of the image."""
     augment = PhotoAugment()
     draws = augment.draw(KEY, 4000)
     top, left, h, w = jax.jit(jax.vmap(lambda d: augment.box(height, width, d)))(draws)
@@ -187,7 +187,7 @@ def test_boxes(height, width):
     share, ratio = np.asarray(h * w / (height * width)), np.asarray(w / h)
     assert 0.46 < share.min() < 0.52 and share.max() <= 1
     assert 0.7 < ratio.min() < 0.8 and 1.25 < ratio.max() < 1.42
-    # Without the boxes that do not fit, the mean share would be 0.75.
+    # The mean share would be 0.75 if all boxes fitted.
     want = np.mean([math.prod(box(augment, height, width, one(draws, i))[2:]) for i in range(400)])
     close(np.mean(np.asarray(h * w)[:400]), want, 0.005 * height * width)
 
@@ -198,7 +198,7 @@ def test_boxes(height, width):
 )
 def test_central_box_where_none_fits(height, width, want):
     tall = PhotoAugment(smallest=1.0)
-    # The whole area at the narrowest ratio is too tall, and at the widest too wide.
+    # The whole area is too tall at the narrowest ratio, and too wide at the widest.
     for ratio in (0.0, 0.999):
         boxes = jnp.broadcast_to(jnp.asarray((0.0, ratio)), (ATTEMPTS, 2))
         assert tuple(map(int, tall.box(height, width, still(boxes=boxes)))) == want
@@ -224,7 +224,7 @@ def test_basic_operations_and_shifts_are_equally_likely():
     augment, n = BasicAugment(), 6000
     draws = augment.draw(KEY, n)
     where = jnp.asarray(np.moveaxis(np.indices((28, 28), np.float32), 0, -1))
-    # The shift is read off an image of its own coordinates, from the middle, which the fill never reaches.
+    # The pixels are their own coordinates, so the middle, which the fill never reaches, shows the shift.
     crops = draws._replace(choice=jnp.zeros(n))
     shifts = jax.jit(jax.vmap(lambda d: augment.apply(where[None], d)[0, 14, 14] - 14))(crops)
     for axis in (0, 1):

@@ -1,4 +1,4 @@
-"""A wrong request: exit code 2, one clear message on standard error, no traceback, and nothing written."""
+"""Tests wrong requests: exit code 2, one clear message on standard error, no traceback, and no files."""
 
 import json
 import shutil
@@ -16,18 +16,18 @@ from tests.tiny import NET, POOL, TINY
 
 @pytest.fixture
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to run in, where a new ``runs/`` would appear too."""
+    """Return an empty working directory, in which a new ``runs/`` would also appear."""
     folder = tmp_path / "empty"
     folder.mkdir()
     monkeypatch.chdir(folder)
     return folder
 
 
-def refused(capsys: pytest.CaptureFixture[str], main: Callable, argv: list[str], *said: str) -> None:
+def refused(capsys: pytest.CaptureFixture[str], main: Callable, argv: list[str], *messages: str) -> None:
     assert main(argv) == 2
     shown = capsys.readouterr().err
     assert "Traceback" not in shown
-    for words in said:
+    for words in messages:
         assert words in shown
     if shown.startswith("error: "):
         assert shown.count("\n") == 1, "one line"
@@ -41,7 +41,7 @@ def files(folder: Path) -> dict[Path, bytes | None]:
 
 @pytest.mark.parametrize("runner", [distill, pretrain])
 @pytest.mark.parametrize(
-    "line, said",
+    "line, message",
     [
         ("acc_dc digits", "acc_dd"),
         ("acc_dd digit", "digits"),
@@ -87,13 +87,13 @@ def files(folder: Path) -> dict[Path, bytes | None]:
         ("acc_dd folder:" + "x" * 300, "File name too long"),
     ],
 )
-def test_a_request_that_makes_no_sense(runner, line: str, said: str, empty: Path, capsys) -> None:
-    refused(capsys, runner.main, line.split(), said)
+def test_a_request_that_makes_no_sense(runner, line: str, message: str, empty: Path, capsys) -> None:
+    refused(capsys, runner.main, line.split(), message)
     assert files(empty) == {}
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    "options, message",
     [
         ("--resume", "--workdir"),
         ("--workdir=", "--workdir is empty"),
@@ -107,8 +107,8 @@ def test_a_request_that_makes_no_sense(runner, line: str, said: str, empty: Path
         ("--resume --workdir " + "x" * 300, "give another path"),
     ],
 )
-def test_options_of_distill_that_make_no_sense(options: str, said: str, empty: Path, capsys) -> None:
-    refused(capsys, distill.main, [*TINY, *options.split()], said)
+def test_options_of_distill_that_make_no_sense(options: str, message: str, empty: Path, capsys) -> None:
+    refused(capsys, distill.main, [*TINY, *options.split()], message)
     assert files(empty) == {}
 
 
@@ -122,7 +122,7 @@ X, Y = np.zeros((6, 8, 8), np.uint8), np.arange(6) % 3
 
 
 @pytest.mark.parametrize(
-    "changes, said",
+    "changes, message",
     [
         ({"x_train": X / 255}, "uint8"),
         ({"x_train": X[0]}, "x_train"),
@@ -136,11 +136,11 @@ X, Y = np.zeros((6, 8, 8), np.uint8), np.arange(6) % 3
         ({"x_test": None}, "x_test"),
     ],
 )
-def test_arrays_that_make_no_sense(changes: dict, said: str, empty: Path, capsys) -> None:
+def test_arrays_that_make_no_sense(changes: dict, message: str, empty: Path, capsys) -> None:
     arrays = {"x_train": X, "y_train": Y, "x_test": X, "y_test": Y} | changes
     path = empty.parent / "data.npz"
     np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
-    refused(capsys, distill.main, ["acc_dd", f"npz:{path}", "--ipc", "1"], "data.npz", said)
+    refused(capsys, distill.main, ["acc_dd", f"npz:{path}", "--ipc", "1"], "data.npz", message)
     assert files(empty) == {}
 
 
@@ -166,7 +166,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--net.width", "8"], "net.width is 4, not 8"),
         (["--models.optimiser.lr", "0.02"], "models.optimiser.lr is 0.01, not 0.02"),
         (["--models.size", "3"], "models.size is 2, not 3"),
-        (["--seed", "1"], "data is"),  # withholds other images
+        (["--seed", "1"], "data is"),  # another seed withholds other images
     ],
 )
 def test_a_pool_of_another_network_or_other_data(options, field, finished: Path, empty: Path, capsys) -> None:
@@ -201,7 +201,7 @@ def test_resuming_with_another_configuration(options, field, finished: Path, cap
     assert files(finished) == before
 
 
-def test_other_data_than_the_run_was_begun_with(finished: Path, tmp_path: Path, capsys) -> None:
+def test_resuming_with_other_data(finished: Path, tmp_path: Path, capsys) -> None:
     workdir = tmp_path / "copy"
     shutil.copytree(finished, workdir)
     config = json.loads((workdir / "config.json").read_text())
@@ -227,7 +227,7 @@ def test_a_workdir_that_cannot_be_written_to(workdir: str, empty: Path, capsys) 
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    "options, message",
     [
         (["--dataset", "zca:digits"], "leave out zca:"),
         (["--dataset", "digits", "--out", "{tmp}"], "is a folder"),
@@ -246,7 +246,7 @@ def test_a_workdir_that_cannot_be_written_to(workdir: str, empty: Path, capsys) 
         (["--dataset", "npz:{tmp}/named.npz"], "other classes"),
     ],
 )
-def test_evaluating_with_options_that_make_no_sense(options, said, finished: Path, tmp_path: Path, capsys) -> None:
+def test_evaluating_with_options_that_make_no_sense(options, message, finished: Path, tmp_path: Path, capsys) -> None:
     labels = {"y_train": np.arange(10), "y_test": np.arange(10)}
     for name, shape in (("other", (10, 8, 8, 3)), ("named", (10, 8, 8, 1))):
         images = np.zeros(shape, np.uint8)
@@ -255,7 +255,7 @@ def test_evaluating_with_options_that_make_no_sense(options, said, finished: Pat
         np.savez(tmp_path / f"{name}.npz", **arrays)  # type: ignore[arg-type]
     (tmp_path / "foreign.json").write_text("[1]")
     argv = [str(finished), *(word.format(tmp=tmp_path) for word in options)]
-    refused(capsys, evaluate.main, argv, said)
+    refused(capsys, evaluate.main, argv, message)
 
 
 def test_evaluating_a_set_whose_card_names_no_data(finished: Path, tmp_path: Path, capsys) -> None:
@@ -267,7 +267,7 @@ def test_evaluating_a_set_whose_card_names_no_data(finished: Path, tmp_path: Pat
     refused(capsys, evaluate.main, [str(tmp_path / "set.npz")], "wrong type")
 
 
-def test_evaluating_what_is_no_distilled_set(tmp_path: Path, capsys) -> None:
+def test_evaluating_a_file_that_is_not_a_distilled_set(tmp_path: Path, capsys) -> None:
     refused(capsys, evaluate.main, [str(tmp_path), "--dataset", "digits"], "distilled.npz")
     (tmp_path / "text.npz").write_text("hello")
     refused(capsys, evaluate.main, [str(tmp_path / "text.npz"), "--dataset", "digits"], "text.npz")

@@ -1,4 +1,4 @@
-"""Coresets: the rules against their definitions, written naively, and the images they leave as a baseline."""
+"""Tests coresets: the rules against naive implementations of their definitions, and their use as baselines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ POINTS = np.random.default_rng(2).normal(size=(30, 5)).astype(np.float32)
 
 
 def herded(points, k):
-    """Brute force: the mean of those chosen and each candidate, against the mean of all."""
+    """Choose by brute force the point that brings the mean of the chosen points nearest to the mean of all."""
     chosen: list[int] = []
     for _ in range(k):
         gaps = {
@@ -30,7 +30,7 @@ def herded(points, k):
 
 
 def centred(points, k):
-    """Brute force: nearest to the mean first, then farthest from all those chosen."""
+    """Choose by brute force the point nearest to the mean, then the points farthest from all chosen ones."""
     chosen = [int(np.linalg.norm(points - points.mean(0), axis=1).argmin())]
     while len(chosen) < k:
         gaps = np.linalg.norm(points[:, None] - points[None, chosen], axis=2).min(1)
@@ -42,7 +42,7 @@ def centred(points, k):
 def test_rules_are_their_definitions_and_never_choose_padding(rule, naive):
     jitted = jax.jit(rule, static_argnums=2)
     alone = jnp.asarray(POINTS)
-    # The padding would draw herding to the mean of all and k-center to what is far away.
+    # If padding counted, herding would choose it near the mean of all, and k-center far away.
     more = jnp.concatenate([alone, jnp.tile(alone.mean(0, keepdims=True), (4, 1)), jnp.full((2, 5), 99.0)])
     for points in (alone, more):
         np.testing.assert_array_equal(jitted(points, jnp.asarray(30), 12, KEY), naive(POINTS, 12))

@@ -1,4 +1,4 @@
-"""Batch norm: running statistics are part of a model, in training, evaluation and distillation."""
+"""Tests that batch norm's running statistics are part of a model in training, evaluation and distillation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NET = BATCH.build((4, 4, 1), 2)
 
 
 def test_running_statistics_follow_the_batches_of_training() -> None:
-    """With weights that stand still, n full batches leave 0.9^n of the start and 1 - 0.9^n of the batch's own."""
+    """With constant weights, n full batches give 0.9^n of the initial and 1 - 0.9^n of the batch's statistics."""
     store = TrainSet(2 + jax.random.normal(jax.random.key(1), (6, 4, 4, 1)), jax.nn.one_hot(jnp.arange(6) % 2, 2))
     protocol = Protocol(epochs=5, rate=0.0, cutmix=0.0, augment=NoAugment())
     plain = Normaliser(jnp.zeros(1), jnp.ones(1))
@@ -58,9 +58,9 @@ def test_evaluation_uses_the_running_statistics_and_nothing_of_the_batch() -> No
     [*(pytest.param(m, True, marks=pytest.mark.slow) for m in ("acc_dd", "dsa")), ("dm", False)],
 )
 def test_a_distillation_network_with_batch_norm(method: str, learns: bool) -> None:
-    """Its statistics move where the model is trained between steps (acc_dd: real images), and only there."""
+    """The statistics change only if the model is trained between steps (in acc_dd, on real images)."""
     problem = toy.problem(method, net=BATCH, augment=NoAugment())
-    # In one outer iteration, so that what the second step leaves comes from the models that the first one drew.
+    # One outer iteration, so that the second step uses the models that the first one drew.
     problem = replace(problem, spec=replace(problem.spec, inner_steps=4))
     state = init_state(problem)
     images = np.asarray(state.synthetic.images)

@@ -1,4 +1,4 @@
-"""The benchmark's one line of JSON, at sizes where nothing takes long."""
+"""Tests the benchmark's line of JSON at small sizes."""
 
 import importlib.util
 import json
@@ -38,12 +38,12 @@ def test_kmeans(capsys: pytest.CaptureFixture[str]):
     assert set(measured(capsys, "kmeans", "--pairs", "1")) == {"kmeans"}
 
 
-def test_refuses_no_pairs(capsys: pytest.CaptureFixture[str]):
+def test_zero_pairs_are_refused(capsys: pytest.CaptureFixture[str]):
     assert benchmark.main(["step", "--pairs", "0"]) == 2
     assert "pairs is 0" in capsys.readouterr().err
 
 
-def test_says_when_others_are_at_work(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+def test_a_busy_machine_is_reported(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(benchmark, "others_share", lambda: 0.5)
     monkeypatch.setitem(benchmark.TARGETS, "step", lambda options: {})
     assert benchmark.main(["step"]) == 0

@@ -1,4 +1,4 @@
-"""The resident class buffer: what a portion holds, that a run of it is exact, and what it keeps on the device."""
+"""Tests the resident class buffer: the contents of portions, exact runs, and the arrays on the device."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COUNTS = (23, 5, 12)
 
 
 def data() -> Dataset:
-    """Unbalanced classes in no order; the first pixel of an image is its place."""
+    """Return unsorted, unbalanced classes. The first pixel of an image is its index."""
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(3), COUNTS))
     images = np.random.default_rng(1).integers(0, 256, (len(labels), *toy.SHAPE), np.uint8)
     images[:, 0, 0, 0] = np.arange(len(labels))
@@ -42,24 +42,24 @@ def data() -> Dataset:
 
 
 def spec(**changes: Any) -> Spec:
-    """Acc-DD of one live model without augmentation, which compiles fastest."""
-    made = toy.shrunk(resolve("acc_dd", "digits", ipc=2, shape=toy.SHAPE).spec)
-    plain = {axis: replace(getattr(made, axis), augment=NoAugment(), cutmix=0.0) for axis in ("models", "update")}
-    return replace(made, **{"outer_steps": 6, "live": 1, "augment": NoAugment(), **plain, **changes})
+    """Return Acc-DD with one live model and no augmentation, which compiles fastest."""
+    small = toy.shrunk(resolve("acc_dd", "digits", ipc=2, shape=toy.SHAPE).spec)
+    plain = {axis: replace(getattr(small, axis), augment=NoAugment(), cutmix=0.0) for axis in ("models", "update")}
+    return replace(small, **{"outer_steps": 6, "live": 1, "augment": NoAugment(), **plain, **changes})
 
 
-def places(portion: Dataset | RealData) -> list[int]:
+def indices(portion: Dataset | RealData) -> list[int]:
     images = portion.x_train if isinstance(portion, Dataset) else np.asarray(portion.images)
     return images[:, 0, 0, 0].tolist()
 
 
-# ------------------------------------------------------------------ what a portion holds
+# ------------------------------------------------------------------ portions
 
 
 def test_portions_show_every_image() -> None:
     whole, buffer = data(), Buffer(data(), 5, 0)
     assert buffer.portions == 5 and buffer.counts.tolist() == [5, 5, 5]
-    shown = [places(buffer.read(n)) for n in range(10)]
+    shown = [indices(buffer.read(n)) for n in range(10)]
     for rows in shown:
         assert rows == sorted(set(rows)) and np.bincount(whole.y_train[rows]).tolist() == [5, 5, 5]
     for c, passes in ((0, (range(5), range(5, 10))), (1, [range(n, n + 1) for n in range(10)]), (2, (range(3),))):
@@ -70,9 +70,9 @@ def test_portions_show_every_image() -> None:
 
 def test_a_portion_follows_from_the_seed_and_its_number() -> None:
     buffer, other = Buffer(data(), 4, 7), Buffer(data(), 4, 8)
-    forth = [places(buffer.at(n)) for n in range(6)]
-    assert [places(buffer.at(n)) for n in (5, 0, 3, 3, 4)] == [forth[n] for n in (5, 0, 3, 3, 4)]
-    assert [places(other.at(n)) for n in range(6)] != forth
+    forth = [indices(buffer.at(n)) for n in range(6)]
+    assert [indices(buffer.at(n)) for n in (5, 0, 3, 3, 4)] == [forth[n] for n in (5, 0, 3, 3, 4)]
+    assert [indices(other.at(n)) for n in range(6)] != forth
 
 
 def test_statistics_are_those_of_all_images() -> None:
@@ -81,7 +81,7 @@ def test_statistics_are_those_of_all_images() -> None:
         jax.tree.map(np.testing.assert_array_equal, portion, whole)
 
 
-def test_it_is_made_where_not_all_fit() -> None:
+def test_feed_makes_a_buffer_only_if_needed() -> None:
     assert isinstance(feed(data(), 0, 0), RealData) and isinstance(feed(data(), 23, 0), RealData)
     assert isinstance(feed(data(), 22, 0), Buffer)
     refused("resident_images is -1: it must be 0 .all of them. or more", feed, data(), -1, 0)
@@ -92,28 +92,28 @@ def test_it_is_made_where_not_all_fit() -> None:
 
 @cache
 def run_of_portions(seed: int) -> State:
-    """Of four images of each class at a time, in one go."""
+    """Run without interruption on portions of four images per class."""
     buffer = Buffer(data(), 4, seed)
     problem = prepare(spec(), data(), seed, real=buffer)
     return run(problem, init_state(problem), real=buffer)
 
 
-def arrays(made: Any) -> list[bytes]:
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(made)]
+def leaf_bytes(value: Any) -> list[bytes]:
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(value)]
 
 
-def test_a_buffer_of_everything_is_the_resident_path() -> None:
-    """Bit for bit, pretraining included, and by the same program."""
+def test_a_buffer_of_all_images_equals_the_resident_path() -> None:
+    """Results are bit-identical, pretraining included, and the compiled program is the same."""
     buffer = Buffer(data(), max(COUNTS), 0)
-    assert arrays(buffer.at(0)) == arrays(data().real_data())
+    assert leaf_bytes(buffer.at(0)) == leaf_bytes(data().real_data())
     problem = prepare(spec(), data())
     resident = run(problem, init_state(problem))
     programs = run_block._cache_size()  # type: ignore[attr-defined]
     buffered = prepare(spec(), data(), real=buffer)
-    assert arrays(buffered.pool) == arrays(problem.pool)
-    buffer.portions = 2  # so that portions, all equal to the data, take turns
+    assert leaf_bytes(buffered.pool) == leaf_bytes(problem.pool)
+    buffer.portions = 2  # so that portions, which all equal the data, alternate
     state = run(buffered, init_state(buffered), real=buffer)
-    assert arrays(state) == arrays(resident)
+    assert leaf_bytes(state) == leaf_bytes(resident)
     assert run_block._cache_size() == programs  # type: ignore[attr-defined]
     assert buffer.at(2) is buffer.at(2)
 
@@ -121,7 +121,7 @@ def test_a_buffer_of_everything_is_the_resident_path() -> None:
 @pytest.mark.parametrize(
     ("images", "inner", "changes", "steps"),
     [
-        (19, 6, {}, 1),  # 20 are shown in a step
+        (19, 6, {}, 1),  # a step shows 20 images
         (60, 6, {}, 3),
         (100, 6, {}, 3),  # five steps do not divide six
         (130, 6, {}, 6),
@@ -133,13 +133,15 @@ def test_a_buffer_of_everything_is_the_resident_path() -> None:
         (19, 6, {"selector": Anchors(4)}, 36),
     ],
 )
-def test_a_turn_shows_about_every_image_once(images: int, inner: int, changes: dict[str, Any], steps: int) -> None:
+def test_the_steps_of_a_portion_show_every_image_about_once(
+    images: int, inner: int, changes: dict[str, Any], steps: int
+) -> None:
     portion = data().real_data()._replace(images=np.zeros((images, 1, 1, 1)))
     assert steps_per_portion(spec(inner_steps=inner, **changes), portion) == steps
 
 
 def test_a_step_sees_the_portion_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the blocks are, and from wherever a run goes on."""
+    """The portion depends neither on the block sizes nor on the step from which a run resumes."""
     whole, buffer = run_of_portions(0), Buffer(data(), 4, 0)
     problem = prepare(spec(), data(), real=buffer)
     seen: list[int] = []
@@ -147,36 +149,36 @@ def test_a_step_sees_the_portion_of_its_number(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Buffer, "at", lambda self, n: seen.append(n) or at(self, n))
     half = run(problem, init_state(problem), [lambda block: block.end >= 5], BlockSize(every=5), real=buffer)
     reached = int(half.step)
-    assert arrays(run(problem, half, (), BlockSize(longest=1), real=buffer)) == arrays(whole)
+    assert leaf_bytes(run(problem, half, (), BlockSize(longest=1), real=buffer)) == leaf_bytes(whole)
     assert reached == 5 and list(dict.fromkeys(seen)) == list(range(12))
 
 
 def test_one_portion_is_on_the_device() -> None:
-    """Whoever still holds an earlier one, as the problem that a run begins with does."""
+    """Earlier portions are deleted even if they are still referenced, as by the initial problem of a run."""
     buffer = Buffer(data(), 4, 0)
     problem = prepare(spec(), data(), real=buffer)
 
-    def held(*_: object) -> None:
+    def check(*_: object) -> None:
         assert sum(a.shape == (12, *toy.SHAPE) and a.dtype == np.uint8 for a in jax.live_arrays()) == 1
 
-    held()
-    run(problem, init_state(problem), [held], real=buffer)
+    check()
+    run(problem, init_state(problem), [check], real=buffer)
 
 
-def test_python_takes_the_runners_path() -> None:
-    made = [distil(spec(), data(), 3, resident=resident) for resident in (0, 23, 4, 4)]
-    first, everything, some, again = (one.images.tobytes() for one in made)
+def test_distil_accepts_resident() -> None:
+    sets = [distil(spec(), data(), 3, resident=resident) for resident in (0, 23, 4, 4)]
+    first, everything, some, again = (one.images.tobytes() for one in sets)
     assert first == everything and some == again != first
 
 
-def test_clusters_are_those_of_a_portion() -> None:
+def test_clustering_works_on_a_portion() -> None:
     dream = resolve("dream", "digits", ipc=2, shape=toy.SHAPE).spec
     changed = spec(selector=replace(dream.selector, batch=3), init=dream.init)
     assert np.isfinite(distil(changed, data(), resident=4).images).all()
 
 
-def test_an_epoch_goes_through_as_many_portions_as_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And its steps together are those that the learning rate is timed by: full batches, three for 17 images."""
+def test_a_pretraining_epoch_uses_every_portion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The learning rate is scheduled by the steps over all portions: three full batches for 17 images each."""
     seen: list[tuple[int, int]] = []
     orders: list[Order | int] = []
     epoch, train = pools._epoch, pools.train

@@ -1,4 +1,4 @@
-"""CAFE: its loss and its settings (golden README, section 16); its loops are in test_cafe_loops.py."""
+"""Tests CAFE's loss and settings (golden README, section 16). test_cafe_loops.py tests its loops."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def golden() -> dict[str, np.ndarray]:
 
 
 def flat_terms(net: Net, model: Model, real: Array, syn: Array) -> Array:
-    """The golden order: block1, block2, block3, pool3, centre, discrim."""
+    """Return the terms in the golden order: block1, block2, block3, pool3, centre, discrim."""
     terms = alignment_terms(net, model, real, syn)
     return jnp.stack([*terms.blocks, terms.pooled, terms.centre, terms.discrimination])
 
@@ -69,7 +69,7 @@ def test_every_term_and_its_derivative(golden: dict[str, np.ndarray]) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_loss_and_its_derivative_in_double_precision(golden: dict[str, np.ndarray]) -> None:
-    """With the published weights, and with others that tell the layers apart (the defaults are pairwise equal)."""
+    """Tests the published weights, which are pairwise equal, and weights that distinguish the layers."""
     net, model = network(golden, "float64")
     real, syn = images(golden, "float64")
     names = ("shallow", "middle", "deep", "pooled", "", "discrimination", "")
@@ -82,7 +82,7 @@ def test_loss_and_its_derivative_in_double_precision(golden: dict[str, np.ndarra
 
         return jax.value_and_grad(loss)(syn)
 
-    # Theirs also has the network's own cross-entropy on the real images, on which nothing depends.
+    # The golden loss also has the network's cross-entropy on real images, on which no gradient depends.
     logits = jax.jit(lambda x: net.apply(model, x, True)[0].logits)(real.reshape(-1, *SHAPE))
     ce_real = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.repeat(jnp.arange(10), 8)).mean()
     np.testing.assert_allclose(ce_real, golden["terms_f64"][6], rtol=1e-12)
@@ -94,7 +94,7 @@ def test_loss_and_its_derivative_in_double_precision(golden: dict[str, np.ndarra
 
 @dataclass(frozen=True)
 class Pyramid:
-    """Blocks without weights: the d-th is the image shrunk d times, then times d + 1."""
+    """A network without weights. Its d-th block is the image shrunk d times, multiplied by d + 1."""
 
     depth: int
 

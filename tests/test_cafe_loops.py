@@ -1,4 +1,4 @@
-"""CAFE's two loops, whose lengths the accuracy decides (golden README, section 16)."""
+"""Tests CAFE's two loops, whose lengths depend on the accuracy (golden README, section 16)."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def test_watcher_on_scripted_accuracies(golden: dict[str, np.ndarray], kind: str
 
 @dataclass(frozen=True)
 class ScriptedNet:
-    """Right on exactly ``hits[t]`` of 128 images of each of ten classes, where t counts the steps it was trained.
+    """A network that is right on ``hits[t]`` of 128 images of each of ten classes after t training steps.
 
-    An image shows its class as a number. The steps are counted in the running statistics.
+    The pixels of an image are its class number. The running statistics count the steps.
     """
 
     hits: tuple[int, ...]
@@ -91,7 +91,7 @@ def test_loops_end_when_the_scripted_accuracies_say_so(golden: dict[str, np.ndar
         model = ScriptedNet(()).init(jax.random.key(0))
         return jax.tree.map(lambda a: jnp.stack([a] * 8), update.begin(ScriptedNet(()), model, data, jax.random.key(0)))
 
-    # No reading moves by less than nothing, so phases take ten epochs: the outer watcher reads every tenth figure.
+    # No change is below the threshold -1, so phases take ten epochs and the outer watcher reads every tenth figure.
     script, live, steps = jnp.repeat(golden["outer_hits"], 10, axis=1), start(), np.zeros(8, int)
     for step in range(1, 33):
         live = updated(script, tuple(live), replace(update, moved=-1.0))
@@ -101,7 +101,7 @@ def test_loops_end_when_the_scripted_accuracies_say_so(golden: dict[str, np.ndar
         np.testing.assert_array_equal(trained[steps == step], 10 * (step - 1), "no training after leaving")
     np.testing.assert_array_equal(steps, golden["outer_steps"])
 
-    # One phase, whose first reading follows its first epoch.
+    # One phase, with its first reading after its first epoch.
     script = jnp.pad(golden["inner_hits"], ((0, 0), (1, 600 - 61)))
     trained = updated(script, start(), update)[0].stats["steps"]
     np.testing.assert_array_equal(trained, np.minimum(golden["inner_steps"], 30), "as scripted, or bounded")
@@ -109,7 +109,7 @@ def test_loops_end_when_the_scripted_accuracies_say_so(golden: dict[str, np.ndar
 
 @choice
 class FromPool(RandomInit):
-    """The models of the pool, as they are."""
+    """Models of the pool, unchanged."""
 
     size: ClassVar[int] = 1
 
@@ -123,7 +123,7 @@ def test_a_whole_outer_iteration(golden: dict[str, np.ndarray]) -> None:
     net, model = network(golden, "float64")
     real, syn = images(golden, "float64")
     data = RealData(
-        images=real.reshape(-1, *SHAPE),  # in network space already: normalised in float32, as theirs
+        images=real.reshape(-1, *SHAPE),  # already in network space, normalised in float32 as in the golden figures
         labels=jnp.repeat(jnp.arange(10, dtype=jnp.int32), 8),
         index=jnp.arange(80, dtype=jnp.int32).reshape(10, 8),
         counts=jnp.full(10, 8, jnp.int32),
@@ -143,7 +143,7 @@ def test_a_whole_outer_iteration(golden: dict[str, np.ndarray]) -> None:
         loss=jnp.zeros(()),
     )
 
-    # Optimised, unlike the suite's other programs: it trains for 131 epochs.
+    # Compiled with optimisation, unlike other programs of the suite, because it trains for 131 epochs.
     options = {"xla_backend_optimization_level": 2}
     step = jax.jit(lambda state, key: inner_step(problem, state, key), compiler_options=options)
     losses: list[Array] = []

@@ -1,4 +1,4 @@
-"""NCFM against the released code (golden README, "Newer methods"), and what plugs into it."""
+"""Tests NCFM against the released code (golden README, "Newer methods"), and its combination with other choices."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def nhwc(images: np.ndarray) -> np.ndarray:
 
 
 def close(ours, theirs: np.ndarray, tolerance: float) -> None:
-    """Relative to the largest entry."""
+    """Compare with a tolerance relative to the largest entry."""
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
 
 
@@ -53,14 +53,14 @@ def network(dtype: str, theta: str) -> tuple[Net, Model]:
 
 
 def frequencies(iteration: int, c: int, dtype: str) -> np.ndarray:
-    """Theirs are of features flattened as (C, H, W)."""
+    """Reorder the golden frequencies, which are for features flattened as (C, H, W)."""
     t = FIGURES["ncfm_loop_t"][iteration, c].astype(dtype)
     return t.reshape(len(t), 8, 4, 4).transpose(0, 2, 3, 1).reshape(t.shape)
 
 
 @pytest.fixture(params=[("float64", "_f64", 1e-9), ("float32", "", 2.4e-5)], ids=lambda param: param[0])
 def precision(request: pytest.FixtureRequest) -> Iterator[tuple[str, str, float]]:
-    """(dtype, suffix of the figures, tolerance)"""
+    """Return (dtype, suffix of the figures, tolerance)."""
     with jax.enable_x64(request.param[0] == "float64"):
         yield request.param
 
@@ -105,7 +105,7 @@ def test_a_network_on_the_line_golden() -> None:
 
 
 def losses(dtype: str, calibrating: bool):
-    """(packed images [I, H, W, c], class, iteration) -> loss, through decoding and normalisation; its gradient."""
+    """Return a function (packed images [I, H, W, c], class, iteration) -> loss after decoding, and its gradient."""
     net, model = network(dtype, "mid")
     model = model._replace(target=network(dtype, "trained")[1].params)
     normaliser = Normaliser(*(jnp.asarray(a).astype(dtype) for a in (CIFAR_MEAN, CIFAR_STD)))
@@ -117,19 +117,19 @@ def losses(dtype: str, calibrating: bool):
         theirs, ours = (net.apply(model, x, True)[0].embedding for x in (real, syn))
         return CharacteristicFunction().distance(theirs, ours, t)
 
-    made = jax.jit(jax.value_and_grad(loss))
+    compiled = jax.jit(jax.value_and_grad(loss))
 
-    def of(images, c: int, iteration: int):
+    def evaluate(images, c: int, iteration: int):
         real = cifar_normalised(FIGURES["ncfm_real_u8"][iteration, c]).astype(dtype)
-        return made(jnp.asarray(images), c, real, frequencies(iteration, c, dtype))
+        return compiled(jnp.asarray(images), c, real, frequencies(iteration, c, dtype))
 
-    return of
+    return evaluate
 
 
 def test_loss_and_gradient_through_the_network_golden(precision: tuple[str, str, float]) -> None:
     dtype, suffix, tolerance = precision
     images = nhwc(FIGURES["ncfm_packed"]).astype(dtype).reshape(CLASSES, IPC, *SHAPE)[1]
-    tolerance = max(tolerance, 1e-7)  # the normalised inputs are float32's in theirs
+    tolerance = max(tolerance, 1e-7)  # the golden inputs were normalised in float32
     for calibrating, name in ((False, "img"), (True, "calib")):
         loss, grad = losses(dtype, calibrating)(images, 1, 0)
         close(loss, FIGURES[f"ncfm_{name}_loss{suffix}"], tolerance)
@@ -146,7 +146,7 @@ def test_loss_and_gradient_through_the_network_golden(precision: tuple[str, str,
     ids=["adam-turn-by-turn", "class-by-class-adam", "sgd-turn-by-turn"],
 )
 def test_two_iterations_golden(name: str, optimiser) -> None:
-    """Matching steps of all classes in turn, then calibration steps, each a step of one optimiser on the whole set."""
+    """Runs matching steps of all classes in turn, then calibration steps, each with one optimiser on the whole set."""
     images = jnp.asarray(nhwc(FIGURES["ncfm_packed"]).reshape(CLASSES, IPC, *SHAPE))
     state = optimiser.init(images)
     kinds = [losses("float32", calibrating) for calibrating in (False, True)]
@@ -172,7 +172,7 @@ def test_two_iterations_golden(name: str, optimiser) -> None:
         close(images, theirs, 6.3e-5 if name == "adamw" else 1.6e-5)
 
 
-# ------------------------------------------------------------------ the pool, and what plugs in
+# ------------------------------------------------------------------ the pool and combinations
 
 
 def test_models_lie_between_the_ends_of_their_lines() -> None:
@@ -205,7 +205,7 @@ def test_model_augmentation_and_representative_matching_plug_into_ncfm(words: st
     assert np.isfinite(losses[:4]).all() and np.isfinite(state.synthetic.images).all()
 
 
-def test_calibration_adds_what_the_trained_network_says() -> None:
+def test_calibration_adds_the_loss_of_the_trained_network() -> None:
     problem = toy.problem("ncfm", augment=NoAugment())
     model = tree.take(init_state(problem).models, 0)
     real, syn = jax.random.normal(jax.random.key(0), (2, 4, *toy.SHAPE))

@@ -1,4 +1,4 @@
-"""Checkpoints and pools: bit-exact round trips, damage of every kind, a killed process."""
+"""Tests checkpoints and pools: bit-exact round trips, all kinds of damage, and a killed process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from distill_jax.types import Model, PyTree, RequestError
 
 
 class State(NamedTuple):
-    """Fields out of alphabetical order, like real states."""
+    """A state with fields out of alphabetical order, as in real states."""
 
     step: jax.Array
     images: jax.Array
@@ -42,7 +42,7 @@ def state(seed: int = 0) -> State:
         "conv": {"kernel": jnp.asarray(rng.normal(size=(3, 3, 1, 4)), jnp.bfloat16), "bias": jnp.full(4, jnp.nan)},
         "mask": jnp.asarray([True, False]),
         "none": jnp.zeros((0, 3)),
-        "bytes": jnp.asarray(rng.integers(0, 256, 3), jnp.uint8),  # what follows is not aligned
+        "bytes": jnp.asarray(rng.integers(0, 256, 3), jnp.uint8),  # the arrays after it are not aligned
         "key": jnp.asarray(rng.integers(0, 2**32, 2), jnp.uint32),
     }
     return State(jnp.int32(seed), images, optax.adam(0.1).init(images), Model(params, {}))
@@ -56,7 +56,7 @@ def same(a: PyTree, b: PyTree) -> bool:
     return jax.tree.structure(a) == jax.tree.structure(b) and bits(a) == bits(b)
 
 
-def found(restored: Restored | None) -> Restored:
+def not_none(restored: Restored | None) -> Restored:
     assert restored is not None
     return restored
 
@@ -66,10 +66,10 @@ def test_round_trip_is_bit_exact(tmp_path: Path) -> None:
     assert runs.restore(saved) is None and runs.steps() == ()
     runs.save(7, saved, {"seed": 3, "pair": (1, 2.5), "nothing": None})
     for like in (saved, jax.eval_shape(lambda: saved)):
-        step, restored, about, skipped = found(runs.restore(like))
+        step, restored, about, skipped = not_none(runs.restore(like))
         assert (step, skipped, about) == (7, (), {"seed": 3, "pair": [1, 2.5], "nothing": None})
         assert same(saved, restored)
-    as_dicts = found(runs.restore()).state
+    as_dicts = not_none(runs.restore()).state
     assert as_dicts["models"]["params"]["conv"]["kernel"].dtype == jnp.bfloat16
     assert sorted(bits(as_dicts)) == sorted(bits(saved))
 
@@ -77,7 +77,7 @@ def test_round_trip_is_bit_exact(tmp_path: Path) -> None:
 def test_restored_arrays_can_be_donated(tmp_path: Path) -> None:
     runs = Checkpoints(tmp_path)
     runs.save(0, {"a": jnp.arange(64.0), "b": jnp.arange(64.0)})
-    restored = found(runs.restore({"a": jnp.zeros(64), "b": jnp.zeros(64)})).state
+    restored = not_none(runs.restore({"a": jnp.zeros(64), "b": jnp.zeros(64)})).state
     moved = jax.jit(lambda tree: {"a": tree["a"] + 1, "b": tree["b"]}, donate_argnums=0)(restored)
     np.testing.assert_array_equal(moved["a"], np.arange(1, 65))
     np.testing.assert_array_equal(moved["b"], np.arange(64))
@@ -88,7 +88,7 @@ def test_large_states_are_stored_in_several_files(tmp_path: Path, monkeypatch: p
     runs = Checkpoints(tmp_path)
     runs.save(0, state())
     assert len(list((tmp_path / "0" / "arrays" / "checkpoint").iterdir())) > 3
-    assert same(found(runs.restore(state())).state, state())
+    assert same(not_none(runs.restore(state())).state, state())
 
 
 def test_like_decides_where_leaves_go(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_like_decides_where_leaves_go(tmp_path: Path) -> None:
     runs.save(0, {"x": jnp.arange(4.0)})
     place = jax.sharding.NamedSharding(jax.make_mesh((1,), ("class",)), jax.sharding.PartitionSpec("class"))
     like = {"x": jax.ShapeDtypeStruct((4,), jnp.float32, sharding=place)}
-    assert found(runs.restore(like)).state["x"].sharding == place
+    assert not_none(runs.restore(like)).state["x"].sharding == place
 
 
 def test_keeps_the_last_two_and_drops_later_ones(tmp_path: Path) -> None:
@@ -106,13 +106,13 @@ def test_keeps_the_last_two_and_drops_later_ones(tmp_path: Path) -> None:
     assert runs.steps() == (10, 2)
     runs.save(2, state(5))
     assert runs.steps() == (2,)
-    assert same(found(runs.restore(state())).state, state(5))
+    assert same(not_none(runs.restore(state())).state, state(5))
     with pytest.raises(RequestError, match="at least 1"):
         Checkpoints(tmp_path, keep=0)
 
 
-def test_a_full_disk_is_an_error_of_the_system_and_harms_nothing(tmp_path: Path) -> None:
-    """Tensorstore says it as a ValueError; files that may not grow are the next best thing to a disk that is full."""
+def test_a_full_disk_raises_oserror_and_keeps_older_checkpoints(tmp_path: Path) -> None:
+    """Tensorstore raises a ValueError for a full disk. A limit on the file size simulates one."""
     runs = Checkpoints(tmp_path)
     runs.save(1, state(1))
     large = state(2)._replace(images=jax.random.normal(jax.random.key(0), (2, 50, 16, 16, 1)))
@@ -124,7 +124,7 @@ def test_a_full_disk_is_an_error_of_the_system_and_harms_nothing(tmp_path: Path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert full.value.errno == errno.EFBIG and full.value.filename == str(tmp_path)
-    assert runs.steps() == (1,) and same(found(runs.restore(state())).state, state(1))
+    assert runs.steps() == (1,) and same(not_none(runs.restore(state())).state, state(1))
 
 
 def test_another_configuration_is_refused_by_name(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def _one_bit(data: bytes) -> bytes:
 
 
 def test_damage_to_any_file_falls_back(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Each file of the newest checkpoint in turn: the same bits come back, or the previous checkpoint's."""
+    """For damage to any file of the newest checkpoint, its bits or the bits of the previous checkpoint come back."""
     whole, old, new = Checkpoints(tmp_path / "whole"), state(1), state(2)
     whole.save(1, old, {"n": 1})
     whole.save(2, new, {"n": 2})
@@ -173,14 +173,14 @@ def test_damage_to_any_file_falls_back(tmp_path: Path, capfd: pytest.CaptureFixt
             shutil.copytree(whole.directory, damaged.directory)
             path = damaged.directory / file
             path.write_bytes(damage(path.read_bytes())) if damage else path.unlink()
-            step, restored, about, skipped = found(damaged.restore(new))
+            step, restored, about, skipped = not_none(damaged.restore(new))
             if skipped:
                 fell_back.add(file.name)
                 assert (step, skipped, about) == (1, (2,), {"n": 1}) and same(restored, old)
             else:
                 assert (step, about) == (2, {"n": 2}) and same(restored, new)
             shutil.rmtree(damaged.directory)
-    assert {"metadata", "0", ".zarray"} <= fell_back  # the header, the bytes and their shape
+    assert {"metadata", "0", ".zarray"} <= fell_back  # header, bytes and shape
     assert capfd.readouterr() == ("", "")
 
 
@@ -189,9 +189,9 @@ def test_after_falling_back_the_run_saves_again(tmp_path: Path) -> None:
     runs.save(1, state(1))
     runs.save(2, state(2))
     (tmp_path / "2" / "header" / "metadata").write_text("{}")
-    assert found(runs.restore(state())).skipped == (2,)
+    assert not_none(runs.restore(state())).skipped == (2,)
     runs.save(2, state(2))
-    assert found(runs.restore(state()))[0] == 2 and runs.steps() == (2, 1)
+    assert not_none(runs.restore(state()))[0] == 2 and runs.steps() == (2, 1)
 
 
 def test_everything_damaged(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ for step in range(10_000):
 
 @pytest.mark.parametrize("milliseconds", [3, 15])
 def test_killed_while_saving(tmp_path: Path, milliseconds: int) -> None:
-    """What save has returned from survives; what a killed save left behind is cleared by the next."""
+    """Completed saves survive, and the next save deletes the files of a killed one."""
     root = Path(__file__).parents[1]
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, str(tmp_path)],
@@ -232,10 +232,10 @@ def test_killed_while_saving(tmp_path: Path, milliseconds: int) -> None:
         child.send_signal(signal.SIGKILL)
         reached = max([reached, *map(int, child.stdout.read().split())])
     runs, like = Checkpoints(tmp_path), {"x": jnp.zeros((100, 100))}
-    step, restored, _, skipped = found(runs.restore(like))
+    step, restored, _, skipped = not_none(runs.restore(like))
     assert step in (reached, reached + 1) and skipped == ()
     np.testing.assert_array_equal(restored["x"], step)
-    (tmp_path / f"{step + 1}.orbax-checkpoint-tmp").mkdir(exist_ok=True)  # which most kills leave behind, not all
+    (tmp_path / f"{step + 1}.orbax-checkpoint-tmp").mkdir(exist_ok=True)  # most kills leave such files, but not all
     runs.save(step + 5, like)
     assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == {str(step), str(step + 5)}
 

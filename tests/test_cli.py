@@ -1,4 +1,4 @@
-"""From a command line to an experiment, and exit codes."""
+"""Tests the parsing of a command line into an experiment, and exit codes."""
 
 import errno
 import os
@@ -30,15 +30,15 @@ from tests.tiny import python
 
 @dataclass(frozen=True)
 class Options(arguments.Common):
-    """A runner's own options."""
+    """Options of a runner."""
 
     repeats: int = 5
-    """how often"""
+    """number of times"""
 
 
 @choice
 class Doubled(GradientMatching):
-    """An objective of the user's own."""
+    """A user-defined objective."""
 
     weight: float = 2.0
 
@@ -68,7 +68,7 @@ def test_without_options_the_experiment_is_the_preset_with_its_recipe() -> None:
 
 
 @pytest.mark.parametrize("source", ["npz:somewhere.npz", "folder:some/where", "tf_flowers"])
-def test_data_of_the_users_own_take_the_generic_recipe(source: str) -> None:
+def test_other_data_sets_use_the_generic_recipe(source: str) -> None:
     assert parse(f"idc {source}")[1:] == ("generic", resolve("idc", "generic"))
     assert parse(f"idc {source} --recipe mnist")[1:] == ("mnist", resolve("idc", "mnist"))
 
@@ -122,7 +122,7 @@ def test_recipes_know_the_shape() -> None:
 
 
 @pytest.mark.parametrize(
-    "line, said",
+    "line, message",
     [
         ("acc_ddd digits", "did you mean acc_dd?"),
         ("acc_dd digits --recipe cifar", "did you mean cifar10?"),
@@ -136,14 +136,14 @@ def test_recipes_know_the_shape() -> None:
         ("dc digits --factor 2", "multi-formation"),
     ],
 )
-def test_a_wrong_request_is_refused_with_a_hint(line: str, said: str) -> None:
-    with pytest.raises(RequestError, match=said.replace("?", r"\?")) as refused:
+def test_a_wrong_request_is_refused_with_a_hint(line: str, message: str) -> None:
+    with pytest.raises(RequestError, match=message.replace("?", r"\?")) as refused:
         parse(line)
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    "line, said",
+    "line, message",
     [
         ("acc_dd digits --outer-stepz 3", "--outer-steps"),
         ("acc_dd digits --models.sice 3", "--models.size"),
@@ -153,10 +153,10 @@ def test_a_wrong_request_is_refused_with_a_hint(line: str, said: str) -> None:
         ("", "METHOD"),
     ],
 )
-def test_a_wrong_option_ends_with_code_2_and_names_the_nearest(line: str, said: str, capsys) -> None:
+def test_a_wrong_option_ends_with_code_2_and_names_the_nearest(line: str, message: str, capsys) -> None:
     assert run_command(lambda argv: parse(" ".join(argv)), line.split()) == 2
     shown = capsys.readouterr().err
-    assert said in shown and shown.startswith("error: ") and shown.count("\n") == 1
+    assert message in shown and shown.startswith("error: ") and shown.count("\n") == 1
 
 
 def test_help_needs_neither_method_nor_data(capsys) -> None:
@@ -168,7 +168,7 @@ def test_help_needs_neither_method_nor_data(capsys) -> None:
     assert "--update.epochs" in capsys.readouterr().out
 
 
-def test_help_shows_the_common_options_alone_and_names_the_way_to_the_others(capsys) -> None:
+def test_help_shows_only_the_common_options_and_how_to_see_all(capsys) -> None:
     assert run_command(lambda argv: arguments.request(argv, Options), ["--help"]) == 0
     shown = capsys.readouterr().out
     for word in ("METHOD", "DATASET", "--repeats", "--ipc", "--outer-steps", "--models random|", "--help-all"):
@@ -193,7 +193,7 @@ def test_a_wrong_option_is_refused_before_data_are_read(capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    "error, code, said",
+    "error, code, message",
     [
         (RequestError("ipc is 0: give 1"), 2, "error: ipc is 0: give 1\n"),
         (Broken("the loss is not finite"), 1, "error: the loss is not finite\n"),
@@ -213,19 +213,19 @@ def test_a_wrong_option_is_refused_before_data_are_read(capsys) -> None:
         (MemoryError("no room"), 1, f"error: out of memory (no room): try {LESS_MEMORY}\n"),
     ],
 )
-def test_exit_codes(error: BaseException, code: int, said: str, capsys) -> None:
+def test_exit_codes(error: BaseException, code: int, message: str, capsys) -> None:
     def run(argv: list[str]) -> None:
         raise error
 
     assert run_command(run, []) == code
-    assert capsys.readouterr().err == said
+    assert capsys.readouterr().err == message
 
 
 @pytest.mark.parametrize(
     "runner, options",
     [(distill, distill.Distill), (evaluate, evaluate.Evaluate), (reproduce, distill.Distill), (benchmark, Benchmark)],
 )
-def test_the_advice_where_memory_does_not_suffice_names_options_of_the_command(runner, options) -> None:
+def test_advice_for_insufficient_memory_names_options_of_the_command(runner, options) -> None:
     advice = runner.main.keywords.get("less_memory", LESS_MEMORY)
     known = {field.name for kind in (options, Spec, getattr(runner, "Reproduce", Spec)) for field in fields(kind)}
     assert {name.replace("-", "_") for name in re.findall(r"--([a-z-]+)", advice)} <= known - {"ipc"}
@@ -237,14 +237,14 @@ def test_devices_that_no_machine_has_are_refused(capsys) -> None:
     assert "devices is 99999999" in capsys.readouterr().err
 
 
-def test_the_version_is_said_by_every_command(capsys) -> None:
+def test_every_command_prints_the_version(capsys) -> None:
     for runner, line in ((main, []), (main, ["distill"]), (benchmark.main, [])):
         assert runner([*line, "--version"]) == 0
         assert capsys.readouterr().out == f"distill_jax {distill_jax.__version__}\n"
 
 
 def test_an_interrupt_before_anything_can_be_saved_ends_the_process_at_once() -> None:
-    """Whatever is being imported might swallow an exception; the handler raises none."""
+    """An import might swallow an exception, so the handler raises none."""
     code = """
 import time
 from distill_jax.cli.main import stoppable
@@ -261,7 +261,7 @@ with stoppable():
     assert (process.communicate(timeout=30)[1], process.returncode) == ("interrupted\n", 130)
 
 
-def test_what_nobody_expected_keeps_its_traceback() -> None:
+def test_unexpected_errors_keep_their_traceback() -> None:
     def run(argv: list[str]) -> None:
         raise ZeroDivisionError
 
@@ -270,7 +270,7 @@ def test_what_nobody_expected_keeps_its_traceback() -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_kept_until_it_is_asked_for(signum: signal.Signals) -> None:
+def test_a_signal_is_recorded_until_it_is_polled(signum: signal.Signals) -> None:
     before = signal.getsignal(signum)
     with Interrupts() as interrupts:
         interrupts.check()

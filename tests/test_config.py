@@ -1,4 +1,4 @@
-"""A file of settings stands between the recipe and the command line, and says what it cannot mean."""
+"""Tests settings files, which override the recipe and are overridden by the command line, and their errors."""
 
 import json
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_resolved_values_are_what_a_run_records(settings):
         "ncfm digits --models.no-trained --objective feature --parameterisation.factor 2",
     ],
 )
-def test_what_tune_writes_says_what_its_command_line_said(line: str, settings):
+def test_the_file_of_tune_records_its_command_line(line: str, settings):
     asked = arguments.request(line.split(), Tune)
     written = tuned.settings(line.split(), Tune, asked)
     method, dataset = line.split()[:2]
@@ -60,7 +60,7 @@ def test_what_tune_writes_says_what_its_command_line_said(line: str, settings):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ({"optimiser.lrr": 1.0}, "optimiser.lrr is unknown: did you mean optimiser.lr?"),
         ({"objective.rate": 1.0}, "objective.rate is unknown: add --objective trajectory"),
@@ -74,9 +74,9 @@ def test_what_tune_writes_says_what_its_command_line_said(line: str, settings):
         ("{", "cannot be read"),
     ],
 )
-def test_one_line_says_what_is_wrong(content, said: str, settings, capsys: pytest.CaptureFixture[str]):
+def test_one_line_says_what_is_wrong(content, message: str, settings, capsys: pytest.CaptureFixture[str]):
     assert ablate.main(["acc_dd", "digits", "--config", settings(content), "--perturb.max", "0", "1"]) == 2
     error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1
+    assert message in error and error.count("\n") == 1
     assert ablate.main(["acc_dd", "digits", "--config", "nowhere.json", "--perturb.max", "0", "1"]) == 2
     assert "nowhere.json cannot be read" in capsys.readouterr().err

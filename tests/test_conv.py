@@ -1,4 +1,4 @@
-"""The convolution against ``lax.conv_general_dilated`` and its automatic derivatives, in float64."""
+"""Tests the convolution against ``lax.conv_general_dilated`` and its automatic derivatives, in float64."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def reference(x, kernel, stride, padding):
 
 
 def operands(shape, size, outputs, lead=()):
-    """x [*lead, n, h, w, i], kernel [*lead, size, size, i, outputs]"""
+    """Return x [*lead, n, h, w, i] and kernel [*lead, size, size, i, outputs]."""
     rng = np.random.default_rng(0)
     return rng.normal(size=(*lead, *shape)), rng.normal(size=(*lead, size, size, shape[-1], outputs)) / size
 
 
 def orders(convolution, x, kernel):
-    """The convolution, its gradients, and gradients of a function of these gradients (non-linear, so none vanish)."""
+    """Return the convolution, its gradients, and the gradients of a non-linear function of these (so none vanish)."""
 
     def first(x, kernel):
         return jax.grad(lambda x, kernel: jnp.sum(jnp.sin(convolution(x, kernel))), (0, 1))(x, kernel)
@@ -98,7 +98,7 @@ def test_batched_equals_a_loop(shape, outputs, stride, axes, on_cpu, monkeypatch
 
 @pytest.mark.parametrize("on_cpu", [True, False], ids=["cpu", "accelerator"])
 def test_classes_within_models_inside_scan(on_cpu, monkeypatch):
-    """[K, ...] kernels over [C, ...] images: the nesting of the distillation step, all in a loop."""
+    """Maps [K, ...] kernels over [C, ...] images inside a loop, as the distillation step does."""
     monkeypatch.setattr(conv, "_on_cpu", lambda: on_cpu)
     with jax.enable_x64(True):
         x, kernel = operands((2, 4, 4, 3), 3, 2, lead=(2,))
@@ -115,7 +115,7 @@ def test_classes_within_models_inside_scan(on_cpu, monkeypatch):
 
 
 def test_no_grouped_or_uncanonical_convolution_inside_a_loop():
-    """What XLA:CPU would send to its naive kernel: the point of the whole module."""
+    """XLA:CPU would compute these with its naive kernel, which the whole module exists to avoid."""
     x, kernel = jnp.zeros((2, 1, 5, 5, 16)), jnp.zeros((2, 5, 5, 16, 16))
 
     def sweep(x, kernel):

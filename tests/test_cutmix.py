@@ -1,4 +1,4 @@
-"""Cutmix against golden section 8, and its properties."""
+"""Tests cutmix against golden section 8, and its properties."""
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ def test_cutmix_boxes_golden():
 
 
 def test_cutmix_targets_count_pixels():
-    """Image i is the constant i: the mean of a mixed image is what its targets say."""
+    """Image i is the constant i, so the mean of a mixed image follows from its targets."""
     n = 6
     x = jnp.broadcast_to(jnp.arange(n, dtype=jnp.float32)[:, None, None, None], (n, 12, 10, 2))
     step = jax.jit(cutmix)
@@ -62,7 +62,7 @@ def test_cutmix_targets_count_pixels():
     assert float(jnp.std(jnp.stack(means), axis=0).min()) > 0.1
     for got, want in zip(step(KEY, x, jnp.eye(n), 0.0), (x, jnp.eye(n)), strict=True):
         close(got, want, 0)
-    # Half of the batches are left alone, and whether one is says nothing about the size of the box.
+    # Half of the batches are not mixed, independently of the size of the box.
     some = jax.jit(jax.vmap(lambda key: cutmix(key, x, jnp.eye(n), 0.5)[1]))(jax.random.split(KEY, 400))
     share = 1 - np.asarray(jnp.min(jnp.max(some, axis=2), axis=1))
     assert 0.4 < np.mean(share > 0) < 0.55

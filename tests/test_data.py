@@ -1,4 +1,4 @@
-"""Data sets as arrays and npz files: what is computed from them, and every way in which they can be wrong."""
+"""Tests data sets from arrays and npz files: the values computed from them, and all kinds of wrong input."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_real_data() -> None:
 @pytest.mark.parametrize("count", [10, 2500])
 def test_moments_are_those_of_the_pixels(count: int) -> None:
     images = rng.integers(0, 256, (count, 4, 4, 3), np.uint8)
-    images[..., 2] = 7  # a channel that never varies
+    images[..., 2] = 7  # a constant channel
     data = Dataset.from_arrays("toy", **arrays(x_train=images, y_train=np.resize(LABELS, count)))
     real = data.real_data()
     pixels = images.reshape(-1, 3) / 255
@@ -204,7 +204,7 @@ def test_no_object_in_an_npz_is_ever_unpickled(tmp_path: Path) -> None:
 
 
 def test_damaged_npz(tmp_path: Path) -> None:
-    """Cut short anywhere: refused. Bytes changed: refused, or read as they were."""
+    """A truncated file is refused. A file with changed bytes is refused or gives the original data."""
     path = tmp_path / "toy.npz"
     np.savez_compressed(path, **arrays())
     whole, expected = path.read_bytes(), load(f"npz:{path}").fingerprint

@@ -1,4 +1,4 @@
-"""Decoded photographs are kept for the next start: when they are used again, and when they are made anew."""
+"""Tests the cache of decoded photographs: when it is used again, and when it is invalid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.test_data_photos import album, read_one
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The files that have been decoded, as they are."""
+    """Return a list that collects the paths of decoded files."""
     paths: list[Path] = []
     decode = photos.decode_image
 
@@ -43,7 +43,7 @@ def test_changed_files_are_decoded_anew(tmp_path: Path, decoded: list[Path]) -> 
     (tmp_path / "ant" / "00.png").unlink()
     load(f"folder:{tmp_path}", 8)
     assert len(decoded) == 59
-    assert len(list(cache.folder().glob(f"{tmp_path.name}-*.npy"))) == 1  # of the same folder and side there is one
+    assert len(list(cache.folder().glob(f"{tmp_path.name}-*.npy"))) == 1  # one cache per folder and side
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".json"])
@@ -55,14 +55,14 @@ def test_damaged_caches_are_made_again(tmp_path: Path, decoded: list[Path], suff
     for place in (5, len(whole) // 2, len(whole) - 4):
         damage.append(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
     for number, content in enumerate(damage, 2):
-        path.unlink()  # the old one is mapped into memory
+        path.unlink()  # the old cache is mapped into memory
         path.write_bytes(content)
         assert load(f"folder:{tmp_path}", 8).fingerprint == first.fingerprint
         assert len(decoded) == 20 * number and path.read_bytes() == whole
 
 
-def test_rows_of_damaged_files_are_closed_up(tmp_path: Path) -> None:
-    """The images that are kept lie one after the other, decoded now or read again."""
+def test_rows_of_damaged_files_are_removed(tmp_path: Path) -> None:
+    """The remaining images are contiguous, both after decoding and when read from the cache."""
     album(tmp_path / "train")
     album(tmp_path / "test", 2)
     for path in ("train/ant/03.png", "test/ant/00.png"):
@@ -77,7 +77,7 @@ def test_rows_of_damaged_files_are_closed_up(tmp_path: Path) -> None:
             np.testing.assert_array_equal(images[place], read_one(tmp_path / path, 8))
 
 
-def test_a_full_disk_is_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_does_not_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -86,7 +86,7 @@ def test_a_full_disk_is_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "No space left on device" in data.notes[-1] and not list(cache.folder().glob(f"{tmp_path.name}-*"))
 
 
-def test_nothing_is_left_of_a_start_that_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_start_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     album(tmp_path / "photos")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     cache.folder().mkdir(parents=True)
@@ -103,7 +103,7 @@ def test_nothing_is_left_of_a_start_that_was_stopped(tmp_path: Path, monkeypatch
     assert [path.name for path in cache.folder().iterdir()] == ["new.part"]
 
 
-def test_without_a_place_to_keep_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load(f"folder:{album(tmp_path / 'photos')}", 8)
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))

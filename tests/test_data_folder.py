@@ -1,4 +1,4 @@
-"""Data sets as folders of PNG and JPEG: what is read, and every way in which they can be wrong."""
+"""Tests data sets from folders of PNG and JPEG files: the images read, and all kinds of wrong folders."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def picture(path: Path, mode: str = "RGB", size: tuple[int, int] = (4, 4), **opt
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Grey and coloured PNG and JPEG, unbalanced, beside things to pass over."""
+    """Return a folder of unbalanced classes of grey and coloured PNG and JPEG files, with other files to ignore."""
     for i in range(3):
         picture(tmp_path / "birds" / "train" / "wren" / f"{i}.png")
     picture(tmp_path / "birds" / "train" / "auk" / "only.JPEG", "L")
@@ -65,7 +65,7 @@ def test_folder_of_grey_images_and_a_validation_split(tmp_path: Path) -> None:
     data = load(f"folder:{tmp_path}")
     assert data.shape == (4, 4, 1)
     np.testing.assert_array_equal(data.x_train[0, ..., 0], one)
-    # test, when there, is preferred to val
+    # test is preferred to val
     transparent = np.stack([picture(tmp_path / "test" / cls / "0.png", "RGBA") for cls in "ab"])
     again = load(f"folder:{tmp_path}")
     np.testing.assert_array_equal(again.x_test, transparent[..., :3])
@@ -118,6 +118,6 @@ def test_damaged_images_are_named(tmp_path: Path, suffix: str) -> None:
         changed[damage.integers(len(whole))] ^= int(damage.integers(1, 256))
         path.write_bytes(changed)
         try:
-            load(f"folder:{tmp_path}")  # a changed pixel is no error
+            load(f"folder:{tmp_path}")  # a changed pixel is not an error
         except RequestError as error:
             assert str(tmp_path) in str(error) or "not square" in str(error)

@@ -1,4 +1,4 @@
-"""hf:PATH: parquet files as they lie on the hub, arrow files as ``save_to_disk`` writes them."""
+"""Tests hf:PATH with parquet files as on the hub, and arrow files as ``save_to_disk`` writes them."""
 
 import io
 import json
@@ -17,28 +17,28 @@ NAMES = ["cat", "dog", "owl"]
 
 
 def table(shapes: list[tuple[int, ...]], labels: list[int], names: list[str] | None = None, image: str = "img"):
-    """Images of one grey or colour each, 10 for the first, 11 for the second, ..."""
+    """Return a table of constant images, of value 10 for the first, 11 for the second, ..."""
     cells = []
     for n, shape in enumerate(shapes):
         file = io.BytesIO()
         Image.fromarray(np.full(shape, 10 + n, np.uint8)).save(file, "png")
         cells.append({"bytes": file.getvalue(), "path": f"{n}.png"})
     features = {image: {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": names or NAMES}}
-    made = pyarrow.table({image: cells, "label": labels})
-    return made.replace_schema_metadata({b"huggingface": json.dumps({"info": {"features": features}})})
+    plain = pyarrow.table({image: cells, "label": labels})
+    return plain.replace_schema_metadata({b"huggingface": json.dumps({"info": {"features": features}})})
 
 
-def on_the_hub(root: Path, split: str, made, part: str = "00000-of-00001") -> None:
+def on_the_hub(root: Path, split: str, content, part: str = "00000-of-00001") -> None:
     import pyarrow.parquet
 
     (root / "data").mkdir(parents=True, exist_ok=True)
-    pyarrow.parquet.write_table(made, root / "data" / f"{split}-{part}.parquet")
+    pyarrow.parquet.write_table(content, root / "data" / f"{split}-{part}.parquet")
 
 
-def saved_to_disk(root: Path, split: str, made, part: str = "00000-of-00001") -> None:
+def saved_to_disk(root: Path, split: str, content, part: str = "00000-of-00001") -> None:
     (root / split).mkdir(parents=True, exist_ok=True)
-    with pyarrow.ipc.new_stream(root / split / f"data-{part}.arrow", made.schema) as file:
-        file.write_table(made)
+    with pyarrow.ipc.new_stream(root / split / f"data-{part}.arrow", content.schema) as file:
+        file.write_table(content)
 
 
 GREY = [(4, 4)] * 3
@@ -65,16 +65,16 @@ def test_images_of_several_sizes_are_cropped(tmp_path: Path) -> None:
     assert data.shape == (4, 4, 3) and data.x_train[:, 2, 2].tolist() == [[10] * 3, [11] * 3, [12] * 3]
 
 
-def test_images_of_one_size_are_brought_to_a_side_that_is_asked_for(tmp_path: Path) -> None:
+def test_images_of_one_size_are_resized_to_side(tmp_path: Path) -> None:
     on_the_hub(tmp_path, "train", table(GREY, [0, 1, 2]))
     on_the_hub(tmp_path, "validation", table(GREY, [0, 1, 2]))
     data = load(f"hf:{tmp_path}", side=2)
     assert data.shape == (2, 2, 1) and data.x_train[:, 1, 1, 0].tolist() == [10, 11, 12]
 
 
-def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
-    def refused(said: str) -> None:
-        with pytest.raises(RequestError, match=said) as error:
+def test_wrong_data_sets_are_refused(tmp_path: Path) -> None:
+    def refused(message: str) -> None:
+        with pytest.raises(RequestError, match=message) as error:
             load(f"hf:{tmp_path}")
         assert "\n" not in str(error.value)
 

@@ -1,4 +1,4 @@
-"""Photographs as they are: every kind of file, and the split."""
+"""Tests photographs: every kind of file, and the split."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ rng = np.random.default_rng(0)
 
 
 def saved(path: Path, image: Image.Image | None = None, size: tuple[int, int] = (12, 8), **options: Any) -> Image.Image:
-    """``image``, by default of random colours, as the file ``path``."""
+    """Save ``image``, by default of random colours, as the file ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = image or Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), np.uint8))
     image.save(path, **options)
@@ -67,14 +67,14 @@ def test_sixteen_bits_become_eight(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_a_turned_camera_is_turned_back(tmp_path: Path, suffix: str) -> None:
+def test_exif_orientation_is_applied(tmp_path: Path, suffix: str) -> None:
     pixels = np.zeros((16, 16, 3), np.uint8)
-    pixels[:8] = 255  # white above
+    pixels[:8] = 255  # white at the top
     exif = Image.Exif()
-    exif[0x0112] = 6  # orientation
+    exif[0x0112] = 6  # EXIF orientation
     saved(tmp_path / f"a.{suffix}", Image.fromarray(pixels), exif=exif)
     upright = read_one(tmp_path / f"a.{suffix}")[..., 0]
-    assert upright[:, 8:].min() > 200 and upright[:, :8].max() < 50  # to be turned by 90 degrees clockwise
+    assert upright[:, 8:].min() > 200 and upright[:, :8].max() < 50  # rotate by 90 degrees clockwise
 
 
 def test_sizes_differ(tmp_path: Path) -> None:
@@ -103,23 +103,23 @@ def test_large_photographs_are_decoded_small(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(photos, "resize_and_crop", lambda image, side: sizes.append(image.size) or cropped(image, side))
     found = read_one(tmp_path / "large.jpg", 32)
     assert sizes == [(160, 120)]
-    # Averaging blocks of frequencies is not averaging pixels, but of a smooth picture nearly so.
+    # Averaging blocks of frequencies almost equals averaging pixels in a smooth picture.
     assert np.abs(found.astype(int) - expected).max() <= 3
 
 
 def test_memory_is_that_of_one_photograph_per_worker(tmp_path: Path) -> None:
-    """Peak of what is allocated by numpy and beyond what is resident: decoded images never pile up."""
+    """Measures the peak of numpy's allocations beyond resident memory: decoded images never accumulate."""
     album(tmp_path, 40, size=(64, 64))
     tracemalloc.start()
     data = load(f"folder:{tmp_path}", 64)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert data.x_train.nbytes > 700_000 and peak < 700_000  # the images themselves are in the file that is mapped
+    assert data.x_train.nbytes > 700_000 and peak < 700_000  # the images are in the memory-mapped file
 
 
 def test_equal_squares_stay_as_they_are(tmp_path: Path) -> None:
     data = load(f"folder:{album(tmp_path, size=(8, 8))}")
-    assert data.shape == (8, 8, 3) and "side" not in data.origin and len(data.notes) == 1  # of the split
+    assert data.shape == (8, 8, 3) and "side" not in data.origin and len(data.notes) == 1  # note about the split
     smaller = load(f"folder:{tmp_path}", 4)
     assert smaller.shape == (4, 4, 3) and smaller.origin["side"] == 4
 
@@ -134,7 +134,7 @@ def test_damaged_files_are_named_and_left_out(tmp_path: Path) -> None:
     (tmp_path / "bee" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "bee" / "text.png").write_text("not an image")
     (tmp_path / "bee" / "nowhere.png").symlink_to(tmp_path / "nowhere")
-    for _ in range(2):  # decoded, and then as it was kept
+    for _ in range(2):  # decoded, and then read from the cache
         data = load(f"folder:{tmp_path}")
         assert len(data.y_train) + len(data.y_test) == 20
         assert data.origin["left_out"] == ["bee/cut.jpg", "bee/nowhere.png", "bee/text.png"]
@@ -167,7 +167,7 @@ def test_too_many_damaged_files_are_refused(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ the split
 
 
-def test_a_split_is_made_where_none_is_given(tmp_path: Path) -> None:
+def test_a_folder_without_a_test_part_is_split(tmp_path: Path) -> None:
     album(tmp_path / "flat", size=(4, 4))
     (tmp_path / "flat" / "notes.txt").write_text("not a class")
     album(tmp_path / "half" / "train", size=(4, 4))
@@ -186,16 +186,16 @@ def test_the_split_of_a_class_is_the_same_among_others(tmp_path: Path) -> None:
     assert part.fingerprint == whole.only(["cat", "bee"]).fingerprint
 
 
-def test_files_that_are_added_leave_the_split_alone(tmp_path: Path) -> None:
-    """One more file moves at most one from a part to the other."""
+def test_added_files_do_not_change_the_split(tmp_path: Path) -> None:
+    """One more file moves at most one file to the other part."""
 
-    def held() -> set[bytes]:
+    def test_images() -> set[bytes]:
         return {image.tobytes() for image in load(f"folder:{tmp_path}").x_test}
 
     album(tmp_path, 20, size=(4, 4))
-    before = held()
+    before = test_images()
     saved(tmp_path / "ant" / "new.png", size=(4, 4))
-    after = held()
+    after = test_images()
     assert len(before) == len(after) == 8 and len(before - after) <= 1
 
 
@@ -239,7 +239,7 @@ def test_forty_photographs_are_distilled_and_scored(tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.parametrize("runner", [distill, explain])
-def test_a_side_that_cannot_be(runner: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_side_is_refused(runner: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert runner.main(["dm", "digits", "--side", "16"]) == 2
     assert "digits has images 8x8, and --side is only for folder:" in capsys.readouterr().err
     assert runner.main(["dm", "digits", "--side", "0"]) == 2

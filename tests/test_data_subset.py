@@ -1,4 +1,4 @@
-"""The classes that a data set consists of: every way to say them, and from every source."""
+"""Tests the selection of classes: every way to name them, and every source of data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TRAIN, TEST = np.array([3, 0, 1, 2, 3, 0, 2, 2]), np.array([1, 3, 2, 0, 3])
 
 
 def toy(names: list[str] = NAMES) -> Dataset:
-    """Image i is all i, test image i all 100 + i."""
+    """Return a data set whose training image i is the constant i and whose test image i is 100 + i."""
     images = [np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None], (n, 4, 4)) for n in (len(TRAIN), len(TEST))]
     return Dataset.from_arrays("toy", images[0], TRAIN, 100 + images[1], TEST, names)
 
@@ -59,7 +59,7 @@ def test_numbers_and_ranges(words: list[str], names: str) -> None:
     assert toy().only(words).class_names == tuple(names.split())
 
 
-def test_a_class_may_be_called_as_a_number_or_as_a_list() -> None:
+def test_a_class_name_may_be_a_number_or_the_name_of_a_list() -> None:
     assert toy(["0", "1", "2", "3"]).only(["3", "1:3"]).class_names == ("3", "1", "2")
     numbers = toy(["1", "10", "2", "3"])
     assert numbers.only(["2", "10"]).class_names == ("2", "10")
@@ -88,7 +88,7 @@ def test_a_class_may_be_called_as_a_number_or_as_a_list() -> None:
         (["imagewoof"], "^imagewoof needs a data set of all 1000 classes .* which toy is not: use imagenet2012"),
     ],
 )
-def test_what_is_refused(words: list[str], message: str) -> None:
+def test_wrong_words_are_refused(words: list[str], message: str) -> None:
     refused(message, toy().only, words)
 
 
@@ -115,7 +115,7 @@ def test_the_name_stays_short_and_hints_too() -> None:
 
 @pytest.fixture(scope="module")
 def imagenet() -> Dataset:
-    """A thousand classes with WordNet ids, those of the lists among them, and image i of class i on either side."""
+    """Return 1000 classes with WordNet ids, which include the lists, with image i of class i in both parts."""
     ids = {str(name) for which in ("imagenet10", "imagenet100") for name in class_lists()[which]}
     names = sorted([*ids, *(f"n{i:08d}" for i in range(1000 - len(ids)))])
     x = np.zeros((1000, 4, 4, 3), np.uint8)
@@ -234,7 +234,7 @@ def test_tfds_says_that_a_class_is_unknown_before_it_prepares_anything(
     refused("^imagenet2012 is not in .* yet, and preparing it once needs", load, "imagenet2012", only=["imagewoof"])
 
 
-# ------------------------------------------------------------------ names not known
+# ------------------------------------------------------------------ unknown names
 
 
 def test_counting_classes_whose_names_are_not_known() -> None:

@@ -1,7 +1,7 @@
-"""TFDS: reading array_record without TensorFlow, and clear words where something is missing.
+"""Tests TFDS: reading array_record without TensorFlow, and clear messages if something is missing.
 
-The data sets are written in the test by builders of its own, which yield PIL images: TFDS prepares those without
-TensorFlow too.
+The tests write the data sets with their own builders, which yield PIL images, because TFDS prepares these without
+TensorFlow.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def pixels(i: int, *shape: int) -> np.ndarray:
 
 
 class Fake:
-    """Twelve images and a test split of four; image i is pixels(i, ...) and of class i % 3."""
+    """Twelve training and four test images. Image i is pixels(i, ...) of class i % 3."""
 
     VERSION = tfds.core.Version("1.0.0")
     SHAPE: tuple[int | None, int | None, int] = (4, 4, 3)
@@ -69,7 +69,7 @@ class FakeVarying(Fake, tfds.core.GeneratorBasedBuilder):
     SHAPE = (None, None, 3)
 
     def picture(self, i: int) -> np.ndarray:
-        """A grey square in the middle, of the shorter side; black to the left and right, or above and below."""
+        """Return a central grey square of the shorter side on black."""
         image = np.zeros((8, 16, 3) if i % 2 else (24, 8, 3), np.uint8)
         image[(slice(None), slice(4, 12)) if i % 2 else slice(8, 16)] = 100 + i
         return image
@@ -97,7 +97,7 @@ def prepare(name: str, data_dir: Path, file_format: str = "array_record") -> Non
 
 
 def without(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if ``package`` were not installed."""
+    """Make ``package`` appear not installed."""
     find = importlib.util.find_spec
 
     class Finder:
@@ -176,7 +176,7 @@ def test_failing_to_prepare_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     refused(r"TFDS cannot prepare fake_colour .*Manual directory is empty", load, "fake_colour")
 
 
-def test_data_sets_of_another_kind(data_dir: Path) -> None:
+def test_unsupported_data_sets(data_dir: Path) -> None:
     refused("not a set of uint8 images with one class each", load, "fake_pairs")
     prepare("fake_train_only", data_dir)
     refused("has no split validation, only .*extra", load, "fake_train_only")
@@ -198,7 +198,7 @@ def test_another_file_format(data_dir: Path) -> None:
 @pytest.mark.skipif(not HAS_TENSORFLOW, reason="preparing a built-in data set needs TensorFlow")
 @pytest.mark.filterwarnings("default")
 def test_the_real_cifar10_builder(data_dir: Path) -> None:
-    """Downloaded, as far as TFDS can tell, prepared and read: an archive of 6 x 20 images in the real layout."""
+    """Prepares and reads an archive of 6 x 20 images in the real layout, which TFDS takes for the download."""
     builder = tfds.builder("cifar10", data_dir=data_dir)
     names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
     images = {f"data_batch_{i}.bin": range(20 * i, 20 * i + 20) for i in range(1, 6)} | {"test_batch.bin": range(20)}
@@ -208,7 +208,7 @@ def test_the_real_cifar10_builder(data_dir: Path) -> None:
     archive.parent.mkdir(parents=True)
     with tarfile.open(archive, "w:gz") as tar:
         files = {"batches.meta.txt": "\n".join(names).encode() + b"\n"}
-        for file, rows in images.items():  # a label, then the red, green and blue planes
+        for file, rows in images.items():  # label, then red, green and blue planes
             files[file] = b"".join(bytes([i % 10]) + pixels(i, 32, 32, 3).transpose(2, 0, 1).tobytes() for i in rows)
         for file, content in files.items():
             member = tarfile.TarInfo(f"cifar-10-batches-bin/{file}")

@@ -1,4 +1,4 @@
-"""Difficulty-aligned trajectory matching against the released code (golden README, "Newer methods")."""
+"""Tests difficulty-aligned trajectory matching against the released code (golden README, "Newer methods")."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def network(golden: dict[str, np.ndarray], dtype: str) -> tuple[Net, Model]:
 
 
 def order_of(golden: dict[str, np.ndarray], dtype: str) -> Order:
-    """Batches of 3, 5 and 3 images."""
+    """Return batches of 3, 5 and 3 images."""
     rows, weights = np.zeros((3, 5), np.int32), np.zeros((3, 5), dtype)
     for step in range(3):
         batch = golden[f"datm_batch{step}"]
@@ -94,7 +94,7 @@ def test_a_loss_above_the_threshold_is_skipped(golden: dict[str, np.ndarray]) ->
 
 
 @pytest.mark.parametrize("threshold", [1e-6, pytest.param(1e6, marks=pytest.mark.slow)])
-def test_nothing_moves_in_a_step_that_is_skipped(threshold: float) -> None:
+def test_a_skipped_step_changes_nothing(threshold: float) -> None:
     problem = toy.problem("datm")
     objective = replace(problem.spec.objective, threshold=threshold)
     problem = replace(problem, spec=replace(problem.spec, objective=objective))
@@ -121,14 +121,14 @@ def test_the_end_of_the_range_grows(golden: dict[str, np.ndarray]) -> None:
     assert ExpertTrajectories(start=20).end(jnp.asarray(0)) == 20
 
 
-def test_epochs_that_are_kept() -> None:
+def test_epochs_of_an_expert_to_save() -> None:
     assert ExpertTrajectories(start=3, ahead=2).kept == (0, 1, 2, 3, 4)
     assert ExpertTrajectories(start=3, ahead=2, first=1, epochs=9).kept == (1, 2, 3, 4, 9)
     assert ExpertTrajectories(start=3, ahead=2, first=2, epochs=3).kept == (2, 3, 4)
 
 
 def test_draws_are_from_the_range_of_the_outer_iteration() -> None:
-    """A pool whose parameters are the number of their epoch."""
+    """Uses a pool whose parameters are their epoch numbers."""
     experts = ExpertTrajectories(size=2, start=6, ahead=3, first=1, grows_from=2, grows_over=4)
     params = jnp.tile(jnp.asarray(experts.kept, jnp.float32), (2, 1))
     pool, seen = Model({"w": params}, {}), {}
@@ -149,10 +149,10 @@ def test_a_run_draws_from_a_range_that_grows() -> None:
     assert len(np.unique(jax.tree.leaves(later.models.params)[-1], axis=0)) == 2
 
 
-# ------------------------------------------------------------------ where images and labels start
+# ------------------------------------------------------------------ initial images and labels
 
 
-def test_labels_start_at_the_logits_of_those_who_are_right(golden: dict[str, np.ndarray]) -> None:
+def test_initial_labels_are_the_logits_of_experts_that_are_right(golden: dict[str, np.ndarray]) -> None:
     logits, known = jnp.asarray(golden["datm_li_logits"]), golden["datm_li_out"]
     found = teachers_logits(logits, jnp.asarray(golden["datm_li_y"], jnp.int32))
     nobody = np.isnan(known).any(axis=1)

@@ -1,6 +1,6 @@
-"""A step compiled for an H100 that is not here stays within its budgets (jax 0.10.2).
+"""Tests that a step compiled for an H100, without the device, stays within its budgets (jax 0.10.2).
 
-Needs the compiler: ``pip install jax-cuda12-plugin jax-cuda12-pjrt nvidia-cuda-nvcc-cu12``.
+The tests need the compiler: ``pip install jax-cuda12-plugin jax-cuda12-pjrt nvidia-cuda-nvcc-cu12``.
 """
 
 import json
@@ -28,7 +28,7 @@ pytestmark = [
 
 @cache
 def compiled(*request: object) -> SimpleNamespace:
-    """What ``tests.compile_step`` says: GB, kernels, milliseconds, and seconds of processor time."""
+    """Return the output of ``tests.compile_step``: GB, kernels, milliseconds, and seconds of CPU time."""
     command = [sys.executable, "-m", "tests.compile_step", *map(str, request)]
     root = Path(__file__).parent.parent
     done = subprocess.run(command, env=compiler.environment(H100), capture_output=True, text=True, cwd=root)
@@ -60,13 +60,13 @@ def test_explain_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert explain.main(["acc_dd", "cifar10", "--ipc", "10", "--device", "h100"]) == 0
     text = capsys.readouterr().out
     assert re.search(r"memory: .* and state, .* in between.*: it fits", text) and "--class-chunk 5" in text
-    said = re.search(r"inner step +([\d,]+) +([\d.]+) GiB +([\d.]+) TFLOP +([\d.]+) ms", text)
-    assert said is not None
-    kernels, traffic, arithmetic, milliseconds = (float(number.replace(",", "")) for number in said.groups())
+    match = re.search(r"inner step +([\d,]+) +([\d.]+) GiB +([\d.]+) TFLOP +([\d.]+) ms", text)
+    assert match is not None
+    kernels, traffic, arithmetic, milliseconds = (float(number.replace(",", "")) for number in match.groups())
     step = compiled("cifar10", 32, 10, 50_000, "float32")
     assert (kernels, milliseconds) == pytest.approx((step.kernels, step.milliseconds), rel=0.2)
-    # By an independent count of all classes at once: 2 754 kernels, 1.08 TFLOP, and 43.9 GB while convolutions with
-    # filters of their own were products of patches, a third of all traffic.
+    # An independent count of all classes at once gave 2 754 kernels, 1.08 TFLOP, and 43.9 GB when convolutions with
+    # separate filters were products of patches, which caused a third of all traffic.
     assert kernels == pytest.approx(2754, rel=0.2)
     assert traffic == pytest.approx(0.67 * 43.9e9 / 2**30, rel=0.2)
     assert arithmetic == pytest.approx(1.08, rel=0.2)

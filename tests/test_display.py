@@ -1,4 +1,4 @@
-"""What the terminal shows while and before a run."""
+"""Tests the terminal output before and during a run."""
 
 import time
 
@@ -23,14 +23,14 @@ def test_a_log_says_that_a_long_first_step_is_being_compiled(monkeypatch: pytest
     assert "compiling" not in capsys.readouterr().err
 
 
-def test_the_bar_of_a_terminal_says_it_too(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_the_progress_bar_shows_the_compilation_too(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     with display.Bar("distilling", 3):
         pass
     assert "compiling" in capsys.readouterr().err
 
 
-def test_a_method_without_steps_is_not_shown_with_what_steps_use() -> None:
+def test_a_method_without_steps_is_shown_without_the_axes_of_steps() -> None:
     shown = {name: display.configuration("", resolve(name, "digits")) for name in ("acc_dd", "random")}
     for axis in ("optimiser", "objective", "perturb", "inner_steps"):
         assert axis in shown["acc_dd"].replace("Protocol", "") and f"  {axis} " not in shown["random"]

@@ -1,4 +1,4 @@
-"""The algorithm: the golden sweep, and properties of whole steps over every preset."""
+"""Tests the algorithm: the golden sweep, and properties of whole steps of every preset."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ from tests.golden_weights import CIFAR_MEAN, CIFAR_STD, GOLDEN, deterministic
 
 @pytest.mark.parametrize(("metric", "rate"), [("mse", 0.02), ("l1", 0.005)])
 def test_image_update_golden(metric: str, rate: float, x64: None) -> None:
-    """Three sweeps over four classes that take turns on one tensor (golden README, section 4). In double precision: in
-    float32 a unit of the second sweep is within rounding of zero, and with SSE4.2 on the other side of its ReLU."""
+    """Runs three sweeps over four classes, one class at a time on one tensor (golden README, section 4).
+
+    The test needs double precision. In float32 a unit of the second sweep is so close to zero that rounding decides on
+    which side of its ReLU it is, which differs with SSE4.2."""
     with np.load(GOLDEN / "sweep.npz") as file:
         golden = dict(file)
     sweeps, classes, batch = golden["real_u8"].shape[:3]
@@ -52,10 +54,10 @@ def test_image_update_golden(metric: str, rate: float, x64: None) -> None:
     problem = Problem(as_arrays(spec), net, data, None, jax.random.key(0))
     turns = ClassByClassSGD(rate, 0.5)
 
-    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})  # runs for longer than it compiles
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})  # the run outlasts the compilation
     def sweep(images, state, selection):
         images, state = turns.before(images, state, 1.0)
-        with jax.numpy_dtype_promotion("standard"):  # real images are float32 where the network shows them
+        with jax.numpy_dtype_promotion("standard"):  # real images enter the network as float32
             loss, grads = matching(problem, models, Synthetic(images), selection, jax.random.key(0))
         return *turns.after(grads.images, images, state, 1.0), loss
 
@@ -76,14 +78,14 @@ MATCHING = jax.jit(matching)
 
 
 def first_images(problem: Problem) -> Array:
-    """int32 [C, B]: the first real images of each class, or those that go with the synthetic ones."""
+    """Return int32 [C, B]: the first real images of each class, or the images paired with the synthetic ones."""
     spec, data = problem.spec, problem.data
     if spec.objective.paired:
         return init_state(problem).selector
     return jnp.tile(jnp.arange(spec.selector.batch, dtype=jnp.int32), (data.classes, 1))
 
 
-# Between them, these have every choice that any preset makes.
+# Together these presets use every choice of all presets.
 QUICK = ("dsa", "dm", "cafe", "mtt", "dream_acc_dd", "ncfm", "cim")
 EVERY_PRESET = pytest.mark.parametrize(
     "method", [m if m in QUICK else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
@@ -92,7 +94,7 @@ EVERY_PRESET = pytest.mark.parametrize(
 
 @cache
 def finished(method: str) -> tuple[Problem, State, np.ndarray]:
-    """A preset on the toy, all its steps in one block."""
+    """Return the state of a preset on the toy after all its steps in one block."""
     problem = toy.problem(method)
     steps = problem.spec.steps
     state, losses = run_block(problem, init_state(problem), steps)
@@ -143,7 +145,7 @@ def test_chunking_does_not_change_the_gradient(method: str) -> None:
 
 @EVERY_PRESET
 def test_every_presets_loss_falls_on_the_toy(method: str) -> None:
-    """On the models, real images and draws of the start, so that nothing but the synthetic part differs."""
+    """Compares losses with the initial models, real images and draws, so that only the synthetic part differs."""
     problem, state, _ = finished(method)
     start = init_state(problem)
     selection = first_images(problem)
@@ -153,7 +155,7 @@ def test_every_presets_loss_falls_on_the_toy(method: str) -> None:
         return sum(float(MATCHING(problem, start.models, synthetic, selection, key)[0]) for key in draws)
 
     optimiser: Any = problem.spec.optimiser
-    if isinstance(optimiser, ClassByClassSGD):  # the rate of digits is for more steps than these
+    if isinstance(optimiser, ClassByClassSGD):  # the rate for digits assumes more steps than these
         fast = replace(optimiser, lr=30 * optimiser.lr)
         problem = replace(problem, spec=replace(problem.spec, optimiser=fast))
     later, _ = run_block(problem, jax.tree.map(jnp.copy, state), 160)
@@ -162,7 +164,7 @@ def test_every_presets_loss_falls_on_the_toy(method: str) -> None:
 
 @pytest.mark.slow
 def test_the_loss_falls_on_the_toy() -> None:
-    """With one frozen model and one batch, image steps can only lower the loss."""
+    """With one frozen model and one batch, image steps can only reduce the loss."""
     problem = toy.problem("idc", update=Frozen(), augment=NoAugment(), outer_steps=1, inner_steps=60)
     slow = replace(problem.spec.optimiser, lr=jnp.float32(1e-3))  # type: ignore[type-var]
     problem = replace(problem, spec=replace(problem.spec, optimiser=slow))
@@ -190,10 +192,10 @@ def test_pixels_are_clamped_between_outer_iterations() -> None:
     assert float(begun.synthetic.images.min()) >= 0 and float(begun.synthetic.images.max()) <= 1
 
 
-# ------------------------------------------------------------------ what a method needs costs the others nothing
+# ------------------------------------------------------------------ no method pays for the needs of another
 
 
-def test_no_method_carries_what_another_needs() -> None:
+def test_no_method_carries_state_that_only_others_need() -> None:
     state = jax.eval_shape(init_state, toy.problem("acc_dd"))
     paths = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)}
     assert not [path for path in paths if "labels" in path or "learnable" in path or ".update.images" in path]
@@ -207,7 +209,7 @@ def test_no_method_carries_what_another_needs() -> None:
         body = loop.params["body_jaxpr" if loop.primitive.name == "while" else "jaxpr"].jaxpr
         return sum(eqn.primitive.name == "cond" for eqn in body.eqns)
 
-    # Does an outer iteration begin; and, for CAFE alone, has this one ended early?
+    # One branch at the begin of an outer iteration, and a second one for CAFE, whose iterations may end early.
     assert (branches("dsa"), branches("cafe")) == (1, 2)
 
 

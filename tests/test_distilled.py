@@ -1,4 +1,4 @@
-"""The artefact: it carries what is needed to use it, comes back as it was, and nothing else passes for it."""
+"""Tests distilled sets: they carry all that their use needs, round trips are exact, and wrong files are refused."""
 
 import json
 import pickle
@@ -27,7 +27,7 @@ PACKED = MultiFormation(2)
 
 @choice
 class Halved(Parameterisation):
-    """A parameterisation of the user's own."""
+    """A user-defined parameterisation."""
 
     def decoded(self, ipc: int) -> int:
         return 2 * ipc
@@ -36,7 +36,7 @@ class Halved(Parameterisation):
         return jnp.concatenate([images / 2, images])
 
 
-def made(parameterisation: Any = PACKED, **about: object) -> DistilledSet:
+def make_set(parameterisation: Any = PACKED, **about: object) -> DistilledSet:
     images = jax.random.uniform(jax.random.key(0), (C, IPC, SIDE, SIDE, 2))
     return DistilledSet.of(parameterisation, images, NAMES, NORMALISER, about)
 
@@ -44,8 +44,8 @@ def made(parameterisation: Any = PACKED, **about: object) -> DistilledSet:
 @pytest.mark.parametrize(
     "parameterisation", [Pixels(), Pixels("normalised"), MultiFormation(2), MultiFormation(2, "multi")]
 )
-def test_it_comes_back_as_it_was(tmp_path: Path, parameterisation: Any) -> None:
-    before = made(parameterisation, method="acc_dd", score=None)
+def test_round_trip(tmp_path: Path, parameterisation: Any) -> None:
+    before = make_set(parameterisation, method="acc_dd", score=None)
     before.save(tmp_path / "set.npz")
     after = DistilledSet.load(tmp_path / "set.npz")
     assert after.card == before.card and after.parameterisation == parameterisation
@@ -57,21 +57,21 @@ def test_it_comes_back_as_it_was(tmp_path: Path, parameterisation: Any) -> None:
 
 
 def test_the_card_says_how_to_use_it() -> None:
-    card = made(method="acc_dd", seed=7).card
+    card = make_set(method="acc_dd", seed=7).card
     expected = {"schema": 1, "space": "pixel", "range": [0.0, 1.0], "labels": "hard", "ipc": IPC}
     expected |= {"factor": 2, "decode": "single", "packed": True}
     assert {name: card[name] for name in expected} == expected
     assert (card["class_names"], card["method"], card["seed"]) == (list(NAMES), "acc_dd", 7)
     np.testing.assert_array_equal(np.float32(card["mean"]), MEAN)
-    assert not made(Pixels()).card["packed"]
-    assert made(Pixels("normalised")).card["range"] is None
+    assert not make_set(Pixels()).card["packed"]
+    assert make_set(Pixels("normalised")).card["range"] is None
 
 
 @pytest.mark.parametrize(
     "parameterisation", [Pixels(), Pixels("normalised"), MultiFormation(2), MultiFormation(2, "multi")]
 )
 def test_arrays_are_what_distillation_trained_on(parameterisation: Any) -> None:
-    distilled = made(parameterisation)
+    distilled = make_set(parameterisation)
     counts = jnp.zeros(C, jnp.int32)
     data = RealData(counts, counts, counts, counts, NORMALISER)
     packed = jnp.asarray(distilled.images).reshape(C, IPC, SIDE, SIDE, 2)
@@ -83,39 +83,39 @@ def test_arrays_are_what_distillation_trained_on(parameterisation: Any) -> None:
 
 
 def test_pixels_and_network_space() -> None:
-    distilled = made(Pixels("normalised"))
+    distilled = make_set(Pixels("normalised"))
     np.testing.assert_array_equal(distilled.arrays()[0], distilled.images)
     np.testing.assert_allclose(distilled.arrays(normalised=False)[0], distilled.images * STD + MEAN, rtol=1e-6)
-    distilled = made(Pixels())
+    distilled = make_set(Pixels())
     np.testing.assert_array_equal(distilled.arrays(normalised=False)[0], distilled.images)
     np.testing.assert_allclose(distilled.arrays()[0], (distilled.images - MEAN) / STD, rtol=1e-5)
 
 
-def test_another_factor_may_be_told() -> None:
-    assert made(Pixels()).with_factor(2).decoded()[0].shape == (C * IPC * 4, SIDE, SIDE, 2)
-    assert made().with_factor(1).decoded()[0].shape == (C * IPC, SIDE, SIDE, 2)
+def test_the_factor_can_be_changed() -> None:
+    assert make_set(Pixels()).with_factor(2).decoded()[0].shape == (C * IPC * 4, SIDE, SIDE, 2)
+    assert make_set().with_factor(1).decoded()[0].shape == (C * IPC, SIDE, SIDE, 2)
 
 
 def test_a_parameterisation_from_outside_is_kept_decoded(tmp_path: Path) -> None:
-    distilled = made(Halved())
+    distilled = make_set(Halved())
     assert len(distilled.images) == 2 * C * IPC and distilled.card["ipc"] == 2 * IPC
     distilled.save(tmp_path / "set.npz")
     np.testing.assert_array_equal(DistilledSet.load(tmp_path / "set.npz").decoded()[0], distilled.images)
 
 
 def test_the_score_does_not_change_the_hash_but_an_image_does() -> None:
-    distilled = made()
+    distilled = make_set()
     scored = distilled.with_card(score={"mean": 90.0})
     assert scored.card["hash"] == distilled.card["hash"] and scored.card["score"] == {"mean": 90.0}
     assert content_hash(distilled.images + 1, distilled.labels) != distilled.card["hash"]
 
 
-# ------------------------------------------------------------------ what is refused
+# ------------------------------------------------------------------ wrong files
 
 
 def write(path: Path, **changes: object) -> Path:
-    """A distilled set with some of its arrays, or with fields of its card, replaced (None: left out)."""
-    distilled = made()
+    """Write a distilled set with some arrays, or fields of its card, replaced (None: left out)."""
+    distilled = make_set()
     card = {
         **distilled.card,
         **{name: value for name, value in changes.items() if name not in ("images", "labels", "card")},
@@ -127,11 +127,11 @@ def write(path: Path, **changes: object) -> Path:
     return path
 
 
-IMAGES = made().images
+IMAGES = make_set().images
 
 
 @pytest.mark.parametrize(
-    "changes, said",
+    "changes, message",
     [
         ({"images": None}, "images"),
         ({"card": None}, "card"),
@@ -161,8 +161,8 @@ IMAGES = made().images
         ({"std": [0.5, 0.0]}, "std above 0"),
     ],
 )
-def test_a_file_that_makes_no_sense_is_refused(tmp_path: Path, changes: dict, said: str) -> None:
-    with pytest.raises(RequestError, match=said) as refused:
+def test_a_file_that_makes_no_sense_is_refused(tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(RequestError, match=message) as refused:
         DistilledSet.load(write(tmp_path / "set.npz", **changes))
     assert "\n" not in str(refused.value)
 
@@ -195,12 +195,12 @@ def test_no_damage_goes_unnoticed(tmp_path: Path) -> None:
     damaged = [whole[:size] for size in rng.integers(1, len(whole), 30)]
     for place in rng.integers(0, len(whole), 60):
         damaged.append(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
-    expected = made()
+    expected = make_set()
     for content in damaged:
         (tmp_path / "damaged.npz").write_bytes(content)
         try:
             loaded = DistilledSet.load(tmp_path / "damaged.npz")
         except RequestError:
             continue
-        # A byte that means nothing, such as a time stamp in the archive.
+        # A byte without meaning, such as a time stamp in the archive.
         assert loaded.card == expected.card and loaded.images.tobytes() == expected.images.tobytes()

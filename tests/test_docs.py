@@ -1,6 +1,6 @@
-"""The pages of the documentation: every command is one that its parser takes, and what is cheap runs, reduced.
+"""Tests the pages of the documentation: parsers accept every command, and shorten versions of cheap commands run.
 
-Parsed only: what needs TensorFlow Datasets, an accelerator or a package of an extra.
+Commands that need TensorFlow Datasets, an accelerator or an optional package are only parsed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from distill_jax.spec import validate
 from tests.tiny import ROOT
 
 DOCS = [path for path in sorted((ROOT / "docs").glob("*.md")) if path.name != "new_method.md"]
-"""the page on methods of one's own has tests/test_new_method.py"""
+"""tests/test_new_method.py tests the page on user-defined methods"""
 PAGES = [ROOT / "README.md", ROOT / "configs" / "README.md", *DOCS]
 FENCED = re.compile(r"^( *)```(\w+)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
 PLACEHOLDER = re.compile(r"\b(METHOD|DATASET|COMMAND|FORMAT)\b")
@@ -50,7 +50,7 @@ PARSED_ONLY = (
     "mine.toml",
 )
 FAST = ("getting_started.md", "files.md")
-"""the pages that run in the normal suite"""
+"""pages whose commands run in the normal suite"""
 
 SMALL = {
     "spec.outer_steps": 1, "spec.inner_steps": 2, "spec.selector.batch": 4, "spec.models.size": 1,
@@ -62,30 +62,30 @@ LESS = {
     "tune": "--seconds 1 --repeats 1", "analyse": "",
     "reproduce": "--seconds 0 --steps 2 --points 1 --seeds 1 --repeats 1 -- --net.width 4 --protocol.epochs 1",
 }  # fmt: skip
-"""options that come later win"""
+"""options appended to a command; later options win"""
 
 
 def commands(text: str) -> list[str]:
-    """The lines of a page, in fences or within a sentence, that call this library."""
+    """Return the commands of a page, in fences or within sentences, that call this library."""
     joined = text.replace("\\\n", " ")
     lines = [line.strip() for line in joined.splitlines()] + re.findall(r"`(python -m [^`\n]+)`", joined)
     found = (shlex.join(shlex.split(x, comments=True)) for x in lines if x.startswith("python -m experiments."))
     return [line for line in dict.fromkeys(found) if not PLACEHOLDER.search(line)]
 
 
-def taken_apart(command: str) -> tuple[ModuleType, list[str]]:
-    """The module of a command, and its arguments."""
+def split_command(command: str) -> tuple[ModuleType, list[str]]:
+    """Return the module of a command, and its arguments."""
     name, *argv = shlex.split(command.removeprefix("python -m experiments."))
     if "--config" in argv and not Path(argv[argv.index("--config") + 1]).exists():
         argv = [
             *argv[: argv.index("--config")],
             *argv[argv.index("--config") + 2 :],
-        ]  # which experiments.tune would have written
+        ]  # experiments.tune would have written this file
     return importlib.import_module(f"{'benchmarks' if name == 'benchmark' else 'distill_jax.cli'}.{name}"), argv
 
 
 def parsed(module: ModuleType, argv: list[str]) -> Experiment | None:
-    """What the command's own parser makes of ``argv``; its options are a dataclass with the command's name."""
+    """Parse ``argv`` with the command's own parser, whose options are a dataclass with the command's name."""
     name = module.__name__.rpartition(".")[2]
     options: Any = Compare if name == "reproduce" else getattr(module, name.title().replace("_", ""))
     swept, argv = take_swept(argv) if name == "ablate" else ({}, argv)
@@ -109,14 +109,14 @@ def parsed(module: ModuleType, argv: list[str]) -> Experiment | None:
 
 
 def small(experiment: Experiment) -> Experiment:
-    """The fields in SMALL that ``experiment`` has, reduced."""
+    """Return ``experiment`` with the fields in SMALL reduced."""
     for path, value in SMALL.items():
         experiment = recipes.replaced(experiment, path.split("."), value)
     return experiment
 
 
-def reduced(module: ModuleType, argv: list[str]) -> list[str]:
-    """``argv`` with options that make the command short."""
+def shorten(module: ModuleType, argv: list[str]) -> list[str]:
+    """Return ``argv`` with options that shorten the command."""
     name = module.__name__.rpartition(".")[2]
     experiment = parsed(module, argv)
     swept = {path.replace("_", "-") for path in take_swept(argv)[0]} if name == "ablate" else set()
@@ -130,7 +130,7 @@ def reduced(module: ModuleType, argv: list[str]) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def my_module(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The module that pages name in place of the reader's own."""
+    """Provide the module that pages name in place of the reader's own module."""
     module = ModuleType("my_module")
     vars(module)["MyObjective"] = GradientMatching
     monkeypatch.setitem(sys.modules, "my_module", module)
@@ -138,15 +138,15 @@ def my_module(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The workdir that ``make demo`` leaves, reduced."""
+    """Return the workdir of a shorten ``make demo``."""
     path = tmp_path_factory.mktemp("runs") / "demo"
-    assert distill.main(reduced(distill, ["acc_dd", "digits", "--workdir", str(path)])) == 0
+    assert distill.main(shorten(distill, ["acc_dd", "digits", "--workdir", str(path)])) == 0
     return path
 
 
 @pytest.fixture
 def here(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with what pages assume: runs/demo, photos and data.npz, of zeros and ones."""
+    """Return a folder with the files that pages assume: runs/demo, photos, and a data.npz of zeros and ones."""
     shutil.copytree(demo, tmp_path / "runs" / "demo")
     data = load("digits", only=["0", "1"])
     arrays = {name: getattr(data, name)[:60] for name in ("x_train", "y_train", "x_test", "y_test")}
@@ -161,10 +161,10 @@ def here(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_command_is_one_that_its_parser_takes(page: Path) -> None:
+def test_parsers_accept_every_command(page: Path) -> None:
     for command in commands(page.read_text(encoding="utf-8")):
         try:
-            parsed(*taken_apart(command))
+            parsed(*split_command(command))
         except (Exception, SystemExit) as error:
             pytest.fail(f"{command}: {error}")
 
@@ -173,7 +173,7 @@ def test_every_command_is_one_that_its_parser_takes(page: Path) -> None:
     "page",
     [pytest.param(page, marks=[] if page.name in FAST else pytest.mark.slow, id=page.stem) for page in DOCS],
 )
-def test_what_a_page_shows_runs(page: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_of_a_page_run(page: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     resolve, names = recipes.resolve, {}
     monkeypatch.setattr(recipes, "resolve", lambda *args, **kwargs: small(resolve(*args, **kwargs)))
     for _, language, text in FENCED.findall(page.read_text(encoding="utf-8")):
@@ -181,7 +181,7 @@ def test_what_a_page_shows_runs(page: Path, here: Path, monkeypatch: pytest.Monk
             exec(text, names)
         for command in commands(text) if language == "sh" else ():
             if not any(word in command for word in PARSED_ONLY):
-                with monkeypatch.context() as patched:  # commands reduce themselves, by their options
+                with monkeypatch.context() as patched:  # options already reduce the commands
                     patched.setattr(recipes, "resolve", resolve)
                     module, argv = taken_apart(command)
                     if hasattr(module, "MIN_SECONDS"):
@@ -198,7 +198,7 @@ def test_the_page_on_files_names_every_file_and_field(demo: Path) -> None:
     assert not {name for name in names if f"`{name}`" not in page}
 
 
-def test_what_is_installed_and_made_exists() -> None:
+def test_extras_and_make_targets_exist() -> None:
     setup, make = ConfigParser(), (ROOT / "Makefile").read_text()
     setup.read(ROOT / "setup.cfg")
     for page in PAGES:

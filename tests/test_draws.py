@@ -1,4 +1,4 @@
-"""Random numbers from few calls: what they are spread over, and that batches of draws are draws."""
+"""Tests random numbers from few calls: their distributions, and batches of draws."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from distill_jax.types import choice
 KEY = jax.random.key(5)
 
 
-def test_permutations_are_all_that_there_are_equally_often():
+def test_all_permutations_are_equally_frequent():
     drawn = np.asarray(jax.jit(permutations, static_argnums=(1, 2))(KEY, 6000, 3))
     assert drawn.shape == (6000, 3) and drawn.dtype == np.int32
     kinds, counts = np.unique(drawn, axis=0, return_counts=True)
@@ -35,7 +35,7 @@ def test_patches_of_steps_are_independent():
 
 @choice
 class Mine(Augmentation):
-    """With the contract's own draws: keys."""
+    """An augmentation with the default draws of the contract, which are keys."""
 
     def apply(self, x, draws):
         return x + jax.random.uniform(draws)

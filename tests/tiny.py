@@ -1,4 +1,4 @@
-"""Runs of a second or two: one set of options for all tests of the runners, so that they compile once."""
+"""Options for runs of a second or two. All tests of the runners share them, so that each program compiles once."""
 
 import json
 import os
@@ -32,11 +32,11 @@ PLAIN = ["--augment", "none", "--update.augment.strategy", "", "--protocol.augme
 RHYTHM = ["--save-every", "1", "--eval-every", "2"]
 TINY = ["acc_dd", "digits", *NET, *POOL, *SHORT, *PLAIN, *RHYTHM, "--baselines", "random"]
 QUICK = ["--eval-every", "0", "--baselines"]
-"""added to TINY: nothing is scored but the final images"""
+"""options added to TINY to score only the final images"""
 
 
 def outcome(workdir: Path) -> dict[str, Any]:
-    """Everything about a finished run that must be equal, bit for bit, in one that was interrupted and resumed."""
+    """Return all of a finished run that must be bit-identical in a run that was interrupted and resumed."""
     distilled = DistilledSet.load(workdir / "distilled.npz")
     result = json.loads((workdir / "result.json").read_text())
     metrics = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -51,7 +51,7 @@ def outcome(workdir: Path) -> dict[str, Any]:
 
 
 def count_calls(patched: pytest.MonkeyPatch, calls: Counter[str], phase: str, module: object, name: str) -> None:
-    """Count the calls of ``module.name`` as ``calls[phase]``: those of a function under ``jit`` are its traces."""
+    """Count the calls of ``module.name`` in ``calls[phase]``. For a function under ``jit`` the calls are its traces."""
     function = getattr(module, name)
 
     def count(*args, **kwargs):
@@ -62,7 +62,7 @@ def count_calls(patched: pytest.MonkeyPatch, calls: Counter[str], phase: str, mo
 
 
 def python(*argv: str, **variables: str) -> subprocess.Popen[str]:
-    """``python argv`` in the repository, with the compilation cache of this test session."""
+    """Start ``python argv`` in the repository, with the compilation cache of this test session."""
     cache = {
         name.upper(): str(jax.config.values[name])
         for name in ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")

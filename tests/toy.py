@@ -1,4 +1,4 @@
-"""A two-class 8x8 data set, and small problems on it, for property tests of whole steps."""
+"""Provides a two-class 8x8 data set and small problems on it, for property tests of whole steps."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ SMALL = {
     "inner_steps": 2,
 }
 
-# In cells as large as an image, CIM has nothing to learn.
+# CIM has nothing to learn if its cells are as large as an image.
 OWN = {"cim": {"ipc": 1, "parameterisation": MultiFormation(2)}}
 
 
 def data() -> RealData:
-    """Class 0 is bright on the left, class 1 on the right; 9 and 7 noisy images of them."""
+    """Return 9 noisy images of class 0, which is bright on the left, and 7 of class 1, which is bright on the right."""
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], COUNTS)
     images = rng.integers(0, 100, (len(labels), *SHAPE))
@@ -48,12 +48,12 @@ def data() -> RealData:
 
 
 def problem(method: str, seed: int = 0, **changes) -> Problem:
-    """A preset, shrunk to the toy: ``changes`` replace fields of its spec."""
+    """Return a preset shrunk to the toy. ``changes`` replace fields of its spec."""
     experiment = resolve(method, "digits", ipc=2, shape=SHAPE)
     spec = shrunk(experiment.spec)
     changes = OWN.get(method, {}) | changes
     if isinstance(spec.objective, TrajectoryMatching):
-        # Experts of one short epoch are so near to their start that the published rates overshoot.
+        # Experts of one short epoch stay so close to their start that the published rates overshoot.
         spec = replace(spec, objective=replace(spec.objective, rate_lr=1e-7))
     spec = as_arrays(with_chunks(replace(spec, **changes), SHAPE, len(COUNTS), "cpu"))
     net, real = spec.net.build(SHAPE, len(COUNTS)), data()
@@ -62,7 +62,7 @@ def problem(method: str, seed: int = 0, **changes) -> Problem:
 
 
 def shrunk(spec: Spec) -> Spec:
-    """The spec with everything small that can be: see SMALL."""
+    """Return the spec with its fields reduced as SMALL says."""
     for path, value in SMALL.items():
         *axis, field = path.removeprefix("spec.").split(".")
         if not axis:
