@@ -55,7 +55,7 @@ def training_sets(distilled: DistilledSet, data: Dataset, repeats: int) -> Sets:
     real = len(few) + np.arange(len(data.x_train))
     by_class = [real[data.y_train == c] for c in range(data.classes)]
     rows = [np.arange(len(few))] * repeats
-    rows += [np.ravel([rng.choice(members, len(few) // data.classes) for members in by_class]) for _ in range(repeats)]
+    rows += [np.ravel([rng.choice(own, len(few) // data.classes) for own in by_class]) for _ in range(repeats)]
     rows += [real] * repeats
     return Sets(
         TrainSet(jnp.asarray(images), jnp.asarray(targets)), jnp.asarray([np.resize(r, len(real)) for r in rows])

@@ -183,10 +183,10 @@ def test_the_commands_of_a_page_run(page: Path, here: Path, monkeypatch: pytest.
             if not any(word in command for word in PARSED_ONLY):
                 with monkeypatch.context() as patched:  # options already reduce the commands
                     patched.setattr(recipes, "resolve", resolve)
-                    module, argv = taken_apart(command)
+                    module, argv = split_command(command)
                     if hasattr(module, "MIN_SECONDS"):
                         patched.setattr(module, "MIN_SECONDS", 0.0)
-                    assert module.main(reduced(module, argv)) == 0, command
+                    assert module.main(shorten(module, argv)) == 0, command
 
 
 def test_the_page_on_files_names_every_file_and_field(demo: Path) -> None:

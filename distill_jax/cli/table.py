@@ -107,8 +107,9 @@ def _execute(session: Session) -> list[str]:
         session.interrupts.check()
         try:
             session.gains[key] = replace(gain, curves=_curves(session, gain.of))
-        except RequestError as error:
+        except (RequestError, Broken) as error:
             session.gains[key] = replace(gain, problem=str(error))
+            failed += [key] * isinstance(error, Broken)
         _write(session)
     return failed
 
