@@ -86,7 +86,7 @@ def test_sizes_differ(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read_one(tmp_path / cls / "0.png", 10), expected)
     data = load(f"folder:{album(tmp_path / 'mixed')}")
     assert data.shape == (224, 224, 3) and data.origin["side"] == 224
-    assert any("12x8 pixels are resized and resize_and_crop to 224x224" in note for note in data.notes)
+    assert any("12x8 pixels are resized and cropped to 224x224" in note for note in data.notes)
     assert load(f"folder:{tmp_path / 'mixed'}", 16).shape == (16, 16, 3)
 
 
@@ -157,7 +157,7 @@ def test_too_many_damaged_files_are_refused(tmp_path: Path) -> None:
     for i in range(11):
         (tmp_path / "bee" / f"x{i:02}.png").write_text("not an image")
     refused(
-        r"11 or more of the 31 image files in .* such as bee/x0.*\.\.\.: mend or remove",
+        r"11 or more of the 31 image files in .* such as bee/x0.*\.\.\.: repair or remove",
         load,
         f"folder:{tmp_path}",
     )
@@ -176,9 +176,7 @@ def test_a_folder_without_a_test_part_is_split(tmp_path: Path) -> None:
         data = load(f"folder:{tmp_path / name}")
         assert np.bincount(data.y_train).tolist() == [8, 8] and np.bincount(data.y_test).tolist() == [2, 2]
         assert data.origin["split"] == {"held_out": 0.2, "train": 16, "test": 4}
-        assert (
-            "the folder has no test part: 4 of 20 images, a fifth of each class, are test_images out" in data.notes[-1]
-        )
+        assert "the folder has no test part: 4 of 20 images, a fifth of each class, are held out" in data.notes[-1]
 
 
 def test_the_split_of_a_class_is_the_same_among_others(tmp_path: Path) -> None:
@@ -233,12 +231,12 @@ def test_forty_photographs_are_distilled_and_scored(tmp_path: Path, capsys: pyte
     run, name = tmp_path / "run", f"folder:{tmp_path / 'photos'}"
     assert distill.main(["dm", name, "--side", "16", *TINY, "--workdir", str(run)]) == 0
     output = capsys.readouterr().err
-    assert "resize_and_crop to 16x16" in output and "the folder has no test part: 8 of 40 images" in output
+    assert "cropped to 16x16" in output and "the folder has no test part: 8 of 40 images" in output
     about = json.loads((run / "config.json").read_text())["data"]
     assert about["shape"] == [16, 16, 3] and about["side"] == 16 and about["split"]["train"] == 32
     read_data.print_once.cache_clear()
     assert evaluate.main([str(run), "--dataset", name, "--repeats", "1", "--epochs", "1"]) == 0
-    assert "become 16x16" in capsys.readouterr().err  # side of the distilled set
+    assert "cropped to 16x16" in capsys.readouterr().err  # side of the distilled set
 
 
 @pytest.mark.parametrize("runner", [distill, explain])

@@ -74,7 +74,7 @@ def test_a_class_name_may_be_a_number_or_the_name_of_a_list() -> None:
     [
         (["cat", "dgo"], "^toy has no class 'dgo': did you mean dog?"),
         (["cat", "xyzzy"], "^toy has no class 'xyzzy': choose one of ant bee cat dog"),
-        (["cat", "dog", "cat"], "^toy: the class cat is named twice: name each once"),
+        (["cat", "dog", "cat"], "^toy: the class cat is named twice: name each class once"),
         (["cat", "1:4"], "^toy: the class cat is named twice"),
         (["cat"], "^toy: cat is only one class: name at least two"),
         ([], "^toy: no class is named: name at least two"),

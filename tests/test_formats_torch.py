@@ -114,5 +114,5 @@ def test_parquet_files_say_what_hugging_face_needs(tmp_path: Path) -> None:
 def test_grey_images_are_pictures_too(tmp_path: Path) -> None:
     arrived = write(made(channels=1), FORMATS["png"], tmp_path / "out")
     assert arrived.shape == (SIDE, SIDE, 1)
-    with pytest.raises(RequestError, match="2 channels"):
+    with pytest.raises(RequestError, match="1 or 3 channels, not 2"):
         write(made(channels=2), FORMATS["png"], tmp_path / "two")

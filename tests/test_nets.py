@@ -160,10 +160,10 @@ def test_flat_maps_have_finite_gradients():
         (lambda: ConvNet(width=6, norm="group").validate(), "cannot split 6 channels into 4"),
         (lambda: ConvNet(4).build((8, 8, 1), 10), "depth 4 shrinks 8x8 images to nothing: use a depth of at most 3"),
         (lambda: ConvNet(6).build((28, 28, 1), 10), "at most 5"),
-        (lambda: VGG11().build((4, 9, 3), 10), "images of 4x9 are too small for this network: it needs 8x8"),
+        (lambda: VGG11().build((4, 9, 3), 10), "images of 4x9 are too small for this network: give at least 8x8"),
         (lambda: DenseNet((6, 0)).validate(), "layers[1] is 0"),
         (lambda: LeNet(norm="group").validate(), "cannot split 6 channels"),
-        (lambda: ViT(width=10).validate(), "width 10 does not divide into 4 heads"),
+        (lambda: ViT(width=10).validate(), "width 10 cannot be divided among 4 heads"),
         (lambda: ViT(patch=5).build((8, 8, 1), 10), "patch 5 does not divide 8x8 images: use one of [1, 2, 4, 8]"),
     ],
 )

@@ -77,5 +77,5 @@ def test_bad_input() -> None:
         load("zca:")
     labels = np.arange(2)
     images = np.zeros((2, 128, 128, 3), np.uint8)
-    with pytest.raises(RequestError, match="128x128x3 have too many values"):
+    with pytest.raises(RequestError, match="128x128x3 have more than the 12288 values"):
         whitened(Dataset.from_arrays("large", images, labels, images, labels))
