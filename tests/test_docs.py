@@ -1,4 +1,4 @@
-"""Tests the pages of the documentation: parsers accept every command, and shorten versions of cheap commands run.
+"""Tests the pages of the documentation: parsers accept every command, and reduced versions of cheap commands run.
 
 Commands that need TensorFlow Datasets, an accelerator or an optional package are only parsed.
 """
@@ -138,7 +138,7 @@ def my_module(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the workdir of a shorten ``make demo``."""
+    """Return the workdir of a reduced ``make demo``."""
     path = tmp_path_factory.mktemp("runs") / "demo"
     assert distill.main(shorten(distill, ["acc_dd", "digits", "--workdir", str(path)])) == 0
     return path

@@ -32,9 +32,7 @@ def as_stored(distilled: DistilledSet, space: str, packed: bool) -> DistilledSet
     if card["space"] == space:
         return distilled
     if any(side % card["factor"] for side in distilled.shape[:2]):
-        raise RequestError(
-            "the factor does not divide the sides of the images, and only pixels can be padded: export decoded images"
-        )
+        raise RequestError("the factor does not divide the sides, and only pixels can be padded: export decoded images")
     # Packed formats hold pixels.
     images = distilled.normaliser.to_pixel(jnp.asarray(distilled.images))
     return _build(np.asarray(images), distilled.labels, None, {**card, "space": space}, distilled.zca)
@@ -72,7 +70,7 @@ def assemble(
         raise
     except (TypeError, ValueError, OverflowError) as error:
         raise RequestError(
-            f"the files or their card are invalid ({reason(error)}): export them again, or mend the card"
+            f"the files or their card are invalid ({reason(error)}): mend or export them again"
         ) from error
     low, high = float(distilled.images.min()), float(distilled.images.max())
     if "space" not in given and card["space"] == "pixel" and (low < -0.5 or high > 1.5):  # some codebases do not clip
@@ -92,31 +90,25 @@ def _check_and_build(contents: Contents, card: dict[str, Any], zca: np.ndarray |
     for key in ("mean", "std"):
         values = np.asarray(card[key], np.float64)
         if values.shape != images.shape[3:] or not np.isfinite(values).all() or (key == "std" and (values <= 0).any()):
-            raise RequestError(
-                f"{key} is {card[key]}: give one number for each of the {images.shape[3]} channels, positive for std"
-            )
+            raise RequestError(f"{key} is {card[key]}: give a number for each of {images.shape[3]} channels")
     with np.errstate(over="ignore"):
         images = images.astype(np.float32)
     if not np.isfinite(images).all():
-        raise RequestError(
-            "images are not finite, because their run diverged or the file is damaged: export a finished run again"
-        )
+        raise RequestError("images are not finite (the run diverged, or the file is damaged): export another run")
     if not classes or len(images) % classes:
-        raise RequestError(
-            f"{len(images)} images cannot be divided evenly among {classes} classes: correct class_names"
-        )
+        raise RequestError(f"{len(images)} images cannot be divided among {classes} classes: correct class_names")
     if labels is None:
         labels = np.repeat(np.arange(classes), len(images) // classes)
     if labels.shape != images.shape[:1]:
         raise RequestError(f"{len(images)} images have {len(labels)} labels: give files of one export")
     if labels.min() < 0 or labels.max() >= classes:
         raise RequestError(
-            f"labels run from {labels.min()} to {labels.max()}, but class_names has {classes}: give one per class"
+            f"labels run from {labels.min()} to {labels.max()}, class_names has {classes}: give one per class"
         )
     counts = np.bincount(labels.astype(np.int64), minlength=classes)
     if len(set(counts.tolist())) > 1:
         raise RequestError(
-            f"classes have from {counts.min()} to {counts.max()} images: give a set with equally many in each class"
+            f"classes have from {counts.min()} to {counts.max()} images: give equally many of each class"
         )
     if soft is not None and factor > 1:
         raise RequestError("soft labels belong to decoded images, not to packed ones: give factor 1")
