@@ -59,7 +59,7 @@ def test_tiny() -> None:
 def test_explain_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert explain.main(["acc_dd", "cifar10", "--ipc", "10", "--device", "h100"]) == 0
     text = capsys.readouterr().out
-    assert re.search(r"memory: .* and state, .* in between.*: it fits", text) and "--class-chunk 5" in text
+    assert re.search(r"memory: .* and state, .* of temporaries.*: it fits", text) and "--class-chunk 5" in text
     match = re.search(r"inner step +([\d,]+) +([\d.]+) GiB +([\d.]+) TFLOP +([\d.]+) ms", text)
     assert match is not None
     kernels, traffic, arithmetic, milliseconds = (float(number.replace(",", "")) for number in match.groups())
