@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from distill_jax import run as loop
-from distill_jax.cli import distill, reproduce, table
+from distill_jax.cli import compare, distill, reproduce, table
 from distill_jax.cli.comparison import Point
+from distill_jax.cli.process import Broken
 from distill_jax.cli.score import Scorer
 from distill_jax.cli.table_page import reached
 from distill_jax.cli.workdir import CELLS, REPRODUCED, REPRODUCED_PAGE, RESULT, read_json
@@ -173,6 +174,19 @@ def test_a_budget_is_told_and_kept(own: str, tmp_path: Path, capsys: pytest.Capt
     before = (run / RESULT).stat().st_mtime_ns
     assert reproduce.main([*argv, "--overwrite"]) == 0
     assert (run / RESULT).stat().st_mtime_ns > before, "it begins again"
+
+
+def test_a_comparison_that_breaks_is_listed(
+    own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise Broken("the loss is not finite")
+
+    monkeypatch.setattr(compare, "execute", broken)
+    argv = [own, "--cells", "acceleration", "--seeds", "1", "--workdir", str(tmp_path)]
+    assert reproduce.main(argv) == 1
+    assert "the loss is not finite" in (tmp_path / REPRODUCED_PAGE).read_text()
+    assert "failed, as the table says" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
