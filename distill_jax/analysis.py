@@ -122,7 +122,7 @@ def begin_walk(problem: Problem, selectors: tuple[Selector, ...], steps: int) ->
     shown = decoded_set(problem.spec.parameterisation, state.synthetic, data)
     teachers = problem.spec.models.teachers(problem.pool)
     memories = tuple(selector.init(problem.net, teachers, data) for selector in selectors)
-    return mesh.shard_leading(Walk(model, update, shown, memories, rows, Distances(none, none)), 0)
+    return mesh.replicated(Walk(model, update, shown, memories, rows, Distances(none, none)))
 
 
 @partial(jax.jit, donate_argnames="walk")
@@ -143,9 +143,9 @@ def walk_on(problem: Problem, selectors: tuple[Selector, ...], walk: Walk, first
         current = tree.stack([distances(net, walk.model, data, selected) for selected in rows])
         seen = jax.tree.map(lambda all, new: all.at[:, t].set(new), walk.seen, current)
         model, update = problem.spec.update.update(net, walk.model, walk.update, data, walk.shown, update_key)
-        return mesh.shard_leading(Walk(model, update, walk.shown, memories, rows, seen), 0)
+        return mesh.replicated(Walk(model, update, walk.shown, memories, rows, seen))
 
-    return mesh.shard_leading(jax.lax.fori_loop(first, first + steps, step, mesh.shard_leading(walk, 0)), 0)
+    return mesh.replicated(jax.lax.fori_loop(first, first + steps, step, mesh.replicated(walk)))
 
 
 # ------------------------------------------------------------------ gradients of models (Acc-DD sections 3.2 and 3.3)
