@@ -22,7 +22,7 @@ from distill_jax.cli.process import Broken, Interrupts
 from distill_jax.cli.read_data import read
 from distill_jax.cli.resume import command_line, resumable
 from distill_jax.cli.setup import versions
-from distill_jax.cli.table_page import Gain, Outcome, comma_separated, page
+from distill_jax.cli.table_page import Gain, Outcome, figures, page
 from distill_jax.cli.table_plan import Plan, Reproduce, planned
 from distill_jax.cli.workdir import (
     CELLS,
@@ -172,5 +172,5 @@ def _resume(folder: Path) -> list[str]:
 def _write(session: Session) -> None:
     workdir, budget = session.workdir, session.plan.options.budget
     outcomes, gains = list(session.outcomes.values()), list(session.gains.values())
-    workdir.write_text(REPRODUCED, comma_separated(outcomes, budget))
+    workdir.write_rows(REPRODUCED, figures(outcomes, budget))
     workdir.write_text(REPRODUCED_PAGE, page(session.plan.table, outcomes, gains, budget, session.command))

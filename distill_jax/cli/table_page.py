@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,14 +61,10 @@ class Gain:
 # ------------------------------------------------------------------ CSV
 
 
-def comma_separated(outcomes: Sequence[Outcome], budget: float) -> str:
-    """Format one line per cell. Figures are in percent, points and seconds; missing figures are empty."""
-    file = io.StringIO()
+def figures(outcomes: Sequence[Outcome], budget: float) -> list[list[Any]]:
+    """Return a header and one row per cell. Figures are in percent, points and seconds; missing figures are None."""
     rows = [_row(outcome, budget) for outcome in outcomes]
-    writer = csv.DictWriter(file, rows[0] if rows else ["cell"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
+    return [list(rows[0]) if rows else ["cell"], *(list(row.values()) for row in rows)]
 
 
 def _row(outcome: Outcome, budget: float) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class Workdir:
         if not hosts.is_first():
             return
         with replaced(self.path / name) as temporary, temporary.open("w", newline="") as file:
-            csv.writer(file).writerows(rows)
+            csv.writer(file, lineterminator="\n").writerows(rows)
 
     def write_picture(self, name: str, figure: Any) -> None:
         """Replace the PNG file ``name`` by a matplotlib figure."""
