@@ -240,7 +240,7 @@ class Optimiser(Choice):
 
     axis = "optimiser"
 
-    def schedule(self, outer: Array, outer_steps: int) -> Array | float:
+    def schedule(self, outer: Array, outer_steps: Array | int) -> Array | float:
         """Return the factor on the learning rate in outer iteration ``outer``, from 0 to ``outer_steps`` - 1."""
         return 1.0
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from distill_jax import contracts
 from distill_jax.augment import NoAugment, Siamese
@@ -42,7 +43,7 @@ from distill_jax.axes.perturb import Directions, NoPerturbation
 from distill_jax.axes.selector import Anchors, NoReal, RandomBatch, Representative
 from distill_jax.axes.update import DynamicTraining, Frozen, TrainOnReal, TrainOnSynthetic
 from distill_jax.nets import ARCHITECTURES, ConvNet
-from distill_jax.types import Choice, RequestError, Shape, choice, require_at_least
+from distill_jax.types import Choice, RequestError, Shape, choice, require_at_least, traced
 
 CHOICES: dict[str, Mapping[str, Callable[[], Any]]] = {
     "models": {
@@ -92,7 +93,7 @@ class Spec(Choice):
     net: contracts.Architecture = ConvNet()
     ipc: int = 1
     """I: number of stored images per class"""
-    outer_steps: int = 400
+    outer_steps: int = traced(default=400)
     """number of outer iterations, each with new models; 0: keep the initial images"""
     inner_steps: int = 100
     """number of image updates per outer iteration"""
@@ -125,8 +126,8 @@ class Spec(Choice):
 
     @property
     def steps(self) -> int:
-        """Number of inner steps of the whole run."""
-        return self.outer_steps * self.inner_steps
+        """Number of inner steps of the whole run, which is the same at all points of a sweep."""
+        return int(np.max(self.outer_steps)) * self.inner_steps
 
 
 # ------------------------------------------------------------------ JSON
@@ -272,5 +273,10 @@ def _check_pairs(spec: Spec) -> None:
 
 
 def as_arrays(spec: Spec) -> Spec:
-    """Convert every number to a float32 array, so that ``jit`` compiles specs of equal structure once."""
-    return jax.tree.map(jnp.float32, spec)
+    """Convert every number to a float32 or int32 array, so that ``jit`` compiles specs of equal structure once."""
+
+    def as_array(number: Any) -> jax.Array:
+        whole = jnp.issubdtype(jnp.result_type(number), jnp.integer)
+        return jnp.asarray(number, jnp.int32 if whole else jnp.float32)
+
+    return jax.tree.map(as_array, spec)

@@ -21,16 +21,17 @@ from distill_jax.distill import Problem, State
 from distill_jax.evaluation import Sets
 from distill_jax.platform import on_cpu
 from distill_jax.run import DEFAULT_SIZE, BlockSize, Callback, host_loop
-from distill_jax.spec import CHOICES, Spec
+from distill_jax.spec import CHOICES, Spec, as_arrays
 from distill_jax.types import Array, Choice, RequestError, TrainSet, near_miss
 
 
 def is_traced(spec: Spec, path: str) -> bool:
     """Return whether the field at ``path`` (e.g. ``perturb.max``) is a number that the points of one program can vary.
 
-    The training options of the pool are not, because the points share the pool. Raise RequestError for an unknown path.
+    The training options of the pool and the number of outer steps are not, because the points share the pool and end
+    together. Raise RequestError for an unknown path.
     """
-    if isinstance(field_at(spec, path), Choice) or path.startswith("models."):
+    if isinstance(field_at(spec, path), Choice) or path.startswith("models.") or path == "outer_steps":
         return False
     marked = replaced(spec, path, MARK)
     return any(leaf is MARK for leaf in jax.tree.leaves(marked, is_leaf=lambda leaf: leaf is MARK))
@@ -94,10 +95,10 @@ def specs_of(spec: Spec, swept: Mapping[str, Sequence[float]]) -> list[Spec]:
 def stacked(problem: Problem, specs: Sequence[Spec], roots: Sequence[Array]) -> Problem:
     """Return ``problem`` at S = len(specs) * len(roots) points: each spec with each root key, keys changing fastest.
 
-    Leaves of ``spec`` are float32 [S] and ``root`` is keys [S]; nothing else changes.
+    Leaves of ``spec`` are float32 or int32 [S] and ``root`` is keys [S]; nothing else changes.
     """
-    repeated = [spec for spec in specs for _ in roots]
-    spec = jax.tree.map(lambda *values: jnp.asarray(values, jnp.float32), *repeated)
+    repeated = [as_arrays(spec) for spec in specs for _ in roots]
+    spec = jax.tree.map(lambda *values: jnp.asarray(np.stack(values)), *repeated)
     return replace(problem, spec=spec, root=jnp.stack([root for _ in specs for root in roots]))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -108,17 +108,12 @@ SCHEDULES = {
 def rate_drops(epochs: int, steps: int, schedule: str = "thirds") -> optax.Schedule:
     """Return the factor on the learning rate at each step, for ``epochs`` epochs of ``steps`` steps."""
     drops, factor, *_ = SCHEDULES[schedule]
-    return piecewise_constant([epoch * steps for epoch in drops(epochs)], factor)
-
-
-def piecewise_constant(drops: Sequence[int], factor: float) -> optax.Schedule:
-    """Return a schedule that is 1 at first and is multiplied by ``factor`` at each count in ``drops``."""
     scales: dict[int, float] = {}
-    for count in drops:
-        scales[count] = scales.get(count, 1.0) * factor
-    schedule = optax.piecewise_constant_schedule(1.0, scales)
+    for epoch in drops(epochs):
+        scales[epoch * steps] = scales.get(epoch * steps, 1.0) * factor
+    rate = optax.piecewise_constant_schedule(1.0, scales)
     # optax mixes the integer count with floats, which strict dtype promotion forbids.
-    return lambda count: schedule(jnp.asarray(count, float))
+    return lambda count: rate(jnp.asarray(count, float))
 
 
 def reset_momentum(state: PyTree) -> PyTree:

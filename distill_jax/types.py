@@ -7,8 +7,8 @@ Letters in shapes, everywhere:
     H W c                   height, width, channels (images are NHWC)
 
 A *method* is a **Spec** (``spec.py``) with one choice on each axis. A choice is a frozen dataclass made with
-``@choice``, which also registers it as a pytree. Its numbers (fields annotated ``float``) are leaves, which ``jit``
-traces and sweeps stack. All other fields are structure, which is compiled in. A **State** (``distill.py``) holds the
+``@choice``, which also registers it as a pytree. Its numbers (fields annotated ``float``, and ``outer_steps``) are
+leaves, which ``jit`` traces and sweeps stack. All other fields are structure, which is compiled in. A **State** (``distill.py``) holds the
 arrays that change during a run.
 
 Each axis has a contract (``contracts.py``): a base class that declares the required functions and has defaults for the
@@ -105,10 +105,16 @@ def static(*, default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"static": True})
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, static))
+def traced(*, default: int) -> Any:
+    """Declare an ``int`` field that is traced like a ``float`` field, so that programs do not depend on its value."""
+    return dataclasses.field(default=default, metadata={"traced": True})
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, static, traced))
 def choice(cls: type[T]) -> type[T]:
     """Make ``cls`` a frozen dataclass and a pytree whose data fields are its ``float`` fields and nested choices. All
-    other fields are static."""
+    other fields are static. ``static`` and ``traced`` declare exceptions.
+    """
     made = dataclasses.dataclass(frozen=True)(cls)
     hints = get_type_hints(made)
     numbers, nested, structure = [], [], []
@@ -116,7 +122,7 @@ def choice(cls: type[T]) -> type[T]:
         hint = hints[field.name]
         if isinstance(hint, type) and issubclass(hint, Choice):
             nested.append(field.name)
-        elif hint is float and not field.metadata.get("static"):
+        elif field.metadata.get("traced") or (hint is float and not field.metadata.get("static")):
             numbers.append(field.name)
         else:
             structure.append(field.name)

@@ -22,9 +22,14 @@ if "device_count" not in os.environ["XLA_FLAGS"]:
 import jax
 import pytest
 
-LONG_FILES = ("test_hosts.py", "test_mesh.py", "test_distill.py", "test_reproduce_table.py", "test_resume_long.py")
+LONG_FILES = ("test_hosts.py", "test_mesh.py", "test_distill.py", "test_resume_long.py", "test_analyse.py")
 """files that start first, so that no process waits for another at the end"""
-TINY_FILES = ("test_bad_input.py", "test_join.py", "test_resume.py", "test_runners.py", "test_sets.py")
+GROUPS = (
+    ("test_bad_input.py", "test_hosts.py", "test_join.py", "test_reproduce_table.py", "test_resume.py",
+     "test_runners.py", "test_sets.py"),
+    ("test_ablate.py", "test_resume_long.py"),
+)  # fmt: skip
+"""files that run the same programs, which one process compiles once"""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,8 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Assign each file to one process, which computes its fixtures once, and all files with runs of tests.tiny.TINY to
-    one process, which compiles them once."""
+    """Assign each file or group of files to one process, which computes its fixtures and compiles its programs once."""
     from xdist.scheduler import LoadFileScheduling
 
     config.option.loadscopereorder = False  # files with many tests are not the slow ones
@@ -53,7 +57,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ByFile(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid)
-            return "tiny" if file.endswith(TINY_FILES) else file
+            return next((group[0] for group in GROUPS if file.endswith(group)), file)
 
     return ByFile(config, log)
 

@@ -216,7 +216,8 @@ def test_no_method_carries_state_that_only_others_need() -> None:
 def test_specs_of_one_structure_share_a_program() -> None:
     problem = finished("dream_acc_dd")[0]
     before = run_block._cache_size()  # type: ignore[attr-defined]
-    other = jax.tree.map(lambda leaf: leaf * jnp.float32(0.5), problem.spec)
+    other = jax.tree.map(lambda leaf: leaf * jnp.asarray(2, leaf.dtype), problem.spec)  # outer_steps too
+    assert other.steps == 2 * problem.spec.steps > 0
     state, _ = run_block(replace(problem, spec=other), init_state(problem), 2)
     assert run_block._cache_size() == before  # type: ignore[attr-defined]
     assert not np.array_equal(state.synthetic.images, init_state(problem).synthetic.images)

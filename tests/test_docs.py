@@ -55,6 +55,8 @@ FAST = ("getting_started.md", "files.md")
 SMALL = {
     "spec.outer_steps": 1, "spec.inner_steps": 2, "spec.selector.batch": 4, "spec.models.size": 1,
     "spec.models.epochs": 1, "spec.update.images": 16, "spec.net.width": 4, "protocol.epochs": 1,
+    "spec.models.augment.strategy": "", "spec.augment.strategy": "", "spec.update.augment.strategy": "",
+    "protocol.augment.strategy": "",
 }  # fmt: skip
 LESS = {
     "distill": "--repeats 1 --baselines", "ablate": "--repeats 1 --seeds 1", "pretrain": "", "explain": "",

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import optax
 
 from distill_jax.contracts import Optimiser
-from distill_jax.train import piecewise_constant
 from distill_jax.types import Array, PyTree, RequestError, choice
 
 
@@ -138,10 +137,11 @@ class SGD(_Optax):
         if not all(0 <= share <= 1 for share in self.halve_at):
             raise RequestError(f"optimiser.halve_at is {self.halve_at}: give fractions of the run, from 0 to 1")
 
-    def schedule(self, outer: Array, outer_steps: int) -> Any:
+    def schedule(self, outer: Array, outer_steps: Array | int) -> Array | float:
         if not self.halve_at:
             return 1.0
-        return piecewise_constant([round(share * outer_steps) for share in self.halve_at], 0.5)(outer)
+        drops = jnp.round(jnp.asarray(self.halve_at, jnp.float32) * jnp.asarray(outer_steps, jnp.float32))
+        return jnp.prod(jnp.where(jnp.asarray(outer, jnp.float32) < drops, 1.0, 0.5))
 
     def transform(self, scale: Array | float) -> optax.GradientTransformation:
         return optax.sgd(self.lr * scale, self.momentum)

@@ -22,9 +22,16 @@ from distill_jax.types import RequestError
 
 Options = TypeVar("Options")
 
+HELP = {"-h", "--help"}
+
 
 def parsed(
-    options: type[Options], argv: Sequence[str], command: str, description: str | None = None, **settings: Any
+    options: type[Options],
+    argv: Sequence[str],
+    command: str,
+    description: str | None = None,
+    config: tuple[Any, ...] = (),
+    registry: ConstructorRegistry | None = None,
 ) -> Options:
     """Parse ``argv`` into the ``options`` of ``command``. ``description`` heads the help; default: the docstring.
 
@@ -33,10 +40,12 @@ def parsed(
     prog = f"python -m experiments.{command}"
     about = description or inspect.getdoc(options)
     words = ["--help" if word == "--help-all" else word for word in argv]
+    if not HELP & set(words):
+        config = (*config, tyro.conf.HelptextFromCommentsOff)  # finding field docstrings takes half of the time
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
-            return tyro.cli(options, args=words, prog=prog, description=about, **settings)
+            return tyro.cli(options, args=words, prog=prog, description=about, config=config, registry=registry)
     except SystemExit as error:
         if error.code != 2:
             raise
@@ -83,7 +92,7 @@ def parsed_over(
 
     The default values come from ``default``. ``names`` has the name of the choice on each axis. Raises as ``parsed``.
     """
-    short = "-h" in argv or "--help" in argv
+    short = bool(HELP & set(argv))
     about = inspect.getdoc(options)
     return parsed(
         _options_over(default, names, options, short),
