@@ -8,8 +8,8 @@ Letters in shapes, everywhere:
 
 A *method* is a **Spec** (``spec.py``) with one choice on each axis. A choice is a frozen dataclass made with
 ``@choice``, which also registers it as a pytree. Its numbers (fields annotated ``float``, and ``outer_steps``) are
-leaves, which ``jit`` traces and sweeps stack. All other fields are structure, which is compiled in. A **State** (``distill.py``) holds the
-arrays that change during a run.
+leaves, which ``jit`` traces and sweeps stack. All other fields are structure, which is compiled in. A **State**
+(``distill.py``) holds the arrays that change during a run.
 
 Each axis has a contract (``contracts.py``): a base class that declares the required functions and has defaults for the
 optional ones. A choice inherits only its contract, so you can plug in your own class from any module.
