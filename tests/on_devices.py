@@ -18,6 +18,7 @@ import numpy as np
 
 from benchmarks import scaling
 from distill_jax import distill, evaluation, mesh, sweep
+from distill_jax.augment import NoAugment
 from distill_jax.axes.models.pools import _epoch
 from distill_jax.axes.selector.rules import choose, representatives
 from distill_jax.cli import distill as runner
@@ -47,7 +48,7 @@ def small(method: str, ipc: int = 1, batch: int = 8, side: int = 8) -> Spec:
     spec = resolve(method, "generic", ipc=ipc, shape=(side, side, 3), factor=1 if method != "acc_dd" else None).spec
     changes: dict[str, Any] = {"net": ConvNet(1, 8), "outer_steps": 3, "inner_steps": 2}
     fields = {
-        "models": {"size": 3, "epochs": 1, "start": 2, "batch": 16},
+        "models": {"size": 3, "epochs": 1, "start": 2, "batch": 16, "augment": NoAugment()},
         "selector": {"batch": batch},
         "update": {"images": 32, "batch": 16, "epochs": 2},
         "objective": {"steps": 2},

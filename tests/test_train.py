@@ -125,7 +125,7 @@ def _trained(dtype: DTypeName, optimiser: optax.GradientTransformation, **option
     images = jax.random.normal(jax.random.key(1), (6, 4, 4, 3), dtype)
     targets = jax.nn.one_hot(jnp.arange(6) % 3, 3, dtype=dtype)
     order = images_order(jax.random.key(2), 6, 4, 12)
-    pipeline = Pipeline(4, 0.5, Siamese("color_crop"))
+    pipeline = Pipeline(4, 0.5, Siamese("flip"))
 
     def run(images: jax.Array):
         def one(model):

@@ -15,19 +15,10 @@ from distill_jax.distilled import DistilledSet
 
 ROOT = Path(__file__).parent.parent
 NET = ["--net.width", "4", "--net.depth", "1"]
-POOL = ["--models.size", "2", "--models.epochs", "1"]
+POOL = ["--models.size", "2", "--models.epochs", "1", "--models.augment.strategy="]
 SHORT = [
-    "--outer-steps",
-    "4",
-    "--inner-steps",
-    "3",
-    "--update.images",
-    "64",
-    "--repeats",
-    "2",
-    "--protocol.epochs",
-    "2",
-]
+    "--outer-steps", "4", "--inner-steps", "3", "--update.images", "64", "--repeats", "2", "--protocol.epochs", "2",
+]  # fmt: skip
 PLAIN = ["--augment", "none", "--update.augment.strategy", "", "--protocol.augment.strategy", ""]
 RHYTHM = ["--save-every", "1", "--eval-every", "2"]
 TINY = ["acc_dd", "digits", *NET, *POOL, *SHORT, *PLAIN, *RHYTHM, "--baselines", "random"]
