@@ -26,7 +26,7 @@ LONG_FILES = ("test_hosts.py", "test_mesh.py", "test_distill.py", "test_resume_l
 """files that start first, so that no process waits for another at the end"""
 GROUPS = (
     ("test_bad_input.py", "test_hosts.py", "test_join.py", "test_reproduce_table.py", "test_resume.py",
-     "test_runners.py", "test_sets.py"),
+     "test_runners.py", "test_sets.py", "test_teachers.py"),
     ("test_ablate.py", "test_resume_long.py"),
 )  # fmt: skip
 """files that run the same programs, which one process compiles once"""

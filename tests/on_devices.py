@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks import scaling
 from distill_jax import distill, evaluation, mesh, sweep
-from distill_jax.augment import NoAugment
+from distill_jax.augment import NoAugment, Siamese
 from distill_jax.axes.models.pools import _epoch
 from distill_jax.axes.selector.rules import choose, representatives
 from distill_jax.cli import distill as runner
@@ -50,7 +50,8 @@ def small(method: str, ipc: int = 1, batch: int = 8, side: int = 8) -> Spec:
     fields = {
         "models": {"size": 3, "epochs": 1, "start": 2, "batch": 16, "augment": NoAugment()},
         "selector": {"batch": batch},
-        "update": {"images": 32, "batch": 16, "epochs": 2},
+        "augment": {"strategy": "crop"},
+        "update": {"images": 32, "batch": 16, "epochs": 2, "augment": Siamese("color")},
         "objective": {"steps": 2},
     }
     for axis, values in fields.items():

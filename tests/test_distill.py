@@ -241,7 +241,8 @@ def test_class_by_class_sgd_is_a_loop_over_classes() -> None:
     np.testing.assert_allclose(moved, momentum, atol=1e-6)
 
 
-@pytest.mark.parametrize("optimiser", [pytest.param(SGD(1e-3), marks=pytest.mark.slow), Adam(1e-3, weight_decay=0.1)])
+@pytest.mark.slow  # dsa and cim step with SGD and Adam above
+@pytest.mark.parametrize("optimiser", [SGD(1e-3), Adam(1e-3, weight_decay=0.1)])
 def test_any_optimiser_moves_the_images(optimiser: SGD | Adam) -> None:
     problem = toy.problem("idc", optimiser=optimiser)
     state, losses = run_block(problem, init_state(problem), 2)

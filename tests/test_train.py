@@ -145,7 +145,7 @@ def _trained(dtype: DTypeName, optimiser: optax.GradientTransformation, **option
     ("dtype", "tolerance", "momentum"),
     [
         ("float64", 1e-10, True),
-        ("float32", 1e-5, False),
+        pytest.param("float32", 1e-5, False, marks=pytest.mark.slow),
         pytest.param("float32", 1e-5, True, marks=pytest.mark.slow),
         pytest.param("float64", 1e-10, False, marks=pytest.mark.slow),
     ],
