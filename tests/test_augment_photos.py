@@ -209,7 +209,7 @@ def test_central_box_where_none_fits(height, width, want):
     chosen = jax.jit(lambda boxes: tall.box(height, width, still(boxes=boxes)))
     # The whole area is too tall at the narrowest ratio, and too wide at the widest.
     for ratio in (0.0, 0.999):
-        assert tuple(map(int, chosen(np.tile(np.float32((0.0, ratio)), (ATTEMPTS, 1))))) == want
+        assert tuple(map(int, chosen(np.tile(np.asarray((0.0, ratio), np.float32), (ATTEMPTS, 1))))) == want
 
 
 def test_first_box_that_fits():

@@ -189,7 +189,7 @@ def test_pickles_are_never_read(tmp_path: Path) -> None:
         DistilledSet.load(tmp_path / "set.npz")
 
 
-def test_no_damage_goes_unnoticed(tmp_path: Path) -> None:
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
     whole = write(tmp_path / "set.npz").read_bytes()
     rng = np.random.default_rng(0)
     damaged = [whole[:size] for size in rng.integers(1, len(whole), 30)]

@@ -1,4 +1,4 @@
-"""Protocols and the training of R networks from scratch (golden README, section 9)."""
+"""Tests protocols, and the training of R networks from scratch (golden README, section 9)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def trained(net, protocol: Protocol, sets: Sets, seed: int = 0, chunk: int = 0) 
 
 
 def learning_rates(protocol: Protocol, steps: int) -> Array:
-    """The learning rate of each of the protocol's steps, ``steps`` an epoch."""
+    """Return the learning rate of every step of the protocol, with ``steps`` steps per epoch."""
     drops = rate_drops(protocol.epochs, steps, protocol.schedule)
     return protocol.rate * jax.jit(jax.vmap(drops))(jnp.arange(steps * protocol.passes))  # type: ignore[return-value]
 
@@ -95,7 +95,9 @@ def test_the_named_protocols() -> None:
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_the_loop_takes_the_steps_of_the_protocol(name: str) -> None:
-    """Batch norm counts them: on equal images its running mean is (1 - 0.9^steps) of theirs while no weight moves."""
+    """Batch norm counts the steps: on equal images and with constant weights, its running mean is (1 - 0.9^steps) times
+    the mean of the images.
+    """
     net = ConvNet(depth=1, width=2, norm="batch").build(SHAPE, C)
     store = images(5)
     store = store._replace(images=jnp.tile(store.images[:1], (5, 1, 1, 1)))
@@ -109,7 +111,9 @@ def test_the_loop_takes_the_steps_of_the_protocol(name: str) -> None:
 
 
 def test_dc_begins_with_a_new_optimiser_where_the_rate_drops() -> None:
-    """Against the released procedure: E + 1 passes, and after pass E // 2 + 1 a tenth of the rate and new momentum."""
+    """The released procedure takes E + 1 passes. After pass E // 2 + 1 it divides the rate by ten and resets the
+    momentum.
+    """
     store, epochs = images(6), 4
     protocol = replace(PLAIN["dc-bench"], epochs=epochs, rate=0.3)
     ours = trained(NET, protocol, Sets.same(store, 1))
@@ -139,7 +143,7 @@ def test_dc_begins_with_a_new_optimiser_where_the_rate_drops() -> None:
     assert not np.allclose(kept.params["classifier"]["kernel"], ours.params["classifier"]["kernel"], atol=1e-4)
 
 
-def test_only_momentum_is_forgotten() -> None:
+def test_a_restart_resets_only_the_momentum() -> None:
     params = {"kernel": jnp.ones((2, 2))}
     optimiser = NetworkSGD(0.1).transform(optax.constant_schedule(1.0))
     _, state = optimiser.update({"kernel": jnp.ones((2, 2))}, optimiser.init(params), params)
@@ -152,7 +156,7 @@ def test_only_momentum_is_forgotten() -> None:
 # ------------------------------------------------------------------ R repeats
 
 
-def test_repeats_in_one_program_are_as_each_alone() -> None:
+def test_repeats_in_one_program_equal_single_runs() -> None:
     protocol = replace(PROTOCOLS["idc"], epochs=3, batch=4, augment=Siamese("color"))
     sets = Sets(images(9), jnp.arange(9, dtype=jnp.int32).reshape(3, 3))
     together = trained(NET, protocol, sets, chunk=3)
@@ -168,4 +172,4 @@ def test_the_same_seed_gives_the_same_accuracy() -> None:
     models = [trained(NET, protocol, sets, seed) for seed in (0, 0, 1)]
     one, again, other = (evaluation.test_accuracies(NET, of, test, AS_THEY_ARE) for of in models)
     assert one == again != other
-    assert one[0] != one[1], "repeats differ by their seeds"
+    assert one[0] != one[1], "repeats have different seeds"

@@ -1,4 +1,4 @@
-"""``experiments.evaluate``: what it trains, shows and writes."""
+"""Tests ``experiments.evaluate``: what it trains, prints and writes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SMALL = ConvNet(depth=1, width=4)
 
 
 def digits(**card) -> DistilledSet:
-    """One real image of each class, as if they were distilled."""
+    """Return a set of one real image of each class."""
     data = load("digits")
     real = data.real_data()
     images = real.images[real.index[:, :1]].astype(jnp.float32) / 255
@@ -36,7 +36,7 @@ def softened(distilled: DistilledSet) -> DistilledSet:
 
 
 def evaluated(path: Path, *options: str, repeats: int = 2) -> dict:
-    """The last entry that is written about the set in the folder ``path``."""
+    """Return the last evaluation that was written for the set in the folder ``path``."""
     argv = [str(path / "mine.npz"), "--dataset", "digits", "--repeats", str(repeats), *options]
     assert evaluate.main(argv) == 0
     written = json.loads((path / "evaluation.json").read_text())
@@ -44,7 +44,7 @@ def evaluated(path: Path, *options: str, repeats: int = 2) -> dict:
     return written["evaluations"][-1]
 
 
-def test_the_evaluation_says_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_evaluation_has_all_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     distilled = digits(protocol=to_json(Protocol(epochs=2, cutmix=0.0)))
     distilled.save(tmp_path / "mine.npz")
     found = evaluated(tmp_path, "--nets", "convnet", "mlp", repeats=3)
@@ -59,7 +59,7 @@ def test_the_evaluation_says_everything(tmp_path: Path, capsys: pytest.CaptureFi
     assert (protocol["name"], protocol["epochs"], protocol["schedule"], protocol["rate"]) == ("idc", 2, "thirds", 0.01)
     assert "tested once" in found["test_data"] and "Nothing was selected on the test data" in found["test_data"]
     assert list(found["nets"]) == ["convnet", "mlp"]
-    assert found["nets"]["convnet"]["net"]["width"] == 4, "the network that the set was distilled with, as it was"
+    assert found["nets"]["convnet"]["net"]["width"] == 4, "the network of the distillation, with the same settings"
 
     shown = capsys.readouterr().out
     for name, of in found["nets"].items():
@@ -86,10 +86,10 @@ def test_the_evaluation_says_everything(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_the_interval_is_students() -> None:
-    # From a table: t(0.975) is 4.303 for 2 degrees of freedom; the sample of 1, 2, 3 has standard deviation 1.
+    # t(0.975) is 4.303 for 2 degrees of freedom (from a table), and the sample 1, 2, 3 has standard deviation 1.
     low, high = interval(summary([1.0, 2.0, 3.0])) or (0, 0)
     assert (low, high) == pytest.approx((2 - 4.3027 / math.sqrt(3), 2 + 4.3027 / math.sqrt(3)), abs=1e-4)
-    # One repeat has no spread, and that of two says next to nothing.
+    # One repeat has no spread, and the spread of two repeats is almost meaningless.
     assert interval(summary([1.0])) is interval(summary([1.0, 2.0])) is None
     assert summary([1.0])["std"] is None
 
@@ -114,7 +114,9 @@ def test_soft_labels_are_trained_on() -> None:
 
 @pytest.mark.parametrize("recipe", ["digits", "cifar10"])
 def test_a_protocol_mirrors_only_where_the_recipe_does(recipe: str) -> None:
-    """A digit in the mirror is another one. MTT's images are shown at the rate that was learned with them."""
+    """A mirrored digit is not a digit, so the recipe turns mirroring off. MTT's images are trained on at their learned
+    rate.
+    """
     options = evaluate.Evaluate(Path("x"), "digits", protocol="dsa", recipe=recipe, epochs=7)
     protocol = evaluate._experiment(digits(rate=0.03), options).protocol
     assert (protocol.name, protocol.epochs, protocol.rate, protocol.batch) == ("dsa", 7, 0.03, 256)

@@ -1,4 +1,4 @@
-"""Every preset through the runners, as a user starts it."""
+"""Tests every preset through the runners, as a user starts it."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ POOLS = {
 
 
 @pytest.mark.parametrize("method", PRESETS)
-def test_what_a_run_is_begun_with_can_be_written_down(method: str) -> None:
+def test_every_spec_can_be_written_as_json(method: str) -> None:
     job = set_up(arguments.request([method, "digits"], Distill))
     assert json.loads(json.dumps(job.describe()))["spec"]["models"]["choice"]
     check_pool(json.loads(json.dumps(job.describe_pool())), job.describe_pool())
@@ -32,7 +32,7 @@ def test_what_a_run_is_begun_with_can_be_written_down(method: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", PRESETS)
 def test_distill(method: str, tmp_path: Path) -> None:
-    """Begin, go on with it, and find it finished."""
+    """Start a run, resume it, and resume it again after its end."""
     argv = [method, "digits", *NET, *SHORT, *POOLS.get(method, []), "--baselines", "--workdir", str(tmp_path)]
     steps = 1 if method in METHODS else 0
     assert distill.main([*argv, "--outer-steps", str(steps)]) == 0

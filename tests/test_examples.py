@@ -1,4 +1,4 @@
-"""The examples: short, and they run. All but the first test start them as a user does."""
+"""Tests that the examples are short and run. All tests but the first start them as a user does."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def test_examples_are_short(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_pytorch_gets_what_evaluate_says(
+def test_pytorch_reaches_the_accuracy_of_evaluate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch = pytest.importorskip("torch")
-    # Optimised: this distils in earnest.
+    # This is a real distillation, so compile it with optimisation.
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     run, out = str(tmp_path / "run"), str(tmp_path / "out")
     output("-m", "experiments.distill", "acc_dd", "digits", "--ipc", "1", "--workdir", run, "--baselines")
@@ -45,7 +45,7 @@ def test_pytorch_gets_what_evaluate_says(
     monkeypatch.syspath_prepend(out)
     monkeypatch.delitem(sys.modules, "use_in_pytorch", raising=False)
     start_at = torch.manual_seed
-    for seed in range(5):  # a mean over as many networks as evaluate's, in place of the example's one
+    for seed in range(5):  # a mean over as many networks as evaluate trains, instead of the example's one
         monkeypatch.setattr(torch, "manual_seed", lambda _, seed=seed: start_at(seed))
         runpy.run_path(str(ROOT / "examples" / "train_in_pytorch.py"))
     said = [float(line.split()[0]) for line in capsys.readouterr().out.splitlines()]
@@ -86,7 +86,7 @@ def test_the_ablation_notebook(
 
 
 def run_notebook(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    """What the cells of a notebook print, run in ``folder``."""
+    """Run the cells of a notebook in ``folder`` and return what they print."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("MPLBACKEND", "agg")
     cells = json.loads((ROOT / "examples" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]

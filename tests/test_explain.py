@@ -1,4 +1,4 @@
-"""Costs of programs that can be counted by hand, and the walk of every preset."""
+"""Tests the costs of programs that can be counted by hand, and ``explain`` for every preset."""
 
 import re
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_scan_counts_as_often_as_it_runs():
     assert cost(lambda x: jax.lax.map(repeated, x), ones(5, 3, 3)).flops == 5 * 11 * 2 * 27
 
 
-def test_a_loop_of_unknown_length_counts_once_and_is_said():
+def test_a_loop_of_unknown_length_counts_once_with_a_note():
     def until(x, n):
         return jax.lax.fori_loop(0, n, lambda i, x: x @ x, x)
 
@@ -51,14 +51,14 @@ def test_a_loop_of_unknown_length_counts_once_and_is_said():
     assert cost(lambda x: until(x, 4), ones(3, 3))[::2] == (4 * 2 * 27, 0)
 
 
-def test_the_dearest_branch_counts():
+def test_the_most_expensive_branch_counts():
     def either(yes, x):
         return jax.lax.cond(yes, lambda x: x @ x, lambda x: x @ x @ x, x)
 
     assert cost(either, jax.ShapeDtypeStruct((), jnp.bool_), ones(3, 3)).flops == 2 * 2 * 27
 
 
-def test_checkpointing_and_custom_derivatives_are_seen_through():
+def test_operations_in_checkpointing_and_custom_derivatives_count():
     x, kernel = ones(1, 4, 4, 16), ones(3, 3, 16, 16)
     forward = cost(conv2d, x, kernel).flops
     assert forward == 2 * 16 * 16 * 9 * 16
@@ -67,8 +67,10 @@ def test_checkpointing_and_custom_derivatives_are_seen_through():
         return jnp.sum(conv2d(x, kernel) ** 2)
 
     assert cost(jax.grad(loss, (0, 1)), x, kernel).flops == 3 * forward
-    assert cost(jax.grad(loss), x, kernel).flops == 2 * forward  # nobody reads the kernel's gradient
-    assert cost(jax.value_and_grad(jax.checkpoint(loss)), x, kernel).flops == 3 * forward  # there, again, and back
+    assert cost(jax.grad(loss), x, kernel).flops == 2 * forward  # the gradient of the kernel is not used
+    assert (
+        cost(jax.value_and_grad(jax.checkpoint(loss)), x, kernel).flops == 3 * forward
+    )  # forward, recomputed, and backward
 
 
 def explained(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -77,7 +79,7 @@ def explained(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 
 def test_cifar10_as_measured(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    # Winograd's convolutions, used on CPU, need fewer operations than those that the independent count is of.
+    # CPUs use Winograd convolutions, which need fewer operations than the plain ones of the independent count.
     monkeypatch.setattr("distill_jax.nets.conv._on_cpu", lambda: False)
     text = explained(capsys, "acc_dd", "cifar10", "--ipc", "10")
     assert "uint8 [50000, 32, 32, 3] -> select [10, 64, 32, 32, 3] --augment--" in text
@@ -94,7 +96,7 @@ def test_every_preset(method: str, capsys: pytest.CaptureFixture[str]):
     assert re.search(r"matching sweep +[\d.]+ [kMG]FLOP", text)
 
 
-def test_reads_what_it_does_not_know(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_an_unknown_data_set_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     x, y = np.zeros((6, 12, 12, 3), np.uint8), np.arange(6) % 3
     np.savez(tmp_path / "data.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     argv = ["dm", f"npz:{tmp_path / 'data.npz'}", "--net.width", "4"]

@@ -1,4 +1,4 @@
-"""Sets that travel: what goes out comes back in."""
+"""Tests export and import: a set that is exported and imported again is unchanged."""
 
 import json
 import shutil
@@ -25,13 +25,13 @@ def parquet(request: pytest.FixtureRequest) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("how", [Pixels(), Pixels("normalised"), PACKED, MultiFormation(2, "bound", 6)])
-def test_an_export_comes_back(tmp_path: Path, name: str, how: Any) -> None:
+def test_an_export_imports_unchanged(tmp_path: Path, name: str, how: Any) -> None:
     form, distilled = FORMATS[name], made(how)
     arrived = write(distilled, form, tmp_path / "out")
     equal(read(form, tmp_path / "out"), arrived)
     assert arrived.card["packed"] == (form.packed_by_custom and how.factor > 1)
     assert arrived.card["space"] == form.space and arrived.card["method"] == "acc_dd"
-    # Exactly the images that training with the original shows, where the space is the same.
+    # If the space is the same, these are exactly the images on which networks train.
     (before, labels), (after, same) = (x.arrays(normalised=form.space == "normalised") for x in (distilled, arrived))
     np.testing.assert_array_equal(labels, same)
     if form.lossless:
@@ -56,7 +56,7 @@ def test_an_export_says_whether_it_is_packed(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_soft_labels_travel_where_they_can(tmp_path: Path, name: str) -> None:
+def test_soft_labels_are_exported_if_the_format_has_them(tmp_path: Path, name: str) -> None:
     form, distilled = FORMATS[name], softened(made())
     if not form.soft:
         with pytest.raises(RequestError, match="soft labels"):
@@ -76,7 +76,7 @@ def test_soft_labels_that_favour_another_class_need_a_format_in_class_order() ->
         encode(distilled, FORMATS["mtt"])
 
 
-def test_a_learned_rate_travels(tmp_path: Path) -> None:
+def test_a_learned_rate_is_exported(tmp_path: Path) -> None:
     write(made().with_card(rate=0.015625), FORMATS["dd-ranking"], tmp_path / "out")
     (tmp_path / "out" / "card.json").unlink()
     assert read(FORMATS["dd-ranking"], tmp_path / "out", **TOLD).card["rate"] == 0.015625
@@ -84,7 +84,7 @@ def test_a_learned_rate_travels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_without_its_card_a_set_needs_to_be_told_about(tmp_path: Path, name: str) -> None:
+def test_without_a_card_the_user_must_describe_the_set(tmp_path: Path, name: str) -> None:
     form = FORMATS[name]
     arrived = write(made(), form, tmp_path / "out", packed=False)
     (tmp_path / "out" / "card.json").unlink()
@@ -94,12 +94,12 @@ def test_without_its_card_a_set_needs_to_be_told_about(tmp_path: Path, name: str
     assert "method" not in found.card
     for key in told:
         if (name, key) in (("png", "class_names"), ("huggingface", "class_names")):
-            continue  # its files tell them
+            continue  # its files contain them
         with pytest.raises(RequestError, match=f"do not give .*: give {key}"):
             read(form, tmp_path / "out", **{**told, key: None})
 
 
-def test_the_real_data_tell_what_is_missing_but_not_how_images_were_normalised(tmp_path: Path) -> None:
+def test_the_real_data_give_what_is_missing_except_the_normalisation(tmp_path: Path) -> None:
     data = load("digits")
     images = np.random.default_rng(0).random((10, 1, 8, 8)).astype(np.float32)
     (tmp_path / "data.pt").write_bytes(dumps([images, np.arange(10)]))
@@ -115,7 +115,7 @@ def test_the_real_data_tell_what_is_missing_but_not_how_images_were_normalised(t
     assert found.card["mean"] == [0.5]
 
 
-def test_a_format_of_ones_own(tmp_path: Path) -> None:
+def test_a_user_defined_format(tmp_path: Path) -> None:
     def write_raw(contents: Contents) -> dict[str, bytes]:
         return {"images.raw": contents.images.tobytes()}
 
@@ -151,7 +151,7 @@ def test_folders_of_classes_are_in_the_order_of_the_classes() -> None:
         assert not any("/" in name or name in ("", "..") for name in folders)
 
 
-def test_png_folders_are_a_data_set_once_there_are_test_images(tmp_path: Path) -> None:
+def test_png_folders_with_test_images_are_a_data_set(tmp_path: Path) -> None:
     arrived = write(made(), FORMATS["png"], tmp_path / "out")
     shutil.copytree(tmp_path / "out" / "train", tmp_path / "out" / "test")
     data = load(f"folder:{tmp_path / 'out'}")

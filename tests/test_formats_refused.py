@@ -1,4 +1,4 @@
-"""What does not pass for a set."""
+"""Tests the files that an import refuses."""
 
 import shutil
 import sys
@@ -50,7 +50,7 @@ LABELS = np.array([0, 0, 1, 1, 2, 2])
         ([IMAGES, np.eye(4)[LABELS] / 2 + 1 / 8], "soft labels"),
     ],
 )
-def test_contents_that_make_no_sense_are_refused(tmp_path: Path, held: Any, said: str) -> None:
+def test_invalid_contents_are_refused(tmp_path: Path, held: Any, said: str) -> None:
     (tmp_path / "data.pt").write_bytes(dumps(held))
     with pytest.raises(RequestError, match=said) as refused:
         read(FORMATS["idc"], tmp_path / "data.pt", factor=1, **TOLD)
@@ -67,19 +67,19 @@ def test_contents_that_make_no_sense_are_refused(tmp_path: Path, held: Any, said
         ({"class_names": 3}, "are invalid"),
     ],
 )  # fmt: skip
-def test_what_is_told_must_make_sense(tmp_path: Path, told: dict, said: str) -> None:
+def test_invalid_descriptions_are_refused(tmp_path: Path, told: dict, said: str) -> None:
     (tmp_path / "data.pt").write_bytes(dumps([IMAGES, LABELS]))
     with pytest.raises(RequestError, match=said):
         read(FORMATS["idc"], tmp_path, **{"factor": 1, **TOLD, **told})
 
 
-def test_the_space_may_be_told(tmp_path: Path) -> None:
+def test_the_space_can_be_given(tmp_path: Path) -> None:
     (tmp_path / "data.pt").write_bytes(dumps([IMAGES * 4 - 2, LABELS]))
     for space in ("normalised", "pixel"):
         assert read(FORMATS["idc"], tmp_path, factor=1, space=space, **TOLD).card["space"] == space
 
 
-def test_files_must_be_there_and_be_the_right_ones(tmp_path: Path) -> None:
+def test_missing_and_wrong_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"has no data\*.pt"):
         read(FORMATS["idc"], tmp_path, **TOLD)
     with pytest.raises(RequestError, match="cannot read .*nothing.pt"):
@@ -117,7 +117,7 @@ def test_an_export_replaces_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_no_damage_goes_unnoticed(tmp_path: Path, name: str) -> None:
+def test_damaged_files_are_refused(tmp_path: Path, name: str) -> None:
     form = FORMATS[name]
     files, arrived = encode(made(Pixels()), form)
     victim = next(file for file in files if file.endswith((".pt", ".npz", ".png", ".parquet")))
@@ -135,7 +135,7 @@ def test_no_damage_goes_unnoticed(tmp_path: Path, name: str) -> None:
         except RequestError as error:
             assert "\n" not in str(error)
             continue
-        equal(found, arrived)  # a byte that means nothing
+        equal(found, arrived)  # a byte without effect
 
 
 def test_parquet_needs_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Sets and networks that travel, on the command line."""
+"""Tests export and import of sets and networks on the command line."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_the_runners_answer_help(runner: Any, capsys: pytest.CaptureFixture) -> 
     assert all(f"- {name}: " in said for name in FORMATS)
 
 
-def test_a_set_goes_out_and_comes_in_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_export_and_import_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     distilled, names = softened(made()), ["--class-names", *NAMES]
     distilled.save(tmp_path / "distilled.npz")
     assert export.main([str(tmp_path), "idc", str(tmp_path / "out"), "--hard"]) == 0

@@ -1,4 +1,4 @@
-"""Files of other codebases, and other codebases with ours."""
+"""Tests import of files that PyTorch wrote, and use of our exports in PyTorch."""
 
 import json
 import runpy
@@ -26,7 +26,7 @@ def torch() -> Any:
 
 
 def originals(torch: Any) -> dict[str, dict[str, Any]]:
-    """What the codebases save: random images of three classes, the files of each format."""
+    """Return the files that each codebase would save for random images of three classes."""
     generator = torch.Generator().manual_seed(0)
     images, labels = torch.rand((6, 3, 8, 8), generator=generator), torch.tensor([0, 0, 1, 1, 2, 2])
     strided = images.clone().requires_grad_().transpose(2, 3).contiguous().transpose(2, 3)
@@ -70,7 +70,7 @@ def test_real_pytorch_loads_an_export(torch: Any, tmp_path: Path, name: str) -> 
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("how", [Pixels(), MultiFormation(2), PACKED, MultiFormation(2, "bound", 6)])
-def test_the_script_beside_an_export_trains_on_what_we_do(torch: Any, tmp_path: Path, name: str, how: Any) -> None:
+def test_the_script_beside_an_export_trains_on_our_images(torch: Any, tmp_path: Path, name: str, how: Any) -> None:
     if name == "huggingface":
         pytest.importorskip("datasets")
     arrived = write(made(how), FORMATS[name], tmp_path / "out", packed=FORMATS[name].packed)
@@ -96,7 +96,7 @@ def test_centred_labels_of_kip_are_one_hot(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.images, images[[1, 2, 0]].astype(np.float32))
 
 
-def test_parquet_files_say_what_hugging_face_needs(tmp_path: Path) -> None:
+def test_parquet_files_have_the_metadata_of_hugging_face(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     write(softened(made()).with_card(score={"mean": 87.654}), FORMATS["huggingface"], tmp_path / "out")
     table = parquet.read_table(tmp_path / "out" / "data" / "train-00000-of-00001.parquet")
@@ -111,7 +111,7 @@ def test_parquet_files_say_what_hugging_face_needs(tmp_path: Path) -> None:
     assert "README.md" in encode(made().with_card(score=3), FORMATS["huggingface"])[0]
 
 
-def test_grey_images_are_pictures_too(tmp_path: Path) -> None:
+def test_greyscale_images_are_exported_as_pictures(tmp_path: Path) -> None:
     arrived = write(made(channels=1), FORMATS["png"], tmp_path / "out")
     assert arrived.shape == (SIDE, SIDE, 1)
     with pytest.raises(RequestError, match="1 or 3 channels, not 2"):

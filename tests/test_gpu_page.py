@@ -1,4 +1,4 @@
-"""The GPU page's slices: stopped, failing and rehearsed, so that the first hour on a GPU is not spent on them."""
+"""Tests the slices of the GPU page: stopping, failing, and a rehearsal without a GPU."""
 
 import json
 import sys
@@ -20,7 +20,7 @@ FIGURES = {
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Slices that run a script each, as modules of a folder of their own."""
+    """Return slices that each run one script, in a temporary folder of modules."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
     def made(name: str, code: str, folder: Path | None = None) -> Slice:
@@ -31,7 +31,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return made
 
 
-def test_what_fails_is_recorded_and_the_rest_goes_on(fake, tmp_path: Path) -> None:
+def test_a_failure_is_recorded_and_the_other_slices_run(fake, tmp_path: Path) -> None:
     broken = fake("bfloat16", "import sys; print('warming up'); sys.exit('no kernel image')")
     good = fake("float32", f"print({json.dumps(json.dumps(FIGURES))})")
     assert advance([broken, good], tmp_path / "work", tmp_path / "page.md", 60) == []
@@ -46,7 +46,7 @@ def test_what_fails_is_recorded_and_the_rest_goes_on(fake, tmp_path: Path) -> No
     assert "no kernel image" not in (tmp_path / "page.md").read_text()
 
 
-def test_a_run_that_is_stopped_goes_on(fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_resumes(fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_page, "GRACE", 0.2)
     folder = tmp_path / "run"
     code = f"""
@@ -68,14 +68,14 @@ print(json.dumps(dict(accuracy=accuracy, seconds=seconds, steps=dict(outer=4, in
     assert "| 10 | 66.60 ± 0.30 | 67.1 | 10 | 40 | 1000.0 | 1.00 | - | - |" in page
 
 
-def test_a_command_too_long_for_any_call_fails(fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_longer_than_a_call_fails(fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_page, "GRACE", 0.2)
     slow = fake("float32", "import time; time.sleep(60)")
     assert advance([slow], tmp_path, None, 1) == []
     assert "stopped after 1 s" in (tmp_path / "gpu.md").read_text()
 
 
-def test_refuses_no_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_time_limit_of_zero_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu_page.main(["digits", "--workdir", str(tmp_path), "--minutes", "0"]) == 2
     assert "minutes is 0" in capsys.readouterr().err
 
@@ -83,7 +83,7 @@ def test_refuses_no_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_rehearsal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every slice at tiny sizes, and what is carried to another machine between two calls."""
+    """Run every slice at tiny sizes, moving the workdir to another folder between two calls."""
     first = ["digits", "--smoke", "--workdir", str(tmp_path / "work")]
     assert gpu_page.main(first) == 0
     assert "all slices are finished" in capsys.readouterr().out

@@ -1,5 +1,6 @@
-"""Two processes on this machine as two hosts: they make what two devices of one process make, and end together. And a
-run of two devices goes on with other numbers of them."""
+"""Tests runs on two hosts, which are two processes on this machine. They compute what two devices of one process
+compute, and end together. Also tests that a run resumes on another number of devices.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from tests.test_mesh import on
 from tests.tiny import QUICK, TINY, outcome, python
 
 TIMEOUT = 10
-"""seconds after which a host that does not answer is given up"""
+"""seconds without an answer after which a host counts as lost"""
 
 
 def free_port() -> int:
@@ -32,14 +33,14 @@ def free_port() -> int:
 
 
 def pair(workdir: Path, *more: str) -> list[subprocess.Popen[str]]:
-    """Two hosts of one CPU device each at work in ``workdir``."""
+    """Start two hosts with one CPU device each on a run in ``workdir``."""
     among = ["--coordinator", f"127.0.0.1:{free_port()}", "--hosts", "2", "--host-timeout", str(TIMEOUT)]
     command = ["-m", "experiments.distill", *TINY, *QUICK, "--workdir", str(workdir), *among, *more]
     return [python(*command, "--host", i) for i in ("0", "1")]
 
 
 def under_way(workdir: Path, *more: str) -> list[subprocess.Popen[str]]:
-    """``pair`` once it has logged two blocks of steps."""
+    """Start ``pair`` and return it when it has logged two blocks of steps."""
     processes, metrics = pair(workdir, *more), workdir / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") >= 2):
@@ -48,7 +49,7 @@ def under_way(workdir: Path, *more: str) -> list[subprocess.Popen[str]]:
 
 
 def ended(processes: list[subprocess.Popen[str]], seconds: float = 120) -> list[tuple[int, str, str]]:
-    """Exit code, standard output and standard error of each."""
+    """Wait for the processes and return the exit code, standard output and standard error of each."""
     try:
         said = [process.communicate(timeout=seconds) for process in processes]
     finally:
@@ -66,19 +67,21 @@ def finished(workdir: Path, *more: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one process with two devices."""
+    """Return the workdir of a run of one process with two devices."""
     path = tmp_path_factory.mktemp("hosts") / "alone"
     on(2, "distill", str(path), *QUICK)
     return path
 
 
-def test_two_hosts_make_what_two_devices_make(alone: Path) -> None:
-    """Bit for bit: the same program over as many devices, and a sum of two parts is the same in either order."""
+def test_two_hosts_compute_what_two_devices_compute(alone: Path) -> None:
+    """The bits are equal, because both run the same program on two devices, and a sum of two parts does not depend on
+    their order.
+    """
     assert finished(alone.parent / "pair") == outcome(alone)
 
 
 @pytest.mark.parametrize("devices", [1, pytest.param(4, marks=pytest.mark.slow)])
-def test_a_run_goes_on_with_another_number_of_devices(devices: int, alone: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_on_another_number_of_devices(devices: int, alone: Path, tmp_path: Path) -> None:
     shutil.copytree(alone, tmp_path / "run")
     line = [str(tmp_path / "run"), *QUICK, "--resume", "--outer-steps", "5"]
     if devices == 1:
@@ -117,7 +120,7 @@ def test_a_signal_to_one_host_ends_both_and_is_resumable(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_host_that_was_asked_for_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_host_with_another_request_is_refused(tmp_path: Path) -> None:
     port, path = free_port(), tmp_path / "run"
     for_all = [*TINY, "--workdir", str(path), "--coordinator", f"127.0.0.1:{port}", "--hosts", "2"]
     (first, _, _), (second, _, said) = ended(
@@ -127,7 +130,7 @@ def test_a_host_that_was_asked_for_something_else_is_refused(tmp_path: Path) -> 
     assert said.splitlines()[-1].startswith("error: seed of this host is 1, and 0 on the first"), said
 
 
-def test_where_a_host_stands() -> None:
+def test_the_place_of_a_host() -> None:
     words = ["acc_dd", "digits", "--coordinator", "node0:1234", "--hosts", "4", "--host=3"]
     assert launch.requested_hosts(words, {}) == launch.Launch("node0:1234", 4, 3)
     assert launch.requested_hosts(["acc_dd", "digits"], {"RANK": "1"}) is None
@@ -157,7 +160,7 @@ def test_refused(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().err.startswith(f"error: {said}")
 
 
-def test_one_host_decides_for_itself() -> None:
+def test_a_single_host_does_not_communicate() -> None:
     assert not hosts.is_multihost() and hosts.is_first()
     assert hosts.maximum(3) == 3 and hosts.broadcast(lambda: "said") == "said"
     with pytest.raises(RequestError):

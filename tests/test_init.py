@@ -1,4 +1,4 @@
-"""Initialisation against golden section 5, and drawing without repetition."""
+"""Tests initialisation against golden section 5, and drawing without repetition."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from tests.golden_weights import golden_figures
 
 FIGURES = golden_figures("decode")
 KEY = jax.random.key(3)
-NET: Any = None  # nor a model: only k-means looks at them
+NET: Any = None  # nor a model: only k-means uses them
 
 
 def nhwc(x):
@@ -28,13 +28,13 @@ def close(got, want, tolerance):
 
 
 def real_data(images, labels):
-    """Statistics that no image has."""
+    """Return real data with mean and deviation that differ from those of the images."""
     channels = images.shape[-1]
     return RealData.from_arrays(images, labels, np.full(channels, 0.4), np.full(channels, 0.2))
 
 
 def numbered(labels, side=4):
-    """Image n is the constant n."""
+    """Return real data in which all pixels of image n have the value n."""
     images = np.arange(len(labels), dtype=np.uint8)[:, None, None, None] * np.ones((1, side, side, 1), np.uint8)
     return real_data(images, np.asarray(labels))
 
@@ -62,7 +62,7 @@ def test_nearest_tables_golden():
 
 
 @pytest.mark.parametrize("init", [RandomReal(), Mix("random"), Mix("first")])
-def test_real_initialisation_takes_distinct_images_of_the_class(init):
+def test_real_initialisation_uses_distinct_images_of_the_class(init):
     assert isinstance(init, Initialisation)
     labels = [0, 1, 1, 0, 1, 1, 1, 0, 1, 1, 1, 1, 1]
     data, ipc, factor = numbered(labels), 2, 2

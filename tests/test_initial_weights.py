@@ -1,7 +1,7 @@
-"""What fresh weights are drawn from, against the figures of PyTorch (golden README, at the end).
+"""Tests the distributions of initial weights against figures of PyTorch (end of the golden README).
 
-``assert_follows`` holds the rule of every layer. PyTorch's figures and ours must both obey it, so a rule that is not
-the original's fails on the file. The seed is fixed: a bound holds always or never.
+``assert_follows`` has the rule of every layer. PyTorch's figures and ours must both obey it, so a wrong rule fails on
+PyTorch's file. The seed is fixed, so a bound holds in every run or in none.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NETS = [*ARCHITECTURES, "resnetap10 224"]
 
 
 class Figures(NamedTuple):
-    """Of one parameter. ``kind``: conv, linear, norm or position; ``shape``: PyTorch's."""
+    """The figures of one parameter. ``kind`` is conv, linear, norm or position; ``shape`` is PyTorch's."""
 
     kind: str
     shape: tuple[int, ...]
@@ -41,7 +41,7 @@ class Figures(NamedTuple):
 
 
 def pytorch() -> dict[str, dict[str, Figures]]:
-    """network -> PyTorch's name of each parameter -> figures"""
+    """Return network -> PyTorch's name of each parameter -> figures."""
     nets = json.loads((GOLDEN / "initial_weights.json").read_text())
     return {
         net: {name: Figures(kind, tuple(shape), *rest) for name, (kind, shape, *rest) in parameters.items()}
@@ -56,7 +56,7 @@ def fresh(net: str) -> dict[str, Figures]:
 
 
 def ours(layer: dict[str, Any], path: str = "") -> Iterator[tuple[str, Figures]]:
-    """The figures of each parameter within ``layer``, named after PyTorch's weight and bias."""
+    """Return the figures of each parameter of ``layer`` under PyTorch's names weight and bias."""
     for name, leaf in layer.items():
         if isinstance(leaf, dict):
             yield from ours(leaf, f"{path}{name}.")
@@ -69,7 +69,7 @@ def ours(layer: dict[str, Any], path: str = "") -> Iterator[tuple[str, Figures]]
 
 
 def assert_follows(net: str, parameters: dict[str, Figures]) -> None:
-    """Each parameter is drawn from what the original draws it from."""
+    """Assert that each parameter has the distribution of the original."""
     for name, found in parameters.items():
         layer, _, leaf = name.rpartition(".")
         where = f"{net} {name} {found}"
@@ -91,7 +91,9 @@ def constant(found: Figures, value: float, where: str) -> None:
 
 
 def uniform(found: Figures, bound: float, where: str) -> None:
-    """U(-bound, bound): nothing outside, and the extremes as close to it as so many draws bring them."""
+    """Assert U(-bound, bound): all values lie inside, and the extremes are as close to the bound as expected for this
+    many draws.
+    """
     n, std = math.prod(found.shape), bound / math.sqrt(3)
     assert abs(found.mean) <= ERRORS * std / math.sqrt(n), where
     assert abs(found.std / std - 1) <= ERRORS * math.sqrt(0.2 / n), where
@@ -110,7 +112,7 @@ def normal(found: Figures, std: float, where: str) -> None:
 
 
 @pytest.mark.parametrize("net", NETS)
-def test_fresh_weights_are_drawn_as_the_originals(net: str) -> None:
+def test_initial_weights_have_the_distributions_of_the_originals(net: str) -> None:
     theirs, found = pytorch()[net], fresh(net)
     assert layers(found) == layers(theirs)
     assert_follows(net, theirs)
@@ -118,5 +120,5 @@ def test_fresh_weights_are_drawn_as_the_originals(net: str) -> None:
 
 
 def layers(parameters: dict[str, Figures]) -> Counter[tuple[str, tuple[int, ...], bool]]:
-    """How many parameters are of each kind and shape; the two name and order them differently."""
+    """Count the parameters of each kind and shape, because the two codebases name and order them differently."""
     return Counter((found.kind, found.shape, name.endswith("bias")) for name, found in parameters.items())

@@ -1,4 +1,4 @@
-"""Sets made class by class: ``distill --classes`` and ``join``."""
+"""Tests sets that are distilled in parts: ``distill --classes`` and ``join``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.tiny import TINY
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two halves and the whole, each a workdir."""
+    """Return a folder with three workdirs: the two halves of a set, and the whole set."""
     path = tmp_path_factory.mktemp("parts")
     assert distill.main([*TINY, "--workdir", str(path / "whole")]) == 0
     pool = ["--pool", str(path / "whole")]
@@ -40,8 +40,8 @@ def read(path: Path) -> DistilledSet:
     return DistilledSet.load(path / "distilled.npz")
 
 
-def test_parts_joined_are_the_whole(parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In labels, order and card; the images went other ways, because classes take turns at a step."""
+def test_joined_parts_equal_the_whole(parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Labels, order and card are equal. Images differ, because the optimiser lets the classes of a run take turns."""
     out = tmp_path / "all.npz"
     assert join.main([str(parts / "second"), str(parts / "first"), "--out", str(out)]) == 0
     assert "10 classes, joined from 2 parts" in capsys.readouterr().out
@@ -56,7 +56,7 @@ def test_parts_joined_are_the_whole(parts: Path, tmp_path: Path, capsys: pytest.
     assert join.main([str(parts / "second"), str(parts / "first"), "--out", str(out)]) == 2
 
 
-def test_a_part_says_so(parts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_card_of_a_part_names_its_classes(parts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     card = read(parts / "first").card
     assert card["class_names"] == list("01234") and card["part_of"] == list("0123456789")
     result = read_json(parts / "first" / RESULT)
@@ -65,7 +65,7 @@ def test_a_part_says_so(parts: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "first join it with the other parts (experiments.join)" in capsys.readouterr().err
 
 
-def test_what_does_not_fit_is_refused(parts: Path) -> None:
+def test_parts_that_do_not_fit_are_refused(parts: Path) -> None:
     first, second, whole = (read(parts / name) for name in ("first", "second", "whole"))
     for these, wrong in (
         ([], "no part is given"),
@@ -89,14 +89,14 @@ def test_what_does_not_fit_is_refused(parts: Path) -> None:
         ("dc", (0, 1), "trains on the images of all classes"),
     ],
 )
-def test_parts_that_cannot_be_made(method: str, classes: tuple[int, ...], wrong: str) -> None:
+def test_methods_that_cannot_distil_parts_are_refused(method: str, classes: tuple[int, ...], wrong: str) -> None:
     spec = replace(resolve(method, "digits", ipc=1, shape=(8, 8, 1)).spec, classes=classes)
     with pytest.raises(RequestError, match=wrong):
         check(spec, (8, 8, 1), [100] * 10)
 
 
-def test_a_class_has_the_gradient_that_it_has_among_all() -> None:
-    """Networks, real images and draws are those of the whole; only the other classes are missing."""
+def test_the_gradient_of_a_class_is_the_same_in_a_part() -> None:
+    """Networks, real images and random draws are those of the whole run; only the other classes are missing."""
     data = digits()
     spec = replace(resolve("acc_dd", "digits", ipc=1, shape=data.shape).spec, outer_steps=1, inner_steps=1)
     spec = replace(spec, models=replace(spec.models, size=1, epochs=1), net=ConvNet(1, 4))  # type: ignore[type-var]
@@ -122,6 +122,6 @@ def test_only_distill_makes_parts(runner: str, tmp_path: Path, capsys: pytest.Ca
     assert not (tmp_path / "new").exists()
 
 
-def test_a_part_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+def test_explain_accepts_a_part(capsys: pytest.CaptureFixture[str]) -> None:
     assert explain.main(["acc_dd", "cifar10", "--classes", "0:5"]) == 0
     assert "5 classes x 1 models" in capsys.readouterr().out

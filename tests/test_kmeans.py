@@ -1,4 +1,4 @@
-"""k-means against scikit-learn and the figures of DREAM's code (golden README, section 10), and its own contract."""
+"""Tests k-means against scikit-learn, against figures of DREAM's code (golden README, section 10), and its contract."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def inertia(centres, points):
 
 
 def padded(points, rows: int):
-    """``points`` and so many more, which lie far away."""
+    """Return ``points`` followed by ``count`` padding points that lie far away."""
     size = points.shape[1]
     return np.concatenate([points, 50 + np.arange(rows * size).reshape(rows, size)]).astype(points.dtype)
 
@@ -55,7 +55,7 @@ def test_distances_are_those_of_dream(golden):
 
 
 @pytest.mark.parametrize(("centres", "expected"), [("cent", "query_idx"), ("fpk_centers", "query_after_kmeans_idx")])
-def test_medoids_are_the_images_dream_queries(golden, centres, expected):
+def test_medoids_are_the_images_that_dream_selects(golden, centres, expected):
     ours = jit_medoids(jnp.asarray(golden["emb"]), 200, jnp.asarray(golden[centres]))
     np.testing.assert_array_equal(ours, golden[expected])
 
@@ -69,7 +69,7 @@ def test_lloyd_is_that_of_scikit_learn(golden, x64):
     assert int(ours.rounds) == int(golden["sk_n_iter"])
 
 
-def test_lloyd_goes_the_same_way_round_by_round(golden, x64):
+def test_lloyd_equals_scikit_learn_in_every_iteration(golden, x64):
     points, centres = (jnp.asarray(golden[name], jnp.float64) for name in ("emb", "cent"))
     for rounds, expected in enumerate(golden["lloyd_inertia_per_iter"]):
         ours = jit_lloyd(points, 200, centres, rounds, 0.0)
@@ -77,13 +77,13 @@ def test_lloyd_goes_the_same_way_round_by_round(golden, x64):
         np.testing.assert_allclose(ours.inertia, expected, rtol=1e-10)
 
 
-def test_an_empty_cluster_takes_over_the_farthest_point_as_in_scikit_learn(golden, x64):
+def test_an_empty_cluster_takes_the_farthest_point_as_in_scikit_learn(golden, x64):
     points, centres = (jnp.asarray(golden[name], jnp.float64) for name in ("emb", "cent_with_far"))
     ours = jit_lloyd(points, 200, centres, 300, 0.0)
     np.testing.assert_allclose(ours.inertia, golden["sk_far_inertia"], rtol=1e-13)
 
 
-def test_lloyd_in_float32_with_its_early_stop_ends_where_the_library_of_dream_does(golden):
+def test_lloyd_in_float32_with_early_stopping_ends_as_the_library_of_dream(golden):
     ours = jit_lloyd(jnp.asarray(golden["emb"]), 200, jnp.asarray(golden["cent"]))
     np.testing.assert_array_equal(ours.labels, golden["fpk_labels"])
     np.testing.assert_allclose(ours.centres, golden["fpk_centers"], atol=2e-5)
@@ -102,7 +102,7 @@ def test_inertia_is_within_two_percent_of_scikit_learn():
     assert np.mean(ours) <= 1.02 * np.mean(theirs)
 
 
-def test_the_start_alone_is_as_good_as_that_of_scikit_learn():
+def test_the_initial_centres_are_as_good_as_those_of_scikit_learn():
     ours, theirs = [], []
     for seed in range(16):
         points = blobs(seed)
@@ -115,7 +115,7 @@ def test_the_start_alone_is_as_good_as_that_of_scikit_learn():
 # ------------------------------------------------------------------ properties
 
 
-def test_the_state_it_returns_is_consistent():
+def test_the_returned_state_is_consistent():
     points = jnp.asarray(blobs(0))
     clusters = jit_kmeans(points, 300, 20, jax.random.key(0))
     expected = np.asarray(distances(clusters.centres, points))
@@ -134,12 +134,12 @@ def test_padding_has_no_influence_and_is_never_chosen():
     np.testing.assert_array_equal(clusters.labels[60:], 8)
     np.testing.assert_allclose(clusters.centres, alone.centres, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(clusters.inertia, alone.inertia, rtol=1e-5)
-    # Even centres that lie in the padding find a real point.
+    # Even centres that lie in the padding choose a real point.
     assert jit_medoids(more, 60, more[-8:]).max() < 60
     assert max(int(jit_plus_plus(more, 60, 30, jax.random.key(i)).max()) for i in range(3)) < 60
 
 
-def test_many_sets_of_different_size_at_once_are_clustered_as_one_by_one():
+def test_sets_of_different_size_are_clustered_together_as_one_by_one():
     sets = np.stack([padded(blobs(seed, n), 60 - n) for seed, n in ((0, 40), (1, 60), (2, 25))])
     counts, keys = jnp.asarray([40, 60, 25]), jax.random.split(jax.random.key(1), 3)
     together = jax.jit(jax.vmap(kmeans, in_axes=(0, 0, None, 0)), static_argnums=2)(jnp.asarray(sets), counts, 8, keys)
@@ -157,7 +157,7 @@ def test_as_many_clusters_as_points_find_every_point():
     np.testing.assert_allclose(clusters.inertia, 0, atol=1e-2)
 
 
-def test_fewer_different_points_than_clusters_are_no_trouble():
+def test_duplicate_points_fewer_than_clusters():
     points = jnp.asarray(padded(np.tile(blobs(5, n=3), (5, 1)), 2))
     clusters = jit_kmeans(points, 15, 6, jax.random.key(0))
     assert np.isfinite(clusters.centres).all()
@@ -166,6 +166,6 @@ def test_fewer_different_points_than_clusters_are_no_trouble():
     assert np.isfinite(jit_kmeans(equal, 10, 4, jax.random.key(0)).centres).all()
 
 
-def test_medoids_break_ties_to_the_lowest_and_keep_duplicates():
+def test_medoids_break_ties_by_the_lowest_index_and_keep_duplicates():
     points = jnp.asarray([[0.0], [1.0], [1.0], [3.0]])
     np.testing.assert_array_equal(jit_medoids(points, 4, jnp.asarray([[1.0], [0.5], [1.1], [9.0]])), [1, 0, 1, 3])

@@ -1,4 +1,4 @@
-"""The shape of the code: nothing imports upwards, and the library leaves the terminal and the files alone."""
+"""Tests the layers of the code: no module imports from a higher layer, and the library neither prints nor writes."""
 
 import ast
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ ORDER = [
     "distill", "analysis", "distilled", "join", "teachers", "run", "evaluation", "sweep", "halving", "ranking",
     "formats", "checkpoint", "methods", "recipes", "published", "cli",
 ]  # fmt: skip
-"""The modules and packages of ``distill_jax``; each imports only from itself and from those before it."""
+"""the modules and packages of ``distill_jax``; each imports only from itself and from earlier ones"""
 
 PACKAGES = ["distill_jax", "benchmarks", "experiments"]
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
@@ -25,13 +25,13 @@ def named(path: Path) -> str:
 
 
 def module(path: Path) -> tuple[str, ...]:
-    """('distill_jax', 'nets', 'conv') for distill_jax/nets/conv.py; a package's own file counts as the package."""
+    """Return ('distill_jax', 'nets', 'conv') for distill_jax/nets/conv.py, and the package for its ``__init__.py``."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return parts[:-1] if parts[-1] == "__init__" else parts
 
 
 def imports(path: Path) -> Iterator[tuple[str, ...]]:
-    """The dotted names that a file imports, anywhere in it, as tuples; ``from a import b`` counts as ('a', 'b')."""
+    """Return the dotted names that a file imports, at any place, as tuples. ``from a import b`` gives ('a', 'b')."""
     package = path.relative_to(ROOT).parts[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -43,7 +43,7 @@ def imports(path: Path) -> Iterator[tuple[str, ...]]:
 
 
 def rank(name: tuple[str, ...]) -> tuple[int, int]:
-    """(package, place within distill_jax)"""
+    """Return (package, place within distill_jax)."""
     package = PACKAGES.index(name[0])
     return package, ORDER.index(name[1]) if package == 0 and len(name) > 1 and name[1] in ORDER else -1
 

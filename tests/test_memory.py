@@ -1,4 +1,4 @@
-"""Whether a run fits in memory: what is added up, what there is, and what is said."""
+"""Tests the memory check: the parts that it adds up, the free memory, and its messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def request(*words: str) -> Any:
     return arguments.request(["acc_dd", "digits", "--models.size", "2", *words], distill.Distill)
 
 
-def test_what_stays_on_the_device_is_added_up() -> None:
+def test_resident_arrays_are_added_up() -> None:
     made = setup.set_up(request())
     parts = {part.name: part.bytes for part in memory.resident_parts(made.spec, made.data)}
     assert parts["real images"] == sum(leaf.nbytes for leaf in jax.tree.leaves(made.real_data()))
@@ -32,13 +32,13 @@ def test_what_stays_on_the_device_is_added_up() -> None:
         (["--net.width", "4", "--selector.batch", "5000", "--class-chunk", "10"], "--class-chunk"),
     ],
 )
-def test_what_does_not_fit_is_refused(words: list[str], knob: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_does_not_fit_is_refused(words: list[str], knob: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = request(*words)
     monkeypatch.setattr(memory, "available", lambda: 10_000)
     refused(f"real images .* pool .* do not fit in the 9.8 KiB of free memory: give .*{knob}", setup.set_up, asked)
 
 
-def test_memory_is_spoken_of_from_half_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_mentioned_from_half_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     made = setup.set_up(request())
     needed = sum(part.bytes for part in memory.resident_parts(made.spec, made.data))
     assert made.memory == "" and "\n" not in made.title
@@ -48,7 +48,7 @@ def test_memory_is_spoken_of_from_half_of_it(monkeypatch: pytest.MonkeyPatch) ->
         assert (line in title) and ("memory: real images" in title) == bool(line)
 
 
-def test_a_choice_that_cannot_be_traced_is_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_choice_that_cannot_be_traced_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     def untraceable(*_: object) -> None:
         raise TypeError
 
@@ -87,6 +87,6 @@ def test_the_limit_of_a_control_group_counts(
     assert memory.available() == there
 
 
-def test_where_nobody_can_tell_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_memory_is_not_mentioned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "ROOT", tmp_path)
     assert memory.available() is None

@@ -1,4 +1,4 @@
-"""Devices share classes, networks, repeats and sweep points: in a process that makes eight of one CPU."""
+"""Tests that devices share classes, networks, repeats and sweep points, in a process that splits the CPU into eight."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.on_devices import QUESTIONS
 from tests.tiny import python
 
 TOGETHER = {8: ("sweep acc_dd", "rest", "collectives acc_dd 8 16 1", "explain")}
-"""devices -> what the tests that are not slow ask so many: one process answers it all"""
+"""devices -> the questions of the fast tests, which one process answers together"""
 
 
 @cache
 def said(devices: int, *questions: str) -> list[Any]:
-    """What ``tests.on_devices`` answers, in a process of so many devices."""
+    """Return the answers of ``tests.on_devices`` from a process with ``devices`` devices."""
     flags = re.sub(r"(device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"])
     process = python("-m", "tests.on_devices", *questions, XLA_FLAGS=flags)
     answers, errors = process.communicate()
@@ -43,7 +43,7 @@ def on(devices: int, question: str, *more: str) -> Any:
 
 
 def here(question: str) -> Any:
-    """What this process, which has one device, answers."""
+    """Return the answer of this process, which has one device."""
     what, *arguments = shlex.split(question)
     return json.loads(json.dumps(QUESTIONS[what](*arguments)))
 
@@ -58,7 +58,7 @@ def test_one_device_is_a_plain_map() -> None:
     "method", ["acc_dd", *(pytest.param(method, marks=pytest.mark.slow) for method in ("dsa", "dream", "mtt"))]
 )
 def test_one_sweep_is_the_same_on_one_device_and_on_eight(method: str) -> None:
-    """Three classes on eight devices: five of them work on dummies."""
+    """With three classes on eight devices, five devices compute results that are dropped."""
     one, eight = here(f"sweep {method}"), on(8, f"sweep {method}")
     assert one["devices"] == 1 and eight["devices"] == 8
     for name in ("images", "loss", "params"):
@@ -72,49 +72,51 @@ def test_pools_scores_and_sweeps_are_the_same(tmp_path: Path) -> None:
         np.testing.assert_allclose(eight[name], one[name], rtol=2e-4, atol=1e-5, err_msg=name)
 
 
-def travelling(classes: int, side: int) -> list[list[str]]:
-    """What may travel: the gradient of the update, as one vector, and the loss of the matching."""
+def communicated(classes: int, side: int) -> list[list[str]]:
+    """Return the only allowed communication: the gradient of the update, as one vector, and the matching loss."""
     params = jax.eval_shape(ConvNet(2, 8).build((side, side, 3), classes).init, jax.random.key(0)).params
     return [["all-reduce", f"f32[{sum(leaf.size for leaf in jax.tree.leaves(params))}]"], ["all-reduce", "f32[]"]]
 
 
-def test_only_the_loss_and_the_gradient_of_the_update_travel() -> None:
-    """Read off the compiled program of a block."""
-    assert on(8, "collectives acc_dd 8 16 1") == travelling(8, 16)
+def test_devices_exchange_only_the_loss_and_the_gradient_of_the_update() -> None:
+    """The compiled program of a block lists its collective operations."""
+    assert on(8, "collectives acc_dd 8 16 1") == communicated(8, 16)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", ["8 16 4", "8 16 1 32", "8 32 1", "16 16 1"])
-def test_what_travels_does_not_grow(more: str) -> None:
-    """With more images per class, more real images, and but for the classifier with larger images and more classes."""
+def test_communication_does_not_grow(more: str) -> None:
+    """More images per class or more real images do not change it. Larger images and more classes change only the size
+    of the classifier.
+    """
     classes, side, *_ = map(int, more.split())
-    assert on(8, f"collectives acc_dd {more}") == travelling(classes, side)
+    assert on(8, f"collectives acc_dd {more}") == communicated(classes, side)
 
 
 @pytest.mark.slow
-def test_the_synthetic_set_is_collected_once_a_step_where_networks_learn_from_it() -> None:
+def test_the_synthetic_set_is_gathered_once_a_step_if_networks_train_on_it() -> None:
     gathered = [shape for kind, shape in on(8, "collectives dsa 8 16 1") if kind != "all-reduce"]
     assert len(gathered) == 1
 
 
 @pytest.mark.slow
-def test_what_docs_scaling_counts_is_one_devices_share() -> None:
+def test_docs_scaling_counts_the_share_of_one_device() -> None:
     one, eight = here("shares"), on(8, "shares")
     assert eight["sweep"] * 5 == one["sweep"], "two of ten classes"
     assert eight["update"] * 8 == one["update"]
     (reduced, gathered, held), (alone, nothing, whole) = eight["sizes"], one["sizes"]
-    assert alone == nothing == 0 and min(reduced, gathered) > 0 and held == whole, "eight do not divide ten"
+    assert alone == nothing == 0 and min(reduced, gathered) > 0 and held == whole, "eight does not divide ten"
 
 
 @pytest.mark.slow
-def test_classes_that_the_devices_do_not_divide_cost_a_collection_of_the_set() -> None:
+def test_classes_that_the_devices_do_not_divide_cost_a_gather_of_the_set() -> None:
     gathered = [shape for kind, shape in on(8, "collectives acc_dd 10 16 4") if kind == "all-gather"]
     assert gathered == [*GATHERED * ["f32[16,4,16,16,3]"], "f32[16]"], "the gradient of the set, and the losses"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
-def test_what_goes_round_is_compiled_once(devices: int) -> None:
+def test_loops_compile_once(devices: int) -> None:
     assert on(devices, "traces") == [1, 1, 1, 1]
 
 
@@ -141,4 +143,4 @@ def test_cores_and_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         share_processors(argv)
         assert os.environ["XLA_FLAGS"] == f"--other --xla_force_host_platform_device_count={told}"
     share_processors(["--devices", "7"])
-    assert "=7" not in os.environ["XLA_FLAGS"], "what the user set in XLA_FLAGS stays"
+    assert "=7" not in os.environ["XLA_FLAGS"], "the settings of the user in XLA_FLAGS have precedence"

@@ -1,4 +1,4 @@
-"""Messages are true: every option that one names exists, and so does every choice that it advises."""
+"""Tests that every option and every choice that a message names exists."""
 
 import ast
 import re
@@ -24,7 +24,7 @@ COMMANDS = [
 
 
 def paths(value: object, prefix: str = "") -> set[str]:
-    """The options of a dataclass and of those in it."""
+    """Return the options of a dataclass and of its nested dataclasses."""
     names = set()
     for field in fields(value):  # type: ignore[arg-type]
         names.add(prefix + field.name)
@@ -41,7 +41,7 @@ for _axis, _choices in CHOICES.items():
 
 
 def texts(path: Path) -> list[str]:
-    """All string constants of a file but its docstrings; a formatted value counts as {}."""
+    """Return all string constants of a file except docstrings, with {} in place of formatted values."""
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.JoinedStr):

@@ -1,4 +1,4 @@
-"""Micro-batches give the loss, the gradient and the outputs of the whole batch."""
+"""Tests that micro-batches give the loss, the gradient and the outputs of the whole batch."""
 
 from functools import partial
 
@@ -32,7 +32,7 @@ def test_a_micro_batch_divides_the_batch_and_fits_the_cache(shape: tuple[int, ..
 
 
 @pytest.mark.parametrize("where", [compiled_for("gpu"), whole_batches()])
-def test_a_batch_passes_whole_on_an_accelerator_and_where_costs_are_counted(where):
+def test_batches_are_whole_on_an_accelerator_and_when_costs_are_counted(where):
     images = jnp.zeros((64, 32, 32, 3))
     with where:
         assert micro_batch(images, PIXELS) == forward_batch(images) == 64
@@ -52,7 +52,7 @@ def test_a_batch_passes_whole_on_an_accelerator_and_where_costs_are_counted(wher
         ("cpu", 900, 224, 1),
     ],
 )
-def test_so_many_go_through_a_network_where_nothing_is_differentiated(platform, n: int, side: int, together: int):
+def test_the_batch_of_a_forward_pass(platform, n: int, side: int, together: int):
     with compiled_for(platform):
         assert forward_batch(np.broadcast_to(np.uint8(0), (n, side, side, 3))) == together
 
@@ -83,7 +83,7 @@ def test_a_class_gradient_is_that_of_the_whole_batch(
     seen = []
     monkeypatch.setattr(micro_batches, "micro_batch", lambda images, pixels: seen.append(1) or 2)
     parts = jax.jit(partial(class_gradient, constant=True), static_argnums=0)(net, model, x, jnp.int32(1))
-    # Batch norm makes images depend on each other: they stay together.
+    # Batch norm makes images depend on each other, so the batch is not split.
     assert bool(seen) == splits
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), parts, whole)
 

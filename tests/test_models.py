@@ -1,4 +1,4 @@
-"""Perturbation against the released code (golden README, section 7), and the model sources."""
+"""Tests the perturbation against the released code (golden README, section 7), and the model sources."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_perturbation_has_the_published_size_and_leaves_vectors_alone(count: int
             assert change / float(jnp.linalg.norm(a.ravel())) == pytest.approx(0.05 * count**0.5, rel=0.2), path
 
 
-def test_pool_members_are_drawn_with_k_models_each_perturbed_on_its_own() -> None:
+def test_k_pool_members_are_drawn_and_perturbed_independently() -> None:
     pool = jax.vmap(TINY.init)(jax.random.split(jax.random.key(0), 2))
     models = EarlyStagePool(size=2).sample(TINY, pool, 8, 0, jax.random.key(1))
 

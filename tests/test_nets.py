@@ -1,4 +1,4 @@
-"""The networks' own contract; against the published code: test_nets_golden.py."""
+"""Tests the contract of the networks. test_nets_golden.py compares them with the published code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.golden_weights import training_pass
 
 
 def small_variant(name: str) -> Architecture:
-    """ConvNet's default depth is one too many for 8x8."""
+    """Return a variant for 8x8 images, for which ConvNet's default depth is too large."""
     return ConvNet(2) if name == "convnet" else ARCHITECTURES[name]()
 
 
@@ -44,8 +44,8 @@ def test_every_architecture_fits_every_size(name, shape):
 
 
 @pytest.mark.parametrize("name", ["convnet", "resnet10", "resnetap10"])
-def test_no_network_is_blind_to_small_images(name):
-    """An instance norm over a 1x1 map returns its bias whatever the image."""
+def test_every_network_depends_on_small_images(name):
+    """An instance norm over a 1x1 map would return its bias for every image."""
     net = small_variant(name).build((8, 8, 1), 3)
     x = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
     logits = jax.jit(lambda key: net.apply(net.init(key), x, True)[0].logits)(jax.random.key(0))
@@ -88,7 +88,9 @@ def test_bfloat16_keeps_parameters_gradients_and_outputs_in_float32():
 
 
 def matching(net, models, x, y):
-    """Squared norm of the kernels' gradients, summed over models: second order in x, as gradient matching is."""
+    """Return the squared norm of the kernels' gradients, summed over models. Its gradient in x is of second order, as
+    in gradient matching.
+    """
 
     def loss(params, model):
         out, _ = net.apply(model._replace(params=params), x, True)
@@ -167,7 +169,7 @@ def test_flat_maps_have_finite_gradients():
         (lambda: ViT(patch=5).build((8, 8, 1), 10), "patch 5 does not divide 8x8 images: use one of [1, 2, 4, 8]"),
     ],
 )
-def test_bad_requests_say_how_to_mend_them(request_, message):
+def test_invalid_requests_name_the_fix(request_, message):
     with pytest.raises(RequestError) as caught:
         request_()
     assert message in str(caught.value) and "\n" not in str(caught.value)

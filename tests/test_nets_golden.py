@@ -1,4 +1,4 @@
-"""The networks against the published PyTorch code (golden README, sections 1 and 2)."""
+"""Tests the networks against the published PyTorch code (golden README, sections 1 and 2)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def golden():
 
 
 def parameters(golden, prefix: str = ""):
-    """(names, shapes, roles) as the file lists them"""
+    """Return (names, shapes, roles) as the file lists them."""
     return tuple(golden[prefix + key] for key in ("names", "shapes", "roles"))
 
 
@@ -29,7 +29,9 @@ def evaluate(net, model, x):
 
 
 def per_parameter(net, names, shapes, tree, probe):
-    """For each of PyTorch's parameters, the dot product of ours with ``probe(shape)`` laid out as PyTorch's; and L2."""
+    """Return, for each of PyTorch's parameters, the dot product of ours with ``probe(shape)`` in PyTorch's layout, and
+    the L2 norm.
+    """
     shapes = [tuple(int(n) for n in padded if n) for padded in shapes]
     number = from_torch(net, {n: np.full(s, p) for p, (n, s) in enumerate(zip(names, shapes, strict=True))}).params
     probes = from_torch(net, {n: probe(s) for n, s in zip(names, shapes, strict=True)}).params
@@ -42,7 +44,7 @@ def per_parameter(net, names, shapes, tree, probe):
 
 
 def channels_first(maps):
-    """(N, H, W, C) -> (N, C * H * W), as PyTorch flattens"""
+    """Flatten (N, H, W, C) to (N, C * H * W) in PyTorch's order."""
     return np.asarray(maps).transpose(0, 3, 1, 2).reshape(len(maps), -1)
 
 
@@ -83,7 +85,7 @@ def test_convnet_in_float64(golden):
         np.testing.assert_allclose(l2, golden["grad_l2_f64"], rtol=1e-8, atol=1e-13)
 
 
-def test_convnet_reads_the_parameter_order_of_every_repository(golden):
+def test_convnet_accepts_the_parameter_order_of_every_repository(golden):
     net = ConvNet(3, 16).build((32, 32, 3), 10)
     idc = deterministic(*parameters(golden))
     values = list(idc.values())
@@ -174,7 +176,7 @@ OTHERS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("key", OTHERS)
 def test_other_networks_in_float64(key):
-    """Logits, stages, gradients; for batch norm also the running statistics. test_resnet.py has float32."""
+    """Compares logits, stages, gradients and, for batch norm, running statistics. test_resnet.py tests float32."""
     with np.load(GOLDEN / "other_nets.npz") as file:
         golden = {name.removeprefix(f"{key}__"): file[name] for name in file.files if name.startswith(f"{key}__")}
         x32, y = cifar_normalised(file["x32_u8"]), file["y"][: len(golden["logits_train"])]
@@ -187,7 +189,7 @@ def test_other_networks_in_float64(key):
         (loss, (out, stats)), gradients = training_pass(net, model, x, y)
         np.testing.assert_allclose(out.logits, golden["logits_train_f64"], rtol=1e-9, atol=1e-11)
         np.testing.assert_allclose(loss, golden["loss_f64"], rtol=1e-9)
-        if "stage_mean_l2" in golden:  # of the stem, the four stages, the pooled vector and the logits; float32
+        if "stage_mean_l2" in golden:  # of the stem, the four stages, the pooled vector and the logits, in float32
             for stage, expected in zip(out.blocks, golden["stage_mean_l2"][1:5], strict=True):
                 found = [stage.after.mean(), jnp.linalg.norm(stage.after.ravel())]
                 np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)

@@ -1,4 +1,4 @@
-"""The page on methods of one's own: its files and its commands are run as they stand there."""
+"""Tests the page on user-defined methods by running its files and commands as they stand there."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ FEW = {"distill": POOL, "ablate": POOL, "benchmark": []}
 
 @pytest.fixture(autouse=True)
 def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder outside the package with the files of the page, in which Python looks for modules."""
+    """Return a folder outside the package with the files of the page. It is on Python's module path."""
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
@@ -58,7 +58,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         sys.modules.pop(Path(name).stem, None)
 
 
-def test_an_objective_takes_forty_lines_at_most() -> None:
+def test_the_objective_has_at_most_forty_lines() -> None:
     assert set(FILES) == {"my_objective.py", "my_models.py", "my_selector.py"}
     assert max(len(text.splitlines()) for text in FILES.values()) <= 40
 
@@ -79,7 +79,7 @@ def test_the_commands_of_the_page_run(command: str, outside: Path, monkeypatch: 
         assert (spec["models"]["choice"], spec["selector"]["choice"]) == others
 
 
-def test_the_objective_is_zero_on_equal_images_and_moves_others() -> None:
+def test_the_objective_is_zero_on_equal_images_and_has_a_gradient_on_others() -> None:
     objective = importlib.import_module("my_objective").StatisticsMatching()
     toy = problem("acc_dd", objective=objective)
     model, key = toy.net.init(jax.random.key(0)), jax.random.key(1)
@@ -94,7 +94,7 @@ def test_the_objective_is_zero_on_equal_images_and_moves_others() -> None:
     assert float(value) > 0 and np.isfinite(gradient).all() and np.abs(gradient).max() > 0
 
 
-def test_a_selector_takes_those_least_sure_of() -> None:
+def test_a_selector_chooses_the_images_of_lowest_confidence() -> None:
     toy = problem("acc_dd", selector=importlib.import_module("my_selector").Doubtful(2))
     model, real = toy.net.init(jax.random.key(0)), data()
     none = jnp.zeros((), jnp.int32)
@@ -102,7 +102,7 @@ def test_a_selector_takes_those_least_sure_of() -> None:
     assert rows.shape == (2, 2)
     x = (real.images.astype("float32") / 255 - float(real.normaliser.mean[0])) / float(real.normaliser.std[0])
     sure = jax.nn.softmax(toy.net.apply(model, x, train=False)[0].logits)
-    # Eight candidates of a class with nine images: the two least sure of are among the three.
+    # Of nine images of a class eight are candidates, so the two chosen are among the three of lowest confidence.
     assert set(np.asarray(rows[0])) <= set(np.argsort(sure[:9, 0])[:3].tolist())
 
 

@@ -1,4 +1,4 @@
-"""Matching losses and their image gradients against the released codes (golden README, section 3)."""
+"""Tests matching losses and their image gradients against the released code (golden README, section 3)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _loss_and_gradient(objective, net: Net, model: Model, golden: dict[str, np.n
 
 @pytest.fixture(scope="module")
 def pulled(golden: dict[str, np.ndarray]):
-    """The gradients of both batches, and how a change of the synthetic one pulls at the images: compiled once."""
+    """Return the gradients of both batches, and the pullback from the synthetic gradient to the images."""
     net, model = _net(golden)
     c = jnp.asarray(golden["class"], jnp.int32)
     real, syn = (jnp.asarray(cifar_normalised(golden[name])) for name in ("real_u8", "syn_u8"))

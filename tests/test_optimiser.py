@@ -1,4 +1,4 @@
-"""The image optimisers: class by class against the turn-by-turn loop, the others against their definitions."""
+"""Tests the image optimisers: class by class against a loop over turns, the others against their definitions."""
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,12 @@ from tests.test_init import close
 
 
 def gradient(x, c, sweep):
-    """Any function of the image and the class: what drifts is seen by the next gradient."""
+    """Return a gradient that depends on the image and the class, so that the next gradient sees any drift."""
     return np.sin(3 * x + c) + 0.3 * x * (sweep + 1)
 
 
 def turn_by_turn(x, sweeps, lr, mu, clamp_before):
-    """The released loop: every class's turn is one SGD step on the whole tensor."""
+    """The released loop, in which the turn of each class is one SGD step on the whole tensor."""
     x, m = x.copy(), np.zeros_like(x)
     for sweep in range(sweeps):
         if sweep == clamp_before:

@@ -1,4 +1,4 @@
-"""Anchors, paired features and residual decay against the released code of CIM (golden README, "Newer methods")."""
+"""Tests anchors, paired features and residual decay against CIM's released code (golden README, "Newer methods")."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from tests.test_patches import CLASS, FIGURES, MEAN, NET, STD, normalised, obser
 
 
 def figure(name: str) -> np.ndarray:
-    """Channels last, where it has channels."""
+    """Return a golden array with channels last, if it has channels."""
     values = FIGURES[f"cim_{name}"]
     return np.moveaxis(values, 1, -1) if values.ndim == 4 else values
 
 
 def real(images_of_class: np.ndarray) -> RealData:
-    """Four classes, of which the observer's one has the golden images."""
+    """Return four classes; the class of the observer has the golden images."""
     images = np.concatenate([images_of_class, images_of_class[:14], images_of_class[:13], images_of_class[:12]])
     labels = np.repeat([CLASS, 0, 2, 3], [20, 14, 13, 12])
     return RealData.from_arrays(np.round(images * 255), labels, MEAN, STD)
@@ -44,7 +44,7 @@ def test_anchors_and_their_mosaics_golden() -> None:
     memory = jax.jit(selector.init, static_argnums=0)(NET, models, data)
     np.testing.assert_array_equal(memory[CLASS], FIGURES["cim_order"])
     assert memory.shape == (4, 12) and all(len(set(row.tolist())) == 12 for row in np.asarray(memory))
-    assert int(memory[3].max()) < 12, "a class that is smaller than others shows its own images"
+    assert int(memory[3].max()) < 12, "a smaller class shows only its own images"
     mosaics = AnchorMosaics().images(NET, observer(), data, 3, 2, jax.random.key(0))
     np.testing.assert_allclose(mosaics[CLASS], figure("init"), atol=1e-6)
 
@@ -81,7 +81,7 @@ def test_steps_of_the_residual_golden() -> None:
     np.testing.assert_allclose((images - first)[0], theirs, rtol=0, atol=4e-5 * np.abs(theirs).max())
 
 
-def test_without_a_gradient_images_go_back_to_the_first() -> None:
+def test_without_a_gradient_images_return_to_the_initial_images() -> None:
     optimiser = ResidualAdam(lr=0.5, weight_decay=0.5)
     first = jnp.full((1, 1, 2, 2, 1), 0.25)
     moved, _ = optimiser.after(jnp.zeros_like(first), first + 1.0, optimiser.init(first), 1.0)
@@ -89,7 +89,7 @@ def test_without_a_gradient_images_go_back_to_the_first() -> None:
 
 
 def test_at_the_start_each_decoded_image_is_its_anchor() -> None:
-    """With factor 1 nothing is lost in a mosaic, and the loss is 0."""
+    """With factor 1 a mosaic is lossless, so the loss is 0."""
     problem = toy.problem("cim", ipc=2, parameterisation=MultiFormation(1))
     state = init_state(problem)
     shown = np.asarray(problem.data.images)[np.asarray(jnp.take_along_axis(problem.data.index, state.selector, axis=1))]
@@ -113,7 +113,7 @@ def test_a_recipe_sets_as_many_anchors_as_decoded_images() -> None:
         ({"objective": PairedFeatures(7)}, "selects no block"),
     ],
 )
-def test_refuses(changes: dict, said: str) -> None:
+def test_invalid_requests_are_refused(changes: dict, said: str) -> None:
     with pytest.raises(RequestError, match=said):
         check(replace(CIM, **changes), (32, 32, 3), [12] * 4)
     check(CIM, (32, 32, 3), [12] * 4)

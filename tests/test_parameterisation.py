@@ -1,4 +1,4 @@
-"""Spaces and decoding against golden section 5, and the set as networks see it and as it is saved."""
+"""Tests spaces and decoding against golden section 5, and the set as networks see it and as it is saved."""
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +73,9 @@ def test_decode_identities(how):
 
 @pytest.mark.parametrize("how", [MultiFormation(2), MultiFormation(3, "multi"), MultiFormation(3, "bound", 20)])
 def test_decode_is_linear_with_exact_second_derivative(how):
-    """Rectangular images in float64: jit equals eager, vmap over classes the loop, and |decode|^2 is quadratic."""
+    """For rectangular images in float64, jit equals eager, vmap over classes equals a loop, and |decode|^2 is
+    quadratic.
+    """
     with jax.enable_x64(True):
         x, v = jnp.asarray(np.random.default_rng(0).uniform(size=(2, 3, 8, 10, 2)))
         decode = jax.jit(how.decode)

@@ -1,4 +1,4 @@
-"""Patches that a network is surest of, against the released code of RDED (golden README, "Newer methods")."""
+"""Tests the patches with the highest confidence against the released code of RDED (golden README, "Newer methods")."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_boxes_are_squares_inside_the_image() -> None:
 
 @pytest.mark.parametrize(("factor", "side"), [(1, 16), (2, 17)])
 def test_the_images_are_of_their_class_the_surest_first(factor: int, side: int) -> None:
-    """Constant images, so that a patch shows which image it is of."""
+    """The images are constant, so a patch shows its source image."""
     labels = np.repeat([0, 1, 2, 3], [9, 7, 8, 9])
     shape = (side, side, 3)
     images = np.broadcast_to(np.arange(len(labels), dtype=np.uint8)[:, None, None, None] * 7, (len(labels), *shape))

@@ -1,4 +1,4 @@
-"""One target platform: what is traced for another never meets what is traced for this one."""
+"""Tests the target platform: programs traced for two platforms are never mixed up."""
 
 import ast
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The papers' claim, taken literally: model augmentation and representative matching plug into the other methods."""
+"""Tests the papers' claim that model augmentation and representative matching plug into the other methods."""
 
 from dataclasses import replace
 
@@ -46,7 +46,7 @@ def test_trajectories_may_start_from_an_early_stage_pool() -> None:
 
 
 def _traces(method: str, **changes) -> None:
-    """An inner step keeps the shapes and dtypes of its state."""
+    """Assert that an inner step keeps the shapes and dtypes of its state."""
 
     def step(key: Array) -> tuple[State, State]:
         problem = toy.problem(method, **changes)
@@ -54,7 +54,7 @@ def _traces(method: str, **changes) -> None:
         return state, inner_step(problem, state, key)
 
     with pytest.MonkeyPatch.context() as patched:
-        # Of what is not computed, jax composes a long message that nobody sees.
+        # Without this, jax composes a long message that is not shown.
         patched.setattr(jax, "block_until_ready", lambda tree: tree)
         state, after = jax.eval_shape(step, jax.random.key(0))
     chex.assert_trees_all_equal_shapes_and_dtypes(state, after)

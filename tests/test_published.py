@@ -1,4 +1,4 @@
-"""Every setting that the papers ran, against what is resolved here: one test for each published configuration."""
+"""Tests the resolved settings against every published configuration, one test each."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DIFFERENT = {
         name == "update_after_last_step" and x["method"] in ("dc", "dsa")
     ),
 }
-"""reason -> which settings, of which published configuration, it explains"""
+"""reason -> the settings and the published configurations that it explains"""
 
 ELSEWHERE = {
     "what the configuration is": "method dataset ipc factor variant command command_from",
@@ -60,7 +60,7 @@ ELSEWHERE = {
     "eval_nets",
     "the test set is read once, after the last epoch": "eval_tested_after eval_reported eval_interval",
 }
-"""reason -> keys of the published configurations that no field of a spec or protocol corresponds to"""
+"""reason -> keys of the published configurations without a corresponding field of a spec or protocol"""
 
 RAN = {key: of for key, of in published.configurations().items() if "error" not in of}
 
@@ -79,9 +79,9 @@ def reasons(key: tuple[str, str, int, int], one: published.Comparison) -> list[s
     return [why for why, explains in DIFFERENT.items() if explains(RAN[key], one.name)] or ["nothing"]
 
 
-def test_all_configurations_are_there() -> None:
+def test_all_configurations_are_present() -> None:
     assert len(published.configurations()) == 254
-    assert len(RAN) == 245, "nine of CAFE's end in an error"
+    assert len(RAN) == 245, "nine configurations of CAFE end in an error"
     assert len(DIFFERENT) <= 10
 
 
@@ -93,21 +93,21 @@ def test_settings_are_the_published_ones(key: tuple[str, str, int, int]) -> None
     assert not wrong
 
 
-def test_every_difference_is_there() -> None:
-    """A reason that explains nothing any more must go."""
+def test_every_reason_explains_a_difference() -> None:
+    """Every listed reason explains at least one difference."""
     used = {why for key in RAN for one in compared(key) for why in reasons(key, one)}
     assert used == set(DIFFERENT)
 
 
-def test_nothing_is_left_out() -> None:
+def test_all_keys_are_compared() -> None:
     seen = {one.name for key in RAN for one in compared(key)}
     elsewhere = {name for names in ELSEWHERE.values() for name in names.split()}
     assert {name for of in RAN.values() for name in of} - seen == elsewhere
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_no_number_of_a_recipe_goes_nowhere(recipe: str) -> None:
-    """A method that a recipe names has every field that it is given."""
+def test_every_setting_of_a_recipe_has_a_field(recipe: str) -> None:
+    """Every method that a recipe names has all fields that the recipe sets."""
     shape = SHAPES.get(recipe, (32, 32, 3))
     for ipc, factor in ((1, 1), (50, 3)):
         for whom, values in ((w, v) for part in recipe_named(recipe)(ipc, shape, factor) for w, v in part.items()):

@@ -1,4 +1,4 @@
-"""Random images under soft labels: the baseline, and where it stands beside a method whose labels are not hard."""
+"""Tests the baseline of random images with soft labels, which is shown beside methods with soft or learned labels."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.tiny import NET
 QUICK = [*NET, *UNAUGMENTED, "--protocol.epochs", "2", "--repeats", "2", "--models.epochs", "1"]
 
 
-def test_distill_labels_random_images_by_one_network_and_says_what_they_take(
+def test_distill_labels_random_images_by_one_network_and_prints_their_size(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = ["random_soft", "digits", *QUICK, "--ipc", "2", "--baselines", "random", "random_soft"]
@@ -58,20 +58,18 @@ def test_distill_labels_random_images_by_one_network_and_says_what_they_take(
         ("dm npz:a.npz", ("random",)),
     ],
 )
-def test_random_soft_stands_beside_labels_that_are_not_hard(words: str, expected: tuple[str, ...]) -> None:
+def test_random_soft_is_the_default_baseline_of_soft_and_learned_labels(words: str, expected: tuple[str, ...]) -> None:
     options, _, experiment = parse(words.split(), distill.Distill)
     assert options.resolved_baselines(experiment.spec) == expected
 
 
-def test_a_method_without_a_pool_has_nobody_to_label_random_images(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_method_without_a_pool_cannot_label_random_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = ["dm", "digits", "--baselines", "random_soft", "--workdir", str(tmp_path / "new")]
     assert distill.main(line) == 2
     assert "no pool to label random images" in capsys.readouterr().err and not (tmp_path / "new").exists()
 
 
-def test_the_baseline_trains_on_what_the_teachers_see_in_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_baseline_trains_on_the_labels_of_the_teachers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(score, "AT_ONCE", 3)
     data, net = toy.data(), toy.SMALL["spec.net"].build(toy.SHAPE, 2)
     teachers: Model = jax.vmap(net.init)(jax.random.split(jax.random.key(0), 2))
@@ -88,7 +86,7 @@ def test_the_baseline_trains_on_what_the_teachers_see_in_its_images(monkeypatch:
         score.random_soft(scorer._replace(teachers=None), data, 3, 6, 4, jax.random.key(2))
 
 
-def test_random_images_beside_others_are_the_same_and_one_program_trains_on_either() -> None:
+def test_random_images_are_unchanged_in_a_shared_store_and_one_program_trains_on_both() -> None:
     data, key = toy.data(), jax.random.key(0)
     rows = score.random_rows(data, 3, 4, key)
     sets = Sets.same(TrainSet(jax.random.normal(key, (6, *toy.SHAPE)), jnp.eye(2)[jnp.arange(6) // 3]), 4)
@@ -127,7 +125,7 @@ def test_compare_shows_random_images_under_the_same_labels(tmp_path: Path) -> No
     assert (tmp_path / COMPARED_TABLE).read_text().splitlines()[1:] == table[1:]
 
 
-def test_rded_and_random_soft_take_no_step_and_have_soft_labels() -> None:
+def test_rded_and_random_soft_have_no_steps_and_soft_labels() -> None:
     for method in ("rded", "random_soft"):
         spec = request([method, "digits"], Common).experiment.spec
         assert spec.steps == 0 and isinstance(spec.labels, SoftLabels) and method in BASELINES

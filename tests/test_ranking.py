@@ -1,4 +1,4 @@
-"""DD-Ranking's scores against the released formulas, fed with fractions (golden README, section 12)."""
+"""Tests DD-Ranking's scores against the released formulas, with accuracies as fractions (golden README, section 12)."""
 
 from __future__ import annotations
 

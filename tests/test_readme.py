@@ -1,4 +1,4 @@
-"""What the README promises."""
+"""Tests the promises of the README."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,9 @@ def test_the_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_a_command_needs_is_said_before_it() -> None:
-    """In a fresh clone only make works: the environment is activated, and reading cifar10 is installed, before."""
+    """In a fresh clone only make works, so the README activates the environment and installs the reader of cifar10
+    first.
+    """
     first = README.index("python -m experiments.")
     assert README.index(". .venv/bin/activate") < first and README.index(",tfds]'") < README.index("cifar10 --ipc 10")
 

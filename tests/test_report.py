@@ -1,4 +1,4 @@
-"""The report: one page that stands on its own."""
+"""Tests the report, a page without external files."""
 
 import json
 import re
@@ -20,7 +20,7 @@ VOID = {"meta", "img", "br"}
 
 
 class Page(HTMLParser):
-    """What a browser would make of it; raises where tags are not closed in order."""
+    """Parses the page as a browser would. Raises if tags are not closed in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def workdir(tmp_path: Path) -> Path:
-    """What a finished run leaves, of a data set with an awkward name."""
+    """Return the workdir of a finished run on a data set with an awkward name."""
     images = jnp.asarray(np.random.default_rng(0).random((2, 1, 8, 8, 1), np.float32))
     flat = jnp.full(1, 0.5)
     about = {"method": "acc_dd", "dataset": "npz:<b>&.npz"}
@@ -71,7 +71,7 @@ def written(workdir: Path) -> Page:
     return Page((workdir / "report.html").read_text(encoding="utf-8"))
 
 
-def test_the_report_says_what_came_out_and_needs_no_other_file(workdir: Path) -> None:
+def test_the_report_has_the_results_and_needs_no_other_file(workdir: Path) -> None:
     page = written(workdir)
     text = " ".join(page.text)
     for words in ("91.25 ± 1.50 %", "75.50 ± 1.50 %", "acc_dd on npz:<b>&.npz", "1.00 GiB", "2 outer x 5 inner"):
@@ -81,7 +81,7 @@ def test_the_report_says_what_came_out_and_needs_no_other_file(workdir: Path) ->
     assert not re.search(r"<(script|b)\b", (workdir / "report.html").read_text(encoding="utf-8"))
 
 
-def test_the_report_shows_an_evaluation_of_this_very_set(workdir: Path) -> None:
+def test_the_report_shows_only_evaluations_of_its_set(workdir: Path) -> None:
     made = DistilledSet.load(workdir / "distilled.npz")
     accuracy = {"mean": 66.5, "std": 0.25, "per_repeat": [66.25, 66.75]}
     found = {
@@ -112,8 +112,8 @@ def test_a_report_needs_a_finished_run(tmp_path: Path, capsys) -> None:
     ("classes", "ipc", "side", "shown"),
     [(10, 1, 8, 64), (10, 1, 224, 224), (10, 10, 224, 112), (10, 1, 512, 256), (2, 1, 96, 96), (60, 10, 96, 32)],
 )
-def test_large_images_are_no_thumbnails(classes: int, ipc: int, side: int, shown: int) -> None:
-    """They keep their size, or half of it, as far as the page is wide enough."""
+def test_large_images_are_not_shrunk_to_thumbnails(classes: int, ipc: int, side: int, shown: int) -> None:
+    """They keep their size or half of it, depending on the width of the page."""
     images = np.zeros((classes, ipc, side, side, 1), np.float32)
     flat = jnp.full(1, 0.5)
     made = DistilledSet.of(Pixels(), images, tuple(map(str, range(classes))), Normaliser(flat, flat), {})  # type: ignore

@@ -1,4 +1,4 @@
-"""experiments.reproduce: several methods under one budget."""
+"""Tests ``experiments.reproduce compare``: several methods under one budget."""
 
 import csv
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_methods_are_compared_under_equal_steps(tmp_path: Path, capsys: pytest.C
     assert table in capsys.readouterr().out
 
 
-def test_nothing_is_above_random_where_random_takes_no_part() -> None:
+def test_without_random_there_is_no_column_above_random() -> None:
     runs = {name: [[Point(20, 1.0, [50.0, 52.0])]] for name in ("dm", "random")}
     assert "above random" in compare._table(runs)[0]
     del runs["random"]
@@ -48,7 +48,7 @@ def test_nothing_is_above_random_where_random_takes_no_part() -> None:
     assert compare._table(runs)[2] == "| dm | 51.00 ± 1.41 | 1.0 | 20 |"
 
 
-def test_what_is_chosen_by_never_is_the_test_set() -> None:
+def test_held_out_never_uses_the_test_set() -> None:
     options = Compare("compare", "digits", held_out=True)
     job = entrant("dm", 1, options, [])
     assert len(job.data.x_train) + len(job.data.x_test) == len(job.source.x_train)
@@ -64,7 +64,7 @@ def test_a_budget_of_seconds_ends_a_run() -> None:
         Budget(seconds=1, steps=1)
 
 
-def test_a_method_with_an_ipc_of_its_own_takes_part_at_that_size_alone() -> None:
+def test_a_method_with_its_own_ipc_runs_only_at_that_ipc() -> None:
     lines = ["random", "a: dm --optimiser.lr 1 --ipc 1", "a: dm --optimiser.lr 10 --ipc 10"]
     found = compare.resolve_request(["compare", "--dataset", "digits", "--ipc", "1", "10", "--methods", *lines]).setups
     assert list(found) == [("random", 1), ("a", 1), ("random", 10), ("a", 10)]
@@ -88,7 +88,7 @@ def test_a_method_with_an_ipc_of_its_own_takes_part_at_that_size_alone() -> None
         (["--dataset", "digits", "--methods", "dm --net.width 0"], "width is 0"),
     ],
 )
-def test_what_makes_no_sense_is_refused(
+def test_invalid_requests_are_refused(
     words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert reproduce.main(["compare", "--workdir", str(tmp_path / "new"), *words]) == 2
@@ -97,7 +97,7 @@ def test_what_makes_no_sense_is_refused(
 
 
 @pytest.mark.slow
-def test_baselines_are_methods_that_take_no_step(tmp_path: Path) -> None:
+def test_baselines_are_methods_without_steps(tmp_path: Path) -> None:
     names = {"random", "herding", "kcenter", "kmeans", "random_soft", "rded", "full"}
     assert set(BASELINES) == names and len(PRESETS) == len(METHODS) + len(names)
     options = ["--repeats", "1", "--protocol.epochs", "2", *NET, *UNAUGMENTED, "--baselines", "random"]

@@ -1,4 +1,4 @@
-"""experiments.reproduce TABLE: cells that are killed and resumed, cells without data, and what the page says."""
+"""Tests ``experiments.reproduce TABLE``: killed and resumed cells, cells without data, and the content of the page."""
 
 import csv
 import shlex
@@ -52,7 +52,7 @@ points = 2
 repeats = 1
 options = "{shlex.join([*SHORT, *PLAIN])}"
 """
-"""a cell of each kind: that takes steps, whose data is not there, that takes no step"""
+"""a cell of each kind: with steps, with missing data, without steps"""
 
 FEW = ["--seeds", "2", "--repeats", "2"]
 
@@ -72,13 +72,13 @@ def finished(own: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rows(path: Path) -> dict[str, dict[str, str]]:
-    """key of a cell -> what the CSV says, but for times."""
+    """Return key of a cell -> its row in the CSV without times."""
     with (path / REPRODUCED).open() as file:
         lines = {row["cell"]: row for row in csv.DictReader(file)}
     return {key: {k: v for k, v in row.items() if not k.endswith("seconds")} for key, row in lines.items()}
 
 
-def test_what_a_page_says(finished: Path) -> None:
+def test_the_content_of_a_page(finished: Path) -> None:
     found = rows(finished)
     assert list(found) == ["acc_dd-digits-ipc1", "idc-absent-ipc1", "random-digits-ipc1"]
     cell = found["acc_dd-digits-ipc1"]
@@ -98,17 +98,17 @@ def test_what_a_page_says(finished: Path) -> None:
 def test_a_cell_without_data_is_listed_and_the_others_go_on(finished: Path) -> None:
     cell = rows(finished)["idc-absent-ipc1"]
     assert cell["problem"].startswith("no data: no data set 'absent'") and cell["accuracy"] == cell["difference"] == ""
-    assert rows(finished)["random-digits-ipc1"]["seeds"] == "2", "it comes after"
+    assert rows(finished)["random-digits-ipc1"]["seeds"] == "2", "the cells after it run"
     page = (finished / REPRODUCED_PAGE).read_text()
     assert "| idc-absent-ipc1 | no data |" in page and "- idc-absent-ipc1: no data: no data set 'absent'" in page
 
 
 class Killed(BaseException):
-    """Nobody expects it."""
+    """A simulated SIGKILL, which no code catches."""
 
 
 def dies(function: Callable, call: int) -> Callable:
-    """``function``, but its call number ``call``, counted from 1, ends in Killed after it did its work."""
+    """Wrap ``function`` so that its call number ``call``, counted from 1, raises Killed after its work."""
     calls = iter(range(1, 1000))
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -120,10 +120,10 @@ def dies(function: Callable, call: int) -> Callable:
     return wrapper
 
 
-def test_killed_three_times_the_figures_are_the_same(
+def test_a_table_killed_three_times_has_the_same_figures(
     own: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the middle of the first run, between two runs, and in a comparison."""
+    """The kills happen in the middle of the first run, between two runs, and in a comparison."""
     argv = [own, *FEW, "--workdir", str(tmp_path), "--resume"]
     begun: list[str] = []
 
@@ -131,7 +131,7 @@ def test_killed_three_times_the_figures_are_the_same(
         begun.append(words[0])
         return resolve(words)
 
-    # One inner step, then the rest in a block of its own; a score and its baseline for every run.
+    # A run has two blocks, one inner step and the rest, and two scores, its own and that of the baseline.
     for owner, name, function, call in [
         (loop, "run_block", run_block, 2),
         (table, "_write", table._write, 3),
@@ -146,11 +146,11 @@ def test_killed_three_times_the_figures_are_the_same(
     with monkeypatch.context() as patched:
         patched.setattr(distill, "resolve_request", counted)
         assert reproduce.main(argv) == 0
-    assert begun[before:] == ["idc"], "what is finished is not begun again; data may have come meanwhile"
+    assert begun[before:] == ["idc"], "finished cells do not run again; only the cell without data is tried again"
     assert rows(tmp_path) == rows(finished)
 
 
-def test_more_seeds_go_on_from_fewer(own: str, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_more_seeds_continue_from_fewer(own: str, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = ["--cells", "random", "--repeats", "2", "--workdir", str(finished)]
     before = (finished / REPRODUCED).read_text(), (finished / REPRODUCED_PAGE).read_text()
     assert reproduce.main([own, *few]) == 2
@@ -164,7 +164,7 @@ def test_more_seeds_go_on_from_fewer(own: str, finished: Path, capsys: pytest.Ca
         (finished / name).write_text(text)  # for the tests that read them
 
 
-def test_a_budget_is_told_and_kept(own: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_budget_is_stated_and_applied(own: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = [own, "--cells", "acc_dd", "--budget", "0.5", "--seeds", "1", "--repeats", "1", "--workdir", str(tmp_path)]
     assert reproduce.main(argv) == 0
     assert "**Budget 0.5**: every cell takes 0.5 times the outer steps" in capsys.readouterr().out
@@ -173,7 +173,7 @@ def test_a_budget_is_told_and_kept(own: str, tmp_path: Path, capsys: pytest.Capt
     run = tmp_path / CELLS / "acc_dd-digits-ipc1" / "seed0"
     before = (run / RESULT).stat().st_mtime_ns
     assert reproduce.main([*argv, "--overwrite"]) == 0
-    assert (run / RESULT).stat().st_mtime_ns > before, "it begins again"
+    assert (run / RESULT).stat().st_mtime_ns > before, "the run starts again"
 
 
 def test_a_comparison_that_breaks_is_listed(
@@ -202,14 +202,14 @@ def test_a_comparison_that_breaks_is_listed(
         (["cifar10", "--", "--net.width", "0"], "width is 0"),
     ],
 )
-def test_what_makes_no_sense_is_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_requests_are_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce.main(words) == 2
     assert said in capsys.readouterr().err
 
 
-def test_when_an_accuracy_is_reached() -> None:
+def test_the_step_at_which_an_accuracy_is_reached() -> None:
     points = [Point(0, 1.0, [10.0, 20.0]), Point(10, 3.0, [30.0, 40.0]), Point(20, 5.0, [50.0, 60.0])]
     assert reached(points, 25.0) == (5.0, 2.0)
     assert reached(points, 45.0) == (15.0, 4.0)
-    assert reached(points, 15.0) == (0.0, 1.0), "the first images have it"
+    assert reached(points, 15.0) == (0.0, 1.0), "the initial images reach it"
     assert reached(points, 56.0) is None

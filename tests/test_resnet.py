@@ -1,4 +1,4 @@
-"""The larger networks in float32 against the figures of the published PyTorch code (golden README, section 2)."""
+"""Tests the larger networks in float32 against figures of the published PyTorch code (golden README, section 2)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_small_greyscale_images_fit() -> None:
     assert out.logits.shape == (2, 3) and out.embedding.shape == (2, 256) and len(out.blocks) == 4
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_images_that_do_not_fit_are_refused() -> None:
     with pytest.raises(RequestError, match="net.depth is 50"):
         ResNet(50).validate()
     with pytest.raises(RequestError, match="too small"):

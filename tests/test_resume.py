@@ -1,4 +1,4 @@
-"""A run that was stopped in whatever way, and resumed, ends as one that never stopped: bit for bit."""
+"""Tests that a run that was stopped in any way and resumed ends with the bits of an uninterrupted run."""
 
 import json
 import os
@@ -23,7 +23,7 @@ LONGER = ["--outer-steps", "12"]
 
 
 class Killed(BaseException):
-    """Nobody expects it."""
+    """A simulated SIGKILL, which no code catches."""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def run(workdir: Path, *more: str) -> int:
 
 
 def dies(function: Callable, call: int, after: bool) -> Callable:
-    """``function``, but its call number ``call``, counted from 1, ends in Killed, before or after it did its work."""
+    """Wrap ``function`` so that its call number ``call``, counted from 1, raises Killed before or after its work."""
     calls = iter(range(1, 1000))
 
     def wrapper(*args, **kwargs):
@@ -133,9 +133,7 @@ def test_a_signal_ends_after_the_block_and_saves(
 
 
 @pytest.mark.parametrize("phase", ["pretraining", "scoring", "random images"])
-def test_a_signal_in_another_phase_leaves_it_to_be_done_again(
-    phase, uninterrupted, tmp_path: Path, monkeypatch
-) -> None:
+def test_a_phase_that_a_signal_interrupts_runs_again(phase, uninterrupted, tmp_path: Path, monkeypatch) -> None:
     from distill_jax.cli import display as show
 
     class Signalled(show.Bar):
@@ -177,13 +175,13 @@ def test_a_damaged_checkpoint(hits, uninterrupted, tmp_path: Path, monkeypatch, 
     assert outcome(tmp_path) == uninterrupted
 
 
-def test_resuming_nothing_begins(uninterrupted, tmp_path: Path, capsys) -> None:
+def test_resuming_an_empty_folder_starts_a_run(uninterrupted, tmp_path: Path, capsys) -> None:
     assert run(tmp_path / "new", "--resume") == 0
     assert "no run" in capsys.readouterr().err
     assert outcome(tmp_path / "new") == uninterrupted
 
 
-def test_a_finished_run_can_be_scored_otherwise(uninterrupted, tmp_path: Path, monkeypatch) -> None:
+def test_a_finished_run_can_be_scored_under_another_protocol(uninterrupted, tmp_path: Path, monkeypatch) -> None:
     assert run(tmp_path) == 0
     never = dies(run_block, 1, False)
     with monkeypatch.context() as patched:
@@ -195,7 +193,7 @@ def test_a_finished_run_can_be_scored_otherwise(uninterrupted, tmp_path: Path, m
 
 
 @pytest.mark.slow
-def test_a_finished_run_can_be_made_longer(longer, tmp_path: Path, capsys) -> None:
+def test_a_finished_run_can_be_extended(longer, tmp_path: Path, capsys) -> None:
     assert run(tmp_path) == 0
     assert run(tmp_path, "--resume", *LONGER) == 0
     assert outcome(tmp_path) == longer
@@ -242,7 +240,7 @@ def test_a_second_interrupt_ends_at_once() -> None:
 
 
 def killed(workdir: Path, lines: int, *more: str) -> None:
-    """Start a run in ``workdir``, or go on with it, and SIGKILL it once ``lines`` outer steps were logged."""
+    """Start or resume a run in ``workdir``, and SIGKILL it when ``lines`` outer steps are logged."""
     metrics = workdir / "metrics.jsonl"
     process = python("-m", "experiments.distill", *TINY, *more, "--workdir", str(workdir), "--resume")
     while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") >= lines):

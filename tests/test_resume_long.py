@@ -1,4 +1,4 @@
-"""Whatever takes minutes goes on after a kill, and ends with the same pool and figures, bit for bit."""
+"""Tests that long commands resume after a kill and end with the same pool and figures, bit for bit."""
 
 import csv
 import json
@@ -36,7 +36,7 @@ EVALUATE = ["--dataset", "digits", "--nets", "mlp", "convnet", "lenet", "--repea
 
 
 def killed(*argv: str, after: float) -> None:
-    """Start a command, and SIGKILL it ``after`` seconds, wherever it is."""
+    """Start a command and SIGKILL it after ``after`` seconds."""
     process = python("-m", *argv)
     deadline = time.monotonic() + after
     while process.poll() is None and time.monotonic() < deadline:
@@ -46,11 +46,11 @@ def killed(*argv: str, after: float) -> None:
 
 
 class Killed(BaseException):
-    """What stands for a SIGKILL within this process."""
+    """A simulated SIGKILL, which no code catches."""
 
 
 def dies_at_the_second_score(patched: pytest.MonkeyPatch) -> list[int]:
-    """Let the process die when a set is scored for the second time; the list grows with each time."""
+    """Raise Killed when a set is scored for the second time. The returned list grows with each score."""
     scored: list[int] = []
 
     def dies(self, *args, _score=Scorer.score):
@@ -70,7 +70,7 @@ def pool(path: Path) -> list[bytes]:
 
 
 def rows(path: Path, *clocks: str) -> list[dict[str, str]]:
-    """A CSV without its wall-clock columns."""
+    """Return the rows of a CSV without its wall-clock columns."""
     with path.open() as file:
         return [{name: value for name, value in row.items() if name not in clocks} for row in csv.DictReader(file)]
 
@@ -98,7 +98,7 @@ def test_members_that_are_finished_are_not_trained_again(tmp_path: Path, monkeyp
 
     def counted(*args):
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(args[3])):
-            return epoch(*args)  # nothing is trained: only shapes are asked for, before the run begins
+            return epoch(*args)  # only shapes are computed, before the run starts
         calls.append(1)
         if len(calls) == 6:  # the fourth of four members would end with the eighth
             raise Killed
@@ -109,7 +109,7 @@ def test_members_that_are_finished_are_not_trained_again(tmp_path: Path, monkeyp
         pretrain.main([*PRETRAIN, "--workdir", str(tmp_path / "part")])
     assert pretrain.main([*PRETRAIN, "--workdir", str(tmp_path / "part")]) == 2, "--resume or --overwrite is needed"
     assert pretrain.main([*PRETRAIN, "--workdir", str(tmp_path / "part"), "--resume"]) == 0
-    assert len(calls) == 6 + 4, "two members were kept"
+    assert len(calls) == 6 + 4, "two finished members are kept"
     assert pool(tmp_path / "part") == pool(tmp_path / "whole")
 
 
@@ -149,7 +149,7 @@ def test_a_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("runner", ["ablate", "reproduce"])
-def test_a_killed_run_goes_on_where_it_was(runner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_command_resumes(runner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     argv, shared, module = (ABLATE, [], ablate) if runner == "ablate" else (COMPARE, SHARED, reproduce)
     figures = workdir.SWEPT if runner == "ablate" else workdir.COMPARED
     assert module.main([*argv, "--workdir", str(tmp_path / "whole"), *shared]) == 0
@@ -164,7 +164,7 @@ def test_a_killed_run_goes_on_where_it_was(runner: str, tmp_path: Path, monkeypa
 
 @pytest.fixture
 def digits_set(tmp_path: Path) -> str:
-    """A set of ten real digits."""
+    """Return the path of a set of ten real digits."""
     data = load("digits")
     first = [int(np.flatnonzero(data.y_train == c)[0]) for c in range(data.classes)]
     images = jnp.asarray(data.x_train[first][:, None] / np.float32(255))
@@ -174,7 +174,7 @@ def digits_set(tmp_path: Path) -> str:
 
 
 def figures(path: Path) -> dict[str, Any]:
-    """The networks' accuracies in the only evaluation of a file."""
+    """Return the accuracies of the networks in the only evaluation of a file."""
     (evaluation,) = json.loads(path.read_text())["evaluations"]
     kept = ("net", "accuracy", "interval_95")
     return {name: {key: of[key] for key in kept} for name, of in evaluation["nets"].items()}
@@ -208,5 +208,5 @@ def test_networks_that_are_scored_are_not_trained_again(
     with pytest.raises(Killed):
         evaluate.main([digits_set, *EVALUATE, "--out", str(part)])
     assert evaluate.main([digits_set, *EVALUATE, "--out", str(part), "--resume"]) == 0
-    assert len(scored) == 2 + 2, "the first network was kept"
+    assert len(scored) == 2 + 2, "the first network is kept"
     assert figures(part) == figures(whole)

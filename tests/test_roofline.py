@@ -1,4 +1,4 @@
-"""Costs read off small programs written by hand, as the compilers of a GPU and a TPU spell them."""
+"""Tests the costs of small hand-written programs in the form in which the compilers of a GPU and a TPU print them."""
 
 import pytest
 
@@ -82,7 +82,7 @@ ENTRY %main (p: s32[], q: pred[], r: f32[1000,256]) -> f32[1000,256] {
 """  # noqa: E501
 
 
-def test_a_round_of_the_open_loop_with_its_loops_and_its_dearest_side() -> None:
+def test_an_iteration_of_the_outer_loop_with_inner_loops_and_its_most_expensive_branch() -> None:
     step, loops = Roofline(parsed(STEPS), H100).step()
     (loop,) = loops
     # A slice reads and writes 1 KiB and reads its index; so does an update in place.
@@ -94,13 +94,13 @@ def test_a_round_of_the_open_loop_with_its_loops_and_its_dearest_side() -> None:
 
 
 def one(line: str, *parameters: str, device: str = "h100"):
-    """The work of a program of one instruction over ``parameters``, %p0, %p1, ..."""
+    """Return the work of a program with one instruction over ``parameters``, named %p0, %p1, ..."""
     inputs = [f"  %p{i} = {shape} parameter({i})" for i, shape in enumerate(parameters)]
     text = "\n".join(["HloModule one, is_scheduled=true", "", "ENTRY %main () -> f32[] {", *inputs, f"  {line}", "}"])
     return Roofline(parsed(text), DEVICES[device]).step()[0]
 
 
-def test_a_library_convolution_whichever_of_the_three() -> None:
+def test_all_three_library_convolutions() -> None:
     image, kernel, out = "f32[64,8,8,16]{3,2,1,0}", "f32[32,3,3,16]{3,2,1,0}", "f32[64,8,8,32]{3,2,1,0}"
     common = "window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_o01i->b01f, custom_call_target="
     flops = 2 * 64 * 8 * 8 * 32 * 9 * 16
@@ -127,14 +127,14 @@ def test_matrix_products() -> None:
     assert one(dot, "f32[30,40]{1,0}", "f32[40,50]{1,0}").flops == 2 * 30 * 40 * 50
 
 
-def test_bfloat16_counts_at_its_own_rate() -> None:
+def test_bfloat16_has_its_own_rate() -> None:
     line = "ROOT %d = f32[4096,4096]{1,0} dot(%p0, %p1), lhs_contracting_dims={1}, rhs_contracting_dims={0}"
     wide, narrow = (one(line, *2 * [f"{dtype}[4096,4096]{{1,0}}"]) for dtype in ("f32", "bf16"))
     assert wide.limit == narrow.limit == "arithmetic"
     assert wide.seconds == pytest.approx(2 * 4096**3 / 200e12) and narrow.seconds < 0.51 * wide.seconds
 
 
-def test_a_tpu_keeps_some_arrays_on_the_chip_and_sees_padding() -> None:
+def test_a_tpu_keeps_some_arrays_on_the_chip_and_counts_padding() -> None:
     layout = "{3,2,1,0:T(8,128)S(1)}"
     assert parsed(f"ENTRY %m () -> f32[] {{\n  ROOT %p = f32[2,3]{layout} parameter(0)\n}}").computations["m"].by_name[
         "p"
@@ -151,7 +151,7 @@ def test_a_tpu_keeps_some_arrays_on_the_chip_and_sees_padding() -> None:
     assert work.flops == 2 * 10 * 10  # 10 of 12 taps a side lie inside
 
 
-def test_what_is_no_program_is_refused() -> None:
+def test_a_text_without_a_program_is_refused() -> None:
     with pytest.raises(ValueError, match="ENTRY"):
         parsed("HloModule nothing")
 

@@ -1,4 +1,4 @@
-"""The commands and the files they write: a contract (design section 4)."""
+"""Tests the commands and the files that they write (docs/files.md)."""
 
 import importlib.machinery
 import json
@@ -24,7 +24,7 @@ from tests.tiny import NET, PLAIN, POOL, SHORT, TINY, outcome
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The workdir of a tiny run."""
+    """Return the workdir of a tiny run."""
     path = tmp_path_factory.mktemp("runs") / "finished"
     traced = library.run_block._cache_size()  # type: ignore[attr-defined]
     assert distill.main([*TINY, "--workdir", str(path)]) == 0
@@ -64,19 +64,19 @@ def test_the_result_has_the_fields_of_the_contract(finished: Path) -> None:
     assert result["baselines"]["full"] is None
     assert list(result["seconds"]) == ["pretrain", "compile", "distill", "evaluate", "baselines"]
     compiling = result["seconds"].pop("compile")
-    # Zero where an earlier test of this process had the same program compiled.
+    # Zero if an earlier test in this process compiled the same program.
     assert compiling >= 0 and all(seconds > 0 for seconds in result["seconds"].values())
     assert result["peak_bytes"] > 2**27
     assert list(result["environment"]) == ["device", "device_count", "jax", "python", "commit"]
     assert result["config"] == read(finished / "config.json")
 
 
-def test_the_configuration_says_everything_needed_to_rerun(finished: Path) -> None:
+def test_the_configuration_is_enough_to_run_again(finished: Path) -> None:
     config = read(finished / "config.json")
     data = load("digits")
     assert config["data"] == {"fingerprint": data.fingerprint, "shape": [8, 8, 1], "classes": 10, "withheld": 0.1}
     assert config["spec"]["models"]["choice"] == "EarlyStagePool" and config["spec"]["models"]["size"] == 2
-    # Resolved: what the backend was given, not "automatic".
+    # The values are resolved for the backend, not "automatic".
     assert config["spec"]["class_chunk"] == 1 and config["spec"]["model_chunk"] == 1
     assert config["spec"]["perturb"]["max"] == 0.09 and "hyper" not in config and config["protocol"]["epochs"] == 2
     assert set(config["versions"]) == {"distill_jax", "jax", "python", "devices", "xla_flags"}
@@ -95,7 +95,7 @@ def test_metrics_have_one_line_per_outer_step(finished: Path) -> None:
     assert seconds == sorted(seconds)
 
 
-def test_the_set_says_what_it_is_and_what_it_scored(finished: Path) -> None:
+def test_the_card_of_the_set_has_its_origin_and_score(finished: Path) -> None:
     distilled = DistilledSet.load(finished / "distilled.npz")
     assert distilled.images.shape == (10, 8, 8, 1) and distilled.images.min() >= 0 and distilled.images.max() <= 1
     card, result = distilled.card, read(finished / "result.json")
@@ -115,7 +115,7 @@ def test_evaluating_the_file_gives_the_score_of_the_run(finished: Path, tmp_path
     assert {path.name for path in finished.iterdir()} == before
 
 
-def test_evaluating_takes_the_data_set_from_the_card_and_tells_others_apart(finished: Path, tmp_path: Path, capsys):
+def test_evaluate_uses_the_data_set_of_the_card_and_recognises_others(finished: Path, tmp_path: Path, capsys):
     argv = [str(finished), "--repeats", "1", "--epochs", "1", "--out", str(tmp_path / "evaluation.json")]
     assert evaluate.main(argv) == 0
     assert "warning" not in capsys.readouterr().err
@@ -156,7 +156,7 @@ def test_tensorboard_gets_the_lines_of_the_metrics(
     assert scalars == [(name, line[name], line["step"]) for line in lines for name in names if name in line]
 
 
-def test_a_finished_run_is_shown_again_and_not_repeated(finished: Path, capsys) -> None:
+def test_a_finished_run_is_printed_and_not_repeated(finished: Path, capsys) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     assert distill.main([*TINY, "--workdir", str(finished), "--resume"]) == 0
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
@@ -165,7 +165,7 @@ def test_a_finished_run_is_shown_again_and_not_repeated(finished: Path, capsys) 
     assert shown.err == ""
 
 
-def test_overwriting_begins_again(finished: Path, tmp_path: Path) -> None:
+def test_overwriting_starts_again(finished: Path, tmp_path: Path) -> None:
     argv = [*TINY, "--workdir", str(tmp_path), "--overwrite"]
     (tmp_path / "mine.txt").write_text("mine")
     (tmp_path / "config.json").write_text('{"schema": 1}')
@@ -175,23 +175,23 @@ def test_overwriting_begins_again(finished: Path, tmp_path: Path) -> None:
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
-def test_a_pool_may_be_pretrained_before(finished: Path, tmp_path: Path, capsys) -> None:
+def test_a_pool_can_be_pretrained_separately(finished: Path, tmp_path: Path, capsys) -> None:
     pool = tmp_path / "pool"
     assert pretrain.main(["acc_dd", "digits", *NET, *POOL, "--eval-every", "2", "--workdir", str(pool)]) == 0
     assert str(pool / "pool") in capsys.readouterr().out
     assert [path.name for path in pool.iterdir()] == ["pool"]
     assert distill.main([*TINY, "--workdir", str(tmp_path / "given"), "--pool", str(pool)]) == 0
-    # The same seed, so the same pool as the run would have made: and the same images.
+    # With the same seed the pool is the one that the run would train, so the images are the same.
     assert outcome(tmp_path / "given") == outcome(finished)
     assert distill.main([*TINY, "--workdir", str(pool)]) == 0
     assert outcome(pool) == outcome(finished)
     assert read(pool / "result.json")["seconds"]["pretrain"] < read(finished / "result.json")["seconds"]["pretrain"]
 
 
-def test_reports_along_the_way_use_withheld_training_data_only(finished: Path) -> None:
+def test_intermediate_scores_use_only_withheld_training_data(finished: Path) -> None:
     config, data = read(finished / "config.json"), load("digits")
     assert config["eval_every"] == 2 and config["data"]["withheld"] == 0.1
-    # Normalised by what it was distilled from, a part of the training data.
+    # The set is normalised by the part of the training data that it was distilled from.
     mean = DistilledSet.load(finished / "distilled.npz").mean
     np.testing.assert_array_equal(mean, data.withhold(0.1, 0).mean)
     assert not np.array_equal(mean, data.mean)

@@ -1,4 +1,4 @@
-"""Selectors, and initialisation by k-means: what they show, when they look again, what they refuse."""
+"""Tests the selectors and initialisation by k-means: the selected images, the intervals of clustering, and refusals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COUNTS = (12, 20, 9)
 
 @dataclass(frozen=True)
 class Looks:
-    """A net whose embedding is the image itself, times its only parameter."""
+    """A net whose embedding is the image times its only parameter."""
 
     def init(self, key):
         return Model(params={"scale": jnp.ones(())}, stats={})
@@ -37,14 +37,14 @@ MODEL = NET.init(jax.random.key(0))
 KEY = jax.random.key(1)
 FEW = Representative(batch=4, every=3, start="plus-plus")
 NONE = jnp.full((3, 4), 7, jnp.int32)
-"""a last selection that no clustering gives"""
+"""a previous selection that no clustering would return"""
 
 jit_kmeans = jax.jit(kmeans, static_argnums=2)
 
 
 @pytest.fixture(scope="module")
 def data() -> RealData:
-    """Three classes of different size, their images mixed."""
+    """Return three classes of different sizes, with their images mixed."""
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.repeat(np.arange(3), COUNTS)).astype(np.int32)
     images = rng.integers(0, 256, (len(labels), 4, 4, 1), np.uint8)
@@ -64,7 +64,7 @@ def four_medoids(data, key, chunk=0):
 # ------------------------------------------------------------------ embeddings
 
 
-def test_embeddings_are_of_the_images_as_they_are_or_normalised(data):
+def test_embeddings_are_of_plain_or_normalised_images(data):
     pixels = np.asarray(data.images).reshape(len(data.images), -1) / np.float32(255)
     np.testing.assert_allclose(embed(NET, MODEL, data, False), pixels, rtol=1e-6)
     np.testing.assert_allclose(embed(NET, MODEL, data, True), (pixels - 0.5) / 0.5, rtol=1e-6, atol=1e-6)
@@ -82,7 +82,7 @@ def test_embeddings_do_not_depend_on_the_batch(data):
 # ------------------------------------------------------------------ representative matching
 
 
-def test_it_shows_the_images_nearest_to_the_centres(data):
+def test_the_images_nearest_to_the_centres_are_selected(data):
     selection, memory = map(np.asarray, select(FEW, MODEL, data, jnp.asarray(0), NONE, KEY))
     np.testing.assert_array_equal(memory, selection)
     assert selection.shape == (3, 4) and selection.dtype == np.int32
@@ -95,18 +95,18 @@ def test_it_shows_the_images_nearest_to_the_centres(data):
         np.testing.assert_array_equal(selection[c], gaps.round(4).argmin(1))
 
 
-def test_it_never_shows_the_padding_of_a_small_class(data):
+def test_the_padding_of_a_small_class_is_never_selected(data):
     for seed in range(5):
         assert (np.asarray(four_medoids(data, jax.random.key(seed))) < np.asarray(COUNTS)[:, None]).all()
 
 
-def test_it_clusters_anew_every_few_steps_with_the_model_of_that_moment(data):
+def test_clustering_repeats_every_few_steps_with_the_current_model(data):
     shown = [np.asarray(select(FEW, MODEL, data, jnp.asarray(i), NONE, jax.random.key(i))[0]) for i in range(7)]
     for i in (1, 2, 4, 5):
         np.testing.assert_array_equal(shown[i], NONE)
     for i in (0, 3, 6):
         assert (shown[i] != NONE).any()
-    # A model that makes all images alike has every centre share the first of them.
+    # If the model makes all images alike, the first image is nearest to every centre.
     blind = MODEL._replace(params={"scale": jnp.zeros(())})
     np.testing.assert_array_equal(select(FEW, blind, data, jnp.asarray(3), NONE, KEY)[0], 0)
 
@@ -117,7 +117,7 @@ def test_the_selection_does_not_depend_on_how_many_classes_are_visited_at_once(d
         np.testing.assert_array_equal(shown[0], other)
 
 
-def test_what_makes_no_sense_is_refused():
+def test_invalid_requests_are_refused():
     assert isinstance(Representative(), Selector)
     for field, value in (("batch", 0), ("every", 0), ("iterations", 0), ("chunk", -1)):
         with pytest.raises(RequestError, match=f"selector.{field} is {value}"):
@@ -164,8 +164,8 @@ def test_random_batches_are_of_the_class_and_distinct_while_they_last(data):
         RandomBatch(0).validate()
 
 
-def test_a_class_is_gone_through_before_an_image_comes_again(data):
-    """IDC's loader: a permutation per class, and a new one where the rest is smaller than a batch."""
+def test_all_images_of_a_class_are_used_before_one_repeats(data):
+    """As in IDC's loader, each class has a permutation, and a new one starts when the rest is smaller than a batch."""
     selector, batch = RandomBatch(3), 3
     memory, shown = selector.init(NET, None, data), []
     for step in range(8):
@@ -179,12 +179,12 @@ def test_a_class_is_gone_through_before_an_image_comes_again(data):
     assert len({tuple(rows[0].tolist()) for rows in shown}) > 4
 
 
-def test_a_class_smaller_than_a_batch_comes_round_again(data):
+def test_a_class_smaller_than_a_batch_repeats(data):
     rows, _ = select(RandomBatch(32), MODEL, data, 0, RandomBatch(32).init(NET, None, data), KEY)
     for c, count in enumerate(COUNTS):
         assert set(np.asarray(rows[c]).tolist()) == set(range(min(count, 32)))
 
 
-def test_no_real_images_leaves_nothing_to_show(data):
+def test_no_real_selects_no_images(data):
     rows, _ = select(NoReal(), MODEL, data, 0, NoReal().init(NET, None, data), KEY)
     assert rows.shape == (3, 0)

@@ -1,4 +1,4 @@
-"""The sets that come with the library: they load, say what they are, and reach the score in their cards."""
+"""Tests the sets that come with the library: they load, have a card, and reach the score in the card."""
 
 import os
 from pathlib import Path
@@ -19,15 +19,15 @@ from tests.tiny import TINY
 
 NAMES = sets.names()
 DATA = os.environ.get("DISTILL_JAX_TEST_DATA", "")
-"""a folder that holds mnist.npz and cifar10.npz, as docs/sets.md has them"""
+"""a folder with mnist.npz and cifar10.npz, as described in docs/sets.md"""
 
 
-def test_the_sets_are_there() -> None:
+def test_the_list_of_sets() -> None:
     assert {"digits-ipc1", "digits-ipc10", "mnist-ipc1", "mnist-ipc10", "cifar10-ipc1", "cifar10-ipc10"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_set_says_what_it_is(name: str) -> None:
+def test_the_card_of_a_set(name: str) -> None:
     dataset, _, ipc = name.partition("-ipc")
     made, (shape, classes) = DistilledSet.load(name), SHAPES[dataset]
     card = made.card
@@ -43,15 +43,16 @@ def test_a_set_says_what_it_is(name: str) -> None:
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "digits-ipc10")) for n in NAMES])
 def test_a_set_reaches_its_score(name: str) -> None:
-    """Networks trained anew. Their mean lies within the 99.9 % interval of one mean less the other (equal deviations),
-    the networks in the card being few."""
+    """Trains new networks. The difference of their mean from the mean in the card, which is of few networks, lies
+    within its 99.9 % interval (with equal deviations).
+    """
     dataset = name.partition("-ipc")[0]
     source = "digits" if dataset == "digits" else f"npz:{DATA}/{dataset}.npz"
     if dataset != "digits" and not DATA:
         pytest.skip("DISTILL_JAX_TEST_DATA does not say where the data is")
     made, data = DistilledSet.load(name), load(source)
     known = made.card["score"]
-    # Another seed, so that these are other networks than those in the card.
+    # Another seed gives other networks than those in the card.
     again = evaluate(made, data, from_json(made.card["protocol"], Protocol()), from_json(made.card["net"]), 2, seed=1)
     limits = interval(known, 0.999)
     assert limits is not None
@@ -59,14 +60,14 @@ def test_a_set_reaches_its_score(name: str) -> None:
     assert abs(np.mean(again) - known["mean"]) <= half, f"{np.mean(again)} is not {known['mean']} within {half}"
 
 
-def test_a_misspelt_name_is_answered_with_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_misspelt_name_lists_the_sets(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RequestError, match="no distilled set in digits-ipc2: .* or one of .*digits-ipc1, digits-ipc10"):
         DistilledSet.load("digits-ipc2")
     assert runner.main(["digit-ipc1", "--dataset", "digits"]) == 2
     assert "digits-ipc1" in capsys.readouterr().err
 
 
-def test_a_file_of_the_users_own_goes_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_the_user_has_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     DistilledSet.load("digits-ipc10").save(tmp_path / "digits-ipc1")
     assert DistilledSet.load("digits-ipc1").card["ipc"] == 10

@@ -1,4 +1,4 @@
-"""Soft labels are part of a distilled set, and are checked as the rest of it."""
+"""Tests soft labels as part of a distilled set, and their checks."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def test_soft_labels_are_probabilities_of_decoded_images(wrong: np.ndarray) -> N
         made().with_soft(wrong)
 
 
-def test_a_file_with_other_soft_labels_than_its_card_says_is_refused(tmp_path: Path) -> None:
+def test_soft_labels_that_do_not_match_the_card_are_refused(tmp_path: Path) -> None:
     distilled = softened(made())
     distilled.save(tmp_path / "set.npz")
     with np.load(tmp_path / "set.npz") as arrays:

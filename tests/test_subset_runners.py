@@ -1,4 +1,4 @@
-"""The option --subset on every command line."""
+"""Tests the option --subset of every command."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_an_empty_subset_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     fails(capsys, import_set.main, ["idc", "a.pt", "--out", str(tmp_path / "x"), "--subset", "a", "b"], "add --dataset")
 
 
-def test_the_words_of_a_subset_are_no_sweep() -> None:
+def test_the_values_of_subset_are_not_a_sweep() -> None:
     line = ["acc_dd", "digits", "--subset", "0", "1", "2", "--perturb.max", "0", "0.1"]
     assert ablate.take_swept(line) == ({"perturb.max": [0, 0.1]}, line[:6])
 

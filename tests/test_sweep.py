@@ -1,4 +1,4 @@
-"""A sweep computes what its runs compute one by one."""
+"""Tests that a sweep computes what its runs compute one by one."""
 
 from dataclasses import replace
 
@@ -42,7 +42,7 @@ ROOTS = [jax.random.key(0), jax.random.key(1)]
 
 @choice
 class WithSpread(ClassObjective):
-    """A plug-in: distance of the mean features, and ``spread`` times that of their mean squares."""
+    """A plug-in: the distance of the mean features, plus ``spread`` times the distance of their mean squares."""
 
     spread: float = 0.0
 
@@ -53,7 +53,7 @@ class WithSpread(ClassObjective):
 
 
 def problem(spec: Spec = SPEC) -> Problem:
-    """Two classes of random 8x8 images, and a pool of random models."""
+    """Return a problem with two classes of random 8x8 images and a pool of random models."""
     images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1), np.uint8)
     net = spec.net.build((8, 8, 1), 2)
     pool = jax.vmap(net.init)(jax.random.split(jax.random.key(2), 2))
@@ -62,7 +62,7 @@ def problem(spec: Spec = SPEC) -> Problem:
 
 
 def swept(base: Problem, specs: list[Spec], roots: list[Array], chunk: int) -> tuple[distill.State, np.ndarray]:
-    """The states at the end of all points, and their losses [S, steps]."""
+    """Return the final states of all points, and their losses [S, steps]."""
     points = sweep.stacked(base, specs, roots)
     blocks: list[Block] = []
     states = sweep.run(points, sweep.init_states(points, chunk), [blocks.append], chunk=chunk)
@@ -70,7 +70,7 @@ def swept(base: Problem, specs: list[Spec], roots: list[Array], chunk: int) -> t
 
 
 def alone(spec: Spec, root: Array) -> tuple[distill.State, np.ndarray]:
-    """The state at the end of a single run, and its losses [steps]."""
+    """Return the final state of a single run, and its losses [steps]."""
     one = replace(problem(spec), root=root)
     state, losses = distill.run_block(one, distill.init_state(one), 4)
     return state, np.asarray(losses)[:4]
@@ -96,12 +96,13 @@ def test_specs_of_every_combination():
         sweep.specs_of(SPEC, {"optimiser.lr": [1.0, 1.0]})
 
 
-def test_what_points_of_one_program_may_differ_in():
+def test_the_fields_in_which_points_of_one_program_may_differ():
     plugged = replace(SPEC, objective=WithSpread())
     for path in ("perturb.max", "perturb.min", "optimiser.lr", "update.optimiser.weight_decay", "objective.spread"):
         assert sweep.is_traced(plugged, path), path
-    # The shape of an array; what the pool, which is shared, is trained with; what is compiled in.
-    for path in ("ipc", "models.optimiser.lr", "update.cutmix", "update.images", "perturb.count", "perturb.norm"):
+    # Excluded are shapes, the training options of the shared pool, the number of steps, and structure.
+    shared = ("models.optimiser.lr", "outer_steps")
+    for path in ("ipc", "update.cutmix", "update.images", "perturb.count", "perturb.norm", *shared):
         assert not sweep.is_traced(plugged, path), path
     assert not sweep.is_traced(plugged, "objective")
 
@@ -112,7 +113,7 @@ def test_points_compute_what_single_runs_compute(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(distill, "inner_step", lambda *args: traces.append(1) or step(*args))
     specs = sweep.specs_of(SPEC, {"perturb.max": [0.0, 0.3]})
 
-    mapped, losses = swept(problem(), specs, ROOTS, chunk=1)  # three blocks: of one step, one step and the rest
+    mapped, losses = swept(problem(), specs, ROOTS, chunk=1)  # three blocks: one step, one step, and the rest
     assert len(traces) == 1
     vmapped, same = swept(problem(), specs, ROOTS, chunk=4)
     assert mapped.step.tolist() == [4] * 4 and losses.shape == (4, 4)
@@ -141,7 +142,7 @@ def test_numbers_of_a_plug_in_are_swept_in_one_program():
             np.testing.assert_allclose(losses[i], of_one, rtol=1e-5)
         first, *others = np.asarray(states.synthetic.images)
         assert all(np.abs(first - other).max() > 1e-6 for other in others)  # both numbers have an effect
-    # Other numbers are the same program.
+    # Other numbers use the same program.
     swept(problem(base), sweep.specs_of(base, {"objective.spread": [1.0, 3.0, 4.0, 5.0]}), [ROOTS[1]], 1)
     assert sweep.run_block._cache_size() - compiled == 2  # type: ignore[attr-defined]
 

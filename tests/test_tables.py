@@ -1,4 +1,4 @@
-"""The published tables: their figures, and that each of their cells is a request that can be run."""
+"""Tests the published tables: their figures, and that every cell is a valid request."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -30,7 +30,7 @@ PUBLISHED: Mapping[tuple[str, str, str], tuple[float | None, ...]] = {
     ("tiny", "tiny", "random_soft"): (7.6, 27.2, 35.6),
     ("imagenet10", "imagenet2012", "acc_dd"): (74.6,),
 }
-"""as the papers print them: (table, data set, row) -> percent at each ipc"""
+"""figures of the papers: (table, data set, row) -> percent at each ipc"""
 
 
 @pytest.fixture(scope="module")
@@ -46,17 +46,17 @@ def test_figures_are_the_published_ones(row: tuple[str, str, str], tables: dict[
     assert [cell.ipc for cell in cells] == ([10] if name == "imagenet10" else [1, 10, 50][: len(cells)])
 
 
-def test_whitened_images_are_meant_where_the_papers_whiten(tables: dict[str, Table]) -> None:
+def test_data_are_whitened_where_the_papers_whiten(tables: dict[str, Table]) -> None:
     whitened = {(cell.name, cell.ipc) for cell in tables["cifar10"].cells if cell.whitened}
     assert whitened == {("mtt", 1), ("mtt", 10)} | {
         *(("datm", n) for n in (1, 10, 50, 500, 1000)), *(("rat_bptt", n) for n in (1, 10, 50)),
-        *(("random_soft", n) for n in (1, 10, 50)),  # the sample script of its release has --zca for CIFAR-10 alone
+        *(("random_soft", n) for n in (1, 10, 50)),  # the sample scripts of the release have --zca only for CIFAR-10
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_cell_can_be_resolved_without_data(name: str, tables: dict[str, Table]) -> None:
-    """Its method, recipe and ipc; and of each row the whole command, once."""
+    """Resolves method, recipe and ipc of each cell, and the whole command of one cell per row."""
     for cell in tables[name].cells:
         assert resolve(cell.method, cell.recipe, ipc=cell.ipc).spec.ipc == cell.ipc
     rows = {(cell.dataset, cell.name): cell.key for cell in tables[name].cells}
@@ -77,11 +77,11 @@ def test_a_budget_scales_the_outer_steps_of_the_table(tables: dict[str, Table]) 
         for key, outcome in planned(options, []).outcomes().items()
     }
     assert steps["acc_dd-cifar10-ipc1"] == 40 and steps["acc_dd-Ours10-cifar10-ipc1"] == 20
-    assert steps["random-cifar10-ipc1"] == 0, "what takes no step takes none"
+    assert steps["random-cifar10-ipc1"] == 0, "a method without steps keeps none"
     assert "--outer-steps" not in planned(replace(options, budget=1.0), []).outcomes()["acc_dd-cifar10-ipc1"].words
 
 
-def test_data_may_be_elsewhere(tables: dict[str, Table]) -> None:
+def test_data_can_be_in_other_places(tables: dict[str, Table]) -> None:
     options = Reproduce("cifar10", data=("cifar10=npz:mine.npz",), cells=("mtt", "idc", "random_soft"))
     words = {key: outcome.words[:4] for key, outcome in planned(options, []).outcomes().items()}
     assert words["idc-cifar10-ipc1"] == ["idc", "npz:mine.npz", "--recipe", "cifar10"]
@@ -101,7 +101,7 @@ def test_data_may_be_elsewhere(tables: dict[str, Table]) -> None:
          "dm-digits-ipc1 twice"),
     ],
 )  # fmt: skip
-def test_a_table_that_makes_no_sense_is_refused(text: str, said: str, tmp_path: Path) -> None:
+def test_an_invalid_table_is_refused(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text(text)
     with pytest.raises(RequestError, match=said):
         table(str(tmp_path / "own.toml"))

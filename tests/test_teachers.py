@@ -1,4 +1,4 @@
-"""Soft labels from the pool: what they are, and how a run stores and scores them."""
+"""Tests soft labels from the pool: their values, and how a run stores and scores them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tests.tiny import NET, PLAIN, POOL, SHORT
 RUN = ["acc_dd", "digits", *NET, *POOL, *SHORT, *PLAIN, "--outer-steps", "1", "--baselines"]
 
 
-def test_labels_are_the_mean_of_what_networks_in_evaluation_mode_see(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_are_mean_probabilities_in_evaluation_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("distill_jax.teachers.AT_ONCE", 20)
     hard = made()
     net = ConvNet(1, 4, norm="batch").build(hard.shape, C)
     teachers = jax.vmap(net.init)(jax.random.split(jax.random.key(0), 2))
-    # Statistics that no batch of these images has, so that training mode would show.
+    # No batch of these images has such statistics, so training mode would give other labels.
     teachers = teachers._replace(stats=jax.tree.map(lambda a: a + 0.5, teachers.stats))
     soft = with_teacher_labels(hard, net, teachers)
     x = jnp.asarray(hard.arrays()[0])
@@ -39,7 +39,7 @@ def test_labels_are_the_mean_of_what_networks_in_evaluation_mode_see(monkeypatch
     np.testing.assert_array_equal(soft.images, hard.images)
 
 
-def test_who_teaches() -> None:
+def test_the_teachers_of_each_model_source() -> None:
     pool = Model({"w": jnp.arange(6.0).reshape(2, 3)}, {}, {"w": jnp.ones((2, 3))})
     assert EarlyStagePool(ahead=1).teachers(pool).target is None
     experts = ExpertTrajectories().teachers(pool._replace(target=None))
@@ -50,7 +50,7 @@ def test_a_run_labels_its_images_and_is_scored_by_them(tmp_path: Path, capsys: p
     line = [*RUN, "--workdir", str(tmp_path / "run")]
     assert distill.main(line) == 0
     hard = DistilledSet.load(tmp_path / "run" / "distilled.npz")
-    # Soft labels are put on a finished run, too: nothing is distilled again.
+    # A finished run can also get soft labels, without distilling again.
     capsys.readouterr()
     assert distill.main([*line, "--resume", "--labels", "soft", "--repeats", "3"]) == 0
     assert "distilling" not in capsys.readouterr().err

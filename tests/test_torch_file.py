@@ -1,4 +1,4 @@
-"""PyTorch's files without PyTorch: what PyTorch writes is read, what is written PyTorch reads, and nothing is run."""
+"""Tests reading and writing of PyTorch's files without PyTorch, and that reading never runs code from a file."""
 
 import io
 import pickle
@@ -16,7 +16,7 @@ from distill_jax.formats.torch_file import LEGACY, dumps, loads
 from distill_jax.types import RequestError
 
 MADE_BY_TORCH = Path(__file__).parent / "torch_files"
-"""files of torch.save, PyTorch 2.13: what ``test_files_of_pytorch_are_read`` says"""
+"""files written by torch.save of PyTorch 2.13; ``test_files_of_pytorch_are_read`` has their contents"""
 
 DTYPES = ["float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
 
@@ -27,7 +27,7 @@ def array(dtype: str, *shape: int) -> np.ndarray:
 
 
 def same(one: Any, other: Any) -> None:
-    """Equal in structure, types, dtypes and values."""
+    """Return whether two values are equal in structure, types, dtypes and values."""
     if isinstance(other, dict):
         assert isinstance(one, dict) and list(one) == list(other)
         one, other = list(one.values()), list(other.values())
@@ -43,7 +43,7 @@ def same(one: Any, other: Any) -> None:
 
 
 def archive(stream: bytes, storages: dict[str, bytes] | None = None, **more: bytes) -> bytes:
-    """A file with this pickle, whatever is in it."""
+    """Return a file with the given pickle stream."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as made:
         for name, content in {"data.pkl": stream, **more}.items():
@@ -58,7 +58,7 @@ def archive(stream: bytes, storages: dict[str, bytes] | None = None, **more: byt
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(2, 3), (), (0, 2), (1,)])
-def test_arrays_come_back(dtype: str, shape: tuple[int, ...]) -> None:
+def test_arrays_are_read_back(dtype: str, shape: tuple[int, ...]) -> None:
     same(loads(dumps(array(dtype, *shape)), "x.pt"), array(dtype, *shape))
 
 
@@ -70,7 +70,7 @@ VALUES = {
 }
 
 
-def test_structures_come_back() -> None:
+def test_structures_are_read_back() -> None:
     same(loads(dumps(VALUES), "x.pt"), VALUES)
 
 
@@ -79,7 +79,7 @@ def test_the_same_value_gives_the_same_bytes() -> None:
 
 
 @pytest.mark.parametrize("value", [object(), array("complex64", 2), [b"bytes"], {"a": {1, 2}}, np.array(["text"])])
-def test_what_pytorch_has_no_tensors_for_is_not_written(value: Any) -> None:
+def test_dtypes_that_pytorch_lacks_are_refused(value: Any) -> None:
     with pytest.raises(RequestError, match="give"):
         dumps(value)
 
@@ -113,7 +113,7 @@ def saved(torch: Any, value: Any) -> bytes:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_pytorch_reads_what_is_written(torch: Any, dtype: str) -> None:
+def test_pytorch_reads_our_files(torch: Any, dtype: str) -> None:
     values = {"x": [array(dtype, 2, 3), array(dtype), array(dtype, 0, 2)], "y": (1, -(2**40), 0.5, None, True, "é")}
     read = torch.load(io.BytesIO(dumps(values)), weights_only=True)
     assert read["y"] == values["y"]
@@ -123,7 +123,7 @@ def test_pytorch_reads_what_is_written(torch: Any, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_what_pytorch_writes_is_read(torch: Any, dtype: str) -> None:
+def test_files_that_pytorch_writes_now_are_read(torch: Any, dtype: str) -> None:
     counted = torch.arange(24).remainder(2 if dtype == "bool" else 24).to(getattr(torch, dtype))
     cube = counted.reshape(2, 3, 4)
     views = [cube, cube.permute(2, 0, 1), cube[1:, ::2, 3], cube[0, 0, 0], cube[:0], counted[5:6].expand(2, 3)]
@@ -145,7 +145,7 @@ def test_objects_of_pytorch_that_hold_tensors_are_read(torch: Any) -> None:
     same(read["a"], other["a"])
 
 
-def test_old_files_of_pytorch_are_named(torch: Any) -> None:
+def test_old_files_of_pytorch_are_recognised(torch: Any) -> None:
     file = io.BytesIO()
     torch.save(torch.zeros(2), file, _use_new_zipfile_serialization=False)
     assert file.getvalue().startswith(LEGACY)
@@ -155,7 +155,7 @@ def test_old_files_of_pytorch_are_named(torch: Any) -> None:
 
 
 class Calls:
-    """Pickles as a call of anything."""
+    """An object whose pickle calls an arbitrary function."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.call = function, arguments
@@ -165,7 +165,7 @@ class Calls:
 
 
 class Plain:
-    """Pickles as an object with a state."""
+    """An object whose pickle has a state."""
 
     def __init__(self) -> None:
         self.field = 1
@@ -209,7 +209,7 @@ def test_no_pickle_runs_code(tmp_path: Path, protocol: int) -> None:
     ],
 )
 def test_hand_written_streams_run_nothing(stream: bytes, said: str | None) -> None:
-    if said is None:  # a name that is admitted, but never called
+    if said is None:  # a name that is allowed but never called
         loads(archive(stream), "x.pt")
         return
     with pytest.raises(RequestError, match=said):
@@ -217,7 +217,7 @@ def test_hand_written_streams_run_nothing(stream: bytes, said: str | None) -> No
 
 
 def tensor_at(offset: int, size: tuple[int, ...], stride: tuple[int, ...], storage: int = 4) -> bytes:
-    """A file with one float32 tensor that claims to be there."""
+    """Return a file with one float32 tensor of the given storage offset, size and stride."""
 
     def whole(*numbers: int) -> bytes:
         return b"(" + b"".join(b"\x8a\x08" + struct.pack("<q", n) for n in numbers) + b"t"
@@ -274,7 +274,7 @@ def test_nesting_cannot_overflow_the_stack() -> None:
         loads(archive(b"\x80\x02}N" + b"\x85" * deep + b"Ns."), "x.pt")
 
 
-def test_no_damage_escapes() -> None:
+def test_damaged_files_are_refused() -> None:
     whole = dumps(VALUES)
     with zipfile.ZipFile(io.BytesIO(whole)) as made:
         stream = made.read("archive/data.pkl")
@@ -282,7 +282,7 @@ def test_no_damage_escapes() -> None:
     rng = np.random.default_rng(0)
     damaged = [whole[:size] for size in rng.integers(0, len(whole), 100)]
     for _ in range(400):
-        # In the archive most damage fails its checksums; in the stream alone it reaches the reader.
+        # Checksums of the archive detect most damage; damage in the bare stream reaches the reader.
         for content in (whole, stream):
             mutable = bytearray(content)
             for place in rng.integers(0, len(content), rng.integers(1, 4)):

@@ -1,4 +1,4 @@
-"""The training loop against the released code (golden README, sections 8 and 9)."""
+"""Tests the training loop against the released code (golden README, sections 8 and 9)."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_hits_are_counted_once_whatever_the_chunk() -> None:
 
 
 def _trained(dtype: DTypeName, optimiser: optax.GradientTransformation, **options):
-    """Two networks at once, after a few steps with all that a step can have; and a derivative through these steps."""
+    """Return two networks after a few steps that use all features of a step, and a derivative through these steps."""
     net = ConvNet(depth=1, width=4, norm="batch", dtype=dtype).build((4, 4, 3), 3)
     models = jax.vmap(net.init)(jax.random.split(jax.random.key(0), 2))
     images = jax.random.normal(jax.random.key(1), (6, 4, 4, 3), dtype)
@@ -150,7 +150,7 @@ def _trained(dtype: DTypeName, optimiser: optax.GradientTransformation, **option
         pytest.param("float64", 1e-10, False, marks=pytest.mark.slow),
     ],
 )
-def test_one_vector_of_parameters_trains_as_many_arrays_do(dtype: DTypeName, tolerance: float, momentum: bool) -> None:
+def test_one_vector_of_parameters_trains_as_separate_arrays(dtype: DTypeName, tolerance: float, momentum: bool) -> None:
     optimiser = NetworkSGD(0.05).transform(rate_drops(6, 1)) if momentum else optax.scale(-0.05)
     with jax.enable_x64(dtype == "float64"):
         here = _trained(dtype, optimiser, remat=momentum)

@@ -1,4 +1,4 @@
-"""Trajectory matching against the released code (golden README, section 11), and where its experts come from."""
+"""Tests trajectory matching against the released code (golden README, section 11), and its experts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def golden() -> dict[str, np.ndarray]:
 
 
 def start(golden: dict[str, np.ndarray], dtype: str) -> tuple[Net, Model]:
-    """The network at theta_0, with its target."""
+    """Return the network at theta_0 and its target."""
     net = ConvNet(2, 8, dtype=dtype).build(SHAPE, 4)  # type: ignore[arg-type]
     shapes = [tuple(int(n) for n in shape if n) for shape in golden["shapes"]]
 
@@ -50,7 +50,7 @@ def start(golden: dict[str, np.ndarray], dtype: str) -> tuple[Net, Model]:
 
 
 def order_of(indices: np.ndarray) -> Order:
-    """Steps that see exactly these images; -1 pads."""
+    """Return the order of steps that see exactly these images; -1 is padding."""
     return Order(jnp.asarray(np.maximum(indices, 0), jnp.int32), jnp.asarray(indices >= 0, jnp.float32))
 
 
@@ -89,7 +89,9 @@ def test_loss_and_its_derivatives_in_double_precision(golden: dict[str, np.ndarr
 
 
 def test_the_student_takes_as_many_steps_as_asked() -> None:
-    """Five steps of three of eight images: three steps show all eight, so two epochs begin."""
+    """Takes five steps with three of eight images. Three steps show all eight, so the fourth step starts a second
+    epoch.
+    """
     net = ConvNet(1, 2).build((4, 4, 1), 4)
     model = net.init(jax.random.key(0))
     model = model._replace(target=jax.tree.map(lambda a: a + 1, model.params))
@@ -125,7 +127,7 @@ def trajectories() -> Model:
 
 
 def after(models: Model, expert: int, epoch: int) -> PyTree:
-    """The parameters of an expert after so many epochs."""
+    """Return the parameters of an expert after ``epoch`` epochs."""
     return jax.tree.map(lambda a: a[expert, epoch], models.params)
 
 
@@ -137,18 +139,18 @@ def test_experts_are_recorded_after_every_epoch(trajectories: Model) -> None:
 
 
 def test_experts_learn_at_a_constant_rate(trajectories: Model) -> None:
-    """An early-stage pool's rate falls in the last of four epochs; theirs does not."""
+    """The rate of an early-stage pool drops in the last of four epochs, and the rate of experts does not."""
     net, data = SMALL.build(toy.SHAPE, 2), toy.data()
     falling = train_pool(net, data, 2, 4, Pipeline(8, 0.0), RATES, jax.random.key(0), no_tick)
     apart = [
         float(tree.squared_distance(*(jax.tree.map(lambda a, t=t: a[:, t], m.params) for m in (falling, trajectories))))
         for t in range(5)
     ]
-    # Not exactly equal: two programs, and each rounds in its own way.
+    # Not exactly equal, because two programs round differently.
     assert max(apart[:4]) < 1e-12 < 1e-9 < apart[4]
 
 
-def test_draws_start_and_target_of_one_expert(trajectories: Model) -> None:
+def test_start_and_target_are_of_one_expert(trajectories: Model) -> None:
     net = SMALL.build(toy.SHAPE, 2)
     models = EXPERTS.sample(net, trajectories, LIVE, 0, jax.random.key(1))
     drawn = set()
@@ -193,7 +195,7 @@ def test_images_and_rate_learn_to_follow_an_expert(trajectories: Model) -> None:
 # ------------------------------------------------------------------ choices
 
 
-def test_targets_and_their_use_belong_together() -> None:
+def test_targets_and_objectives_must_match() -> None:
     for models in (RandomInit(), EarlyStagePool()):
         with pytest.raises(RequestError, match="objective TrajectoryMatching .* models .* none"):
             check(replace(MTT, models=models), toy.SHAPE, [9, 9])
@@ -244,8 +246,10 @@ def test_bad_input(make, field: str) -> None:
         make().validate()
 
 
-def test_progress_is_never_ahead_of_the_work() -> None:
-    """Calls return before they are computed: a tick must wait for its epoch, or nothing can be stopped in between."""
+def test_progress_is_reported_after_the_work() -> None:
+    """JAX calls return before their result is computed. A tick must wait for its epoch, or a signal could not stop the
+    training.
+    """
     net = SMALL.build(toy.SHAPE, 2)
     pending: list[list[jax.Array]] = []
 

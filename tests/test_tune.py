@@ -1,4 +1,4 @@
-"""The runner that chooses numbers: one program per rung, the winner of its own figures, and no way to lose them."""
+"""Tests ``experiments.tune``: one program per rung, the winner according to the written figures, and resuming."""
 
 import csv
 import json
@@ -36,7 +36,7 @@ HELD_OUT = 136
 
 @pytest.fixture(autouse=True)
 def speed(monkeypatch: pytest.MonkeyPatch):
-    """Tests take the same schedule however fast the machine is."""
+    """Make the schedule independent of the speed of the machine."""
     monkeypatch.setattr(tune, "measure_speed", lambda race, repeats: Speed(0.01, 0.01, 0.0, 0.0))
     monkeypatch.setattr(resume, "SAVE_SECONDS", 0.0)
 
@@ -57,19 +57,20 @@ def run(workdir: Path, *more: str) -> int:
 
 
 def held_out(self: Dataset):
-    """``Dataset.test_arrays``, of training images that were held out only."""
-    assert len(self.x_test) == HELD_OUT, "the test set is looked at"
+    """Replace ``Dataset.test_arrays``; it allows only held-out training images."""
+    assert len(self.x_test) == HELD_OUT, "the test set is used"
     return TEST_ARRAYS(self)
 
 
 TRACES: Counter[str] = Counter()
-"""of ``finished``"""
+"""traces of the programs in ``finished``"""
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A race that may not look at the test set. Of a network of its own, so that no test before has compiled its
-    programs."""
+    """Return the workdir of a finished race, which must not use the test set. No other test uses its network, so none
+    has compiled its programs.
+    """
     path = tmp_path_factory.mktemp("tune") / "run"
     with pytest.MonkeyPatch.context() as patched:
         count_calls(patched, TRACES, "steps", distill, "inner_step")
@@ -81,7 +82,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_winner_is_the_best_of_its_own_figures(finished: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_winner_has_the_best_written_figures(finished: Path, capsys: pytest.CaptureFixture[str]):
     with (finished / "tune.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert [(line["rung"], line["step"], line["networks"]) for line in lines] == [("1", "3", "1")] * 3 + [
@@ -94,7 +95,7 @@ def test_the_winner_is_the_best_of_its_own_figures(finished: Path, capsys: pytes
     chosen = json.loads((finished / "tuned.json").read_text())
     assert chosen["optimiser.lr"] == float(best["optimiser.lr"]) and chosen["net.width"] == 6
     assert (finished / "tune.png").read_bytes().startswith(b"\x89PNG")
-    # Once more says the same and computes nothing; what it says comes next is a command that there is.
+    # Resuming prints the same and computes nothing. The command that it suggests is valid.
     assert run(finished, "--resume") == 0
     said = capsys.readouterr().out
     command = shlex.split(next(line for line in said.splitlines() if line.startswith("next: ")))[4:]
@@ -103,8 +104,8 @@ def test_the_winner_is_the_best_of_its_own_figures(finished: Path, capsys: pytes
     assert "held-out % after 6" in said and "136 held-out training images, protocol idc, 2 epochs" in said
 
 
-def test_survivors_go_on_from_where_they_are(finished: Path):
-    """Those of the last rung are where they had been without the others."""
+def test_survivors_continue_from_their_state(finished: Path):
+    """The candidates of the last rung have the same state as in a race without the others."""
     setup = set_up(arguments.request(SMALL.split(), tune.Tune), eval_every=1)
     with (finished / "tune.csv").open() as file:
         rates = [float(line["optimiser.lr"]) for line in csv.DictReader(file) if line["rung"] == "2"]
@@ -118,16 +119,16 @@ def test_survivors_go_on_from_where_they_are(finished: Path):
 
 
 def test_one_trace_per_rung(finished: Path):
-    assert TRACES == {"steps": 2, "scores": 2}, "measuring compiles what the first rung takes"
+    assert TRACES == {"steps": 2, "scores": 2}, "measuring compiles the program of the first rung"
 
 
 @pytest.mark.parametrize(
     ("owner", "name", "call", "after"),
     [
-        (sweep, "run_block", 2, True),  # in the middle of the first rung
+        (sweep, "run_block", 2, True),  # in the first rung
         (Checkpoints, "save", 5, False),  # before the first checkpoint of the second rung
         (Checkpoints, "save", 5, True),
-        (tune.Workdir, "write", 3, False),  # the first rung is scored, and not written down
+        (tune.Workdir, "write", 3, False),  # after the score of the first rung, before it is written
         (tune.Workdir, "write", 3, True),
         (tune.tuned, "written", 1, False),
     ],
@@ -138,7 +139,7 @@ def test_killed_anywhere(owner, name, call, after, finished: Path, tmp_path: Pat
         with pytest.raises(Killed):
             run(tmp_path)
     assert (tmp_path / "schedule.json").exists() and not (tmp_path / "tuned.json").exists()
-    # The schedule was decided before the race, and is not decided again.
+    # The schedule is fixed before the race and does not change.
     monkeypatch.setattr(tune, "measure_speed", lambda *_: pytest.fail("measured again"))
     assert run(tmp_path, "--resume") == 0
     assert outcome(tmp_path) == outcome(finished)
@@ -160,7 +161,7 @@ def test_killed_anywhere(owner, name, call, after, finished: Path, tmp_path: Pat
         ("acc_dd digits --labels soft", "tune with --labels hard"),
     ],
 )
-def test_refuses(argv: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_invalid_requests_are_refused(argv: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     workdir = tmp_path / "run"
     assert tune.main([*argv.split(), "--workdir", str(workdir)]) == 2
     error = capsys.readouterr().err

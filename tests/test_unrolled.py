@@ -1,4 +1,4 @@
-"""Truncated backpropagation against the released code (golden README, "Newer methods") and against a plain loop."""
+"""Tests truncated backpropagation against released code (golden README, "Newer methods") and against a plain loop."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def every_image(steps: int, dtype: str) -> Order:
 
 
 def transforms(inner: str) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
-    """Of the steps before the window, and in it."""
+    """Return the transformations of the steps before the window and of the steps in it."""
     if inner == "adam":
         return InnerAdam().transform(taped=False), InnerAdam().transform(taped=True)
     sgd = NetworkSGD(0.01, 0.9, 5e-4).transform()
@@ -59,7 +59,9 @@ def transforms(inner: str) -> tuple[optax.GradientTransformation, optax.Gradient
 
 
 def computed(golden: dict[str, np.ndarray], case: str, dtype: str):
-    """(loss, (gradient by images, by targets)) after two steps held constant and three in the window."""
+    """Return (loss, (gradient by images, by targets)) after two steps that are held constant and three steps in the
+    window.
+    """
     labels, inner = case.split("_")
     net, model = start(golden, dtype)
     targets = golden["rat_soft"] if labels == "soft" else np.eye(4)[np.repeat(np.arange(4), 2)]
@@ -117,7 +119,7 @@ def small_problem() -> tuple[Net, Model, Array, Synthetic]:
 
 
 def by_hand(net: Net, model: Model, real: Array, images: Array, key: Array, length: int) -> Array:
-    """A plain loop over the steps; those before the window see copies of the images."""
+    """Return the loss of a plain loop over the steps. Steps before the window see the images without gradient."""
     _, before_key, order_key, _, _ = jax.random.split(key, 5)
     keys = [jax.random.split(jax.random.fold_in(before_key, i))[0] for i in range(length)]
     keys += list(jax.random.split(order_key, 2))
@@ -156,7 +158,7 @@ def test_equals_a_plain_loop() -> None:
     np.testing.assert_allclose(ours[1], theirs[1], rtol=0, atol=1e-3 * np.abs(theirs[1]).max())
 
 
-def test_a_step_shows_images_of_some_classes() -> None:
+def test_a_step_uses_images_of_some_classes() -> None:
     rows = np.asarray(SMALL.picks(jax.random.key(0), 3, 2).rows)
     assert rows.shape == (2,) and len(set(rows // 2)) == 2
     everything = replace(SMALL, batch=9, class_batch=0).picks(jax.random.key(0), 3, 2).rows
@@ -164,7 +166,7 @@ def test_a_step_shows_images_of_some_classes() -> None:
 
 
 @pytest.mark.slow
-def test_models_at_once_are_models_in_turn() -> None:
+def test_models_in_one_chunk_equal_models_one_by_one() -> None:
     problem = toy.problem("rat_bptt", live=2, labels=LearnedLabels())
     state = init_state(problem)
     rows = jnp.tile(jnp.arange(4, dtype=jnp.int32), (2, 1))

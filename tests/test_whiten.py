@@ -1,4 +1,4 @@
-"""ZCA whitening."""
+"""Tests ZCA whitening."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ def test_matrix_whitens_and_is_symmetric() -> None:
     np.testing.assert_allclose(damped, variances / (variances + 0.5), rtol=1e-10)
 
 
-def test_golden_whitening() -> None:
-    """Matrix and whitened images of kornia's ``ZCAWhitening``, called as MTT's release does (golden, section ZCA)."""
+def test_whitening_golden() -> None:
+    """Compares with the matrix and the whitened images of kornia's ``ZCAWhitening``, called as in MTT's release (golden
+    README, section ZCA).
+    """
     figures = golden_figures("zca")
     n, channels, side, _ = figures["train_u8"].shape
     train, test = (figures[f"{part}_u8"].transpose(0, 2, 3, 1) for part in ("train", "test"))
@@ -40,7 +42,7 @@ def test_golden_whitening() -> None:
     exact = figures["test_white"].transpose(0, 2, 3, 1)
     assert white.whitening is not None
     through = (whiten(test / 255, white.whitening.matrix) - white.mean) / white.std
-    np.testing.assert_allclose(through, exact, atol=2e-5)  # the matrix is kept in float32
+    np.testing.assert_allclose(through, exact, atol=2e-5)  # the matrix is stored in float32
     half_a_byte = 0.5 / 255 / white.whitening.unit
     np.testing.assert_allclose((white.x_test / 255 - white.mean) / white.std, exact, atol=half_a_byte + 1e-5)
 
@@ -51,7 +53,7 @@ def test_a_whitened_data_set_is_a_data_set() -> None:
     np.testing.assert_array_equal(white.counts, plain.counts)
     np.testing.assert_array_equal(white.y_test, plain.y_test)
 
-    # What networks see of it has little correlation left, also in images that had no part in the matrix.
+    # Network inputs have little correlation left, even in images that the matrix was not computed from.
     def correlation(data: Dataset, images: np.ndarray) -> float:
         rows = ((images / 255 - data.mean) / data.std).reshape(len(images), -1)
         covariance = np.cov(rows, rowvar=False)
@@ -67,7 +69,7 @@ def test_a_whitened_data_set_is_a_data_set() -> None:
     exact = rows @ zca_matrix(rows, 0.1)
     ours = white.x_train.reshape(exact.shape).astype(float)
     assert np.corrcoef(exact.ravel(), ours.ravel())[0, 1] > 0.999
-    # Networks are shown them unscaled: a byte's rounding is a twentieth of a standard deviation.
+    # Networks see the whitened values unscaled, and the rounding of a byte is a twentieth of a standard deviation.
     shown = (white.x_train / 255 - white.mean) / white.std
     assert np.abs(shown.reshape(exact.shape) - exact).mean() < 0.02 * exact.std()
 

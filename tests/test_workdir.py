@@ -1,4 +1,6 @@
-"""The folder of a run: locked, never half written, and only resumed with the configuration it was begun with."""
+"""Tests the folder of a run: it is locked, its files are always complete, and it resumes only with the same
+configuration.
+"""
 
 import json
 from pathlib import Path
@@ -34,7 +36,7 @@ def test_only_one_process_holds_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["file", "file/under"])
-def test_a_folder_that_cannot_be_is_refused(tmp_path: Path, path: str) -> None:
+def test_an_impossible_folder_is_refused(tmp_path: Path, path: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RequestError, match="--workdir"), open_workdir(tmp_path / path):
         pass
@@ -45,7 +47,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused() -> None:
         pass
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_file_is_replaced_completely_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "file.json"
     path.write_text("old")
     with pytest.raises(ZeroDivisionError), replaced(path) as temporary:
@@ -59,7 +61,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_json_comes_back(tmp_path: Path) -> None:
+def test_json_is_read_back(tmp_path: Path) -> None:
     workdir = Workdir(tmp_path)
     assert workdir.read(CONFIG) is None and read_json(tmp_path / CONFIG / "below") is None
     workdir.write(CONFIG, {"a": [1, None]})
@@ -97,7 +99,7 @@ def test_a_folder_with_a_run_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def a_run_in(path: Path) -> None:
-    """The files of a run, its checkpoints and its pool."""
+    """Make the files of a run, its checkpoints and its pool."""
     for name in RUN:
         (path / name).touch()
     (path / CONFIG).write_text('{"schema": 1}')
@@ -107,22 +109,22 @@ def a_run_in(path: Path) -> None:
         (path / name / "0" / "file").touch()
 
 
-def test_clearing_leaves_what_is_not_the_runs(tmp_path: Path) -> None:
+def test_clearing_keeps_foreign_files(tmp_path: Path) -> None:
     a_run_in(tmp_path)
     (tmp_path / "mine").mkdir()
     Workdir(tmp_path).clear()
     assert {path.name for path in tmp_path.iterdir()} == {"mine"}
 
 
-def test_a_pool_on_its_own_is_kept(tmp_path: Path) -> None:
-    """It was pretrained, and is of use to the next run."""
+def test_a_separate_pool_is_kept(tmp_path: Path) -> None:
+    """A pretrained pool is useful to the next run."""
     (tmp_path / POOL / "0").mkdir(parents=True)
     Workdir(tmp_path).clear()
     assert (tmp_path / POOL / "0").exists()
 
 
 @pytest.mark.parametrize("name", [name for name in RUN if name != CONFIG])
-def test_files_that_no_run_made_are_never_deleted(name: str, tmp_path: Path) -> None:
+def test_foreign_files_are_never_deleted(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("mine")
     with pytest.raises(RequestError, match="was not made by a run"):
         Workdir(tmp_path).clear()
@@ -152,7 +154,7 @@ def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
             use(tmp_path / ("x" * 300))
 
 
-def test_resuming_what_is_not_there_says_so_and_names_the_run_that_may_be_meant(tmp_path: Path, capsys) -> None:
+def test_resuming_a_missing_run_suggests_a_similar_folder(tmp_path: Path, capsys) -> None:
     (tmp_path / "demo").mkdir()
     Workdir(tmp_path / "demo").write(CONFIG, {})
     with open_workdir(tmp_path / "dmo") as workdir:
@@ -187,7 +189,7 @@ BEFORE = {
         ("save_every", 3),
     ],
 )
-def test_length_and_scoring_may_change(path: str, value: object) -> None:
+def test_length_and_scoring_may_change_on_resume(path: str, value: object) -> None:
     check_same(BEFORE, _with(path, value))
     check_same(BEFORE, _with("data.shape", (8, 8, 1)))
 
@@ -203,7 +205,7 @@ def test_length_and_scoring_may_change(path: str, value: object) -> None:
         ("new", 1),
     ],
 )
-def test_nothing_else_may_change_and_the_field_is_named(path: str, value: object) -> None:
+def test_other_changes_are_refused_by_field(path: str, value: object) -> None:
     with pytest.raises(RequestError, match=path.replace(".", r"\.")) as refused:
         check_same(BEFORE, _with(path, value))
     assert "\n" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""Sets that stand for whitened images carry the matrix, so that test images can be whitened wherever they go."""
+"""Tests that a set of whitened images contains the matrix, so that test images can be whitened everywhere."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def data() -> Dataset:
 
 
 def white(data: Dataset, space: str = "normalised") -> DistilledSet:
-    """The first whitened image of each class."""
+    """Return a set of the first whitened image of each class."""
     assert data.whitening is not None
     first = np.stack([data.x_train[data.y_train == c][:1] for c in range(10)]) / np.float32(255)
     images = (first - data.mean) / data.std if space == "normalised" else first
@@ -36,14 +36,14 @@ def white(data: Dataset, space: str = "normalised") -> DistilledSet:
     return made.with_zca(data.whitening.matrix)
 
 
-def test_the_matrix_whitens_as_the_data_set_does(data: Dataset) -> None:
+def test_the_matrix_whitens_as_the_data_set(data: Dataset) -> None:
     assert data.whitening is not None and digits().whitening is None
     pixels = whiten(digits().x_test / np.float32(255), data.whitening.matrix)
     inside = (data.x_test > 0) & (data.x_test < 255)
     assert inside.mean() > 0.99
     # Half a byte of rounding.
     np.testing.assert_allclose(pixels[inside], data.x_test[inside] / 255, atol=0.51 / 255)
-    # A test image whitened on the way is what a network is shown.
+    # Networks see test images that are whitened with the matrix of the set.
     seen = (data.x_test / np.float32(255) - data.mean) / data.std
     prepared = white(data).prepared(digits().x_test)
     np.testing.assert_allclose(prepared[inside], seen[inside], atol=0.51 / 255 / float(data.std[0]))
@@ -61,7 +61,7 @@ def test_the_matrix_is_part_of_the_set(data: Dataset, space: str, tmp_path: Path
     back = DistilledSet.load(tmp_path / "set.npz")
     equal(back, distilled)
     np.testing.assert_array_equal(back.zca, distilled.zca)
-    # decoded: in the card's space; arrays: normalised or pixels, of the whitened images either way.
+    # decoded() is in the space of the card; arrays() are normalised or pixels. Both are of whitened images.
     shown, pixels = back.arrays()[0], back.arrays(normalised=False)[0]
     np.testing.assert_array_equal(back.decoded()[0], shown if space == "normalised" else pixels)
     np.testing.assert_allclose(shown, (pixels - data.mean) / data.std, atol=1e-5)
@@ -82,7 +82,7 @@ def test_a_file_with_another_matrix_is_refused(data: Dataset, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["mtt", "idc", "kip", "dd-ranking"])
-def test_the_matrix_travels(data: Dataset, name: str, tmp_path: Path) -> None:
+def test_the_matrix_is_exported(data: Dataset, name: str, tmp_path: Path) -> None:
     space = "pixel" if name == "idc" else "normalised"
     distilled = white(data, space)
     write(distilled, FORMATS[name], tmp_path / "out")
@@ -96,13 +96,13 @@ def test_the_matrix_travels(data: Dataset, name: str, tmp_path: Path) -> None:
         read(FORMATS[name], tmp_path / "out")
 
 
-def test_a_set_of_mtt_is_told_its_matrix_by_the_data_set(data: Dataset, tmp_path: Path) -> None:
+def test_an_imported_set_of_mtt_gets_its_matrix_from_the_data_set(data: Dataset, tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=(10, 1, 8, 8)).astype(np.float32)
     (tmp_path / "images_best.pt").write_bytes(dumps(values))
     (tmp_path / "labels_best.pt").write_bytes(dumps(np.arange(10)))
     distilled = read(FORMATS["mtt"], tmp_path, dataset=data)
     np.testing.assert_array_equal(distilled.arrays()[0], values.transpose(0, 2, 3, 1))
-    # Networks see whitened values as they are: less rounding, what the covariance of digits says.
+    # Networks see whitened values unscaled: except for rounding, their covariance is the expected one for digits.
     plain = digits()
     rows = (plain.x_train / 255).reshape(len(plain.x_train), -1)
     shown = distilled.prepared(plain.x_train).reshape(len(rows), -1)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import torch  # type: ignore
 from torch import nn  # type: ignore
 
-Layers = dict[str, nn.Module]
+Layers = dict[str, Any]  # name -> nn.Module
 
 
 def convnet(width: int = 128, depth: int = 3) -> Layers:
