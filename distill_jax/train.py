@@ -27,6 +27,7 @@ from distill_jax.types import (
     RealData,
     RequestError,
     TrainSet,
+    accumulator_dtype,
     choice,
     require_at_least,
 )
@@ -183,7 +184,8 @@ def train(
         if patch is not None:
             x, targets = mix(x, targets, patch, pipeline.cutmix)
         # Devices share the passes through the network, but not the augmentation, where cutmix combines images.
-        batch, params = (x, targets, order.weights / jnp.sum(order.weights)), packing.unpack(packed)
+        weights = order.weights.astype(accumulator_dtype(x.dtype))
+        batch, params = (x, targets, weights / jnp.sum(weights)), packing.unpack(packed)
         if stats or remat:  # batch norm combines images in the network too, and remat differentiates the whole step
             batch = mesh.split_batch(batch)
             (loss, stats), grads = jax.value_and_grad(partial(_loss, net), has_aux=True)(params, stats, *batch)

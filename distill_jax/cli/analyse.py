@@ -122,7 +122,10 @@ def _selectors(setup: Setup, options: Analyse) -> dict[str, Selector]:
     if type(own) not in (RandomBatch, Representative, NoReal):
         selectors[arguments.choice_name("selector", own)] = own
     for selector in selectors.values():
-        check(replace(setup.spec, selector=selector), setup.data.shape, counts)
+        if selector.paired == own.paired:
+            check(replace(setup.spec, selector=selector), setup.data.shape, counts)
+        else:  # the analysis compares batches, so an objective that needs pairs does not matter
+            selector.check(counts, setup.spec.ipc, setup.spec.parameterisation.factor)
     return selectors
 
 
