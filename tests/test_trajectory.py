@@ -78,7 +78,7 @@ def test_loss_and_its_derivatives(golden: dict[str, np.ndarray], case: str) -> N
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
-    "case", ["full20", *(pytest.param(c, marks=pytest.mark.slow) for c in ("full", "mini", "mini3"))]
+    "case", ["mini3", *(pytest.param(c, marks=pytest.mark.slow) for c in ("full", "full20", "mini"))]
 )
 def test_loss_and_its_derivatives_in_double_precision(golden: dict[str, np.ndarray], case: str) -> None:
     loss, (d_images, d_rate) = loss_and_gradients(golden, case, "float64")

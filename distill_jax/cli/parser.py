@@ -22,7 +22,7 @@ from distill_jax.types import RequestError
 
 Options = TypeVar("Options")
 
-HELP = {"-h", "--help"}
+SHORT_HELP = {"-h", "--help"}
 
 
 def parsed(
@@ -40,8 +40,8 @@ def parsed(
     prog = f"python -m experiments.{command}"
     about = description or inspect.getdoc(options)
     words = ["--help" if word == "--help-all" else word for word in argv]
-    if not HELP & set(words):
-        config = (*config, tyro.conf.HelptextFromCommentsOff)  # finding field docstrings takes half of the time
+    if not SHORT_HELP & set(words):
+        config = (*config, tyro.conf.HelptextFromCommentsOff)  # finding field docstrings takes a fifth of the time
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
@@ -92,7 +92,7 @@ def parsed_over(
 
     The default values come from ``default``. ``names`` has the name of the choice on each axis. Raises as ``parsed``.
     """
-    short = bool(HELP & set(argv))
+    short = bool(SHORT_HELP & set(argv))
     about = inspect.getdoc(options)
     return parsed(
         _options_over(default, names, options, short),
