@@ -273,10 +273,6 @@ def _check_pairs(spec: Spec) -> None:
 
 
 def as_arrays(spec: Spec) -> Spec:
-    """Convert every number to a float32 or int32 array, so that ``jit`` compiles specs of equal structure once."""
-
-    def as_array(number: Any) -> jax.Array:
-        whole = jnp.issubdtype(jnp.result_type(number), jnp.integer)
-        return jnp.asarray(number, jnp.int32 if whole else jnp.float32)
-
-    return jax.tree.map(as_array, spec)
+    """Convert every number to a float32 array, and ``outer_steps`` to int32, so that ``jit`` compiles specs of equal
+    structure once."""
+    return replace(jax.tree.map(jnp.float32, spec), outer_steps=jnp.int32(spec.outer_steps))

@@ -95,7 +95,7 @@ def specs_of(spec: Spec, swept: Mapping[str, Sequence[float]]) -> list[Spec]:
 def stacked(problem: Problem, specs: Sequence[Spec], roots: Sequence[Array]) -> Problem:
     """Return ``problem`` at S = len(specs) * len(roots) points: each spec with each root key, keys changing fastest.
 
-    Leaves of ``spec`` are float32 or int32 [S] and ``root`` is keys [S]; nothing else changes.
+    Leaves of ``spec`` are [S] and ``root`` is keys [S]; nothing else changes.
     """
     repeated = [as_arrays(spec) for spec in specs for _ in roots]
     spec = jax.tree.map(lambda *values: jnp.asarray(np.stack(values)), *repeated)

@@ -106,7 +106,7 @@ def static(*, default: Any) -> Any:
 
 
 def traced(*, default: int) -> Any:
-    """Declare an ``int`` field that is traced like a ``float`` field, so that programs do not depend on its value."""
+    """Declare an ``int`` field of Spec that is traced (``spec.as_arrays``), so that programs do not depend on it."""
     return dataclasses.field(default=default, metadata={"traced": True})
 
 

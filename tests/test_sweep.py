@@ -107,6 +107,15 @@ def test_the_fields_in_which_points_of_one_program_may_differ():
     assert not sweep.is_traced(plugged, "objective")
 
 
+def test_points_have_one_structure_even_if_numbers_are_integers():
+    base = problem()
+    points = sweep.stacked(base, sweep.specs_of(SPEC, {"optimiser.lr": [1, 2.5]}), ROOTS)
+    dtypes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), base.spec)
+    assert jax.tree.map(lambda leaf: (leaf.shape[1:], leaf.dtype), points.spec) == dtypes
+    assert points.spec.optimiser.lr.tolist() == [1, 1, 2.5, 2.5]  # type: ignore[attr-defined]
+    assert points.spec.steps == SPEC.steps
+
+
 def test_points_compute_what_single_runs_compute(monkeypatch: pytest.MonkeyPatch):
     traces = []
     step = distill.inner_step
