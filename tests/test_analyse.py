@@ -97,7 +97,9 @@ def test_a_killed_analysis_resumes(whole: Path, tmp_path: Path, monkeypatch: pyt
     assert steps[:3] == [0, None, 1], "the first step was kept"
     assert analyse.main([*argv, "--resume"]) == 0
     assert len(steps) == count, "the batches were kept"
-    assert figures(tmp_path / "part") == figures(whole)
+    part, expected = figures(tmp_path / "part"), figures(whole)
+    del part["environment"], expected["environment"]  # the commit may change while the tests run
+    assert part == expected
     for name in ("analysis.md", "analysis.png"):
         assert (tmp_path / "part" / name).read_bytes() == (whole / name).read_bytes()
 
