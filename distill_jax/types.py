@@ -112,9 +112,8 @@ def traced(*, default: int) -> Any:
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, static, traced))
 def choice(cls: type[T]) -> type[T]:
-    """Make ``cls`` a frozen dataclass and a pytree whose data fields are its ``float`` fields and nested choices. All
-    other fields are static. ``static`` and ``traced`` declare exceptions.
-    """
+    """Make ``cls`` a frozen dataclass and a pytree whose data fields are its ``float`` fields, ``traced`` fields and
+    nested choices. All other fields are static."""
     made = dataclasses.dataclass(frozen=True)(cls)
     hints = get_type_hints(made)
     numbers, nested, structure = [], [], []
