@@ -26,9 +26,10 @@ from distill_jax.types import Array, Feed, MemberStore, RealData, Shape, Tick
 GROWTH = 8
 """maximum ratio of the lengths of two consecutive blocks, because steps of CAFE's dynamic loop differ in duration"""
 
-PIXELS_AT_ONCE = 2**19
-"""Number of pixels of real and synthetic images that an accelerator matches at once. It is enough to fill the
-accelerator, and its activations (two to eight kilobytes per pixel at width 128) fit in a few gigabytes."""
+PIXELS_AT_ONCE = {"gpu": 2**19, "tpu": 2**16}
+"""Number of pixels of real and synthetic images that an accelerator matches at once. On a GPU it is enough to fill the
+device, and its activations (two to eight kilobytes per pixel at width 128) fit in a few gigabytes. On a TPU each
+activation (half a kilobyte per pixel) fits in the fast memory of a chip."""
 
 
 class Block(NamedTuple):
@@ -135,7 +136,7 @@ def with_chunks(spec: Spec, shape: Shape, classes: int, platform: str) -> Spec:
         return replace(spec, class_chunk=spec.class_chunk or 1, model_chunk=spec.model_chunk or 1)
     decoded = spec.parameterisation.decoded(spec.ipc)
     images = spec.selector.batch + min(decoded, spec.syn_batch or decoded)
-    ideal = PIXELS_AT_ONCE / (images * shape[0] * shape[1])
+    ideal = PIXELS_AT_ONCE.get(platform, PIXELS_AT_ONCE["gpu"]) / (images * shape[0] * shape[1])
     ratios = {n: max(n / ideal, ideal / n) for n in range(1, classes + 1) if classes % n == 0}
     near = [n for n in ratios if ratios[n] <= 1.5]
     chunk = min(near, key=ratios.__getitem__, default=max(1, min(int(ideal), classes)))

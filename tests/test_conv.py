@@ -13,6 +13,7 @@ from jax import lax
 
 from distill_jax.nets import conv
 from distill_jax.nets.conv import average_pool, conv2d, max_pool
+from distill_jax.platform import compiled_for
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -143,6 +144,8 @@ def test_average_pool():
     x = jnp.arange(2 * 5 * 4 * 3, dtype=jnp.float32).reshape(2, 5, 4, 3)
     expected = lax.reduce_window(x, 0.0, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID") / 4
     np.testing.assert_allclose(average_pool(x), expected)
+    with compiled_for("tpu"):
+        np.testing.assert_allclose(average_pool(x), expected)
     assert average_pool(x, 4).shape == (2, 1, 1, 3)
 
 
