@@ -131,7 +131,7 @@ def test_recipes_know_the_shape() -> None:
         ("acc_dd digits --objective math:nothing", "cannot be imported"),
         ("acc_dd digits --objective json:JSONDecoder", "@choice that inherits"),
         (f"acc_dd digits --models {__name__}:Doubled", "ModelSource"),
-        (f"acc_dd digits --objective {__name__}:Unfinished", "class_loss"),
+        (f"acc_dd digits --objective {__name__}:Unfinished", "define class_loss"),
         ("acc_dd digits --ipc many", "whole number"),
         ("dc digits --factor 2", "multi-formation"),
     ],
@@ -149,7 +149,8 @@ def test_a_wrong_request_is_refused_with_a_hint(line: str, message: str) -> None
         ("acc_dd digits --models.sice 3", "--models.size"),
         ("acc_dd digits extra", "extra"),
         ("acc_dd digits --net.norm btch", "batch"),
-        ("acc_dd", "DATASET"),
+        ("acc_dd", "METHOD or DATASET is missing: put both first, as in acc_dd digits; python -m"),
+        ("--subset 0 1 acc_dd digits --seed 1", "--subset takes all words up to the next option"),
         ("", "METHOD"),
     ],
 )
@@ -181,6 +182,11 @@ def test_the_data_set_is_read_and_its_shape_used() -> None:
     request = arguments.request(["acc_dd", "digits", "--ipc", "3"], Options)
     assert request.data.shape == (8, 8, 1)
     assert request.experiment == resolve("acc_dd", "digits", ipc=3, shape=(8, 8, 1))
+
+
+def test_a_method_without_steps_ignores_outer_steps() -> None:
+    spec = arguments.request(["random", "digits", "--outer-steps", "2"], Options).experiment.spec
+    assert spec.outer_steps == 0
 
 
 def test_a_wrong_option_is_refused_before_data_are_read(capsys) -> None:

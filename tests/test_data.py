@@ -172,7 +172,7 @@ def test_wrong_npz(tmp_path: Path) -> None:
     refused("no file .*nowhere.npz", load, f"npz:{tmp_path / 'nowhere.npz'}")
     refused("cannot read .*directory", load, f"npz:{tmp_path}")
     refused("write npz:PATH", load, "npz:")
-    refused("has no y_train, y_test .it has x_train, x_test.: name its", load, write(y_train=None, y_test=None))
+    refused("has no y_train, y_test .it has x_train, x_test.: write the", load, write(y_train=None, y_test=None))
     refused("npz:toy.npz: x_train .*multiply .* by 255", load, write(x_train=IMAGES / 255))
     refused("class_names .*one string per class", load, write(class_names=np.zeros(3)))
     refused("pickled objects are never loaded", load, write(class_names=np.array(["a", {}, None], object)))

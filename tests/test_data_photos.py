@@ -202,7 +202,7 @@ def test_added_files_do_not_change_the_split(tmp_path: Path) -> None:
 def test_a_class_must_be_in_both_parts(tmp_path: Path) -> None:
     album(tmp_path / "train", 3, size=(4, 4))
     saved(tmp_path / "test" / "ant" / "0.png", size=(4, 4))
-    refused("test/bee holds no PNG or JPEG file: add some, or remove .*test to split", load, f"folder:{tmp_path}")
+    refused("test/bee is missing: add it, or remove .*test to split", load, f"folder:{tmp_path}")
     (tmp_path / "test" / "bee").mkdir()
     refused("test/bee holds no PNG or JPEG file: add some, or remove .*test to split", load, f"folder:{tmp_path}")
     (tmp_path / "test" / "bee" / "0.jpg").write_text("not an image")

@@ -78,7 +78,7 @@ def test_a_class_name_may_be_a_number_or_the_name_of_a_list() -> None:
         (["cat", "1:4"], "^toy: the class cat is named twice"),
         (["cat"], "^toy: cat is only one class: name at least two"),
         ([], "^toy: no class is named: name at least two"),
-        (["2", "4"], "^toy has no class 4, which 4 includes: its classes are 0 to 3"),
+        (["2", "4"], "^toy has no class 4: its classes are 0 to 3"),
         (["0:5"], "^toy has no class 4, which 0:5 includes"),
         (["2:2"], "^toy: 2:2 is an empty range: write FIRST:END"),
         (["-1", "0"], "^toy has no class '-1'"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from distill_jax.checkpoint import load_pool
-from distill_jax.cli import export, import_set, pretrain
+from distill_jax.cli import evaluate, export, import_set, pretrain
 from distill_jax.distilled import DistilledSet
 from distill_jax.formats import FORMATS, pool_from_torch
 from distill_jax.formats.torch_file import dumps
@@ -106,6 +106,21 @@ def test_a_wrong_export_is_refused(tmp_path: Path, capsys: Any, line: list[str],
     error = capsys.readouterr().err
     assert said.split("|")[0] in error or said.split("|")[-1] in error
     assert [path.name for path in tmp_path.iterdir()] == ["set.npz"]
+
+
+def test_folders_without_a_set_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "set.npz"
+    made().with_card(dataset="npz:photos.npz").save(path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").write_text("{}")
+    assert export.main([str(path), "png", str(tmp_path / "export")]) == 0
+    for line, said in (
+        (tmp_path / "run", "has no distilled set: continue it with --resume"),
+        (tmp_path / "export", "is an export: give the set that it was made from"),
+        (path, "was distilled from npz:photos.npz, and there is no photos.npz here: give --dataset"),
+    ):
+        assert evaluate.main([str(line)]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_pretrain_takes_networks_of_pytorch(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from distill_jax.axes.parameterisation import Pixels
 from distill_jax.cli import report
-from distill_jax.cli.image_grid import _layout, _strips
+from distill_jax.cli.image_grid import _font, _layout, _strips
 from distill_jax.distilled import DistilledSet
 from distill_jax.types import Normaliser
 
@@ -104,7 +104,7 @@ def test_the_report_shows_only_evaluations_of_its_set(workdir: Path) -> None:
 
 def test_a_report_needs_a_finished_run(tmp_path: Path, capsys) -> None:
     assert report.main([str(tmp_path)]) == 2
-    assert "has no finished run" in capsys.readouterr().err
+    assert "has no finished run: give the --workdir" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -118,3 +118,9 @@ def test_large_images_are_not_shrunk_to_thumbnails(classes: int, ipc: int, side:
     flat = jnp.full(1, 0.5)
     made = DistilledSet.of(Pixels(), images, tuple(map(str, range(classes))), Normaliser(flat, flat), {})  # type: ignore
     assert _layout(_strips(made))[0] == shown
+
+
+def test_class_names_may_have_accents() -> None:
+    font = _font(13)
+    unknown, *shown = (bytes(font.getmask(letter)) for letter in "\U000fffffÜéßñД")
+    assert unknown not in shown

@@ -106,9 +106,10 @@ def test_baselines_are_methods_without_steps(tmp_path: Path) -> None:
         epochs = ["--models.epochs", "1"] if method == "kcenter" else []
         assert distill.main([method, "digits", *options, *epochs, "--workdir", str(path)]) == 0
         assert read_json(path / RESULT)["steps"]["outer"] == 0
-        with np.load(path / DISTILLED) as file:
-            # Real images: 17 levels of grey.
-            np.testing.assert_allclose(file["images"] * 16, np.round(file["images"] * 16), atol=0.04)
+    assert not (tmp_path / "full" / DISTILLED).exists(), "full keeps no images"
+    with np.load(tmp_path / "kcenter" / DISTILLED) as file:
+        # Real images: 17 levels of grey.
+        np.testing.assert_allclose(file["images"] * 16, np.round(file["images"] * 16), atol=0.04)
 
 
 def test_a_panel_for_each_size_and_a_colour_for_each_method() -> None:
@@ -120,3 +121,11 @@ def test_a_panel_for_each_size_and_a_colour_for_each_method() -> None:
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["idc", "acc_dd", "random"]
     colours = [[line.get_color() for line in axes.lines] for axes in (one, ten)]
     assert colours[0] == colours[1][:4] and len(set(colours[1])) == 3
+
+
+def test_the_mean_of_runs_whose_seconds_do_not_overlap() -> None:
+    runs = [[Point(0, start, [50.0]), Point(10, start + 1.0, [60.0])] for start in (1.0, 5.0)]
+    (axes,) = draw_curves("title", {("acc_dd", 1): runs}).axes
+    np.testing.assert_array_equal(axes.lines[-1].get_xydata(), [[3.0, 50.0], [4.0, 60.0]])
+    axes = draw_curves("title", {("acc_dd", 1): [runs[0], runs[1][:1]]}).axes[0]
+    assert len(axes.lines) == 3, "the points, and a line for each run if they have different numbers of points"

@@ -13,7 +13,7 @@ import pytest
 
 from distill_jax import distill, evaluation, sweep
 from distill_jax.checkpoint import Checkpoints, load_pool
-from distill_jax.cli import arguments, resume, tune
+from distill_jax.cli import arguments, resume, tune, tuned
 from distill_jax.cli.distill import Distill
 from distill_jax.cli.setup import set_up
 from distill_jax.data import Dataset
@@ -102,6 +102,16 @@ def test_the_winner_has_the_best_written_figures(finished: Path, capsys: pytest.
     spec = arguments.parse(command, Distill)[2].spec
     assert spec.optimiser.lr == chosen["optimiser.lr"] and spec.steps == 6  # type: ignore[attr-defined]
     assert "held-out % after 6" in said and "136 held-out training images, protocol idc, 2 epochs" in said
+
+
+def test_a_winner_that_is_not_clearly_better_is_doubted() -> None:
+    best, second = (
+        tuned.Row(2, 8, {"optimiser.lr": lr}, of, 1.0) for lr, of in ((0.1, [60.0, 62.0]), (1.0, [59.0, 62.0]))
+    )
+    (hint,) = tuned._doubt([second, best], best)
+    assert hint.startswith("optimiser.lr 1 is as good within twice the standard error")
+    assert tuned._doubt([second._replace(accuracies=[50.0, 51.0]), best], best) == []
+    assert tuned._doubt([best], best) == []
 
 
 def test_survivors_continue_from_their_state(finished: Path):

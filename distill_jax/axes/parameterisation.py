@@ -43,9 +43,9 @@ class MultiFormation(Parameterisation):
         """Raise RequestError if images of ``shape`` (H, W, c) leave cells under 4 pixels."""
         side = min(shape[:2])
         if self.factor > 1 and side // self.factor < 4:
-            raise RequestError(
-                f"factor {self.factor} leaves cells under 4 pixels on a side of {side}: use {max(1, side // 4)} or less"
-            )
+            most = side // 4
+            mend = f"use --factor {most} or less" if most > 1 else "use --factor 1"
+            raise RequestError(f"factor {self.factor} leaves cells under 4 pixels on a side of {side}: {mend}")
 
     def decoded(self, ipc: int) -> int:
         """Return D for I = ``ipc``."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import (
     Annotated,
@@ -28,9 +28,10 @@ from typing import (
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from distill_jax.cli import backend, config, parser
-from distill_jax.cli.read_data import assumed_shape, read, refuse_side
+from distill_jax.cli.read_data import assumed_shape, print_once, read, refuse_side
 from distill_jax.data import LISTS, Dataset
-from distill_jax.methods import PRESETS
+from distill_jax.evaluation import PROTOCOLS
+from distill_jax.methods import BASELINES, PRESETS
 from distill_jax.recipes import RECIPE_OF, RECIPES, Experiment, resolve
 from distill_jax.spec import CHOICES, Spec, validate
 from distill_jax.types import RequestError, lookup
@@ -113,6 +114,7 @@ def request(argv: Sequence[str], options: type[Options]) -> Request[Options]:
     parsed, recipe, experiment = parse(argv, options)
     validate(experiment.spec)
     validate(experiment.protocol, "protocol.")
+    lookup("protocol", experiment.protocol.name, PROTOCOLS)
     if not 0 <= parsed.seed < 2**32:
         raise RequestError(f"seed is {parsed.seed}: give a number from 0 to {2**32 - 1}")
     if parsed.devices < 0:
@@ -123,6 +125,9 @@ def request(argv: Sequence[str], options: type[Options]) -> Request[Options]:
     refuse_side(parsed.dataset, parsed.side, data.shape)
     if data.shape != assumed_shape(parsed.dataset, parsed.side):
         parsed, recipe, experiment = parse(argv, options, data.shape)
+    if parsed.method in BASELINES and experiment.spec.outer_steps:
+        print_once(f"{parsed.method} takes no steps: --outer-steps is ignored")
+        experiment = replace(experiment, spec=replace(experiment.spec, outer_steps=0))
     return Request(parsed, recipe, experiment, data)
 
 
@@ -155,9 +160,16 @@ def parse(
             f"{method} stores plain images: add --parameterisation multi-formation for --factor {factor}"
         )
 
-    config.check(values.get("config", ""), settings, default)
+    config.check(values.get("config", ""), settings, default, {field.name for field in fields(options)})
     names = {axis: choice_name(axis, getattr(default.spec, axis)) for axis in CHOICES}
-    parsed = parser.parsed_over(default, names, options, _expanded(argv), options.command)
+    try:
+        parsed = parser.parsed_over(default, names, options, _expanded(argv), options.command)
+    except parser.MissingWords as error:
+        several = ", ".join(f"--{name}" for name in sorted(_multi_valued(options)) if name in values)
+        taken = f" ({several} takes all words up to the next option)" if several else ""
+        raise RequestError(
+            f"METHOD or DATASET is missing: put both first, as in acc_dd digits{taken}; {error.help} lists the options"
+        ) from None
     if words[:2] != [parsed.method, parsed.dataset]:
         raise RequestError("METHOD and DATASET look like values of options: put them first on the command line")
     spec = Spec(**{f.name: getattr(parsed, f.name) for f in fields(Spec)})
@@ -185,7 +197,9 @@ def choose(axis: str, name: str, preset: Any = None) -> Any:
         try:
             make = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
-            raise RequestError(f"--{axis} {name} cannot be imported: {error}") from error
+            raise RequestError(
+                f"--{axis} {name} cannot be imported ({error}): check its name, and run in the folder of its file"
+            ) from error
     else:
         make = lookup(axis, name, CHOICES[axis])
     if isinstance(make, type) and type(preset) is make:
@@ -193,7 +207,9 @@ def choose(axis: str, name: str, preset: Any = None) -> Any:
     try:
         choice = make()
     except TypeError as error:
-        raise RequestError(f"--{axis} {name} cannot be constructed without arguments: {error}") from error
+        missing = ", ".join(sorted(getattr(make, "__abstractmethods__", ())))
+        mend = f"define {missing}" if missing else "give every field a default"
+        raise RequestError(f"--{axis} {name} cannot be constructed ({error}): {mend}") from error
     contract = get_type_hints(Spec)[axis]
     if not is_dataclass(choice) or not isinstance(choice, contract):
         base = "ClassObjective or SetObjective" if axis == "objective" else contract.__name__

@@ -12,11 +12,15 @@ from distill_jax.types import RequestError
 
 def dataset_of(distilled: DistilledSet, path: Path) -> tuple[str, tuple[str, ...] | None]:
     """Return the data set that the card of the set in ``path`` names, and its ``--subset``. Raises RequestError if the
-    card names no data set."""
+    card names no data set, or a file that is not here."""
     card = distilled.card
-    if not card.get("dataset"):
+    name = card.get("dataset")
+    if not name:
         raise RequestError(f"the card of {path} names no data set: give --dataset")
-    return card["dataset"], tuple(card.get("subset", ())) or None
+    source, _, file = name.removeprefix("zca:").partition(":")
+    if source in ("npz", "folder") and not Path(file).exists():
+        raise RequestError(f"{path} was distilled from {name}, and there is no {file} here: give --dataset")
+    return name, tuple(card.get("subset", ())) or None
 
 
 def check_same_data(distilled: DistilledSet, path: Path, data: Dataset, dataset: str) -> None:

@@ -20,7 +20,15 @@ from distill_jax.types import RequestError
 CHILD = "distill_jax.cli.fit"
 EXTRA = {"gpu": "cuda12", "tpu": "tpu"}
 """the extra of this package that installs the compiler of each platform"""
-WHEELS = {"gpu": ("jax_cuda12_plugin", "jax_plugins.xla_cuda12", "nvidia.cuda_nvcc"), "tpu": ("libtpu",)}
+WHEELS = {
+    "gpu": {
+        "jax_cuda12_plugin": "jax-cuda12-plugin",
+        "jax_plugins.xla_cuda12": "jax-cuda12-pjrt",
+        "nvidia.cuda_nvcc": "nvidia-cuda-nvcc-cu12",
+    },
+    "tpu": {"libtpu": "libtpu"},
+}
+"""modules of the compiler of each platform, and the packages that contain them"""
 
 
 def require(device: Device) -> None:
@@ -28,7 +36,7 @@ def require(device: Device) -> None:
     missing = missing_wheels(device)
     if missing:
         raise RequestError(
-            f"--device needs the compiler for {device.title}, and {' '.join(missing)} is not installed: "
+            f"--device needs the compiler for {device.title} (missing: {', '.join(missing)}): "
             f"pip install -e '.[{EXTRA[device.platform]}]'"
         )
 
@@ -50,8 +58,8 @@ def ask(device: Device, argv: list[str]) -> str:
 
 
 def missing_wheels(device: Device) -> list[str]:
-    """Return the modules of the compiler that are not installed."""
-    return [name for name in WHEELS[device.platform] if not _folders(name)]
+    """Return the packages of the compiler that are not installed."""
+    return [package for module, package in WHEELS[device.platform].items() if not _folders(module)]
 
 
 def environment(device: Device) -> dict[str, str]:

@@ -38,9 +38,11 @@ def read(file: str | None) -> dict[str, Any]:
         raise RequestError(f"--config {file} is the config.json of a run: give a file with settings by option name")
     for name, value in content.items():
         if value is None or isinstance(value, Mapping):
-            mend = f'write each field by name, as in "{name}.lr": 0.01' if isinstance(value, Mapping) else "give one"
-            raise RequestError(f"--config {file}: {name} has no value: {mend}")
-    return content
+            if not value:
+                raise RequestError(f"--config {file}: {name} has no value: give one")
+            example = json.dumps(dict([next((f"{name}.{field}", given) for field, given in value.items())]))[1:-1]
+            raise RequestError(f"--config {file}: {name} is an object: write each field by name, as in {example}")
+    return {name.replace("-", "_"): value for name, value in content.items()}
 
 
 def words(settings: Mapping[str, Any], given: Container[str]) -> list[str]:
@@ -63,8 +65,9 @@ def words(settings: Mapping[str, Any], given: Container[str]) -> list[str]:
     return line
 
 
-def check(file: str, settings: Mapping[str, Any], experiment: Experiment) -> None:
-    """Raise RequestError, suggesting the nearest name, if ``experiment`` has no field for a setting."""
+def check(file: str, settings: Mapping[str, Any], experiment: Experiment, options: Container[str]) -> None:
+    """Raise RequestError, suggesting the nearest name, if ``experiment`` has no field for a setting. ``options``: the
+    names of the runner's own options, which a file cannot set."""
     for name in settings:
         head, dot, field = name.partition(".")
         try:
@@ -72,7 +75,13 @@ def check(file: str, settings: Mapping[str, Any], experiment: Experiment) -> Non
                 known = [f.name for f in fields(experiment.protocol)]
                 if field.partition(".")[0] not in known:
                     raise RequestError(f"{name} is unknown: {near_miss(name, [f'protocol.{k}' for k in known])}")
-            elif name not in NAMES:
+            elif name in NAMES:
+                continue
+            elif name in options:
+                raise RequestError(f"{name} is no setting: give --{name.replace('_', '-')} on the command line")
+            elif dot:
                 field_at(experiment.spec, name)
+            elif name not in (known := [*NAMES, *(f.name for f in fields(experiment.spec))]):
+                raise RequestError(f"{name} is unknown: {near_miss(name, known)}")
         except RequestError as error:
             raise RequestError(f"--config {file}: {error}") from None

@@ -94,7 +94,8 @@ def configuration(title: str, experiment: Experiment) -> str:
 def result(result: Mapping[str, Any]) -> str:
     """Format the accuracies, sizes, times and memory of a result as a small table."""
     rows = [["", "accuracy %", "repeats"]]
-    scored = {"distilled": result["accuracy"], **result["baselines"]}
+    scored = {"full" if result["method"] == "full" else "distilled": result["accuracy"]}
+    scored |= {name: of for name, of in result["baselines"].items() if name not in scored}
     for name, accuracy in scored.items():
         if accuracy is not None:
             rows.append([name, plus_minus(accuracy), str(len(accuracy["per_repeat"]))])

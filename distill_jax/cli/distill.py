@@ -77,7 +77,7 @@ class Distill(OnHosts, Resumable, arguments.Common):
     def resolved_baselines(self, spec: Spec) -> tuple[str, ...]:
         """Return the names of the baselines to compare with, resolving the default for ``spec``."""
         soft = (spec.labels.from_teachers or spec.labels.learned) and spec.models.size > 0
-        full = self.dataset == "digits" and not self.resident_images
+        full = self.dataset == "digits" and not self.resident_images and self.method != "full"
         default = ("random", *["random_soft"] * soft, *["full"] * full)
         return default if self.baselines is None else self.baselines
 
@@ -99,7 +99,8 @@ def run(argv: list[str]) -> None:
     with Interrupts() as interrupts, resumable("distill", argv, path):
         result = execute(request, interrupts)
     print(display.result(result))
-    print(f"images {path / DISTILLED}, picture {path / GRID}, report {path / REPORT}, all figures {path / RESULT}")
+    images = f"images {path / DISTILLED}, picture {path / GRID}, report {path / REPORT}, "
+    print(images * _keeps_images(request.setup) + f"all figures {path / RESULT}")
 
 
 def resolve_request(argv: list[str]) -> ResolvedRequest:
@@ -135,7 +136,7 @@ def execute(request: ResolvedRequest, interrupts: Interrupts) -> Mapping[str, An
             print(display.configuration(setup.title, setup.experiment), flush=True)
             session = Session(setup, setup.feed(), workdir, Clock(), interrupts)
             result = _run_phases(session, options, pool)
-            if hosts.is_first():
+            if hosts.is_first() and _keeps_images(setup):
                 report.write(path)
     return result
 
@@ -206,7 +207,8 @@ def _run_phases(session: Session, options: Distill, given: PyTree) -> dict[str, 
     held_out_scorer = scorer_for(setup.data)[0] if options.eval_every else None
     distilled = optimise(session, pool, options.save_every, options.eval_every, held_out_scorer, options.tensorboard)
     distilled = rounded(distilled) if options.uint8 else distilled
-    _save(workdir, distilled)
+    if _keeps_images(setup):
+        _save(workdir, distilled)
 
     scorer, part = scorer_for(setup.source)
     sets = repeated(distilled, options.repeats)
@@ -223,12 +225,13 @@ def _run_phases(session: Session, options: Distill, given: PyTree) -> dict[str, 
         to_compare["random"] = to_compare["random"]._replace(sets=random)
     clock.spent("baselines")
     candidate = Baseline("scoring", sets, at_learned_rate(scorer.protocol, distilled))
-    accuracy = scorer.score(*(baseline("full") if setup.method == "full" else candidate))
+    accuracy = scorer.score(*(candidate if _keeps_images(setup) else baseline("full")))
     clock.spent("evaluate")
     baselines = {name: scorer.score(*to_compare[name]) if name in to_compare else None for name in BASELINES}
     clock.spent("baselines")
-    # The score completes the card. A run that was interrupted earlier has saved the same images without a score.
-    _save(workdir, distilled.with_card(score=None if setup.method == "full" else accuracy))
+    if _keeps_images(setup):
+        # The score completes the card. A run that was interrupted earlier has saved the same images without a score.
+        _save(workdir, distilled.with_card(score=accuracy))
     result = {
         "method": setup.method,
         "dataset": setup.dataset,
@@ -236,7 +239,7 @@ def _run_phases(session: Session, options: Distill, given: PyTree) -> dict[str, 
         "factor": setup.spec.parameterisation.factor,
         "net": arguments.choice_name("net", setup.spec.net),
         "seed": setup.seed,
-        "bytes": distilled.nbytes,
+        "bytes": distilled.nbytes if _keeps_images(setup) else {},
         "accuracy": accuracy,
         "baselines": baselines,
         "seconds": clock.rounded(),
@@ -247,6 +250,11 @@ def _run_phases(session: Session, options: Distill, given: PyTree) -> dict[str, 
     }
     workdir.write(RESULT, result)
     return result
+
+
+def _keeps_images(setup: Setup) -> bool:
+    """Return whether the run makes a set. The baseline ``full`` trains on all real images and keeps none."""
+    return setup.method != "full"
 
 
 def _save(workdir: Workdir, distilled: DistilledSet) -> None:

@@ -22,6 +22,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from distill_jax.cli import arguments, display
 from distill_jax.cli.check_data import check_same_data, dataset_of
 from distill_jax.cli.dd_ranking import dd_ranking_scores
+from distill_jax.cli.export import set_in
 from distill_jax.cli.parser import parsed
 from distill_jax.cli.process import Clock, Interrupts, environment, peak_bytes, run_command
 from distill_jax.cli.read_data import read
@@ -73,7 +74,8 @@ class Evaluate:
     """recipe with the protocol's numbers for the data set; default: the data set's recipe, or the recipe that the set
     was distilled with"""
     out: Annotated[Path | None, arg(metavar="FILE")] = None
-    """file for the scores; default: evaluation.json next to the set"""
+    """file for the scores; default: evaluation.json next to the set, or in the current folder for a set that comes with
+    the library"""
     devices: arguments.Devices = 0
     seed: int = 0
     resume: FlagCreatePairsOff[bool] = False
@@ -243,7 +245,7 @@ def _file(options: Evaluate) -> Path:
 
 
 def _read(options: Evaluate) -> DistilledSet:
-    distilled = DistilledSet.load(_file(options))
+    distilled = set_in(options.path)
     if options.factor is None:
         return distilled
     distilled = distilled.with_factor(options.factor)

@@ -62,7 +62,8 @@ def run(argv: list[str]) -> None:
     if device:
         require(device)
     height, width, channels = data.images.shape[1:]
-    print(f"{options.method} on {options.dataset} (recipe {recipe}), {experiment.spec.ipc} images per class\n")
+    ipc = experiment.spec.ipc
+    print(f"{options.method} on {options.dataset} (recipe {recipe}), {ipc} image{'s' * (ipc > 1)} per class\n")
     # One device does the arithmetic of all devices.
     with mesh.on_one_device(), compiled_for(device.platform) if device else nullcontext():
         print(explained(experiment, data))

@@ -17,7 +17,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from distill_jax.cli.parser import parsed
 from distill_jax.cli.process import run_command
-from distill_jax.cli.workdir import DISTILLED, replaced
+from distill_jax.cli.workdir import CONFIG, DISTILLED, replaced
 from distill_jax.distilled import DistilledSet
 from distill_jax.formats import FORMATS, Format, write
 from distill_jax.types import RequestError, lookup
@@ -39,7 +39,16 @@ class Export:
 
 
 def set_in(path: Path) -> DistilledSet:
-    """Load the set in ``path``, a file or a workdir."""
+    """Load the set in ``path``, a file or a workdir. Raise RequestError if there is none."""
+    if path.is_dir() and not (path / DISTILLED).exists():
+        if (path / CONFIG).exists():
+            raise RequestError(
+                f"the run in {path} has no distilled set: continue it with --resume, or give another run"
+            )
+        if (path / "card.json").exists():
+            raise RequestError(
+                f"{path} is an export: give the set that it was made from, or use experiments.import_set"
+            )
     return DistilledSet.load(path / DISTILLED if path.is_dir() else path)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +33,7 @@ class Strip(NamedTuple):
 def draw(distilled: DistilledSet) -> Image.Image:
     """Draw an RGB picture of all classes, with at most SHOWN images per class, class names and a title."""
     strips = _strips(distilled)
-    names, headline = ImageFont.load_default(FONT), ImageFont.load_default(FONT + 5)
+    names, headline = _font(FONT), _font(FONT + 5)
     titles = list(zip(_title(distilled, len(strips[0].stored)), (headline, names), (INK, GREY), strict=True))
     side, across, cell = _layout(strips)
     top = MARGIN + 2 * FONT + 24
@@ -45,6 +47,13 @@ def draw(distilled: DistilledSet) -> Image.Image:
         pen.text((x, y), _fitted(strip.name, names, cell[0] - MARGIN // 2), fill=INK, font=names)
         _paste(page, strip, x, y + FONT + 5, side)
     return page
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return matplotlib's font, which has the letters of most European languages; Pillow's own has ASCII only."""
+    found = importlib.util.find_spec("matplotlib")  # importing it would take half a second
+    path = Path(found.origin or "").parent / "mpl-data/fonts/ttf/DejaVuSans.ttf" if found else Path()
+    return ImageFont.truetype(str(path), size) if path.is_file() else ImageFont.load_default(size)
 
 
 def _layout(strips: list[Strip]) -> tuple[int, int, tuple[int, int]]:

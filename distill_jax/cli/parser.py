@@ -25,6 +25,15 @@ Options = TypeVar("Options")
 SHORT_HELP = {"-h", "--help"}
 
 
+class MissingWords(RequestError):
+    """The command line lacks a required argument."""
+
+    def __init__(self, message: str, help: str) -> None:
+        super().__init__(message)
+        self.help = help
+        """the command that prints the help"""
+
+
 def parsed(
     options: type[Options],
     argv: Sequence[str],
@@ -32,8 +41,10 @@ def parsed(
     description: str | None = None,
     config: tuple[Any, ...] = (),
     registry: ConstructorRegistry | None = None,
+    unknown: str = "",
 ) -> Options:
     """Parse ``argv`` into the ``options`` of ``command``. ``description`` heads the help; default: the docstring.
+    ``unknown`` is advice about options that the command does not have.
 
     Raise RequestError if ``argv`` is invalid, and SystemExit (code 0) after ``--help``.
     """
@@ -49,7 +60,11 @@ def parsed(
     except SystemExit as error:
         if error.code != 2:
             raise
-        raise RequestError(f"{_line(box.getvalue())}; {prog} --help lists the options") from None
+        said, help = _line(box.getvalue()), f"{prog} --help"
+        said += "" if said.endswith("?") else ";"
+        advice = f" {unknown};" if unknown and said.startswith("Unrecognized") else ""
+        error = MissingWords if said.startswith("Missing") else lambda message, _: RequestError(message)
+        raise error(f"{said}{advice} {help} lists the options", help) from None
     finally:
         if sys.exc_info()[0] is None:
             sys.stderr.write(box.getvalue())  # warnings
@@ -59,7 +74,7 @@ def _line(box: str) -> str:
     """Return the message of a box that tyro printed: its first paragraph and the options that it suggests."""
     rows = [row.strip("│| ") for row in box.splitlines()[1:]]  # the first one is the title
     text = "\n".join(row if re.search(r"\w", row) else "" for row in rows)
-    said, *more = [part for part in text.split("\n\n") if part.strip()]
+    said, *more = [part for part in text.replace(", 'None')", ")").split("\n\n") if part.strip()]
     near = re.findall(r"^(--[\w.-]+)", "\n".join(part for part in more if part.startswith("Perhaps")), re.MULTILINE)
     return " ".join(said.split()).rstrip(".") + (f": did you mean {' or '.join(dict.fromkeys(near))}?" if near else "")
 

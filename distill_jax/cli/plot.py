@@ -123,15 +123,17 @@ def _runs(axes: Axes, runs: Sequence[Sequence[Point]], colour: str, dashes: str)
     seconds = [[point.seconds for point in points] for points in runs]
     accuracies = [[float(np.mean(point.accuracies)) for point in points] for points in runs]
     axes.plot(np.concatenate(seconds), np.concatenate(accuracies), "o", color=colour, markersize=3, alpha=0.5)
-    # The points of the runs have different seconds, so the mean is over interpolated values.
-    first, last = max(s[0] for s in seconds), min(s[-1] for s in seconds)
     if max(map(len, seconds)) == 1:
         return axes.axhline(float(np.mean(accuracies)), color=colour, linewidth=1.2, linestyle=":")
-    grid = np.linspace(min(first, last), last, 100)
-    curve = np.asarray([np.interp(grid, s, a) for s, a in zip(seconds, accuracies, strict=True)])
-    mean, std = curve.mean(axis=0), _std(curve.T)
-    (line,) = axes.plot(grid, mean, dashes, linewidth=1.8, color=colour)
-    axes.fill_between(grid, mean - std, mean + std, color=colour, alpha=0.12, linewidth=0)
+    if len(set(map(len, seconds))) > 1:  # a slow block passed several shares of the budget in some of the runs
+        lines = [
+            axes.plot(s, a, dashes, linewidth=1.2, color=colour)[0] for s, a in zip(seconds, accuracies, strict=True)
+        ]
+        return lines[0]
+    # The n-th points of all runs belong to the same share of the budget.
+    x, mean, std = np.mean(seconds, axis=0), np.mean(accuracies, axis=0), _std(np.asarray(accuracies).T)
+    (line,) = axes.plot(x, mean, dashes, linewidth=1.8, color=colour)
+    axes.fill_between(x, mean - std, mean + std, color=colour, alpha=0.12, linewidth=0)
     return line
 
 

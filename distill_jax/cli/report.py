@@ -22,7 +22,7 @@ from tyro.conf import Positional, arg
 from distill_jax.cli import display
 from distill_jax.cli.parser import parsed
 from distill_jax.cli.process import run_command
-from distill_jax.cli.workdir import DISTILLED, EVALUATION, GRID, METRICS, REPORT, RESULT, Workdir, read_json
+from distill_jax.cli.workdir import CONFIG, DISTILLED, EVALUATION, GRID, METRICS, REPORT, RESULT, Workdir, read_json
 from distill_jax.distilled import DistilledSet
 from distill_jax.types import RequestError
 
@@ -38,7 +38,10 @@ class Report:
 def run(argv: list[str]) -> None:
     path = parsed(Report, argv, "report").workdir
     if read_json(path / RESULT) is None:
-        raise RequestError(f"{path} has no finished run: give the --workdir of experiments.distill")
+        mend = "continue it with --resume" if (path / CONFIG).exists() else "give the --workdir of experiments.distill"
+        raise RequestError(f"{path} has no finished run: {mend}")
+    if not (path / DISTILLED).exists():
+        raise RequestError(f"the run in {path} kept no images to report: give the --workdir of another method")
     write(path)
     print(f"report {path / REPORT}")
 

@@ -57,7 +57,8 @@ class Session:
 
 def run(argv: list[str]) -> None:
     cut = argv.index("--") if "--" in argv else len(argv)
-    options = parsed(Reproduce, argv[:cut], "reproduce")
+    after = "options of experiments.distill for all cells follow after --"
+    options = parsed(Reproduce, argv[:cut], "reproduce", unknown=after)
     options.check_folder()
     plan = planned(options, argv[cut + 1 :])
     outcomes, gains = plan.outcomes(), plan.gains()

@@ -86,6 +86,7 @@ def written(workdir: Workdir, setup: Setup, rows: Sequence[Row], settings: Mappi
     return [
         *_table(rows, names),
         *_edges(rows, best),
+        *_doubt([row for row in rows if row.rung == last], best),
         f"best: {won}, {display.plus_minus(summary(list(best.accuracies)))} % of held-out images",
         f"settings {file}, figures {workdir.path / TUNING}, picture {workdir.path / TUNING_PLOT}",
         f"next: {shlex.join(command)}",
@@ -100,6 +101,19 @@ def _table(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
         found = {row.rung: display.plus_minus(summary(list(row.accuracies))) for row in rows if row.point == point}
         lines.append([*(f"{point[name]:g}" for name in names), *(found.get(rung, "") for rung, _ in rungs)])
     return display.table(lines)
+
+
+def _doubt(finalists: Sequence[Row], best: Row) -> list[str]:
+    """Return a hint if the best of the last rung leads the second by less than twice the standard error."""
+    others = sorted((row for row in finalists if row is not best), key=lambda row: row.accuracy)
+    if not others or min(len(best.accuracies), len(others[-1].accuracies)) < 2:
+        return []
+    second = others[-1]
+    error = np.hypot(*(np.std(row.accuracies, ddof=1) / len(row.accuracies) ** 0.5 for row in (best, second)))
+    if best.accuracy - second.accuracy >= 2 * error:
+        return []
+    values = ", ".join(f"{name} {value:g}" for name, value in second.point.items())
+    return [f"{values} is as good within twice the standard error: more --seconds or --repeats would tell them apart"]
 
 
 def _edges(rows: Sequence[Row], best: Row) -> list[str]:

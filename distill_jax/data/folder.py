@@ -110,9 +110,8 @@ def _list_files(root: Path, only: Sequence[str]) -> ClassFiles:
         if not tests:
             train[cls], test[cls] = _split_class(train_root / cls, files)
         if not test[cls]:
-            raise RequestError(
-                f"{tests[0] / cls} holds no PNG or JPEG file: add some, or remove {tests[0]} to split the training part"
-            )
+            wrong = "holds no PNG or JPEG file: add some" if (tests[0] / cls).is_dir() else "is missing: add it"
+            raise RequestError(f"{tests[0] / cls} {wrong}, or remove {tests[0]} to split the training part")
     both = [(path, numbers[cls]) for split in (train, test) for cls in split for path in split[cls]]
     count = sum(map(len, train.values()))
     record = {} if tests else {"held_out": HELD_OUT, "train": count, "test": len(both) - count}

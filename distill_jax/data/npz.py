@@ -32,7 +32,7 @@ def read_npz(path: Path, only: Sequence[str] = ()) -> Dataset:
                 if missing:
                     raise RequestError(
                         f"{path} has no {', '.join(missing)} (it has {', '.join(archive.files) or 'nothing'}): "
-                        f"name its arrays {', '.join(KEYS)}"
+                        f"write the arrays {', '.join(KEYS)}"
                     )
                 arrays = {key: archive[key] for key in (*KEYS, "class_names") if key in archive.files}
     except RequestError:

@@ -154,7 +154,8 @@ def _numbers(name: str, classes: int, word: str) -> Sequence[int]:
     first = int(span[1])
     end = first + 1 if span[2] is None else int(span[2])
     if end > classes:
-        raise RequestError(f"{name} has no class {end - 1}, which {word} includes: its classes are 0 to {classes - 1}")
+        which = "" if span[2] is None else f", which {word} includes"
+        raise RequestError(f"{name} has no class {end - 1}{which}: its classes are 0 to {classes - 1}")
     if first >= end:
         raise RequestError(f"{name}: {word} is an empty range: write FIRST:END, where class END is not included")
     return range(first, end)

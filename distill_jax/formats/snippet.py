@@ -78,7 +78,7 @@ def snippet(distilled: DistilledSet, form: Format) -> str:
         numpy="import numpy\n" if whitened else "",
         stored=stored,
         space="pixels in [0, 1]" if card["space"] == "pixel" else "already normalised",
-        pad="import torch.nn.functional as F\n" if card["packed"] else "",
+        pad="    import torch.nn.functional as F\n" if card["packed"] else "",
         classes=json.dumps(list(card["class_names"]), ensure_ascii=False),
         mean=_short(card["mean"]),
         std=_short(card["std"]),
@@ -106,8 +106,11 @@ Apply {test_steps} to test images in [0, 1]. Train with augmentation for many ep
 
 from pathlib import Path
 
-{numpy}import torch
-{pad}
+{numpy}try:
+    import torch
+{pad}except ModuleNotFoundError:
+    raise SystemExit("this script needs PyTorch: pip install torch") from None
+
 HERE = Path(__file__).parent
 CLASSES = {classes}
 MEAN, STD = {mean}, {std}
