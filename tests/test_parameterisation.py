@@ -101,8 +101,8 @@ def test_decode_is_linear_with_exact_second_derivative(how):
         (lambda: MultiFormation(2, "bound", 0).validate(), "bound is 0"),
         (lambda: MultiFormation(2, space="network").validate(), "'pixel' or 'normalised'"),
         (lambda: Pixels("pixels").validate(), "'pixel' or 'normalised'"),
-        (lambda: MultiFormation(3).check((8, 8, 1)), "use 2 or less"),
-        (lambda: MultiFormation(9).check((32, 40, 3)), "use 8 or less"),
+        (lambda: MultiFormation(3).check((8, 8, 1)), "use --factor 2 or less"),
+        (lambda: MultiFormation(9).check((32, 40, 3)), "use --factor 8 or less"),
     ],
 )
 def test_bad_requests(build, words):
