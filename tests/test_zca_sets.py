@@ -123,7 +123,7 @@ def test_the_script_whitens(data: Dataset, tmp_path: Path, monkeypatch: pytest.M
     pixels = torch.from_numpy(digits().x_test[:5] / np.float32(255)).permute(0, 3, 1, 2)
     shown = use_in_pytorch.normalise(use_in_pytorch.whiten(pixels)).permute(0, 2, 3, 1)
     np.testing.assert_allclose(shown, white(data).prepared(digits().x_test[:5]), atol=1e-4)
-    assert "must go through ``whiten``" in (use_in_pytorch.__doc__ or "")
+    assert "Apply ``whiten`` and then ``normalise``" in (use_in_pytorch.__doc__ or "")
 
 
 def test_a_run_on_whitened_data_and_its_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
