@@ -68,20 +68,19 @@ def words(settings: Mapping[str, Any], given: Container[str]) -> list[str]:
 def check(file: str, settings: Mapping[str, Any], experiment: Experiment, options: Container[str]) -> None:
     """Raise RequestError, suggesting the nearest name, if ``experiment`` has no field for a setting. ``options``: the
     names of the runner's own options, which a file cannot set."""
+    names = [*NAMES, *(field.name for field in fields(experiment.spec))]
+    of_protocol = [f"protocol.{field.name}" for field in fields(experiment.protocol)]
     for name in settings:
         head, dot, field = name.partition(".")
         try:
             if head == "protocol" and dot:
-                known = [f.name for f in fields(experiment.protocol)]
-                if field.partition(".")[0] not in known:
-                    raise RequestError(f"{name} is unknown: {near_miss(name, [f'protocol.{k}' for k in known])}")
-            elif name in NAMES:
-                continue
-            elif name in options:
-                raise RequestError(f"{name} is no setting: give --{name.replace('_', '-')} on the command line")
+                if f"protocol.{field.partition('.')[0]}" not in of_protocol:
+                    raise RequestError(f"{name} is unknown: {near_miss(name, of_protocol)}")
             elif dot:
                 field_at(experiment.spec, name)
-            elif name not in (known := [*NAMES, *(f.name for f in fields(experiment.spec))]):
-                raise RequestError(f"{name} is unknown: {near_miss(name, known)}")
+            elif name not in names and name in options:
+                raise RequestError(f"{name} is no setting: give --{name.replace('_', '-')} on the command line")
+            elif name not in names:
+                raise RequestError(f"{name} is unknown: {near_miss(name, names)}")
         except RequestError as error:
             raise RequestError(f"--config {file}: {error}") from None
