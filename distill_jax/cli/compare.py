@@ -18,8 +18,8 @@ import numpy as np
 
 from distill_jax.cli import display
 from distill_jax.cli.comparison import Point, curve
-from distill_jax.cli.entrants import FOR_ALL, Compare, entrant
-from distill_jax.cli.parser import parsed
+from distill_jax.cli.entrants import Compare, entrant
+from distill_jax.cli.parser import parsed_with_shared
 from distill_jax.cli.process import Interrupts, environment
 from distill_jax.cli.resume import command_line, resumable
 from distill_jax.cli.score import summary
@@ -64,9 +64,7 @@ def run(argv: list[str]) -> None:
 
 def resolve_request(argv: list[str]) -> Comparison:
     """Resolve ``argv``. Raise RequestError, before anything is written, if it is invalid."""
-    cut = argv.index("--") if "--" in argv else len(argv)
-    mine, shared = argv[:cut], argv[cut + 1 :]
-    options = parsed(Compare, mine, "reproduce compare", unknown=FOR_ALL)
+    options, shared = parsed_with_shared(Compare, argv, "reproduce compare")
     require_at_least(1, options, "seeds", "repeats")
     _ = options.budget  # raises RequestError if it is invalid
     setups = {(name, ipc): entrant(line, ipc, options, shared) for name, ipc, line in options.lines}

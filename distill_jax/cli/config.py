@@ -40,7 +40,8 @@ def read(file: str | None) -> dict[str, Any]:
         if value is None or isinstance(value, Mapping):
             if not value:
                 raise RequestError(f"--config {file}: {name} has no value: give one")
-            example = json.dumps(dict([next((f"{name}.{field}", given) for field, given in value.items())]))[1:-1]
+            field, of_field = next(iter(value.items()))
+            example = json.dumps({f"{name}.{field}": of_field})[1:-1]
             raise RequestError(f"--config {file}: {name} is an object: write each field by name, as in {example}")
     return {name.replace("-", "_"): value for name, value in content.items()}
 

@@ -18,7 +18,6 @@ from distill_jax.evaluation import PROTOCOLS
 from distill_jax.methods import PRESETS
 from distill_jax.types import RequestError
 
-FOR_ALL = "options of experiments.distill for all methods follow after --"
 FAMILY = ("idc", "acc_dd", "dream", "dream_acc_dd", "dsa", "dsa --models early-stage --perturb directions")
 
 

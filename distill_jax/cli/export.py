@@ -17,7 +17,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from distill_jax.cli.parser import parsed
 from distill_jax.cli.process import run_command
-from distill_jax.cli.workdir import CONFIG, DISTILLED, replaced
+from distill_jax.cli.workdir import CONFIG, DISTILLED, RESULT, replaced
 from distill_jax.distilled import DistilledSet
 from distill_jax.formats import FORMATS, Format, write
 from distill_jax.types import RequestError, lookup
@@ -41,6 +41,8 @@ class Export:
 def set_in(path: Path) -> DistilledSet:
     """Load the set in ``path``, a file or a workdir. Raise RequestError if there is none."""
     if path.is_dir() and not (path / DISTILLED).exists():
+        if (path / RESULT).exists():
+            raise RequestError(f"the run in {path} kept no images: give a run of another method")
         if (path / CONFIG).exists():
             raise RequestError(
                 f"the run in {path} has no distilled set: continue it with --resume, or give another run"

@@ -63,11 +63,19 @@ def parsed(
         said, help = _line(box.getvalue()), f"{prog} --help"
         said += "" if said.endswith("?") else ";"
         advice = f" {unknown};" if unknown and said.startswith("Unrecognized") else ""
-        error = MissingWords if said.startswith("Missing") else lambda message, _: RequestError(message)
-        raise error(f"{said}{advice} {help} lists the options", help) from None
+        message = f"{said}{advice} {help} lists the options"
+        raise (MissingWords(message, help) if said.startswith("Missing") else RequestError(message)) from None
     finally:
         if sys.exc_info()[0] is None:
             sys.stderr.write(box.getvalue())  # warnings
+
+
+def parsed_with_shared(options: type[Options], argv: Sequence[str], command: str) -> tuple[Options, list[str]]:
+    """Parse the words before ``--`` as ``parsed``. Return the options, and the words after it: options of
+    ``experiments.distill`` for all runs of the command."""
+    cut = argv.index("--") if "--" in argv else len(argv)
+    advice = "options of experiments.distill for all runs follow after --"
+    return parsed(options, argv[:cut], command, unknown=advice), list(argv[cut + 1 :])
 
 
 def _line(box: str) -> str:

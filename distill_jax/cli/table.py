@@ -17,7 +17,7 @@ from typing import Any
 
 from distill_jax.cli import arguments, compare, display, distill
 from distill_jax.cli.distill import Distill
-from distill_jax.cli.parser import parsed
+from distill_jax.cli.parser import parsed_with_shared
 from distill_jax.cli.process import Broken, Interrupts
 from distill_jax.cli.read_data import read
 from distill_jax.cli.resume import command_line, resumable
@@ -56,11 +56,9 @@ class Session:
 
 
 def run(argv: list[str]) -> None:
-    cut = argv.index("--") if "--" in argv else len(argv)
-    after = "options of experiments.distill for all cells follow after --"
-    options = parsed(Reproduce, argv[:cut], "reproduce", unknown=after)
+    options, shared = parsed_with_shared(Reproduce, argv, "reproduce")
     options.check_folder()
-    plan = planned(options, argv[cut + 1 :])
+    plan = planned(options, shared)
     outcomes, gains = plan.outcomes(), plan.gains()
     for gain in gains.values():
         for method in (gain.of.slow, gain.of.fast):
