@@ -132,6 +132,13 @@ def test_settings_that_change_the_program_run_one_after_the_other(tmp_path: Path
     assert lines == [(e, p, s) for e in "01" for p in ("0", "0.09") for s in "01"]
 
 
+def test_options_that_take_several_numbers_are_not_swept(tmp_path: Path, capsys):
+    """--mean takes a number per channel, halve_at any number. Both are found out from the fields, also of plug-ins."""
+    line = "dm digits --ipc 1 --optimiser.halve-at 0.5 0.75 --optimiser.lr 0.1 0.2 --mean 0.3 0.3 0.3 --std 0.2 0.2 0.2"
+    assert ablate.main([*line.split(), "--workdir", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err == "error: mean has 3 numbers, images have 1 channels: give --mean as many\n"
+
+
 @pytest.mark.parametrize(
     "swept",
     [

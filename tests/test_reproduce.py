@@ -115,9 +115,10 @@ def test_baselines_are_methods_without_steps(tmp_path: Path) -> None:
 def test_a_panel_for_each_size_and_a_colour_for_each_method() -> None:
     run = [Point(0, 1.0, [50.0]), Point(10, 2.0, [60.0, 62.0])]
     curves = {(name, ipc): [run, run] for ipc in (1, 10) for name in ("idc", "acc_dd")}
-    figure = draw_curves("title", {**curves, ("random", 10): [[Point(0, 0.0, [40.0])]]})
+    figure = draw_curves("title", "test accuracy, %", {**curves, ("random", 10): [[Point(0, 0.0, [40.0])]]})
     one, ten = figure.axes
     assert (one.get_title("left"), ten.get_title("left")) == ("1 image per class", "10 images per class")
+    assert one.get_ylabel() == "test accuracy, %"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["idc", "acc_dd", "random"]
     colours = [[line.get_color() for line in axes.lines] for axes in (one, ten)]
     assert colours[0] == colours[1][:4] and len(set(colours[1])) == 3
@@ -125,7 +126,7 @@ def test_a_panel_for_each_size_and_a_colour_for_each_method() -> None:
 
 def test_the_mean_of_runs_whose_seconds_do_not_overlap() -> None:
     runs = [[Point(0, start, [50.0]), Point(10, start + 1.0, [60.0])] for start in (1.0, 5.0)]
-    (axes,) = draw_curves("title", {("acc_dd", 1): runs}).axes
+    (axes,) = draw_curves("title", "test accuracy, %", {("acc_dd", 1): runs}).axes
     np.testing.assert_array_equal(axes.lines[-1].get_xydata(), [[3.0, 50.0], [4.0, 60.0]])
-    axes = draw_curves("title", {("acc_dd", 1): [runs[0], runs[1][:1]]}).axes[0]
+    axes = draw_curves("title", "test accuracy, %", {("acc_dd", 1): [runs[0], runs[1][:1]]}).axes[0]
     assert len(axes.lines) == 3, "the points, and a line for each run if they have different numbers of points"

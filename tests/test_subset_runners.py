@@ -89,7 +89,7 @@ def test_an_empty_subset_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_the_values_of_subset_are_not_a_sweep() -> None:
     line = ["acc_dd", "digits", "--subset", "0", "1", "2", "--perturb.max", "0", "0.1"]
-    assert ablate.take_swept(line) == ({"perturb.max": [0, 0.1]}, line[:6])
+    assert ablate.parse(line)[:2] == ({"perturb.max": [0, 0.1]}, line[:6])
 
 
 def test_comparing_on_a_subset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

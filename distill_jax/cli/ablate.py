@@ -8,7 +8,7 @@ Writes ``ablation.csv`` (one line per point and seed) and ``ablation.png`` (mean
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -35,6 +35,7 @@ from distill_jax.cli.workdir import (
     open_workdir,
 )
 from distill_jax.distill import Problem, State
+from distill_jax.recipes import Experiment
 from distill_jax.run import Block, Keys
 from distill_jax.spec import Spec, check
 from distill_jax.types import PyTree, RequestError, require_at_least
@@ -74,8 +75,7 @@ class Row(NamedTuple):
 
 
 def run(argv: list[str]) -> None:
-    swept, rest = take_swept(argv)
-    options, _, default = arguments.parse(rest, Ablate)
+    swept, rest, options, default = parse(argv)
     _check(options, swept)
     numbers = {name: values for name, values in swept.items() if _is_number(default.spec, name)}
     structural = {name: values for name, values in swept.items() if name not in numbers}
@@ -105,8 +105,22 @@ def run(argv: list[str]) -> None:
     print(f"figures {path / SWEPT}, picture {path / SWEPT_PLOT}")
 
 
-def take_swept(argv: Sequence[str]) -> tuple[dict[str, list[float]], list[str]]:
-    """Split ``argv`` into the options with two or more numbers, by field path, and the remaining words."""
+def parse(argv: Sequence[str]) -> tuple[dict[str, list[float]], list[str], Ablate, Experiment]:
+    """Return the swept settings, the remaining words, and the options and the experiment that these words set."""
+    lists = {name.replace("-", "_") for name in arguments.multi_valued(Ablate)}
+    while True:
+        swept, rest = take_swept(argv, lists)
+        options, _, default = arguments.parse(rest, Ablate)
+        fields = {name: sweep.field_at(default.spec, name) for name in swept if name != "factor"}
+        found = {name for name, value in fields.items() if isinstance(value, tuple)}
+        if not found:
+            return swept, rest, options, default
+        lists |= found  # several numbers are one value of these fields
+
+
+def take_swept(argv: Sequence[str], lists: Container[str] = ()) -> tuple[dict[str, list[float]], list[str]]:
+    """Split ``argv`` into the options with two or more numbers, by field path, and the remaining words. Options in
+    ``lists`` are not swept, because they take several numbers."""
     swept: dict[str, list[float]] = {}
     rest: list[str] = []
     i = 0
@@ -115,7 +129,7 @@ def take_swept(argv: Sequence[str]) -> tuple[dict[str, list[float]], list[str]]:
         while end < len(argv) and _number(argv[end]) is not None:
             end += 1
         name = argv[i].removeprefix("--").replace("-", "_")
-        if argv[i].startswith("--") and end > i + 2 and name not in ("optimiser.halve_at", "subset"):
+        if argv[i].startswith("--") and end > i + 2 and name not in lists:
             swept[name] = [number for word in argv[i + 1 : end] if (number := _number(word)) is not None]
         else:
             rest += argv[i:end]

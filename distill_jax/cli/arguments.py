@@ -165,7 +165,7 @@ def parse(
     try:
         parsed = parser.parsed_over(default, names, options, _expanded(argv), options.command)
     except parser.MissingWords as error:
-        several = ", ".join(f"--{name}" for name in sorted(_multi_valued(options)) if name in values)
+        several = ", ".join(f"--{name}" for name in sorted(multi_valued(options)) if name in values)
         taken = f" ({several} takes all words up to the next option)" if several else ""
         raise RequestError(
             f"METHOD or DATASET is missing: put both first, as in acc_dd digits{taken}; {error.help} lists the options"
@@ -230,7 +230,7 @@ def choice_name(axis: str, choice: Any) -> str:
 
 def scan(argv: Sequence[str], runner: type[Any]) -> tuple[Mapping[str, str], list[str]]:
     """Return the first value of each option by name, and the words that belong to no option."""
-    flags, several = _flags(runner), _multi_valued(runner)
+    flags, several = _flags(runner), multi_valued(runner)
     options: dict[str, str] = {}
     words: list[str] = []
     rest = list(argv)
@@ -260,7 +260,7 @@ def _flags(options: type[Any]) -> set[str]:
     return flags
 
 
-def _multi_valued(runner: type[Any]) -> set[str]:
+def multi_valued(runner: type[Any]) -> set[str]:
     """Return the options of the runner that take all words up to the next option."""
     hints = get_type_hints(runner)
     types = {f.name: (hints[f.name], *get_args(hints[f.name])) for f in fields(runner)}

@@ -162,4 +162,4 @@ def _images_per_step(setup: Setup) -> int:
     decoded = spec.parameterisation.decoded(spec.ipc)
     if spec.syn_batch:
         decoded = min(decoded, spec.syn_batch)
-    return setup.data.classes * (spec.selector.batch + decoded) * spec.live
+    return (len(spec.classes) or setup.data.classes) * (spec.selector.batch + decoded) * spec.live

@@ -93,10 +93,10 @@ def _label(name: str) -> str:
     return name.replace("_", " ")
 
 
-def draw_curves(title: str, curves: Mapping[tuple[str, int], Sequence[Sequence[Point]]]) -> Figure:
-    """Draw accuracy against seconds, with a panel per number of images per class. Each method shows the points of its
-    runs, and their mean with the standard deviation. A method without steps shows dots and a dotted line at the
-    mean."""
+def draw_curves(title: str, scored: str, curves: Mapping[tuple[str, int], Sequence[Sequence[Point]]]) -> Figure:
+    """Draw accuracy against seconds, with a panel per number of images per class. ``scored`` is the label of
+    the accuracies. Each method shows the points of its runs, and their mean with the standard deviation. A method
+    without steps shows dots and a dotted line at the mean."""
     sizes, methods = list(dict.fromkeys(ipc for _, ipc in curves)), list(dict.fromkeys(name for name, _ in curves))
     figure = Figure(figsize=(1.2 + 6 * len(sizes), 4.6), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", color=INK)
@@ -112,7 +112,7 @@ def draw_curves(title: str, curves: Mapping[tuple[str, int], Sequence[Sequence[P
         axes.grid(color="#e5e5e5")
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[sizes[0]].set_ylabel("test accuracy, %")
+    panels[sizes[0]].set_ylabel(scored)
     columns = 3 if len(sizes) == 1 else 6
     figure.legend(lines.values(), lines, frameon=False, fontsize="small", loc="outside lower center", ncols=columns)
     return figure
