@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,22 @@ def test_images_of_one_size_are_resized_to_side(tmp_path: Path) -> None:
     assert data.shape == (2, 2, 1) and data.x_train[:, 1, 1, 0].tolist() == [10, 11, 12]
 
 
+def test_images_of_other_modes_are_decoded_as_in_a_folder(tmp_path: Path) -> None:
+    """16 bits per channel, and a palette with a transparent colour."""
+    deep, palette = io.BytesIO(), io.BytesIO()
+    Image.fromarray(np.full((4, 4), 200 * 257, np.uint16)).save(deep, "png")
+    Image.fromarray(np.full((4, 4), 50, np.uint8)).convert("P").save(palette, "png", transparency=b"\xff" * 50 + b"\0")
+    for files, channels in (([deep] * 3, 1), ([deep, palette, deep], 3)):
+        content = table(GREY, [0, 1, 2])
+        cells = pyarrow.array([{"bytes": file.getvalue(), "path": ""} for file in files])
+        content = content.set_column(0, "img", cells).replace_schema_metadata(content.schema.metadata)
+        for split in ("train", "test"):
+            on_the_hub(tmp_path, split, content)
+        data = load(f"hf:{tmp_path}")
+        assert data.shape == (4, 4, channels)
+        assert data.x_train[:, 0, 0, 0].tolist() == [200, 50 if channels == 3 else 200, 200]
+
+
 def test_wrong_data_sets_are_refused(tmp_path: Path) -> None:
     def refused(message: str) -> None:
         with pytest.raises(RequestError, match=message) as error:
@@ -88,6 +105,11 @@ def test_wrong_data_sets_are_refused(tmp_path: Path) -> None:
     on_the_hub(tmp_path, "test", table(GREY, [0, 1, 2]))
     saved_to_disk(tmp_path, "train", table(GREY, [0, 1, 2]))
     refused("in several folders")
+    shutil.rmtree(tmp_path / "train")
+    content = table(GREY, [0, 1, 2])
+    cells = pyarrow.array([*content["img"].to_pylist()[:2], {"bytes": b"no image", "path": ""}])
+    on_the_hub(tmp_path, "train", content.set_column(0, "img", cells).replace_schema_metadata(content.schema.metadata))
+    refused(r"cannot read image 2 of hf:.* \(cannot identify image file\): save")
     with pytest.raises(RequestError, match="hf:PATH"):
         load("hf:")
     with pytest.raises(RequestError, match="check the path"):

@@ -39,7 +39,7 @@ def album(root: Path, count: int = 10, **options: Any) -> Path:
 def read_one(path: Path, side: int | None = None) -> np.ndarray:
     plan = photos.plan_decoding([path], side)
     images = np.empty((1, plan.side, plan.side, plan.channels), np.uint8)
-    assert not photos.decode_into(images, [path], plan, path.parent, None)
+    assert not photos.decode_into(images, [path], plan, [path.name], "here", None)
     return images[0]
 
 

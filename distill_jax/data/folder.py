@@ -46,6 +46,11 @@ class ClassFiles(NamedTuple):
     others: list[Path]
     """image files of a type that is not read"""
 
+    @property
+    def names(self) -> list[str]:
+        """[N], the paths below ``root``"""
+        return [str(path.relative_to(self.root)) for path in self.paths]
+
 
 def read_folder(root: Path, side: int | None = None, only: Sequence[str] = (), tick: Tick | None = None) -> Dataset:
     """Read the PNG and JPEG files in ``root/train/<class>/`` and ``root/test/<class>/`` (or ``root/val``), and in
@@ -74,7 +79,7 @@ def read_folder(root: Path, side: int | None = None, only: Sequence[str] = (), t
     shape = (len(files.paths), plan.side, plan.side, plan.channels)
 
     def fill(images: np.ndarray) -> Dataset:
-        return _build(files, images, plan, decode_into(images, files.paths, plan, root, tick))
+        return _build(files, images, plan, decode_into(images, files.paths, plan, files.names, str(root), tick))
 
     try:
         return cache.write(path, key, shape, fill)
@@ -202,8 +207,8 @@ def _build(files: ClassFiles, images: np.ndarray, plan: Plan, damaged: Damaged) 
     origin: dict[str, Any] = {"side": plan.side} if plan.resized else {}
     notes = [f"images of {plan.resized} are resized and cropped to {plan.side}x{plan.side}"] if plan.resized else []
     if damaged:
-        origin["left_out"] = sorted(str(files.paths[index].relative_to(files.root)) for index in damaged)
-        few = list_damaged(damaged, files.paths, files.root)
+        origin["left_out"] = sorted(files.names[index] for index in damaged)
+        few = list_damaged(damaged, files.names)
         notes.append(f"{len(damaged)} of {len(files.paths)} files cannot be read and are left out: {few}")
     if files.others:
         example = files.others[0].relative_to(files.root)

@@ -6,21 +6,18 @@ The ``datasets`` library writes the types of the columns into the metadata of th
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from distill_jax.data.dataset import Dataset, reason
-from distill_jax.data.photos import SIDE
+from distill_jax.data.photos import decode_into, plan_decoding
 from distill_jax.data.subset import select_classes
-from distill_jax.types import RequestError
+from distill_jax.types import RequestError, Tick
 
 METADATA = b"huggingface"
 TEST = ("test", "validation", "valid", "val")
@@ -28,13 +25,14 @@ TEST = ("test", "validation", "valid", "val")
 SPLIT = re.compile(rf"(train|{'|'.join(TEST)})(?![a-z])")
 
 
-def read_huggingface(root: Path, side: int | None = None, only: Sequence[str] = ()) -> Dataset:
+def read_huggingface(
+    root: Path, side: int | None = None, only: Sequence[str] = (), tick: Tick | None = None
+) -> Dataset:
     """Read the data set in the folder ``root``, and select the classes ``only`` if there are any.
 
     It needs a split ``train``, a split of TEST, a column of images and a column of class labels; of several columns the
-    first one is used. Images become uint8 [N, H, H, 1] if all are grey, else [N, H, H, 3], cropped at the centre and
-    resized to H. H is ``side``. If that is None, H is the size of the images if all are square and equal, else 224.
-    Raise RequestError for any other data set.
+    first one is used. Images become uint8 [N, H, H, 1 or 3] in the same way as those of a folder (``read_folder``).
+    ``tick`` receives the progress. Raise RequestError for any other data set, or if an image cannot be read.
     """
     name = f"hf:{root.name}"
     files = _files(root)
@@ -63,7 +61,7 @@ def read_huggingface(root: Path, side: int | None = None, only: Sequence[str] = 
             )
         if only:
             labels[n] = np.array([part.indices.index(c) for c in labels[n]], np.int32)
-    pictures = _decode([cell for of_split in encoded for cell in of_split], name, side)
+    pictures = _decode([cell for of_split in encoded for cell in of_split], name, side, tick)
     count = len(encoded[0])
     arrays = pictures[:count], labels[0], pictures[count:], labels[1]
     return Dataset.from_arrays(part.name, *arrays, class_names=part.names)
@@ -122,26 +120,15 @@ def _table(paths: Sequence[Path]) -> Any:
         raise RequestError(f"{paths[0].parent} is damaged ({reason(error)}): copy it again") from error
 
 
-def _decode(encoded: Sequence[bytes | None], name: str, side: int | None) -> np.ndarray:
-    """Return the images as uint8 [N, H, H, 1 or 3]."""
-    with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
-        images = list(pool.map(_open_upright, encoded, [f"image {n} of {name}" for n in range(len(encoded))]))
-    width, height = images[0].size
-    own = width if width == height and all(image.size == images[0].size for image in images) else None
-    side = side or own or SIDE
-    if side != own:
-        images = [ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR) for image in images]
-    mode = "L" if all(image.mode == "L" for image in images) else "RGB"
-    return np.stack([np.atleast_3d(np.asarray(image.convert(mode))) for image in images])
-
-
-def _open_upright(encoded: bytes | None, what: str) -> Image.Image:
-    """Return an image of mode L or RGB."""
-    if encoded is None:
-        raise RequestError(f"{what} is missing from the file: save the data set with its images")
-    try:
-        with Image.open(io.BytesIO(encoded)) as file:
-            image = ImageOps.exif_transpose(file)
-            return image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise RequestError(f"cannot read {what} ({reason(error)}): save the data set without this image") from error
+def _decode(encoded: Sequence[bytes | None], name: str, side: int | None, tick: Tick | None) -> np.ndarray:
+    """Return the images as uint8 [N, H, H, 1 or 3]. Raise RequestError if one of them is missing or cannot be read."""
+    if None in encoded:
+        raise RequestError(f"image {encoded.index(None)} of {name} is missing: save the data set with its images")
+    files = [content for content in encoded if content is not None]
+    plan = plan_decoding(files, side)
+    images = np.empty((len(files), plan.side, plan.side, plan.channels), np.uint8)
+    damaged = decode_into(images, files, plan, [f"image {n}" for n in range(len(files))], name, tick)
+    if damaged:
+        number, why = min(damaged.items())
+        raise RequestError(f"cannot read image {number} of {name} ({why}): save the data set without this image")
+    return images

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -21,7 +23,9 @@ GREY = {"1", "L", "LA", "La", "I"}
 """Pillow modes without colour, apart from I;16"""
 WORKERS = min(8, os.cpu_count() or 1)
 """number of images that are decoded at once; each may need hundreds of megabytes"""
-Damaged = Mapping[int, str]
+Source: TypeAlias = Path | bytes
+"""an image file, or its content"""
+Damaged: TypeAlias = Mapping[int, str]
 """{index of a file: why it cannot be read}"""
 T = TypeVar("T")
 
@@ -38,10 +42,10 @@ class Plan(NamedTuple):
     damaged: Damaged
 
 
-def plan_decoding(paths: Sequence[Path], side: int | None = None) -> Plan:
-    """Read the headers of ``paths`` [N] and return the plan. H is ``side``. If that is None, H is the side of the
+def plan_decoding(files: Sequence[Source], side: int | None = None) -> Plan:
+    """Read the headers of ``files`` [N] and return the plan. H is ``side``. If that is None, H is the side of the
     images if all are square and equal, else SIDE."""
-    heads = list(_threaded(_header, paths))
+    heads = list(_threaded(_header, files))
     sound = [head for head in heads if not isinstance(head, str)]
     sizes = {size for size, _ in sound}
     width, height = next(iter(sizes), (SIDE, SIDE))
@@ -52,11 +56,14 @@ def plan_decoding(paths: Sequence[Path], side: int | None = None) -> Plan:
     return Plan(side, 1 if sound and all(grey for _, grey in sound) else 3, resized, damaged)
 
 
-def decode_into(images: np.ndarray, paths: Sequence[Path], plan: Plan, root: Path, tick: Tick | None) -> Damaged:
-    """Decode ``paths`` [N], files below ``root``, into the rows of ``images`` uint8 [N, H, H, c], WORKERS at once.
+def decode_into(
+    images: np.ndarray, files: Sequence[Source], plan: Plan, names: Sequence[str], where: str, tick: Tick | None
+) -> Damaged:
+    """Decode ``files`` [N] into the rows of ``images`` uint8 [N, H, H, c], WORKERS at once.
 
     Return the files that cannot be read; their rows are undefined. ``tick`` receives the progress. Raise RequestError
-    if more than one percent of the files, and more than ten, cannot be read.
+    if more than one percent of the files, and more than ten, cannot be read; it names them by their ``names`` [N] in
+    ``where``.
     """
     damaged = dict(plan.damaged)
 
@@ -64,33 +71,33 @@ def decode_into(images: np.ndarray, paths: Sequence[Path], plan: Plan, root: Pat
         if index in plan.damaged:
             return plan.damaged[index]
         try:
-            images[index] = decode_image(paths[index], plan.side, plan.channels)
+            images[index] = decode_image(files[index], plan.side, plan.channels)
         except Exception as error:  # Pillow raises almost any exception for damaged files
-            return _explain(error, paths[index])
+            return _explain(error, files[index])
         return ""
 
-    for index, why in enumerate(_threaded(decode, range(len(paths)))):
+    for index, why in enumerate(_threaded(decode, range(len(files)))):
         if why:
             damaged[index] = why
-        if len(damaged) > max(10, len(paths) // 100):
+        if len(damaged) > max(10, len(files) // 100):
             raise RequestError(
-                f"{len(damaged)} or more of the {len(paths)} image files in {root} cannot be read, such as "
-                f"{list_damaged(damaged, paths, root)}: repair or remove them"
+                f"{len(damaged)} or more of the {len(files)} image files in {where} cannot be read, such as "
+                f"{list_damaged(damaged, names)}: repair or remove them"
             )
         if tick is not None:
-            tick(index + 1, len(paths))
+            tick(index + 1, len(files))
     return damaged
 
 
-def list_damaged(damaged: Damaged, paths: Sequence[Path], root: Path) -> str:
+def list_damaged(damaged: Damaged, names: Sequence[str]) -> str:
     """Return the names of the first three damaged files, with the reasons why they cannot be read."""
-    few = [f"{paths[index].relative_to(root)} ({damaged[index]})" for index in sorted(damaged)[:3]]
+    few = [f"{names[index]} ({damaged[index]})" for index in sorted(damaged)[:3]]
     return ", ".join([*few, "..."] if len(damaged) > 3 else few)
 
 
-def decode_image(path: Path, side: int, channels: int) -> np.ndarray:
+def decode_image(file: Source, side: int, channels: int) -> np.ndarray:
     """Return the image as uint8 [side, side, c]: upright, without transparency, resized and cropped."""
-    with Image.open(path) as image:
+    with _opened(file) as image:
         # A JPEG decoder can shrink up to eight times at no cost. Twice the side is kept for an antialiased resize.
         image.draft(None, (2 * side, 2 * side))
         ImageOps.exif_transpose(image, in_place=True)
@@ -116,17 +123,22 @@ def _threaded(function: Callable[[Any], T], items: Sequence[Any]) -> Iterator[T]
         yield from pool.map(function, items)
 
 
-def _header(path: Path) -> tuple[tuple[int, int], bool] | str:
+def _opened(file: Source) -> Image.Image:
+    return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+
+
+def _header(file: Source) -> tuple[tuple[int, int], bool] | str:
     """Return (width, height) and whether the image is grey, or the reason why the file cannot be read."""
     try:
-        with Image.open(path) as image:
+        with _opened(file) as image:
             return image.size, image.mode in GREY or image.mode.startswith("I;16")
     except Exception as error:
-        return _explain(error, path)
+        return _explain(error, file)
 
 
-def _explain(error: Exception, path: Path) -> str:
-    return reason(error).replace(f" {str(path)!r}", "")  # every message names the path already
+def _explain(error: Exception, file: Source) -> str:
+    """Return the reason without the file, which every message names."""
+    return re.sub(r" <_io.BytesIO[^>]*>", "", reason(error).replace(f" {str(file)!r}", ""))
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -26,8 +26,8 @@ def load(name: str, side: int | None = None, only: Sequence[str] = (), tick: Tic
     classes are not decoded, and the whitening does not use them. Images of ``folder:``, of ``hf:``, and of TFDS data
     sets whose image size varies (``imagenette``, ``imagenet2012``, ...) are resized and cropped to ``side``. If that is
     None they become 224, except that square images of equal size in ``folder:`` and ``hf:`` keep their size. ``tick``
-    receives the number of decoded files of a folder. Raise RequestError if the data set does not exist or cannot be
-    used; the readers in this folder give the details.
+    receives the number of decoded images of ``folder:`` and ``hf:``. Raise RequestError if the data set does not exist
+    or cannot be used; the readers in this folder give the details.
     """
     if side is not None and side < 1:
         raise RequestError(f"cannot crop images to side {side}: give at least 1")
@@ -45,7 +45,7 @@ def load(name: str, side: int | None = None, only: Sequence[str] = (), tick: Tic
     location = Path(path).expanduser()
     if kind == "npz":
         return read_npz(location, only)
-    return read_huggingface(location, side, only) if kind == "hf" else read_folder(location, side, only, tick)
+    return (read_huggingface if kind == "hf" else read_folder)(location, side, only, tick)
 
 
 def digits() -> Dataset:
