@@ -73,7 +73,7 @@ class DistilledSet:
             "schema": SCHEMA,
             "class_names": list(class_names),
             "space": parameterisation.space,
-            "range": [0.0, 1.0] if pixel else None,
+            "range": [0.0, 1.0] if pixel and flat.min() >= 0 and flat.max() <= 1 else None,
             "mean": np.asarray(normaliser.mean).tolist(),
             "std": np.asarray(normaliser.std).tolist(),
             **decode,
@@ -142,9 +142,8 @@ class DistilledSet:
         if wrong:
             raise RequestError(f"{wrong}: give probabilities of {self.decoded_count} decoded images")
         content = content_hash(self.images, self.labels, soft, self.zca)
-        return replace(
-            self, soft=soft, card={**self.card, "labels": "hard" if soft is None else "soft", "hash": content}
-        )
+        kind = "hard" if soft is None else "soft"
+        return replace(self, soft=soft, card={**self.card, "labels": kind, "hash": content})
 
     def with_zca(self, matrix: np.ndarray | None) -> DistilledSet:
         """Return the set marked as whitened by ``matrix`` [d + 1, d], or as not whitened if ``matrix`` is None. Raise
@@ -193,10 +192,13 @@ class DistilledSet:
 
     def prepared(self, pixels: np.ndarray) -> np.ndarray:
         """Prepare real images, ``pixels`` [N, H, W, c] uint8 or in [0, 1], for networks trained on this set: whiten
-        them if the set is whitened, and normalise them. Return float32."""
+        them if the set is whitened, and normalise them. Return float32. Raise RequestError for other arrays."""
+        pixels = np.asarray(pixels)
+        if pixels.shape[1:] != self.shape or not (pixels.dtype == np.uint8 or pixels.dtype.kind == "f"):
+            what = f"images are {pixels.dtype}{list(pixels.shape)}, not [N, {', '.join(map(str, self.shape))}] of uint8"
+            raise RequestError(f"{what} or of floats from 0 to 1: convert them")
         pixels = np.asarray(pixels, np.float32) / (255 if pixels.dtype == np.uint8 else 1)
-        pixels = pixels if self.zca is None else whiten(pixels, self.zca)
-        return (pixels - self.mean) / self.std
+        return ((pixels if self.zca is None else whiten(pixels, self.zca)) - self.mean) / self.std
 
     def save(self, path: Path | str) -> None:
         """Write an npz file, without pickled data: ``images``, ``labels``, ``card`` (a 0-d JSON string), and ``soft``
@@ -208,17 +210,15 @@ class DistilledSet:
 
     @classmethod
     def load(cls, path: Path | str) -> DistilledSet:
-        """Load a file written by ``save``, or a set that comes with the library, such as ``digits-ipc1``. Raise
-        RequestError if the file is missing, damaged or not a distilled set."""
+        """Load a file written by ``save``, the set in the workdir of a run, or a set that comes with the library, such
+        as ``digits-ipc1``. Raise RequestError if the file is missing, damaged or not a distilled set."""
         try:
             with sets.located(Path(path)).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 images, labels, card = (arrays[key] for key in ("images", "labels", "card"))
                 soft, zca = (arrays[key] if key in arrays.files else None for key in ("soft", "zca"))
         except FileNotFoundError:
             known = ", ".join(sets.names())
-            raise RequestError(
-                f"no distilled set in {path}: give a distilled.npz, the workdir of a run, or one of {known}"
-            ) from None
+            raise RequestError(f"no distilled set in {path}: give a file, a workdir, or one of {known}") from None
         except KeyError as error:
             raise RequestError(f"{path} is not a distilled set: {error.args[0]}") from error
         except Exception as error:  # numpy and zipfile raise many types on damaged files

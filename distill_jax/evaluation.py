@@ -6,6 +6,7 @@ chosen by its test accuracy.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,6 +19,7 @@ import optax
 
 from distill_jax import hosts, mesh
 from distill_jax.augment import NoAugment, Siamese
+from distill_jax.check_data import check_same_data
 from distill_jax.contracts import Architecture, Augmentation
 from distill_jax.data import Dataset
 from distill_jax.distilled import DistilledSet
@@ -187,10 +189,14 @@ def evaluate(
 ) -> list[float]:
     """Train ``repeats`` networks on ``distilled`` and return the test accuracy of each in percent.
 
-    The default protocol is IDC's and the default network is a ConvNet-3. Raise RequestError if they do not fit the
-    images.
+    The default protocol is IDC's and the default network is a ConvNet-3. The protocols in LEARNED_RATE start from the
+    learned rate of the set. Raise RequestError if the protocol, the network or the set does not fit ``data``, and warn
+    if the set was distilled from other images.
     """
+    if warning := check_same_data(distilled, "the set", data, data.name):
+        warnings.warn(warning, stacklevel=2)
     protocol, network = protocol or IDC_PROTOCOL, (net or ConvNet()).build(data.shape, data.classes)
+    protocol = at_learned_rate(protocol, distilled)
     validate(protocol, "protocol.")
     models = train_networks(network, protocol, repeated(distilled, repeats), Keys.of(seed).score, distilled.normaliser)
     return test_accuracies(network, models, data.test_arrays(), distilled.normaliser)

@@ -140,7 +140,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"y_train": np.zeros(10, int), "y_test": np.zeros(5, int)}, "only one class"),
     ({"y_test": LABELS[:5] + 1}, "y_test has the label 3, but there are 3 classes, 0..2"),
     ({"class_names": ["a", "b"]}, "y_train has the label 2, but there are 2 classes"),
-    ({"class_names": ["a", "b", "c", "d"]}, "class 3 of 0..3 has no training image"),
+    ({"class_names": ["a", "b", "c", "d"]}, "there are 4 class names, but y_train has the labels 0..2"),
 ]
 
 

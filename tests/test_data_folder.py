@@ -72,6 +72,24 @@ def test_folder_of_grey_images_and_a_validation_split(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.y_test, [0, 1])
 
 
+@pytest.mark.parametrize(
+    ("train", "test"), [("Train", "Test"), ("training", "testing"), ("train", "valid"), ("TRAIN", "validation")]
+)
+def test_usual_names_of_the_parts(train: str, test: str, tmp_path: Path) -> None:
+    for part in (train, test):
+        for cls in "ab":
+            picture(tmp_path / part / cls / "0.png", "L")
+    data = load(f"folder:{tmp_path}")
+    assert data.class_names == ("a", "b") and (len(data.y_train), len(data.y_test)) == (2, 2) and not data.notes
+
+
+def test_a_class_may_have_the_name_of_a_part(tmp_path: Path) -> None:
+    for cls in ("broken", "valid"):
+        for number in range(2):
+            picture(tmp_path / cls / f"{number}.png", "L")
+    assert load(f"folder:{tmp_path}").class_names == ("broken", "valid")
+
+
 def test_wrong_folders(root: Path) -> None:
     def with_change(message: str, change: Callable[[Path], object]) -> None:
         copy = root.parent / "copy"

@@ -59,6 +59,18 @@ def test_images_labels_and_names_come_back(write, tmp_path: Path) -> None:
     assert part.x_train[:, 0, 0, 0].tolist() == [10, 11, 10, 12]
 
 
+def test_a_test_split_without_labels_is_not_used(tmp_path: Path) -> None:
+    """Labels are -1 if they are hidden. Without any other test split, a fifth of each class is held out."""
+    on_the_hub(tmp_path, "train", table([(4, 4)] * 30, [0, 1, 2] * 10))
+    on_the_hub(tmp_path, "test", table(GREY, [-1, -1, -1]))
+    data = load(f"hf:{tmp_path}")
+    assert (len(data.y_train), len(data.y_test)) == (24, 6)
+    assert data.origin["split"] == {"held_out": 0.2, "train": 24, "test": 6}
+    assert data.notes[0].startswith(f"hf:{tmp_path.name} has no test part: 6 of 30 images")
+    on_the_hub(tmp_path, "validation", table(GREY, [0, 1, 2]))
+    assert load(f"hf:{tmp_path}").y_test.tolist() == [0, 1, 2]
+
+
 def test_images_of_several_sizes_are_cropped(tmp_path: Path) -> None:
     on_the_hub(tmp_path, "train", table([(4, 8), (6, 6, 3), (5, 4)], [0, 1, 2]))
     on_the_hub(tmp_path, "validation", table(GREY, [0, 1, 2]))
@@ -70,6 +82,7 @@ def test_images_of_one_size_are_resized_to_side(tmp_path: Path) -> None:
     on_the_hub(tmp_path, "train", table(GREY, [0, 1, 2]))
     on_the_hub(tmp_path, "validation", table(GREY, [0, 1, 2]))
     data = load(f"hf:{tmp_path}", side=2)
+    assert data.origin == {"side": 2} and "resized and cropped to 2x2" in data.notes[0]
     assert data.shape == (2, 2, 1) and data.x_train[:, 1, 1, 0].tolist() == [10, 11, 12]
 
 
@@ -97,7 +110,7 @@ def test_wrong_data_sets_are_refused(tmp_path: Path) -> None:
 
     refused("no split train")
     on_the_hub(tmp_path, "train", table(GREY, [0, 1, 2]))
-    refused("no split test or validation")
+    refused("every class has one training image, so none can be withheld")
     on_the_hub(tmp_path, "test", table(GREY, [0, 1, 2]).rename_columns(["img", "text"]))
     refused("label")
     (tmp_path / "data" / "test-00000-of-00001.parquet").write_bytes(b"PAR1 and no more")

@@ -173,14 +173,25 @@ def test_fields_of_the_future_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_missing_or_foreign_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="give a distilled.npz"):
+    with pytest.raises(RequestError, match="give a file, a workdir"):
         DistilledSet.load(tmp_path / "nothing.npz")
     for name, content in (("empty", b""), ("text", b"hello"), ("pickle", pickle.dumps({"images": [1]}))):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(RequestError, match="damaged or not an npz"):
             DistilledSet.load(tmp_path / name)
-    with pytest.raises(RequestError):
+    with pytest.raises(RequestError, match="no distilled set"):
         DistilledSet.load(tmp_path)
+    write(tmp_path / "distilled.npz")
+    assert DistilledSet.load(tmp_path).card["schema"] == 1, "the set in a workdir"
+
+
+def test_real_images_must_fit_the_set() -> None:
+    distilled = make_set()
+    real = np.random.default_rng(0).integers(0, 256, (2, *distilled.shape), np.uint8)
+    np.testing.assert_allclose(distilled.prepared(real), distilled.prepared(real / 255), rtol=1e-5, atol=1e-5)
+    for wrong in (real.astype(int), real[0], real[:, :-1], real[..., None], real.tolist()):
+        with pytest.raises(RequestError, match=r"images are .*, not \[N, .*\] of uint8 or of floats from 0 to 1"):
+            distilled.prepared(wrong)
 
 
 def test_pickles_are_never_read(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ PARSED_ONLY = (
     "mnist.npz",
     "reproduce small",
     "mine.toml",
+    "hf:",
 )
 FAST = ("getting_started.md", "files.md")
 """pages whose commands run in the normal suite"""

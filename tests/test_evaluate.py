@@ -12,7 +12,9 @@ import pytest
 
 from distill_jax import evaluation
 from distill_jax.augment import NoAugment, Siamese
-from distill_jax.evaluation import PROTOCOLS, Protocol, Sets, train_networks
+from distill_jax.data import Dataset, digits, whitened
+from distill_jax.distilled import DistilledSet
+from distill_jax.evaluation import PROTOCOLS, Protocol, Sets, evaluate, train_networks
 from distill_jax.nets import ConvNet
 from distill_jax.run import Block
 from distill_jax.train import NetworkSGD, rate_drops, reset_momentum
@@ -173,3 +175,28 @@ def test_the_same_seed_gives_the_same_accuracy() -> None:
     one, again, other = (evaluation.test_accuracies(NET, of, test, AS_THEY_ARE) for of in models)
     assert one == again != other
     assert one[0] != one[1], "repeats have different seeds"
+
+
+def test_a_set_must_fit_the_data_that_score_it() -> None:
+    data, distilled = digits(), DistilledSet.load("digits-ipc1")
+    x, y = data.x_test[:, :4, :4], data.y_test
+    small = Dataset.from_arrays("small", x, y, x, y)
+    wrong = {"has other classes": data.only(["0", "1"]), "is whitened": whitened(data), "has images 4x4x1": small}
+    for said, other in wrong.items():
+        with pytest.raises(RequestError, match=said):
+            evaluate(distilled, other)
+    with pytest.warns(UserWarning, match="the set was distilled from other images than digits"):
+        evaluate(distilled, data.withhold(0.5, 0), replace(PLAIN["dsa"], epochs=1), ConvNet(1, 2), repeats=1)
+
+
+def test_networks_train_at_the_learned_rate_of_the_set() -> None:
+    data, distilled, protocol = digits(), DistilledSet.load("digits-ipc1"), replace(PLAIN["dsa"], epochs=1)
+    learned = distilled.with_card(rate=0.05)
+    assert evaluation.at_learned_rate(protocol, learned).rate == 0.05
+    with pytest.MonkeyPatch.context() as patch:
+        used: list[float] = []
+        patch.setattr(evaluation, "train_networks", lambda net, protocol, *_: used.append(protocol.rate))
+        patch.setattr(evaluation, "test_accuracies", lambda *_: [])
+        evaluate(learned, data, protocol)
+        evaluate(learned, data, PLAIN["idc"])
+    assert used == [0.05, 0.01]

@@ -103,3 +103,13 @@ def test_an_unknown_data_set_is_read(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "select [3, 256, 12, 12, 3]" in explained(capsys, *argv)
     assert explain.main([*argv, "--ipc", "3"]) == 2
     assert "ipc is 3" in capsys.readouterr().err
+
+
+def test_a_part_of_the_images_on_the_device(capsys: pytest.CaptureFixture[str]):
+    text = explained(capsys, "dm", "digits", "--net.width", "4", "--resident-images", "50")
+    assert "uint8 [500, 8, 8, 1]" in text and "500 images" in text
+
+
+def test_a_method_without_steps_has_no_step(capsys: pytest.CaptureFixture[str]):
+    text = explained(capsys, "random", "digits")
+    assert "takes no steps" in text and "RandomReal" in text and "FLOP" not in text and "FeatureMatching" not in text

@@ -95,7 +95,7 @@ def test_without_a_card_the_user_must_describe_the_set(tmp_path: Path, name: str
     for key in told:
         if (name, key) in (("png", "class_names"), ("huggingface", "class_names")):
             continue  # its files contain them
-        with pytest.raises(RequestError, match=f"do not give .*: give {key}"):
+        with pytest.raises(RequestError, match=f"lack .*: give {key}"):
             read(form, tmp_path / "out", **{**told, key: None})
 
 

@@ -1,6 +1,9 @@
 """Tests export and import of sets and networks on the command line."""
 
+import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 
 from distill_jax.checkpoint import load_pool
 from distill_jax.cli import evaluate, export, import_set, pretrain
-from distill_jax.distilled import DistilledSet
+from distill_jax.distilled import DistilledSet, content_hash
 from distill_jax.formats import FORMATS, pool_from_torch
 from distill_jax.formats.torch_file import dumps
 from distill_jax.nets import ConvNet, from_torch
@@ -57,6 +60,21 @@ def test_files_without_the_weights_of_the_network_are_refused(
         pool_from_torch(ConvNet(3, 16).build((32, 32, 3), 10), [tmp_path / "net.pt"])
     with pytest.raises(RequestError, match="cannot read"):
         pool_from_torch(ConvNet(3, 16).build((32, 32, 3), 10), [tmp_path / "nothing.pt"])
+
+
+def test_values_that_a_format_clips_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    distilled = made()
+    wide = replace(distilled, images=2 * distilled.images - 0.5)  # half of the values are outside [0, 1]
+    wide = wide.with_card(hash=content_hash(wide.images, wide.labels), range=None, score={"mean": 50.0})
+    wide.save(tmp_path / "set.npz")
+    assert export.main([str(tmp_path / "set.npz"), "idc", str(tmp_path / "idc")]) == 0
+    said = capsys.readouterr()
+    assert "pixels from -0.5 to 1.49" in said.out and not said.err
+    assert export.main([str(tmp_path / "set.npz"), "png", str(tmp_path / "png")]) == 0
+    said = capsys.readouterr()
+    assert re.search(r"\d % of the pixel values were outside \[0, 1\] and are clipped", said.err)
+    card = json.loads((tmp_path / "png" / "card.json").read_text())
+    assert card["bits"] == 8 and card["score"] is None, "the score was that of other images"
 
 
 @pytest.mark.parametrize("runner", [export, import_set])

@@ -40,6 +40,12 @@ def read(path: Path) -> DistilledSet:
     return DistilledSet.load(path / "distilled.npz")
 
 
+def test_a_part_may_have_a_single_class(parts: Path, tmp_path: Path) -> None:
+    pool = ["--pool", str(parts / "whole")]
+    assert distill.main([*TINY, *pool, "--classes", "3:4", "--workdir", str(tmp_path)]) == 0
+    assert read(tmp_path).card["class_names"] == ["3"] and read_json(tmp_path / RESULT)["accuracy"]["mean"] == 100
+
+
 def test_joined_parts_equal_the_whole(parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Labels, order and card are equal. Images differ, because the optimiser lets the classes of a run take turns."""
     out = tmp_path / "all.npz"

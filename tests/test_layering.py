@@ -10,8 +10,8 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     "types", "platform", "hosts", "contracts", "tree", "mesh", "micro_batches", "data", "nets", "draws", "augment",
     "augment_photos", "train", "axes", "spec", "sets",
-    "distill", "analysis", "distilled", "join", "teachers", "run", "evaluation", "sweep", "halving", "ranking",
-    "formats", "checkpoint", "methods", "recipes", "published", "cli",
+    "distill", "analysis", "distilled", "check_data", "join", "teachers", "run", "evaluation", "sweep", "halving",
+    "ranking", "formats", "checkpoint", "methods", "recipes", "published", "cli",
 ]  # fmt: skip
 """the modules and packages of ``distill_jax``; each imports only from itself and from earlier ones"""
 

@@ -75,6 +75,8 @@ def test_a_whitened_data_set_is_a_data_set() -> None:
 
 
 def test_bad_input() -> None:
+    with pytest.raises(RequestError, match="whitened twice"):
+        load("zca:zca:digits")
     with pytest.raises(RequestError, match="zca: without a data set"):
         load("zca:")
     labels = np.arange(2)

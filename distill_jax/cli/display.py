@@ -99,10 +99,12 @@ def result(result: Mapping[str, Any]) -> str:
     for name, accuracy in scored.items():
         if accuracy is not None:
             rows.append([name, plus_minus(accuracy), str(len(accuracy["per_repeat"]))])
+    note = ["full: all real images, for as many training steps"] * ("full" in [row[0] for row in rows[2:]])
     seconds = ", ".join(f"{phase} {duration(s)}" for phase, s in result["seconds"].items() if s >= 0.05)
     taken = {part: size(n) for part, n in result.get("bytes", {}).items()}
     stored = [f"ipc {result['ipc']}: {', '.join(f'{part} {n}' for part, n in taken.items())}"] if taken else []
-    return "\n".join([*table(rows), *stored, f"time: {seconds}; peak memory {result['peak_bytes'] / 2**30:.2f} GiB"])
+    memory = f"peak memory {result['peak_bytes'] / 2**30:.2f} GiB"
+    return "\n".join([*table(rows), *note, *stored, f"time: {seconds}; {memory}"])
 
 
 def plus_minus(accuracy: Mapping[str, Any], digits: int = 2) -> str:

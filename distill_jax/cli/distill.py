@@ -199,7 +199,7 @@ def _run_phases(session: Session, options: Distill, given: PyTree) -> dict[str, 
 
     def scorer_for(source: Dataset) -> tuple[Scorer, Dataset]:
         """Return the scorer and the data set to score on: the part of ``source`` with the classes of --classes."""
-        part = source.only([source.class_names[c] for c in setup.spec.classes]) if setup.spec.classes else source
+        part = source.part(source.name, setup.spec.classes) if setup.spec.classes else source
         net = setup.spec.net.build(part.shape, part.classes)
         protocol, test = setup.experiment.protocol, part.test_arrays()
         return Scorer(net, protocol, test, data.normaliser, setup.keys.score, interrupts), part

@@ -11,6 +11,7 @@ to ``evaluation.json`` next to the set. If the set has soft labels, the networks
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,8 +20,8 @@ from typing import Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from distill_jax.check_data import check_same_data, dataset_of
 from distill_jax.cli import arguments, display
-from distill_jax.cli.check_data import check_same_data, dataset_of
 from distill_jax.cli.dd_ranking import dd_ranking_scores
 from distill_jax.cli.export import set_in
 from distill_jax.cli.parser import parsed
@@ -63,7 +64,7 @@ class Evaluate:
     repeats: int = 5
     """R: number of networks of each architecture, from different seeds"""
     epochs: Annotated[int | None, arg(metavar="INT")] = None
-    """epochs of training; default: the protocol's"""
+    """epochs of training, to which the schedule dc adds one; default: the protocol's"""
     full_epochs: Annotated[int | None, arg(metavar="INT")] = None
     """with --protocol dd-ranking, epochs on all training data; default: the protocol's"""
     factor: Annotated[int | None, arg(metavar="INT")] = None
@@ -97,7 +98,8 @@ def run(argv: list[str]) -> None:
     for name in options.nets or ():
         arguments.choose("net", name)
     data = read(options.dataset, distilled.shape[0], arguments.chosen_classes(options.subset))
-    check_same_data(distilled, options.path, data, options.dataset)
+    if warning := check_same_data(distilled, options.path, data, options.dataset):
+        print(f"warning: {warning}", file=sys.stderr)
     experiment = _experiment(distilled, options)
     validate(experiment.protocol, "protocol.")
     preset = experiment.spec.net

@@ -39,7 +39,7 @@ from distill_jax.published import Comparison, compared, same
 from distill_jax.recipes import Experiment
 from distill_jax.spec import CHOICES, Spec, check
 from distill_jax.tree import nbytes
-from distill_jax.types import PyTree, RealData, lookup
+from distill_jax.types import PyTree, RealData, lookup, require_at_least
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class Explain(Common):
 
     device: Annotated[str | None, arg(metavar="|".join(DEVICES))] = None
     """accelerator to compile a step for"""
+    resident_images: int = 0
+    """real images per class on the device at a time, as in experiments.distill; 0: all"""
 
 
 def run(argv: list[str]) -> None:
@@ -102,6 +104,10 @@ def resolved(argv: list[str]) -> Resolved:
         options, recipe, experiment = parse(argv, Explain, data.shape)
         shape, images, counts = data.shape, len(data.x_train), data.counts.tolist()
     refuse_side(options.dataset, options.side, shape)
+    require_at_least(0, options, "resident_images")
+    if options.resident_images:
+        counts = [min(options.resident_images, count) for count in counts]
+        images = sum(counts)
     check(experiment.spec, shape, counts)
     return Resolved(options, recipe, experiment, real_shapes(images, shape, counts))
 
@@ -109,6 +115,10 @@ def resolved(argv: list[str]) -> Resolved:
 def explained(experiment: Experiment, data: RealData) -> str:
     """Describe one inner step as text. ``data`` may consist of ``jax.ShapeDtypeStruct``."""
     problem, state = shapes(experiment.spec, data)
+    if experiment.spec.steps == 0:
+        axes = [f"{axis:17} {getattr(experiment.spec, axis)!r}" for axis in CHOICES if axis not in display.OF_STEPS]
+        device = table([("on the device", "bytes", ""), *_residents(problem, state)], numbers=True)
+        return "\n".join(["The method takes no steps: it keeps the initial images.", "", *axes, "", *device])
     return "\n".join(
         [
             *_walk(problem, state),

@@ -8,11 +8,13 @@ python exports/png/use_in_pytorch.py                                       # or 
 from __future__ import annotations
 
 import inspect
+import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from distill_jax.cli.parser import parsed
@@ -51,7 +53,7 @@ def set_in(path: Path) -> DistilledSet:
             raise RequestError(
                 f"{path} is an export: give the set that it was made from, or use experiments.import_set"
             )
-    return DistilledSet.load(path / DISTILLED if path.is_dir() else path)
+    return DistilledSet.load(path)
 
 
 def saved(distilled: DistilledSet, out: Path) -> None:
@@ -75,15 +77,20 @@ def run(argv: list[str]) -> None:
         distilled = distilled.with_soft(None)
     packed = None if options.images is None else options.images == "packed"
     print(f"{options.out}: {summary(write(distilled, form, options.out, packed), form)}")
+    pixels = distilled.arrays(normalised=False)[0]
+    outside = float(np.mean((pixels < 0) | (pixels > 1)))
+    if outside and not form.lossless:
+        print(f"{100 * outside:.2g} % of the pixel values were outside [0, 1] and are clipped", file=sys.stderr)
 
 
 def summary(distilled: DistilledSet, form: Format) -> str:
     """Describe a set in one line."""
-    card = distilled.card
+    card, images = distilled.card, distilled.images
+    pixels = "pixels in [0, 1]" if card["range"] else f"pixels from {images.min():.3g} to {images.max():.3g}"
     size = "x".join(map(str, distilled.shape))
     parts = [f"{len(distilled.images)} images {size} of {distilled.classes} classes"]
     parts += [f"packed, {distilled.decoded_count} when decoded" if card["packed"] else "decoded"]
-    parts += ["pixels in [0, 1]" if card["space"] == "pixel" else "normalised", f"{card['labels']} labels"]
+    parts += [pixels if card["space"] == "pixel" else "normalised", f"{card['labels']} labels"]
     return ", ".join(parts + ([] if form.lossless else ["rounded to 8 bits per channel"]))
 
 

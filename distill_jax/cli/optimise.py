@@ -121,7 +121,7 @@ def optimise(
 
 def as_set(session: Session, problem: Problem, state: State) -> DistilledSet:
     """Return the set of ``state``, without a score."""
-    setup, rate = session.setup, state.synthetic.learnable
+    setup = session.setup
     about = {
         "method": setup.method,
         "dataset": setup.dataset,
@@ -131,7 +131,6 @@ def as_set(session: Session, problem: Problem, state: State) -> DistilledSet:
         "recipe": setup.recipe,
         "seed": setup.seed,
         "steps": int(state.step),
-        "rate": float(rate) if isinstance(rate, jax.Array) and rate.ndim == 0 else None,
         "protocol": to_json(setup.experiment.protocol),
         "net": to_json(setup.spec.net),
         "score": None,

@@ -55,7 +55,7 @@ def _page(path: Path) -> str:
     result = read_json(path / RESULT)
     distilled = DistilledSet.load(path / DISTILLED)
     stored, seen = len(distilled.images), distilled.decoded_count
-    names = {"distilled": "these images", "random": "random real images", "full": "all real images"}
+    names = {"distilled": "these images", "random": "random real images", "full": "all real images, for as many steps"}
     names["random_soft"] = "random real images, labelled by the pool"
     images = {"distilled": f"{stored}" if seen == stored else f"{stored}, decoded to {seen}", "random": f"{stored}"}
     images["random_soft"] = f"{stored}"

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from distill_jax import hosts
+from distill_jax.sets import DISTILLED
 from distill_jax.types import RequestError
 
 CONFIG, METRICS, RESULT, EVALUATION = "config.json", "metrics.jsonl", "result.json", "evaluation.json"
-DISTILLED, GRID, REPORT, CHECKPOINTS, POOL = "distilled.npz", "grid.png", "report.html", "checkpoints", "pool"
+GRID, REPORT, CHECKPOINTS, POOL = "grid.png", "report.html", "checkpoints", "pool"
 MEMBERS, EVENTS = "pool-members", "tensorboard"
 SWEPT, SWEPT_PLOT, POINTS = "ablation.csv", "ablation.png", "points"
 SCHEDULE, TUNED, TUNING, TUNING_PLOT = "schedule.json", "tuned.json", "tune.csv", "tune.png"
@@ -31,9 +32,7 @@ ANALYSIS, ANALYSIS_TEXT, ANALYSIS_PLOT = "analysis.json", "analysis.md", "analys
 RUN = (
     CONFIG, METRICS, RESULT, EVALUATION, DISTILLED, GRID, REPORT, CHECKPOINTS, SWEPT, SWEPT_PLOT, POINTS, COMPARED,
     COMPARED_TABLE, COMPARED_PLOT, COMPARED_RUNS, REPRODUCED, REPRODUCED_PAGE, REPRODUCED_RUNS,
-    ANALYSIS, ANALYSIS_TEXT, ANALYSIS_PLOT,
-    SCHEDULE, TUNED, TUNING, TUNING_PLOT,
-    EVENTS,
+    ANALYSIS, ANALYSIS_TEXT, ANALYSIS_PLOT, SCHEDULE, TUNED, TUNING, TUNING_PLOT, EVENTS,
 )  # fmt: skip
 """files and folders that runs and evaluations write, except the pool, which ``pretrain`` may have written"""
 
@@ -227,9 +226,12 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     old, new = flat(before), flat(json.loads(json.dumps(now)))
     for name in old | new:
         if old.get(name) != new.get(name) and not any(f"{name}.".startswith(f"{free}.") for free in MAY_DIFFER):
+            mend = "the options that the run was started with"
+            if name == "data.fingerprint":
+                mend = "the images that the run was started with, because the data set has changed"
             raise RequestError(
                 f"cannot resume with another configuration: {name} was {json.dumps(old.get(name))}, now it is "
-                f"{json.dumps(new.get(name))}; give the options that the run was started with, or another --workdir"
+                f"{json.dumps(new.get(name))}; give {mend}, or another --workdir"
             )
 
 

@@ -1,10 +1,12 @@
 """Caches decoded images on disk, so that a second start does not decode them again.
 
-An entry is two files: ``NAME.npy`` has the images and is mapped into memory; ``NAME.json`` describes them.
+An entry is two files: ``NAME.npy`` has the images and is mapped into memory; the second line of ``NAME.json`` describes
+them, and its first line is the SHA-256 of the second.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -31,8 +33,9 @@ def read(path: Path, key: str) -> Dataset | None:
     """Return the data set that ``write`` stored in ``path``, a .npy file. Return None if no entry exists, if its key is
     not ``key``, or if any part of it is damaged."""
     try:
-        about = json.loads(path.with_suffix(".json").read_text())
-        if about["key"] != key:
+        digest, _, text = path.with_suffix(".json").read_text().partition("\n")
+        about = json.loads(text)
+        if about["key"] != key or digest != _digest(text):
             return None
         images = np.asarray(np.load(path, mmap_mode="r"))
         count, labels = about["train"], np.array(about["labels"], np.int32)
@@ -62,10 +65,15 @@ def write(path: Path, key: str, shape: tuple[int, ...], fill: Callable[[np.ndarr
             with images.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, images.stat().st_size)
         data = fill(np.asarray(mapped))
-        about.write_text(json.dumps(_about(data, key)))
+        text = json.dumps(_about(data, key))
+        about.write_text(f"{_digest(text)}\n{text}")
         os.replace(images, path)
         os.replace(about, path.with_suffix(".json"))
     return data
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _about(data: Dataset, key: str) -> dict[str, object]:

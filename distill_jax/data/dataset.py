@@ -15,6 +15,9 @@ from distill_jax import mesh
 from distill_jax.data.subset import select_classes
 from distill_jax.types import Array, RealData, RequestError
 
+HELD_OUT = 0.2
+"""share of each class that becomes the test part of data that have none"""
+
 
 class Whitening(NamedTuple):
     """The affine map from the images of a data set to whitened images. It acts on pixels in [0, 1], [N, H, W, c]
@@ -62,6 +65,7 @@ class Dataset:
         Images are uint8 [N, H, H] or [N, H, H, c]; labels are of any integer type and exactly 0..C-1. ``class_names``
         [C] default to the class numbers. Raise RequestError, which names the array, for any other input.
         """
+        x_train, y_train, x_test, y_test = map(np.asarray, (x_train, y_train, x_test, y_test))
         x_train, x_test = (_images(name, key, x) for key, x in (("x_train", x_train), ("x_test", x_test)))
         if x_train.shape[1:] != x_test.shape[1:]:
             raise RequestError(
@@ -74,6 +78,15 @@ class Dataset:
         _check_classes(name, y_train, y_test, classes)
         names = tuple(map(str, range(classes) if class_names is None else class_names))
         return cls(name, x_train, y_train.astype(np.int32), x_test, y_test.astype(np.int32), names)
+
+    @classmethod
+    def without_test_part(
+        cls, name: str, x: np.ndarray, y: np.ndarray, class_names: Sequence[str] | None = None
+    ) -> Dataset:
+        """Check arrays that have no test part, and hold out a fifth of each class at random, always the same, for one.
+        The ``origin`` and the ``notes`` of the result say so."""
+        data = cls.from_arrays(name, x, y, x, y, class_names).withhold(HELD_OUT, 0)
+        return replace(data, **split_record(name, len(data.y_train), len(data.y_test)))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -156,17 +169,21 @@ class Dataset:
         """
         if not classes:
             raise RequestError(f"{self.name}: no class is named: name at least two")
-        part = select_classes(self.name, self.class_names, classes)
+        return self.part(*select_classes(self.name, self.class_names, classes)[:2])
+
+    def part(self, name: str, classes: Sequence[int]) -> Dataset:
+        """Return the data set ``name`` of these ``classes`` only, by number, as ``only`` does. Raise RequestError if no
+        test image is of these classes."""
         number = np.full(self.classes, -1, np.int32)
-        number[part.indices] = np.arange(len(part.indices))
+        number[list(classes)] = np.arange(len(classes))
         (x_train, y_train), (x_test, y_test) = (
             (x[number[y] >= 0], number[y][number[y] >= 0])
             for x, y in ((self.x_train, self.y_train), (self.x_test, self.y_test))
         )
         if not len(y_test):
-            raise RequestError(f"{part.name}: the test part has no image of these classes: choose other classes")
+            raise RequestError(f"{name}: the test part has no image of these classes: choose other classes")
         parts = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
-        return replace(self, name=part.name, class_names=part.names, **parts)
+        return replace(self, name=name, class_names=tuple(self.class_names[c] for c in classes), **parts)
 
     def withhold(self, fraction: float, seed: int) -> Dataset:
         """Split the training part in two, and return a data set for making choices without the test images.
@@ -186,6 +203,13 @@ class Dataset:
             raise RequestError(f"{self.name}: every class has one training image, so none can be withheld: add images")
         x, y = self.x_train, self.y_train
         return replace(self, x_train=x[~held], y_train=y[~held], x_test=x[held], y_test=y[held])
+
+
+def split_record(name: str, train: int, test: int) -> dict[str, Any]:
+    """Return the ``origin`` and the ``notes`` of data whose test part of ``test`` images was held out."""
+    share = f"{test} of {train + test} images, a fifth of each class, are held out for testing"
+    split = {"held_out": HELD_OUT, "train": train, "test": test}
+    return {"origin": {"split": split}, "notes": (f"{name} has no test part: {share}",)}
 
 
 def reason(error: BaseException) -> str:
@@ -242,6 +266,11 @@ def _check_classes(name: str, y_train: np.ndarray, y_test: np.ndarray, classes: 
                 "the images with this label, or give the class a name and training images"
             )
     present = np.unique(y_train)
+    if len(present) < classes and len(present) == present[-1] + 1:
+        raise RequestError(
+            f"{name}: there are {classes} class names, but y_train has the labels 0..{present[-1]}: give one name per "
+            "class, and training images of each class"
+        )
     if len(present) < classes:
         missing = np.setdiff1d(np.arange(len(present) + 1), present)[0]
         raise RequestError(

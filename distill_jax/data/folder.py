@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import PIL
 
 from distill_jax.data import cache
-from distill_jax.data.dataset import Dataset, reason
-from distill_jax.data.photos import Damaged, Plan, decode_into, list_damaged, plan_decoding
+from distill_jax.data.dataset import HELD_OUT, Dataset, reason, split_record
+from distill_jax.data.photos import TEST, Damaged, Plan, decode_into, list_damaged, plan_decoding
 from distill_jax.data.subset import Selection, select_classes
 from distill_jax.types import RequestError, Tick
 
@@ -22,8 +22,8 @@ SUFFIXES = {".png", ".jpg", ".jpeg"}
 OTHERS = {".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic"}
 """suffixes of image files that are not read"""
 LAYOUT = "arrange images as <class>/*.jpg, or train/<class>/*.jpg and test/<class>/*.jpg (or .png)"
-HELD_OUT = 0.2
-"""fraction of each class that becomes the test part if the folder has none"""
+TRAIN = ("train", "training")
+"""names of the folder of the training part, in any case"""
 VERSION = 1
 """version of the decoding; another version invalidates every cache"""
 Files: TypeAlias = dict[str, list[Path]]
@@ -41,8 +41,8 @@ class ClassFiles(NamedTuple):
     """int32 [N]"""
     train: int
     """number of files in the training part"""
-    split: Mapping[str, Any]
-    """JSON-compatible record of how the test part was drawn; empty if the folder has a test part"""
+    split: bool
+    """whether the test part was held out from the training part, because the folder has none"""
     others: list[Path]
     """image files of a type that is not read"""
 
@@ -53,8 +53,8 @@ class ClassFiles(NamedTuple):
 
 
 def read_folder(root: Path, side: int | None = None, only: Sequence[str] = (), tick: Tick | None = None) -> Dataset:
-    """Read the PNG and JPEG files in ``root/train/<class>/`` and ``root/test/<class>/`` (or ``root/val``), and in
-    directories below these. Hidden files and files of other types are ignored.
+    """Read the PNG and JPEG files in ``root/train/<class>/`` and ``root/test/<class>/`` (or another name in TRAIN and
+    TEST), and in directories below these. Hidden files and files of other types are ignored.
 
     If the folder has no test part, or the classes are directories of ``root`` itself, a fifth of each class becomes the
     test part: the files whose names have the lowest hashes, so that files added later change the split very little.
@@ -95,8 +95,11 @@ def read_folder(root: Path, side: int | None = None, only: Sequence[str] = (), t
 def _list_files(root: Path, only: Sequence[str]) -> ClassFiles:
     if not root.is_dir():
         raise RequestError(f"no directory {root}: check the path after folder:")
-    tests = [root / name for name in ("test", "val") if (root / name).is_dir()]
-    train_root = root / "train" if tests or (root / "train").is_dir() else root
+    parts = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()}
+    trains, tests = ([parts[name] for name in names if name in parts] for names in (TRAIN, TEST))
+    if not trains or not tests:  # otherwise a class may have such a name
+        trains, tests = ([parts[name] for name in names if name in parts] for names in (("train",), ("test", "val")))
+    train_root = trains[0] if trains else root / "train" if tests else root
     every = _class_files(train_root)
     part = select_classes(f"folder:{root.name}", tuple(every), only)
     held_out = _class_files(tests[0]) if tests else {}
@@ -119,7 +122,6 @@ def _list_files(root: Path, only: Sequence[str]) -> ClassFiles:
             raise RequestError(f"{tests[0] / cls} {wrong}, or remove {tests[0]} to split the training part")
     both = [(path, numbers[cls]) for split in (train, test) for cls in split for path in split[cls]]
     count = sum(map(len, train.values()))
-    record = {} if tests else {"held_out": HELD_OUT, "train": count, "test": len(both) - count}
     others = [path for files in (every, held_out) for cls in part.names for path in files.get(cls, [])]
     return ClassFiles(
         root,
@@ -127,7 +129,7 @@ def _list_files(root: Path, only: Sequence[str]) -> ClassFiles:
         [path for path, _ in both],
         np.array([number for _, number in both], np.int32),
         count,
-        record,
+        not tests,
         [path for path in others if path.suffix.lower() in OTHERS],
     )
 
@@ -204,17 +206,17 @@ def _build(files: ClassFiles, images: np.ndarray, plan: Plan, damaged: Damaged) 
     data = Dataset.from_arrays(
         files.part.name, images[:count], labels[:count], images[count : len(sound)], labels[count:], files.part.names
     )
-    origin: dict[str, Any] = {"side": plan.side} if plan.resized else {}
-    notes = [f"images of {plan.resized} are resized and cropped to {plan.side}x{plan.side}"] if plan.resized else []
+    origin, notes, name = plan.origin, [*plan.notes(files.part.name)], files.part.name
     if damaged:
         origin["left_out"] = sorted(files.names[index] for index in damaged)
         few = list_damaged(damaged, files.names)
-        notes.append(f"{len(damaged)} of {len(files.paths)} files cannot be read and are left out: {few}")
+        notes.append(f"{name}: {len(damaged)} of {len(files.paths)} files cannot be read and are left out: {few}")
     if files.others:
         example = files.others[0].relative_to(files.root)
-        notes.append(f"{len(files.others)} files of other types are ignored, such as {example}: save them as PNG")
+        notes.append(
+            f"{name}: {len(files.others)} files of other types are ignored, such as {example}: save them as PNG"
+        )
     if files.split:
-        origin["split"] = dict(files.split)
-        share = f"{files.split['test']} of {len(files.paths)} images, a fifth of each class, are held out for testing"
-        notes.append(f"the folder has no test part: {share}")
-    return replace(data, origin=origin, notes=tuple(f"{files.part.name}: {note}" for note in notes))
+        record = split_record(name, files.train, len(files.paths) - files.train)
+        origin, notes = origin | record["origin"], [*notes, *record["notes"]]
+    return replace(data, origin=origin, notes=tuple(notes))

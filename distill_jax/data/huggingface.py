@@ -9,19 +9,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distill_jax.data.dataset import Dataset, reason
-from distill_jax.data.photos import decode_into, plan_decoding
+from distill_jax.data.photos import TEST, Plan, decode_into, plan_decoding
 from distill_jax.data.subset import select_classes
 from distill_jax.types import RequestError, Tick
 
 METADATA = b"huggingface"
-TEST = ("test", "validation", "valid", "val")
-"""possible names of the test split; the first one that exists is used"""
 SPLIT = re.compile(rf"(train|{'|'.join(TEST)})(?![a-z])")
 
 
@@ -30,23 +29,36 @@ def read_huggingface(
 ) -> Dataset:
     """Read the data set in the folder ``root``, and select the classes ``only`` if there are any.
 
-    It needs a split ``train``, a split of TEST, a column of images and a column of class labels; of several columns the
-    first one is used. Images become uint8 [N, H, H, 1 or 3] in the same way as those of a folder (``read_folder``).
+    It needs a split ``train``, a column of images and a column of class labels; of several columns the first one is
+    used. The test part is the first split of TEST that has labels; if there is none, a fifth of each class is held out.
+    Images become uint8 [N, H, H, 1 or 3] in the same way as those of a folder (``read_folder``).
     ``tick`` receives the progress. Raise RequestError for any other data set, or if an image cannot be read.
     """
     name = f"hf:{root.name}"
     files = _files(root)
-    test = next((split for split in TEST if split in files), None)
-    if "train" not in files or test is None:
+    if "train" not in files:
         raise RequestError(
-            f"{root} has no split {'train' if 'train' not in files else 'test or validation'} in parquet or arrow "
-            f"files (it has {', '.join(files) or 'none'}): give the folder that holds both"
+            f"{root} has no split train in parquet or arrow files (it has {', '.join(files) or 'none'}): give the "
+            "folder that holds it"
         )
-    tables = [_table(files[split]) for split in ("train", test)]
+    tables, labels, splits = [], [], ["train", *(split for split in TEST if split in files)]
+    for split in splits:
+        table = _table(files[split])
+        label = column(table, "ClassLabel", "label")
+        numbers = np.asarray(table.column(label).to_pylist())
+        if numbers.dtype.kind not in "iu":
+            raise RequestError(
+                f"{name}: column {label} is empty or does not hold class numbers: give images with labels"
+            )
+        if len(numbers) and numbers.max() < 0:
+            continue  # the hub marks hidden labels, usually of the split test, by -1
+        tables.append(table)
+        labels.append(numbers)
+        if len(tables) == 2:
+            break
+    if not tables:
+        raise RequestError(f"{name}: split train has no labels, only -1: give images with labels")
     label = column(tables[0], "ClassLabel", "label")
-    labels = [np.asarray(table.column(column(table, "ClassLabel", "label")).to_pylist()) for table in tables]
-    if any(of_split.dtype.kind not in "iu" for of_split in labels):
-        raise RequestError(f"{name}: column {label} is empty or does not hold class numbers: give images with labels")
     names = features_of(tables[0]).get(label, {}).get("names") or [str(c) for c in range(int(labels[0].max()) + 1)]
     part = select_classes(name, tuple(names), only)
     encoded: list[Any] = []
@@ -57,14 +69,18 @@ def read_huggingface(
         labels[n] = labels[n][rows]
         if not len(labels[n]):
             raise RequestError(
-                f"{part.name}: split {('train', test)[n]} has no image of these classes: choose other classes"
+                f"{part.name}: the {('training', 'test')[n]} part has no image of these classes: choose other classes"
             )
         if only:
             labels[n] = np.array([part.indices.index(c) for c in labels[n]], np.int32)
-    pictures = _decode([cell for of_split in encoded for cell in of_split], name, side, tick)
-    count = len(encoded[0])
-    arrays = pictures[:count], labels[0], pictures[count:], labels[1]
-    return Dataset.from_arrays(part.name, *arrays, class_names=part.names)
+    plan, pictures = _decode([cell for of_split in encoded for cell in of_split], name, side, tick)
+    if len(tables) == 1:
+        data = Dataset.without_test_part(part.name, pictures, labels[0], part.names)
+    else:
+        count = len(encoded[0])
+        arrays = pictures[:count], labels[0], pictures[count:], labels[1]
+        data = Dataset.from_arrays(part.name, *arrays, class_names=part.names)
+    return replace(data, origin={**plan.origin, **data.origin}, notes=(*plan.notes(part.name), *data.notes))
 
 
 def pyarrow_modules() -> tuple[Any, Any]:
@@ -120,8 +136,9 @@ def _table(paths: Sequence[Path]) -> Any:
         raise RequestError(f"{paths[0].parent} is damaged ({reason(error)}): copy it again") from error
 
 
-def _decode(encoded: Sequence[bytes | None], name: str, side: int | None, tick: Tick | None) -> np.ndarray:
-    """Return the images as uint8 [N, H, H, 1 or 3]. Raise RequestError if one of them is missing or cannot be read."""
+def _decode(encoded: Sequence[bytes | None], name: str, side: int | None, tick: Tick | None) -> tuple[Plan, np.ndarray]:
+    """Return the images as uint8 [N, H, H, 1 or 3], and how they were decoded. Raise RequestError if one of them is
+    missing or cannot be read."""
     if None in encoded:
         raise RequestError(f"image {encoded.index(None)} of {name} is missing: save the data set with its images")
     files = [content for content in encoded if content is not None]
@@ -131,4 +148,4 @@ def _decode(encoded: Sequence[bytes | None], name: str, side: int | None, tick: 
     if damaged:
         number, why = min(damaged.items())
         raise RequestError(f"cannot read image {number} of {name} ({why}): save the data set without this image")
-    return images
+    return plan, images

@@ -19,6 +19,8 @@ from distill_jax.types import RequestError, Tick
 
 SIDE = 224
 """default side to which images of several sizes are resized and cropped"""
+TEST = ("test", "testing", "validation", "valid", "val")
+"""names of the folder or split of the test part; the first one that exists is used"""
 GREY = {"1", "L", "LA", "La", "I"}
 """Pillow modes without colour, apart from I;16"""
 WORKERS = min(8, os.cpu_count() or 1)
@@ -40,6 +42,16 @@ class Plan(NamedTuple):
     resized: str
     """description of the sizes that are resized to H x H; empty if all images keep their size"""
     damaged: Damaged
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """the record of the size, for ``Dataset.origin``; empty if all images keep their size"""
+        return {"side": self.side} if self.resized else {}
+
+    def notes(self, name: str) -> tuple[str, ...]:
+        """Return a line about the size for ``Dataset.notes``; none if all images keep their size."""
+        cropped = f"{name}: images of {self.resized} are resized and cropped to {self.side}x{self.side}"
+        return (cropped,) if self.resized else ()
 
 
 def plan_decoding(files: Sequence[Source], side: int | None = None) -> Plan:

@@ -16,6 +16,7 @@ from distill_jax.data.whiten import whitened
 from distill_jax.types import RequestError, Tick
 
 READ_HERE = ("npz", "folder", "hf")
+"""prefixes of data sets in the user's own files"""
 
 
 def load(name: str, side: int | None = None, only: Sequence[str] = (), tick: Tick | None = None) -> Dataset:
@@ -37,6 +38,8 @@ def load(name: str, side: int | None = None, only: Sequence[str] = (), tick: Tic
     if kind == "zca":
         if not path:
             raise RequestError("zca: without a data set: write zca:cifar10, or zca:npz:PATH")
+        if path.startswith("zca:"):
+            raise RequestError(f"{name} would be whitened twice: write zca: once")
         return whitened(load(path, side, only, tick))
     if kind not in READ_HERE:
         return read_tfds(name, side, only)

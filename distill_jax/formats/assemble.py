@@ -28,6 +28,8 @@ def as_stored(distilled: DistilledSet, space: str, packed: bool) -> DistilledSet
     card = distilled.card
     if not packed:
         images, labels = distilled.arrays(normalised=space == "normalised")
+        if card["factor"] > 1 or card["space"] != space:  # enlarged cells are not multiples of 1/255
+            card = {name: value for name, value in card.items() if name != "bits"}
         return _build(images, labels, distilled.soft, {**card, "space": space, "factor": 1}, distilled.zca)
     if card["space"] == space:
         return distilled
@@ -63,7 +65,7 @@ def assemble(
             card = {"mean": [0.5] * channels, "std": [dataset.whitening.unit] * channels, **card}
     for key, what in NEEDED.items():
         if card.get(key) is None:
-            raise RequestError(f"the files do not give {what}: give {key}")
+            raise RequestError(f"the files lack {what}: give {key}")
     try:
         distilled = _check_and_build(contents, card, zca)
     except RequestError:
@@ -90,7 +92,8 @@ def _check_and_build(contents: Contents, card: dict[str, Any], zca: np.ndarray |
     for key in ("mean", "std"):
         values = np.asarray(card[key], np.float64)
         if values.shape != images.shape[3:] or not np.isfinite(values).all() or (key == "std" and (values <= 0).any()):
-            raise RequestError(f"{key} is {card[key]}: give a number for each of {images.shape[3]} channels")
+            number = "a number above 0" if key == "std" else "a number"
+            raise RequestError(f"{key} is {card[key]}: give {number} for each of {images.shape[3]} channels")
     with np.errstate(over="ignore"):
         images = images.astype(np.float32)
     if not np.isfinite(images).all():

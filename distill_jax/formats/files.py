@@ -21,6 +21,7 @@ from distill_jax.formats.snippet import snippet
 from distill_jax.types import RequestError
 
 CARD, SCRIPT, ZCA = "card.json", "use_in_pytorch.py", "zca.npy"
+SOFT = "export hard labels (--hard), or decoded images to dd-ranking or huggingface"
 
 
 def write(distilled: DistilledSet, form: Format, folder: Path | str, packed: bool | None = None) -> DistilledSet:
@@ -54,9 +55,7 @@ def encode(distilled: DistilledSet, form: Format, packed: bool | None = None) ->
         raise RequestError("readers of this format cannot decode packed images: export them decoded")
     if distilled.soft is not None and (packed or not form.soft):
         what = "soft labels belong to decoded images, not to packed ones" if packed else "this format has none"
-        raise RequestError(
-            f"cannot export the soft labels ({what}): export hard labels, or decoded images in another format"
-        )
+        raise RequestError(f"cannot export the soft labels ({what}): {SOFT}")
     stored = as_stored(distilled, form.space, packed)
     contents = Contents(stored.images, stored.labels, stored.soft, stored.card)
     files = form.write(contents)
@@ -66,7 +65,12 @@ def encode(distilled: DistilledSet, form: Format, packed: bool | None = None) ->
         if form.lossless and not _equal(stored, exported):
             raise RequestError("images or labels change their order")
     except RequestError as error:
+        if distilled.soft is not None:  # a format without class numbers takes the most probable class
+            raise RequestError(f"this format cannot carry the soft labels ({error}): {SOFT}") from error
         raise RequestError(f"this format cannot carry the set ({error}): export to another format") from error
+    if not form.lossless:
+        changed = not np.array_equal(stored.images, exported.images)
+        exported = exported.with_card(bits=8, **({"score": None} if changed and "score" in exported.card else {}))
     files[CARD] = (json.dumps(dict(exported.card), indent=2, ensure_ascii=False) + "\n").encode()
     if exported.zca is not None:
         file = io.BytesIO()

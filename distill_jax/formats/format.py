@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from distill_jax.data import READ_HERE
 from distill_jax.types import RequestError
 
 
@@ -93,8 +94,9 @@ def with_labels(images: np.ndarray, labels: Any, name: str, class_major: bool = 
 
 def dataset_name(card: Mapping[str, Any]) -> str:
     """Return the name of the card's data set, without its path."""
-    name = str(card.get("dataset") or "data")
-    return PurePath(name).stem if name.startswith(("npz:", "folder:")) else name
+    name = str(card.get("dataset") or "data").removeprefix("zca:")
+    kind, _, path = name.partition(":")
+    return PurePath(path).stem if kind in READ_HERE else name
 
 
 def labels_to_write(contents: Contents) -> np.ndarray:

@@ -77,7 +77,7 @@ def snippet(distilled: DistilledSet, form: Format) -> str:
         whiten=WHITEN if whitened else "",
         numpy="import numpy\n" if whitened else "",
         stored=stored,
-        space="pixels in [0, 1]" if card["space"] == "pixel" else "already normalised",
+        space="already normalised" if card["space"] == "normalised" else "pixels" + " in [0, 1]" * bool(card["range"]),
         pad="    import torch.nn.functional as F\n" if card["packed"] else "",
         classes=json.dumps(list(card["class_names"]), ensure_ascii=False),
         mean=_short(card["mean"]),

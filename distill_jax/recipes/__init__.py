@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import Any
 
 from distill_jax.augment import Siamese
+from distill_jax.data import READ_HERE
 from distill_jax.evaluation import IDC_PROTOCOL, PROTOCOLS, Protocol
 from distill_jax.methods import PRESETS, PROTOCOL_OF
 from distill_jax.nets import ConvNet
@@ -72,6 +73,7 @@ def resolve(
 ) -> Experiment:
     """Return the preset ``method`` with the recipe's settings for ``ipc`` images per class of ``shape`` (H, W, c).
 
+    ``recipe`` is one of RECIPES, or a data set: a name implies its recipe, and ``npz:PATH`` and the like ``generic``.
     ``axes`` replaces choices, e.g. ``{"perturb": Directions()}``, before the settings of the recipe apply. ``protocol``
     is one of PROTOCOLS, by default the method's own. Raise RequestError for an unknown method, recipe or protocol, with
     the nearest known name.
@@ -98,7 +100,9 @@ def resolve(
 
 
 def recipe_named(name: str) -> Recipe:
-    """Return the recipe ``name``. Raise RequestError for an unknown name, with the nearest known one."""
+    """Return the recipe ``name``, or that of the data set ``name``. Raise RequestError for an unknown name, with the
+    nearest known one."""
+    name = "generic" if name.removeprefix("zca:").partition(":")[0] in READ_HERE else RECIPE_OF.get(name, name)
     module = import_module(f"distill_jax.recipes.{lookup('recipe', name, {known: known for known in RECIPES})}")
     return module.recipe
 

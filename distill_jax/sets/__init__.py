@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 HERE = Path(__file__).parent
+DISTILLED = "distilled.npz"
+"""file of the set in a workdir"""
 
 
 def names() -> tuple[str, ...]:
@@ -17,5 +19,8 @@ def names() -> tuple[str, ...]:
 
 
 def located(path: Path) -> Path:
-    """Return the file of the set that ``path`` names, or ``path`` itself if it exists or no set has that name."""
+    """Return the file of the set that ``path`` names: a set of this package, the set in a workdir, or ``path``
+    itself."""
+    if path.is_dir():
+        return path / DISTILLED
     return HERE / f"{path}.npz" if str(path) in names() and not path.exists() else path

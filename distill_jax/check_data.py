@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-from distill_jax.data import Dataset
+from distill_jax.data import READ_HERE, Dataset
 from distill_jax.distilled import DistilledSet
 from distill_jax.types import RequestError
 
 
-def dataset_of(distilled: DistilledSet, path: Path) -> tuple[str, tuple[str, ...] | None]:
+def dataset_of(distilled: DistilledSet, path: Path | str) -> tuple[str, tuple[str, ...] | None]:
     """Return the data set that the card of the set in ``path`` names, and its ``--subset``. Raises RequestError if the
     card names no data set, or a file that is not here."""
     card = distilled.card
@@ -18,14 +17,14 @@ def dataset_of(distilled: DistilledSet, path: Path) -> tuple[str, tuple[str, ...
     if not name:
         raise RequestError(f"the card of {path} names no data set: give --dataset")
     source, _, file = name.removeprefix("zca:").partition(":")
-    if source in ("npz", "folder") and not Path(file).exists():
+    if source in READ_HERE and not Path(file).expanduser().exists():
         raise RequestError(f"{path} was distilled from {name}, and there is no {file} here: give --dataset")
     return name, tuple(card.get("subset", ())) or None
 
 
-def check_same_data(distilled: DistilledSet, path: Path, data: Dataset, dataset: str) -> None:
-    """Raise RequestError if the set in ``path`` does not fit ``data``, and warn if it was distilled from other images.
-    ``dataset``: the name of ``data`` on the command line."""
+def check_same_data(distilled: DistilledSet, path: Path | str, data: Dataset, dataset: str) -> str:
+    """Raise RequestError if the set in ``path`` does not fit ``data``, whose name on the command line is ``dataset``.
+    Return a warning if the set was distilled from other images, else an empty string."""
     if data.shape != distilled.shape:
         sizes = ["x".join(map(str, shape)) for shape in (data.shape, distilled.shape)]
         raise RequestError(
@@ -53,4 +52,5 @@ def check_same_data(distilled: DistilledSet, path: Path, data: Dataset, dataset:
     fingerprint = distilled.card.get("data", data.fingerprint)
     if fingerprint != data.fingerprint and "part_of" not in distilled.card:
         warning = f"{path} was distilled from other images than {dataset}"
-        print(f"warning: {warning} (fingerprints {fingerprint} and {data.fingerprint})", file=sys.stderr)
+        return f"{warning} (fingerprints {fingerprint} and {data.fingerprint})"
+    return ""
