@@ -87,7 +87,7 @@ class Selector(Choice):
     batch: int = 0
     """B: number of real images per class"""
     every: int = 1
-    """number of inner steps that share one selection, and its cost"""
+    """number of inner steps that share one selection, which the selector keeps in its state"""
     paired: ClassVar[bool] = False
     """whether real image b of a class is paired with decoded image b; then ``init`` needs teachers"""
 

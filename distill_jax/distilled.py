@@ -58,7 +58,7 @@ class DistilledSet:
     ) -> DistilledSet:
         """Build the set of ``images`` [C, I, H, W, c] in the parameterisation's space and add ``about`` (JSON) to the
         card. A parameterisation from outside this library cannot be loaded, so its decoded images are stored."""
-        if isinstance(parameterisation, MultiFormation):
+        if type(parameterisation) is MultiFormation:  # a subclass may decode in another way
             # The bound saves time in matching only. Networks train on all cells, as in IDC's own evaluation.
             kind = "multi" if parameterisation.decode_type == "multi" else "single"
             decode = {"factor": parameterisation.factor, "decode": kind, "bound": parameterisation.bound}

@@ -104,7 +104,7 @@ def candidates(spec: Spec, names: Sequence[str], count: int, reach: float) -> li
         if not sweep.is_traced(spec, name):
             raise RequestError(
                 f"{name} is not a number that the runs of one program can vary: tune another, as in "
-                "--tune optimiser.lr; experiments.ablate takes any setting"
+                "--tune optimiser.lr; experiments.ablate also sweeps numbers that change the program"
             )
     points, refused = [], None
     for point in sweep.combinations({name: grid(name, sweep.field_at(spec, name), count, reach) for name in names}):

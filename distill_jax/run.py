@@ -21,7 +21,7 @@ from distill_jax.distilled import DistilledSet
 from distill_jax.platform import target
 from distill_jax.spec import Spec, as_arrays, check
 from distill_jax.teachers import with_teacher_labels
-from distill_jax.types import Array, Feed, MemberStore, RealData, Shape, Tick
+from distill_jax.types import Array, Feed, MemberStore, RealData, RequestError, Shape, Tick
 
 GROWTH = 8
 """maximum ratio of the lengths of two consecutive blocks, because steps of CAFE's dynamic loop differ in duration"""
@@ -197,6 +197,10 @@ def run(
     ``start`` is the step of ``state``, if the caller knows it. ``real`` is the source of real images if they come in
     portions. The number of a step alone determines the portion that it sees.
     """
+    if state.synthetic.images.shape[1] != problem.spec.ipc:
+        raise RequestError(
+            f"init gives {state.synthetic.images.shape[1]} images per class: it must give ipc = {problem.spec.ipc}"
+        )
     start = int(state.step) if start is None else start
     source = problem.data if real is None else real
     every = steps_per_portion(problem.spec, problem.data) if source.portions > 1 else max(1, problem.spec.steps)
@@ -221,11 +225,14 @@ def distil(
 ) -> DistilledSet:
     """Distil ``data`` and return the set, the same as ``experiments.distill --seed SEED`` makes with this spec.
 
-    ``resident`` is the number of real images per class on the device (``data.Buffer``); 0: all.
+    ``resident`` is the number of real images per class on the device (``data.Buffer``); 0: all. Raise RequestError if
+    the spec does not fit the data, and FloatingPointError if the images diverge.
     """
     real = feed(data, resident, seed, spec.mean, spec.std)
     problem = prepare(spec, data, seed, real=real)
     state = run(problem, init_state(problem), callbacks, real=real)
+    if not np.isfinite(np.asarray(hosts.gather(state.synthetic.images))).all():
+        raise FloatingPointError("the images are no longer finite: try a smaller learning rate, or check the objective")
     return distilled_set(problem, data, state, {"seed": seed})
 
 

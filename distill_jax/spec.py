@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from typing import Any, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -134,10 +134,10 @@ class Spec(Choice):
 
 
 def to_json(value: Any) -> Any:
-    """Convert a choice, and the choices nested in it, to dicts that name their classes, ready for JSON."""
+    """Convert a choice, and the choices nested in it, to dicts that name their classes (``class_name``)."""
     if not is_dataclass(value):
         return value
-    return {"choice": type(value).__name__, **{f.name: to_json(getattr(value, f.name)) for f in fields(value)}}
+    return {"choice": class_name(value), **{f.name: to_json(getattr(value, f.name)) for f in fields(value)}}
 
 
 def from_json(description: Any, *others: Any) -> Any:
@@ -149,11 +149,22 @@ def from_json(description: Any, *others: Any) -> Any:
         return tuple(description) if isinstance(description, list) else description
     known = [make() for choices in CHOICES.values() for make in choices.values()] + list(others)
     for value in known:
-        if type(value).__name__ == description.get("choice"):
+        if class_name(value) == description.get("choice"):
             parts = {name: from_json(part, *others) for name, part in description.items() if name != "choice"}
             fits = parts.keys() <= {f.name for f in fields(value)} and None not in parts.values()
             return replace(value, **parts) if fits else None
     return None
+
+
+def class_name(value: Any) -> str:
+    """Return the name of the class of ``value``, as ``module:Class`` if it is not of this library."""
+    kind = type(value)
+    return kind.__name__ if kind.__module__.partition(".")[0] == "distill_jax" else f"{kind.__module__}:{kind.__name__}"
+
+
+def own_axes(spec: Spec) -> set[str]:
+    """Return the axes whose choice is of the user's own class, even if that inherits from a class of this library."""
+    return {axis for axis in CHOICES if ":" in class_name(getattr(spec, axis))}
 
 
 # ------------------------------------------------------------------ checks
@@ -180,7 +191,12 @@ def validate(value: Choice, path: str = "") -> None:
 
 def check(spec: Spec, shape: Shape, counts: list[int]) -> None:
     """Raise RequestError if ``spec`` is invalid or does not fit images of ``shape`` and classes of ``counts``."""
+    for axis, contract in get_type_hints(Spec).items():
+        if axis in CHOICES and not isinstance(getattr(spec, axis), contract):
+            raise RequestError(f"{axis} is {getattr(spec, axis)!r}: give a choice of this axis ({contract.__name__})")
     validate(spec)
+    if spec.parameterisation.space not in ("pixel", "normalised"):
+        raise RequestError(f"parameterisation.space is {spec.parameterisation.space!r}: it must be pixel or normalised")
     if spec.ipc > min(counts):
         raise RequestError(
             f"ipc is {spec.ipc}, but class {counts.index(min(counts))} has only {min(counts)} images: "

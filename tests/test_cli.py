@@ -7,6 +7,7 @@ import signal
 import time
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from benchmarks import benchmark
 from benchmarks.benchmark import Benchmark
 from distill_jax.axes.models import EarlyStagePool, RandomInit
 from distill_jax.axes.objective import GradientMatching
+from distill_jax.axes.optimiser import SGD, Adam
 from distill_jax.axes.perturb import Directions
 from distill_jax.cli import arguments, distill, evaluate, process, reproduce
 from distill_jax.cli.main import main
@@ -44,6 +46,26 @@ class Doubled(GradientMatching):
 
     def class_loss(self, *args):
         return self.weight * super().class_loss(*args)
+
+
+@choice
+class OwnRate(SGD):
+    """An optimiser with a field that recipes set in the library's optimisers."""
+
+    lr: float = 7.0
+
+
+class Undecorated(Doubled):
+    """Its fields are those of its base."""
+
+    other: float = 1.0
+
+
+@choice
+class Switched(GradientMatching):
+    """An objective with a flag."""
+
+    centre: bool = False
 
 
 @choice
@@ -98,6 +120,21 @@ def test_a_choice_replaces_the_presets_and_keeps_it_where_it_is_the_same() -> No
     assert parse("dc cifar10 --models early-stage --models.size 3")[2].spec.models == EarlyStagePool(size=3)
 
 
+def test_the_flag_of_a_choice_from_outside_takes_no_value() -> None:
+    spec = parse(f"--objective {__name__}:Switched --objective.centre acc_dd digits")[2].spec
+    assert spec.objective == Switched(centre=True)
+
+
+def test_a_recipe_sets_no_number_that_the_user_chose() -> None:
+    def optimiser(ours: Any) -> Any:
+        return resolve("acc_dd", "digits", shape=(8, 8, 1), axes={"optimiser": ours}).spec.optimiser
+
+    assert optimiser(Adam(lr=0.5)) == Adam(lr=0.5)
+    assert optimiser(Adam()) == Adam(lr=2e-4), "the default of the class is not a choice of the user"
+    assert optimiser(OwnRate()) == OwnRate(), "the recipe does not know what lr means there"
+    assert parse("dc digits --optimiser sgd")[2] == resolve("dc", "digits", shape=(8, 8, 1))
+
+
 def test_a_recipe_does_not_overrule_a_choice() -> None:
     experiment = parse("acc_dd digits --net lenet")[2]
     assert type(experiment.spec.net).__name__ == "LeNet"
@@ -132,7 +169,10 @@ def test_recipes_know_the_shape() -> None:
         ("acc_dd digits --objective nowhere:Nothing", "cannot be imported"),
         ("acc_dd digits --objective math:nothing", "cannot be imported"),
         ("acc_dd digits --objective json:JSONDecoder", "@choice that inherits"),
-        (f"acc_dd digits --models {__name__}:Doubled", "ModelSource"),
+        (f"acc_dd digits --models {__name__}:Doubled", "it is a choice for --objective"),
+        (f"acc_dd digits --objective {__name__}:Undecorated", "make it a @choice"),
+        (f"acc_dd digits --objective {__name__}:parse", "is not a class: write MODULE:CLASS"),
+        ("acc_dd digits --objective ./my_file.py:Mine", "does not name a class: write MODULE:CLASS"),
         (f"acc_dd digits --objective {__name__}:Unfinished", "define class_loss"),
         ("acc_dd digits --ipc many", "whole number"),
         ("dc digits --factor 2", "multi-formation"),

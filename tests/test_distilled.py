@@ -36,6 +36,14 @@ class Halved(Parameterisation):
         return jnp.concatenate([images / 2, images])
 
 
+@choice
+class Inverted(MultiFormation):
+    """A parameterisation that inherits from the library's."""
+
+    def decode(self, images: Array) -> Array:
+        return 1 - super().decode(images)
+
+
 def make_set(parameterisation: Any = PACKED, **about: object) -> DistilledSet:
     images = jax.random.uniform(jax.random.key(0), (C, IPC, SIDE, SIDE, 2))
     return DistilledSet.of(parameterisation, images, NAMES, NORMALISER, about)
@@ -215,3 +223,9 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
             continue
         # A byte without meaning, such as a time stamp in the archive.
         assert loaded.card == expected.card and loaded.images.tobytes() == expected.images.tobytes()
+
+
+def test_a_parameterisation_that_inherits_from_ours_is_stored_decoded() -> None:
+    plain, inverted = make_set(), make_set(Inverted(2))
+    assert inverted.card["factor"] == 1
+    np.testing.assert_allclose(inverted.arrays(normalised=False)[0], 1 - plain.arrays(normalised=False)[0], atol=1e-6)

@@ -40,7 +40,8 @@ def test_distill(method: str, tmp_path: Path) -> None:
         assert distill.main([*argv, "--outer-steps", str(2 * steps), "--resume"]) == 0
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["method"] == method and result["steps"]["outer"] == 2 * steps
-    assert 0 <= result["accuracy"]["mean"] <= 100 and (tmp_path / "report.html").exists()
+    assert 0 <= result["accuracy"]["mean"] <= 100
+    assert (tmp_path / "report.html").exists() == (method != "full"), "full keeps no images to report"
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Tests the costs of programs that can be counted by hand, and ``explain`` for every preset."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -8,10 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distill_jax.axes.init import RandomReal
+from distill_jax.axes.optimiser import Adam
 from distill_jax.cli import explain
 from distill_jax.cli.cost import Cost, cost
+from distill_jax.contracts import Optimiser
 from distill_jax.methods import METHODS
 from distill_jax.nets.conv import conv2d
+from distill_jax.published import compared
+from distill_jax.recipes import resolve
+from distill_jax.types import choice
 
 
 def ones(*shape: int) -> jax.ShapeDtypeStruct:
@@ -113,3 +120,31 @@ def test_a_part_of_the_images_on_the_device(capsys: pytest.CaptureFixture[str]):
 def test_a_method_without_steps_has_no_step(capsys: pytest.CaptureFixture[str]):
     text = explained(capsys, "random", "digits")
     assert "takes no steps" in text and "RandomReal" in text and "FLOP" not in text and "FeatureMatching" not in text
+
+
+@choice
+class MyInit(RandomReal):
+    """Differs from its base in what it computes."""
+
+
+@choice
+class MyOptimiser(Optimiser):
+    """Has no field of the library's optimisers."""
+
+    def init(self, images):
+        return ()
+
+    def after(self, gradients, images, state, scale):
+        return images - gradients, state
+
+
+def test_choices_from_outside_are_not_compared_with_the_papers():
+    experiment = resolve("acc_dd", "cifar10", ipc=10)
+    rows = {row.name: row for row in compared("acc_dd", "cifar10", experiment, (32, 32, 3), 10)}
+    own = replace(experiment, spec=replace(experiment.spec, init=MyInit(), optimiser=MyOptimiser()))
+    others = {row.name: row for row in compared("acc_dd", "cifar10", own, (32, 32, 3), 10)}
+    assert {"init", "image_lr", "image_optimizer"} <= rows.keys() - others.keys()
+    assert all(others[name] == rows[name] for name in others) and "net" in others
+    adam = replace(experiment, spec=replace(experiment.spec, optimiser=Adam()))
+    (kind,) = [r for r in compared("acc_dd", "cifar10", adam, (32, 32, 3), 10) if r.name == "image_optimizer"]
+    assert not kind.equal

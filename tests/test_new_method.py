@@ -72,10 +72,11 @@ def test_the_commands_of_the_page_run(command: str, outside: Path, monkeypatch: 
     if runner != "benchmark":
         config = json.loads(Path("run/config.json").read_text())
         spec = config["spec"]
-        assert spec["objective"] == {"choice": "StatisticsMatching", "spread": 1.0}
+        assert spec["objective"] == {"choice": "my_objective:StatisticsMatching", "spread": 1.0}
         if "spread" in command:
             assert config["swept"]["objective.spread"] == [0.5, 2]
-        others = ("SmallInit", "Doubtful") if "my_models" in command else ("EarlyStagePool", "RandomBatch")
+        own, usual = ("my_models:SmallInit", "my_selector:Doubtful"), ("EarlyStagePool", "RandomBatch")
+        others = own if "my_models" in command else usual
         assert (spec["models"]["choice"], spec["selector"]["choice"]) == others
 
 

@@ -115,6 +115,22 @@ def test_evaluating_the_file_gives_the_score_of_the_run(finished: Path, tmp_path
     assert {path.name for path in finished.iterdir()} == before
 
 
+def test_evaluate_finds_the_network_of_a_user(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    distilled = DistilledSet.load(finished)
+    net = {**distilled.card["net"], "choice": "my_nets:Two"}
+    distilled.with_card(net=net).save(tmp_path / "own.npz")
+    line = [str(tmp_path / "own.npz"), "--repeats", "1", "--epochs", "1"]
+    assert evaluate.main(line) == 2
+    assert "was distilled with the network my_nets:Two, which is not here" in capsys.readouterr().err
+    imports = "from distill_jax.nets import ConvNet\nfrom distill_jax.types import choice"
+    (tmp_path / "my_nets.py").write_text(f"{imports}\n@choice\nclass Two(ConvNet): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert evaluate.main(line) == 0
+    assert "my_nets:Two" in capsys.readouterr().out
+
+
 def test_evaluate_uses_the_data_set_of_the_card_and_recognises_others(finished: Path, tmp_path: Path, capsys):
     argv = [str(finished), "--repeats", "1", "--epochs", "1", "--out", str(tmp_path / "evaluation.json")]
     assert evaluate.main(argv) == 0

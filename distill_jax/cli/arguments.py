@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import (
     Annotated,
@@ -29,12 +29,13 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from distill_jax.cli import backend, config, parser
 from distill_jax.cli.read_data import assumed_shape, print_once, read, refuse_side
+from distill_jax.contracts import ClassObjective, SetObjective
 from distill_jax.data import LISTS, Dataset
 from distill_jax.evaluation import PROTOCOLS
 from distill_jax.methods import BASELINES, PRESETS
 from distill_jax.recipes import RECIPE_OF, RECIPES, Experiment, resolve
 from distill_jax.spec import CHOICES, Spec, validate
-from distill_jax.types import RequestError, lookup
+from distill_jax.types import Choice, RequestError, lookup
 
 Subset: TypeAlias = Annotated[
     tuple[str, ...] | None,
@@ -141,7 +142,9 @@ def parse(
     on_line, _ = scan(argv, options)
     settings = config.read(on_line.get("config"))
     argv = [*argv, *config.words(settings, on_line)]
-    values, words = scan(argv, options)
+    values, _ = scan(argv, options)
+    own = {axis: choose(axis, values[axis]) for axis in CHOICES if ":" in values.get(axis, "")}
+    values, words = scan(argv, options, own)
     method, dataset = (words + ["acc_dd", "digits"][len(words) :])[:2]
     preset: Spec = lookup("method", method, PRESETS)
     recipe = values.get("recipe", RECIPE_OF.get(dataset, "generic"))
@@ -192,14 +195,17 @@ def choose(axis: str, name: str, preset: Any = None) -> Any:
     """
     if ":" in name:
         module, _, attribute = name.partition(":")
-        if not module or not attribute:
+        if not all(part.isidentifier() for part in (*module.split("."), attribute)):
             raise RequestError(f"--{axis} {name} does not name a class: write MODULE:CLASS, as in my_module:MyClass")
         try:
             make = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
-            raise RequestError(
-                f"--{axis} {name} cannot be imported ({error}): check its name, and run in the folder of its file"
-            ) from error
+            absent = getattr(error, "name", None) not in (module, module.partition(".")[0])
+            needs = isinstance(error, ModuleNotFoundError) and absent
+            mend = "install what it imports" if needs else "check its name, and run in the folder of its file"
+            raise RequestError(f"--{axis} {name} cannot be imported ({error}): {mend}") from error
+        if not isinstance(make, type):
+            raise RequestError(f"--{axis} {name} is not a class: write MODULE:CLASS of a @choice")
     else:
         make = lookup(axis, name, CHOICES[axis])
     if isinstance(make, type) and type(preset) is make:
@@ -211,7 +217,10 @@ def choose(axis: str, name: str, preset: Any = None) -> Any:
         mend = f"define {missing}" if missing else "give every field a default"
         raise RequestError(f"--{axis} {name} cannot be constructed ({error}): {mend}") from error
     contract = get_type_hints(Spec)[axis]
-    if not is_dataclass(choice) or not isinstance(choice, contract):
+    usual = ClassObjective | SetObjective if axis == "objective" else contract
+    if "__dataclass_fields__" not in vars(type(choice)) or not isinstance(choice, usual):
+        if isinstance(choice, Choice) and choice.axis not in ("", axis):
+            raise RequestError(f"--{axis} {name} does not fit: it is a choice for --{choice.axis}")
         base = "ClassObjective or SetObjective" if axis == "objective" else contract.__name__
         raise RequestError(f"--{axis} {name} does not fit: make it a @choice that inherits contracts.{base}")
     return choice
@@ -228,9 +237,12 @@ def choice_name(axis: str, choice: Any) -> str:
 # ------------------------------------------------------------------ stage 1
 
 
-def scan(argv: Sequence[str], runner: type[Any]) -> tuple[Mapping[str, str], list[str]]:
-    """Return the first value of each option by name, and the words that belong to no option."""
-    flags, several = _flags(runner), multi_valued(runner)
+def scan(
+    argv: Sequence[str], runner: type[Any], own: Mapping[str, Any] | None = None
+) -> tuple[Mapping[str, str], list[str]]:
+    """Return the first value of each option by name, and the words that belong to no option. ``own`` has the choices of
+    the user's own classes by axis."""
+    flags, several = _flags(runner, own or {}), multi_valued(runner)
     options: dict[str, str] = {}
     words: list[str] = []
     rest = list(argv)
@@ -241,7 +253,7 @@ def scan(argv: Sequence[str], runner: type[Any]) -> tuple[Mapping[str, str], lis
             words.append(word)
         elif equals:
             options[name] = word.partition("=")[2]
-        # A user's own choice may have flags that are not known here; a following option is not their value.
+        # A user's own choice may have flags that are not known yet; a following option is not their value.
         elif name not in flags and word != "-h" and rest and not rest[0].startswith("--"):
             options[name] = rest.pop(0)
             while name in several and rest and not rest[0].startswith("-"):
@@ -249,13 +261,13 @@ def scan(argv: Sequence[str], runner: type[Any]) -> tuple[Mapping[str, str], lis
     return options, words
 
 
-def _flags(options: type[Any]) -> set[str]:
-    """Return the options that take no value: the flags of the runner and of every choice."""
+def _flags(options: type[Any], own: Mapping[str, Any]) -> set[str]:
+    """Return the options that take no value: the flags of the runner and of every choice, ``own`` ones included."""
     hints = get_type_hints(options)
     flags = {"help", "help-all"} | {f.name.replace("_", "-") for f in fields(options) if hints[f.name] is bool}
     for axis, choices in CHOICES.items():
-        for make in choices.values():
-            switches = [f.name.replace("_", "-") for f in fields(make()) if f.type in (bool, "bool")]
+        for choice in (*(make() for make in choices.values()), *([own[axis]] if axis in own else [])):
+            switches = [f.name.replace("_", "-") for f in fields(choice) if f.type in (bool, "bool")]
             flags |= {f"{axis}.{prefix}{name}" for name in switches for prefix in ("", "no-")}
     return flags
 

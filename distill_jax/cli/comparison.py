@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -85,6 +86,8 @@ def curve(setup: Setup, budget: Budget, repeats: int, interrupts: Interrupts) ->
         return [Point(0, 0.0, baseline(setup.method, max(repeats, DRAWS) if setup.method == "random" else repeats))]
     problem = _prepared(setup, budget.fitted(setup.spec), clock, interrupts)
     marks = _run(setup, problem, budget, clock, interrupts)
+    if not bool(jnp.isfinite(marks[-1].set.images).all()):
+        print(f"{setup.method}: the images are not finite, so their accuracy means nothing", file=sys.stderr)
     images_of_all = jnp.concatenate([mark.set.images for mark in marks])
     targets = jnp.concatenate([mark.set.targets for mark in marks])
     each = np.arange(len(images_of_all), dtype=np.int32).reshape(len(marks), -1)

@@ -39,7 +39,9 @@ def read(file: str | None) -> dict[str, Any]:
     for name, value in content.items():
         if value is None or isinstance(value, Mapping):
             if not value:
-                raise RequestError(f"--config {file}: {name} has no value: give one")
+                raise RequestError(
+                    f'--config {file}: {name} has no value: give one, or "None" where --help-all says so'
+                )
             field, of_field = next(iter(value.items()))
             example = json.dumps({f"{name}.{field}": of_field})[1:-1]
             raise RequestError(f"--config {file}: {name} is an object: write each field by name, as in {example}")

@@ -263,7 +263,7 @@ def _experiment(distilled: DistilledSet, options: Evaluate) -> Experiment:
     ipc = len(distilled.images) // distilled.classes
     shape, factor = distilled.shape, card["factor"]
     experiment = resolve(method, recipe, ipc=ipc, shape=shape, factor=factor, protocol=options.protocol)
-    net, own = from_json(card.get("net")), from_json(card.get("protocol"), Protocol())
+    net, own = _network(distilled, options), from_json(card.get("protocol"), Protocol())
     protocol = experiment.protocol if options.protocol is not None or own is None else own
     protocol = at_learned_rate(protocol, distilled)
     if options.epochs is not None:
@@ -271,6 +271,26 @@ def _experiment(distilled: DistilledSet, options: Evaluate) -> Experiment:
     if net is not None:
         experiment = replace(experiment, spec=replace(experiment.spec, net=net))
     return replace(experiment, protocol=protocol)
+
+
+def _network(distilled: DistilledSet, options: Evaluate) -> Architecture | None:
+    """Return the network in the card of the set, which may be of the user's own class, or None if there is none. Raise
+    RequestError if it is needed and its class is not here."""
+    description = distilled.card.get("net")
+    net = from_json(description)
+    if net is not None or description is None or options.nets is not None:
+        return net
+    name = description.get("choice", "") if isinstance(description, Mapping) else ""
+    try:
+        net = from_json(description, arguments.choose("net", name)) if ":" in name else None
+    except RequestError:
+        net = None
+    if net is None:
+        raise RequestError(
+            f"{options.path} was distilled with the network {name or description}, which is not here: run in the "
+            "folder of its file, or give --nets"
+        )
+    return net
 
 
 main = partial(run_command, run, less_memory="fewer --repeats, or smaller networks in --nets")

@@ -37,7 +37,7 @@ from distill_jax.distill import Problem, State, matching
 from distill_jax.platform import compiled_for
 from distill_jax.published import Comparison, compared, same
 from distill_jax.recipes import Experiment
-from distill_jax.spec import CHOICES, Spec, check
+from distill_jax.spec import CHOICES, Spec, check, own_axes
 from distill_jax.tree import nbytes
 from distill_jax.types import PyTree, RealData, lookup, require_at_least
 
@@ -71,12 +71,11 @@ def run(argv: list[str]) -> None:
         print(explained(experiment, data))
     if device:
         print("", ask(device, argv), sep="\n")
-    zca = options.dataset.startswith("zca:")
-    print(
-        "",
-        *_published(compared(options.method, recipe, experiment, (height, width, channels), data.classes, zca)),
-        sep="\n",
-    )
+    zca, own = options.dataset.startswith("zca:"), ", ".join(sorted(own_axes(experiment.spec)))
+    settings = compared(options.method, recipe, experiment, (height, width, channels), data.classes, zca)
+    print("", *_published(settings), sep="\n")
+    if settings and own:
+        print(f"\nSettings of your own choices ({own}) are not compared.")
 
 
 class Resolved(NamedTuple):

@@ -147,10 +147,13 @@ def rounded(distilled: DistilledSet) -> DistilledSet:
 def _not_finite(setup: Setup, block: Block, saved: int, workdir: Workdir) -> str:
     bad = np.flatnonzero(~np.isfinite(block.losses))
     step = block.first + (int(bad[0]) if len(bad) else len(block.losses) - 1) + 1
+    if step == 1 and len(bad):
+        return "the matching loss is not finite in the first step: check the objective and the images"
     rate = to_json(setup.spec.optimiser).get("lr")
+    now = "" if rate is None else f" (now {rate:g})"
     return (
         f"the images or their matching loss are no longer finite at step {step}: "
-        f"try a smaller --optimiser.lr (now {rate:g}) in another workdir; "
+        f"try a smaller --optimiser.lr{now} in another workdir; "
         f"the last good checkpoint, of step {saved}, is kept in {workdir.path / CHECKPOINTS}"
     )
 

@@ -26,7 +26,7 @@ from distill_jax import sweep
 from distill_jax.checkpoint import Checkpoints
 from distill_jax.cli import arguments, display, tuned
 from distill_jax.cli.display import Bar
-from distill_jax.cli.process import Interrupts, run_command
+from distill_jax.cli.process import Broken, Interrupts, run_command
 from distill_jax.cli.resume import Resumable, resumable, saving
 from distill_jax.cli.score import Scorer
 from distill_jax.cli.setup import Setup, given_pool, pool_for, set_up
@@ -190,6 +190,8 @@ def _scored(race: Race, schedule: Schedule, alive: list[list[int]], k: int) -> l
     finite = np.asarray(jnp.isfinite(states.synthetic.images).all(axis=(1, 2, 3, 4, 5)))
     if not finite.all():
         print(f"{np.sum(~finite)} of {finite.size} candidates diverged: their images are not finite", file=sys.stderr)
+    if not finite.any():
+        raise Broken("every candidate diverged: tune around a smaller value of --optimiser.lr, or check the objective")
     protocol = replace(race.scorer.protocol, epochs=schedule.epochs)
     sets = sweep.training_sets(problems, states, rung.repeats)
     scored = np.asarray(race.scorer.score(f"scoring rung {k + 1}", sets, protocol)["per_repeat"])

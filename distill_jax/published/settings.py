@@ -2,38 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 
 from distill_jax.augment import NoAugment
-from distill_jax.axes.init import KMeansInit, Mix, Noise
+from distill_jax.axes.init import KMeansInit, Mix, Noise, RandomReal
 from distill_jax.axes.objective import FeatureMatching, GradientMatching, LayerwiseAlignment, TrajectoryMatching
-from distill_jax.axes.optimiser import ClassByClassSGD
-from distill_jax.axes.selector import Representative
+from distill_jax.axes.optimiser import SGD, ClassByClassSGD
+from distill_jax.axes.selector import NoReal, RandomBatch, Representative
 from distill_jax.nets import ConvNet
 from distill_jax.published.training import Settings, alignment, augmentation, evaluation, models, trajectories, update
 from distill_jax.recipes import Experiment
-from distill_jax.spec import Spec
+from distill_jax.spec import Spec, own_axes
 from distill_jax.types import Shape
 
 
 def settings(experiment: Experiment, shape: Shape, classes: int, zca: bool = False) -> Settings:
-    """Return all settings of ``experiment`` under the published names; ``zca`` is true if images are whitened."""
-    spec, protocol = experiment.spec, experiment.protocol
+    """Return the settings of ``experiment`` under the published names; ``zca`` is true if images are whitened. Settings
+    that depend on a choice of the user's own class are left out, because its fields may mean anything."""
+    spec, protocol, own = experiment.spec, experiment.protocol, own_axes(experiment.spec)
     space = "whitened" if zca else spec.parameterisation.space
-    parts = (
-        _net(spec, shape, classes),
-        {"image_size": shape[0], "image_channels": shape[2], "num_classes": classes},
-        {"mean": None if zca else list(spec.mean), "std": None if zca else list(spec.std)},
-        _images(spec, space),
-        _matching(spec),
-        _real(spec),
-        update(spec),
-        models(spec),
-        {"mtt_zca": zca, **trajectories(spec, classes)} if isinstance(spec.objective, TrajectoryMatching) else {},
-        alignment(spec) if isinstance(spec.objective, LayerwiseAlignment) else {},
-        evaluation(spec, protocol),
-    )
-    return {name: value for part in parts for name, value in part.items()}
+    steps = "until flat" if spec.update.leaves_early else spec.inner_steps
+    named: Settings = {
+        **{"image_size": shape[0], "image_channels": shape[2], "num_classes": classes},
+        **{"mean": None if zca else list(spec.mean), "std": None if zca else list(spec.std)},
+        **{"outer_iterations": spec.outer_steps, "inner_steps": steps},
+        **evaluation(spec, protocol),
+    }
+    parts: dict[tuple[str, ...], Callable[[], Settings]] = {
+        ("net",): lambda: _net(spec, shape, classes),
+        ("optimiser", "init", "parameterisation"): lambda: _images(spec, space),
+        ("objective", "augment"): lambda: _matching(spec),
+        ("selector",): lambda: _real(spec),
+        ("update",): lambda: update(spec),
+        ("models", "perturb"): lambda: models(spec),
+    }
+    if isinstance(spec.objective, TrajectoryMatching):
+        parts["objective", "models"] = lambda: {"mtt_zca": zca, **trajectories(spec, classes)}
+    if isinstance(spec.objective, LayerwiseAlignment):
+        parts["objective", "update"] = lambda: alignment(spec)
+    for axes, part in parts.items():
+        named |= {} if own & set(axes) else part()
+    return named
 
 
 def _net(spec: Spec, shape: Shape, classes: int) -> Settings:
@@ -68,16 +79,16 @@ def _images(spec: Spec, space: str) -> Settings:
         start = "standard normal in normalised space"
     elif isinstance(init, KMeansInit):
         start = f"{mixed}k-means medoids"
-    else:
+    elif isinstance(init, Mix | RandomReal):
         start = mixed + ("first real" if isinstance(init, Mix) and init.order == "first" else "random real")
+    else:
+        start = type(init).__name__
     decoded = parameterisation.decoded(spec.ipc)
     return {
-        "outer_iterations": spec.outer_steps,
-        "inner_steps": "until flat" if spec.update.leaves_early else spec.inner_steps,
-        "image_optimizer": "SGD",
+        "image_optimizer": "SGD" if isinstance(optimiser, SGD | ClassByClassSGD) else type(optimiser).__name__,
         "image_lr": optimiser.lr,  # type: ignore[attr-defined]
         "image_lr_schedule": rates if drops else "constant",
-        "image_momentum": optimiser.momentum,  # type: ignore[attr-defined]
+        "image_momentum": getattr(optimiser, "momentum", 0.0),
         "image_turns": "class by class" if isinstance(optimiser, ClassByClassSGD) else "joint",
         "image_space": space,
         "image_clamp": "[0, 1] at the start of each outer iteration" if space == "pixel" else "none",
@@ -113,7 +124,8 @@ def _matching(spec: Spec) -> Settings:
 def _real(spec: Spec) -> Settings:
     selector = spec.selector
     if not isinstance(selector, Representative):
-        return {"real_batch": selector.batch, "real_selection": "random"}
+        usual = isinstance(selector, RandomBatch | NoReal)
+        return {"real_batch": selector.batch, "real_selection": "random" if usual else type(selector).__name__}
     starts = {"random": "random rows, with replacement", "plus-plus": "k-means++"}
     return {
         "real_batch": selector.batch,

@@ -6,10 +6,10 @@ from typing import Any
 
 from distill_jax.augment import Siamese
 from distill_jax.augment_photos import BasicAugment, PhotoAugment
-from distill_jax.axes.models import EarlyStagePool, ExpertTrajectories
+from distill_jax.axes.models import EarlyStagePool, ExpertTrajectories, RandomInit
 from distill_jax.axes.objective import LayerwiseAlignment, TrajectoryMatching
 from distill_jax.axes.perturb import Directions
-from distill_jax.axes.update import DynamicTraining, TrainOnReal, TrainOnSynthetic
+from distill_jax.axes.update import DynamicTraining, Frozen, TrainOnReal, TrainOnSynthetic
 from distill_jax.contracts import Augmentation
 from distill_jax.evaluation import LEARNED_RATE, Protocol
 from distill_jax.spec import Spec
@@ -41,7 +41,7 @@ def update(spec: Spec) -> Settings:
     elif isinstance(rule, DynamicTraining):
         source, kind, cutmix = "synthetic", {"update_epochs": "until moved"}, 0.0
     else:
-        return {"update_source": "none"}
+        return {"update_source": "none" if isinstance(rule, Frozen) else type(rule).__name__}
     return {
         "update_source": source,
         "update_batch": rule.batch,
@@ -64,7 +64,8 @@ def models(spec: Spec) -> Settings:
     if isinstance(pool, ExpertTrajectories):
         return named | {"models": "expert trajectories"}
     if not isinstance(pool, EarlyStagePool):
-        return named | {"models": "random", "models_drawn": "one per outer iteration", "pool_size": 0}
+        source = "random" if isinstance(pool, RandomInit) else type(pool).__name__
+        return named | {"models": source, "models_drawn": "one per outer iteration", "pool_size": 0}
     falling = rate_schedule(pool.epochs + 1, pool.optimiser.lr) if pool.schedule == "thirds" else []
     rates = [step for step in falling if step[0] <= pool.epochs] or [[1, pool.optimiser.lr]]
     return {

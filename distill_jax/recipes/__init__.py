@@ -22,7 +22,7 @@ from distill_jax.data import READ_HERE
 from distill_jax.evaluation import IDC_PROTOCOL, PROTOCOLS, Protocol
 from distill_jax.methods import PRESETS, PROTOCOL_OF
 from distill_jax.nets import ConvNet
-from distill_jax.spec import CHOICES, Spec
+from distill_jax.spec import CHOICES, Spec, class_name
 from distill_jax.types import Choice, lookup
 
 Overrides = Sequence[Mapping[str, Mapping[str, Any]]]
@@ -74,19 +74,21 @@ def resolve(
     """Return the preset ``method`` with the recipe's settings for ``ipc`` images per class of ``shape`` (H, W, c).
 
     ``recipe`` is one of RECIPES, or a data set: a name implies its recipe, and ``npz:PATH`` and the like ``generic``.
-    ``axes`` replaces choices, e.g. ``{"perturb": Directions()}``, before the settings of the recipe apply. ``protocol``
-    is one of PROTOCOLS, by default the method's own. Raise RequestError for an unknown method, recipe or protocol, with
-    the nearest known name.
+    ``axes`` replaces choices, e.g. ``{"perturb": Directions()}``. The recipe sets only those of their numbers that have
+    the default of their class, and no number of the user's own classes. ``protocol`` is one of PROTOCOLS, by default
+    the method's own. Raise RequestError for an unknown method, recipe or protocol, with the nearest known name.
     """
     spec = replace(lookup("method", method, PRESETS), ipc=ipc, **(axes or {}))
     scoring = PROTOCOL_OF.get(method, IDC_PROTOCOL) if protocol is None else lookup("protocol", protocol, PROTOCOLS)
     experiment = apply(method, Experiment(spec, scoring), common(shape))
     make = recipe_named(recipe)
     initial_factor = experiment.spec.parameterisation.factor if factor is None else factor
-    experiment = apply(method, experiment, make(ipc, shape, initial_factor))
+    given = {axis: (ours, getattr(PRESETS[method], axis)) for axis, ours in (axes or {}).items()}
+    experiment = _with_given(apply(method, experiment, make(ipc, shape, initial_factor)), given)
     if factor is None and experiment.spec.parameterisation.factor != initial_factor:
         # The recipe changed the factor of the preset, and its other settings may depend on the factor.
-        experiment = apply(method, experiment, make(ipc, shape, experiment.spec.parameterisation.factor))
+        again = make(ipc, shape, experiment.spec.parameterisation.factor)
+        experiment = _with_given(apply(method, experiment, again), given)
     if factor is not None:
         experiment = apply(method, experiment, [{"*": {"parameterisation.factor": factor}}])
     if experiment.spec.selector.paired:
@@ -94,9 +96,25 @@ def resolve(
         experiment = apply(method, experiment, [{"*": {"selector.batch": pairs}}])
     if len(experiment.spec.mean) != shape[2]:  # the user's own images have other channels
         experiment = apply(method, experiment, [{"*": normalised((), ())}])
-    # A recipe may replace the default choice on an axis, but not a choice of the user.
-    lost = {name: ours for name, ours in (axes or {}).items() if type(getattr(experiment.spec, name)) is not type(ours)}
-    return replace(experiment, spec=replace(experiment.spec, **lost))
+    return experiment
+
+
+def _with_given(experiment: Experiment, given: Mapping[str, tuple[Any, Any]]) -> Experiment:
+    """Return ``experiment`` after a recipe, with the choices of the user, ``given`` with the preset's choice by axis.
+
+    A recipe replaces no choice of the user, and no number of it that is neither the default of its class nor the
+    preset's. It does not know classes from outside the library, so they keep all their numbers.
+    """
+    kept: dict[str, Any] = {}
+    for axis, (ours, preset) in given.items():
+        now = getattr(experiment.spec, axis)
+        if type(now) is not type(ours) or ":" in class_name(ours):
+            kept[axis] = ours
+            continue
+        usual = preset if type(preset) is type(ours) else type(ours)()
+        numbers = {f.name: getattr(ours, f.name) for f in fields(ours)}
+        kept[axis] = replace(now, **{name: of for name, of in numbers.items() if of != getattr(usual, name)})
+    return replace(experiment, spec=replace(experiment.spec, **kept))
 
 
 def recipe_named(name: str) -> Recipe:
