@@ -268,6 +268,6 @@ def test_evaluating_a_set_whose_card_names_no_data(finished: Path, tmp_path: Pat
 
 
 def test_evaluating_a_file_that_is_not_a_distilled_set(tmp_path: Path, capsys) -> None:
-    refused(capsys, evaluate.main, [str(tmp_path), "--dataset", "digits"], "distilled.npz")
+    refused(capsys, evaluate.main, [str(tmp_path), "--dataset", "digits"], "no distilled set")
     (tmp_path / "text.npz").write_text("hello")
     refused(capsys, evaluate.main, [str(tmp_path / "text.npz"), "--dataset", "digits"], "text.npz")
