@@ -45,9 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"error: unknown command {words[0]!r}: {near_miss(name, COMMANDS)}", file=sys.stderr)
         return 2
-    # As with python -m; the console script puts its own folder there, so users' modules would not be found.
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    if argv is None:  # the console script: find users' modules in the current folder, as python -m does
+        sys.path.insert(0, "")
     with stoppable():
         return importlib.import_module(f"distill_jax.cli.{name}").main(words[1:])
 

@@ -206,10 +206,10 @@ def _build(files: ClassFiles, images: np.ndarray, plan: Plan, damaged: Damaged) 
     data = Dataset.from_arrays(
         files.part.name, images[:count], labels[:count], images[count : len(sound)], labels[count:], files.part.names
     )
-    origin, notes, name = plan.origin, [*plan.notes(files.part.name)], files.part.name
+    origin, notes, name, paths = plan.origin, [*plan.notes(files.part.name)], files.part.name, files.names
     if damaged:
-        origin["left_out"] = sorted(files.names[index] for index in damaged)
-        few = list_damaged(damaged, files.names)
+        origin["left_out"] = sorted(paths[index] for index in damaged)
+        few = list_damaged(damaged, paths)
         notes.append(f"{name}: {len(damaged)} of {len(files.paths)} files cannot be read and are left out: {few}")
     if files.others:
         example = files.others[0].relative_to(files.root)

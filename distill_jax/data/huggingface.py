@@ -50,14 +50,14 @@ def read_huggingface(
             raise RequestError(
                 f"{name}: column {label} is empty or does not hold class numbers: give images with labels"
             )
-        if len(numbers) and numbers.max() < 0:
-            continue  # the hub marks hidden labels, usually of the split test, by -1
+        if len(numbers) and numbers.max() < 0:  # the hub marks hidden labels, usually of the split test, by -1
+            if split == "train":
+                raise RequestError(f"{name}: split train has no labels, only -1: give images with labels")
+            continue
         tables.append(table)
         labels.append(numbers)
         if len(tables) == 2:
             break
-    if not tables:
-        raise RequestError(f"{name}: split train has no labels, only -1: give images with labels")
     label = column(tables[0], "ClassLabel", "label")
     names = features_of(tables[0]).get(label, {}).get("names") or [str(c) for c in range(int(labels[0].max()) + 1)]
     part = select_classes(name, tuple(names), only)

@@ -28,7 +28,6 @@ def settings(experiment: Experiment, shape: Shape, classes: int, zca: bool = Fal
         **{"image_size": shape[0], "image_channels": shape[2], "num_classes": classes},
         **{"mean": None if zca else list(spec.mean), "std": None if zca else list(spec.std)},
         **{"outer_iterations": spec.outer_steps, "inner_steps": steps},
-        **evaluation(spec, protocol),
     }
     parts: dict[tuple[str, ...], Callable[[], Settings]] = {
         ("net",): lambda: _net(spec, shape, classes),
@@ -44,7 +43,7 @@ def settings(experiment: Experiment, shape: Shape, classes: int, zca: bool = Fal
         parts["objective", "update"] = lambda: alignment(spec)
     for axes, part in parts.items():
         named |= {} if own & set(axes) else part()
-    return named
+    return named | evaluation(spec, protocol)
 
 
 def _net(spec: Spec, shape: Shape, classes: int) -> Settings:
