@@ -48,13 +48,14 @@ def under_way(workdir: Path, *more: str) -> list[subprocess.Popen[str]]:
     return processes
 
 
-def ended(processes: list[subprocess.Popen[str]], seconds: float = 120) -> list[tuple[int, str, str]]:
+def ended(processes: list[subprocess.Popen[str]], seconds: float = 300) -> list[tuple[int, str, str]]:
     """Wait for the processes and return the exit code, standard output and standard error of each."""
     try:
         said = [process.communicate(timeout=seconds) for process in processes]
     finally:
         for process in processes:
-            process.kill()
+            with process:  # closes its pipes
+                process.kill()
     return [(process.returncode, *texts) for process, texts in zip(processes, said, strict=True)]
 
 
