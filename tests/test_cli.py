@@ -1,33 +1,21 @@
-"""Tests the parsing of a command line into an experiment, and exit codes."""
+"""Tests the parsing of a command line into an experiment."""
 
-import errno
-import os
-import re
-import signal
-import time
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
-import distill_jax
-from benchmarks import benchmark
-from benchmarks.benchmark import Benchmark
 from distill_jax.axes.models import EarlyStagePool, RandomInit
 from distill_jax.axes.objective import GradientMatching
 from distill_jax.axes.optimiser import SGD, Adam
 from distill_jax.axes.perturb import Directions
-from distill_jax.cli import arguments, distill, evaluate, process, reproduce
-from distill_jax.cli.main import main
-from distill_jax.cli.process import LESS_MEMORY, Broken, Interrupted, Interrupts, run_command
+from distill_jax.cli import arguments
+from distill_jax.cli.process import run_command
 from distill_jax.contracts import ClassObjective
 from distill_jax.methods import ACC_DD
 from distill_jax.nets import ConvNet
 from distill_jax.recipes import resolve
-from distill_jax.spec import Spec
 from distill_jax.types import RequestError, choice
-from tests.tiny import python
 
 
 @dataclass(frozen=True)
@@ -238,100 +226,3 @@ def test_a_wrong_option_is_refused_before_data_are_read(capsys) -> None:
     )
     shown = capsys.readouterr().err
     assert "--ipc" in shown and "exist" not in shown.replace("--ipcs", "")
-
-
-@pytest.mark.parametrize(
-    "error, code, message",
-    [
-        (RequestError("ipc is 0: give 1"), 2, "error: ipc is 0: give 1\n"),
-        (Broken("the loss is not finite"), 1, "error: the loss is not finite\n"),
-        (Interrupted(signal.SIGTERM), 143, ""),
-        (KeyboardInterrupt(), 130, "interrupted\n"),
-        (
-            OSError(errno.ENOSPC, "No space left on device", "runs/x"),
-            1,
-            "error: no space left in runs/x (No space left on device): free some space; finished work is kept, and "
-            "--resume continues a run\n",
-        ),
-        (
-            OSError(errno.ENAMETOOLONG, "File name too long", "xxx"),
-            2,
-            "error: cannot use xxx (File name too long): give another path\n",
-        ),
-        (MemoryError("no room"), 1, f"error: out of memory (no room): try {LESS_MEMORY}\n"),
-    ],
-)
-def test_exit_codes(error: BaseException, code: int, message: str, capsys) -> None:
-    def run(argv: list[str]) -> None:
-        raise error
-
-    assert run_command(run, []) == code
-    assert capsys.readouterr().err == message
-
-
-@pytest.mark.parametrize(
-    "runner, options",
-    [(distill, distill.Distill), (evaluate, evaluate.Evaluate), (reproduce, distill.Distill), (benchmark, Benchmark)],
-)
-def test_advice_for_insufficient_memory_names_options_of_the_command(runner, options) -> None:
-    advice = runner.main.keywords.get("less_memory", LESS_MEMORY)
-    known = {field.name for kind in (options, Spec, getattr(runner, "Reproduce", Spec)) for field in fields(kind)}
-    assert {name.replace("-", "_") for name in re.findall(r"--([a-z-]+)", advice)} <= known - {"ipc"}
-    assert "--" in advice
-
-
-def test_devices_that_no_machine_has_are_refused(capsys) -> None:
-    assert run_command(lambda argv: None, ["--devices", "99999999"]) == 2
-    assert "devices is 99999999" in capsys.readouterr().err
-
-
-def test_every_command_prints_the_version(capsys) -> None:
-    for runner, line in ((main, []), (main, ["distill"]), (benchmark.main, [])):
-        assert runner([*line, "--version"]) == 0
-        assert capsys.readouterr().out == f"distill_jax {distill_jax.__version__}\n"
-
-
-def test_an_interrupt_before_anything_can_be_saved_ends_the_process_at_once() -> None:
-    """An import might swallow an exception, so the handler raises none."""
-    code = """
-import time
-from distill_jax.cli.main import stoppable
-with stoppable():
-    print("ready", flush=True)
-    try:
-        time.sleep(60)
-    except BaseException:
-        time.sleep(60)
-"""
-    process = python("-c", code)
-    assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGINT)
-    assert (process.communicate(timeout=30)[1], process.returncode) == ("interrupted\n", 130)
-
-
-def test_unexpected_errors_keep_their_traceback() -> None:
-    def run(argv: list[str]) -> None:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        run_command(run, [])
-
-
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_recorded_until_it_is_polled(signum: signal.Signals) -> None:
-    before = signal.getsignal(signum)
-    with Interrupts() as interrupts:
-        interrupts.check()
-        os.kill(os.getpid(), signum)
-        deadline = time.monotonic() + 30
-        while interrupts.signum is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        with pytest.raises(Interrupted) as stopped:
-            interrupts.check()
-    assert stopped.value.signum == signum
-    assert signal.getsignal(signum) is before
-
-
-def test_a_result_names_its_commit() -> None:
-    found = process.environment()["commit"]
-    assert (found is not None) == (Path(process.__file__).parents[2] / ".git").exists()

@@ -94,9 +94,9 @@ def _label(name: str) -> str:
 
 
 def draw_curves(title: str, scored: str, curves: Mapping[tuple[str, int], Sequence[Sequence[Point]]]) -> Figure:
-    """Draw accuracy against seconds, with a panel per number of images per class. ``scored`` is the label of
-    the accuracies. Each method shows the points of its runs, and their mean with the standard deviation. A method
-    without steps shows dots and a dotted line at the mean."""
+    """Draw accuracy against seconds, with a panel per number of images per class. ``scored`` is the label of the
+    accuracies. Each method shows the points of its runs, and their mean with the standard deviation. A method without
+    steps shows dots and a dotted line at the mean."""
     sizes, methods = list(dict.fromkeys(ipc for _, ipc in curves)), list(dict.fromkeys(name for name, _ in curves))
     figure = Figure(figsize=(1.2 + 6 * len(sizes), 4.6), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", color=INK)

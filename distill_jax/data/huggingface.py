@@ -31,8 +31,8 @@ def read_huggingface(
 
     It needs a split ``train``, a column of images and a column of class labels; of several columns the first one is
     used. The test part is the first split of TEST that has labels; if there is none, a fifth of each class is held out.
-    Images become uint8 [N, H, H, 1 or 3] in the same way as those of a folder (``read_folder``).
-    ``tick`` receives the progress. Raise RequestError for any other data set, or if an image cannot be read.
+    Images become uint8 [N, H, H, 1 or 3] in the same way as those of a folder (``read_folder``). ``tick`` receives the
+    progress. Raise RequestError for any other data set, or if an image cannot be read.
     """
     name = f"hf:{root.name}"
     files = _files(root)
