@@ -17,7 +17,16 @@ import numpy as np
 from distill_jax.augment import bilinear, hat
 from distill_jax.contracts import Augmentation
 from distill_jax.draws import below
-from distill_jax.types import Array, Normaliser, RequestError, accumulator_dtype, choice, require_at_least, static
+from distill_jax.types import (
+    Array,
+    Normaliser,
+    RequestError,
+    Shape,
+    accumulator_dtype,
+    choice,
+    require_at_least,
+    static,
+)
 
 # ------------------------------------------------------------------ IDC on ImageNet subsets
 
@@ -88,6 +97,10 @@ class PhotoAugment(Augmentation):
             raise RequestError(f"jitter is {self.jitter:g}: it must be from 0 to 1")
         require_at_least(0, self, "lighting")
 
+    def check(self, shape: Shape) -> None:
+        if len(self.mean) != shape[2]:
+            raise RequestError(f"mean has {len(self.mean)} values, but images have {shape[2]} channels: give as many")
+
     def draw(self, key: Array, n: int) -> PhotoDraws:
         """Return the random numbers of ``n`` calls: every field has a leading axis n."""
         uniform_key, normal_key = jax.random.split(key)
@@ -101,18 +114,13 @@ class PhotoAugment(Augmentation):
 
     def apply(self, x: Array, draws: PhotoDraws) -> Array:
         """Transform all of ``x`` [N, H, W, c] by the same numbers."""
-        channels = x.shape[3]
-        if channels != len(self.mean):
-            raise RequestError(
-                f"mean has {len(self.mean)} values, but images have {channels} channels: give one value per channel"
-            )
         space = Normaliser(jnp.asarray(self.mean), jnp.asarray(self.std))
         pixels = self._crop(space.to_pixel(x), draws)
         factors = (1 - self.jitter + 2 * self.jitter * draws.factors).astype(x.dtype)
         order = jnp.asarray(ORDERS)[below(draws.order, len(ORDERS))]
         for i in range(3):
             pixels = _blend(pixels, order[i], factors)
-        if channels == 3:
+        if x.shape[3] == 3:
             alpha = self.lighting * draws.alpha.astype(accumulator_dtype(x.dtype))
             colour = jnp.sum(jnp.asarray(EIGENVECTORS * EIGENVALUES, alpha.dtype) * alpha[None, :], axis=1)
             pixels += colour.astype(x.dtype)[None, None, None, :]

@@ -1,7 +1,5 @@
-"""The contract of each axis of a method: its required functions, and defaults for its optional ones.
-
-A choice, ours or yours, inherits its contract and is made with ``@choice``. ``types.py`` defines the letters in shapes.
-"""
+"""The contract of each axis of a method, with defaults for its optional parts. A choice, ours or yours, inherits its
+contract and is made with ``@choice``. ``types.py`` defines the letters in shapes."""
 
 from __future__ import annotations
 
@@ -53,11 +51,9 @@ class ModelSource(Choice):
         return False
 
     def pretrain(self, net: Net, data: Feed, key: Array, tick: Tick, members: MemberStore | None = None) -> PyTree:
-        """Train and return the pool [P, ...], or None if ``size`` is 0. ``tick`` reports progress.
-
-        ``data.at(n)`` returns the real images; one epoch covers ``data.portions`` portions, which is 1 for most runs.
-        ``members`` stores each member as soon as it is trained.
-        """
+        """Train and return the pool [P, ...], or None if ``size`` is 0. ``data.at(n)`` returns the real images; one
+        epoch covers ``data.portions`` portions, which is 1 for most runs. ``tick`` reports progress, and ``members``
+        stores each member as soon as it is trained."""
         return None
 
     @abstractmethod
@@ -168,6 +164,9 @@ class Augmentation(Choice):
         draws = self.draw(key, batches * n)
         return jax.tree.map(lambda a: a.reshape(batches, n, *a.shape[1:]), draws)
 
+    def check(self, shape: Shape) -> None:
+        """Raise RequestError if the augmentation does not suit images of ``shape`` (H, W, c)."""
+
     @abstractmethod
     def apply(self, x: Array, draws: PyTree) -> Array:
         """Apply the same transformation to all N images of ``x``. ``draws`` is one draw, without the axis n."""
@@ -194,6 +193,8 @@ class Objective(Choice):
     """whether models must come with target parameters"""
     uses_labels: ClassVar[bool] = False
     """whether the loss has a gradient with respect to ``Synthetic.labels``"""
+    uses_real: ClassVar[bool] = True
+    """whether the loss uses real images; the selector must then select some"""
     paired: ClassVar[bool] = False
     """whether real image b of a class is compared with decoded image b, which needs a ``paired`` selector"""
 
@@ -235,8 +236,7 @@ class SetObjective(Objective):
 
 
 class Optimiser(Choice):
-    """The optimiser of the synthetic images [C, I, H, W, c]. ``scale``, the value of ``schedule``, multiplies its
-    learning rate. (The optimiser of networks is ``train.NetworkSGD``.)"""
+    """Optimiser of the synthetic images [C, I, H, W, c]. ``scale``, from ``schedule``, multiplies its learning rate."""
 
     axis = "optimiser"
 

@@ -20,13 +20,13 @@ import optax
 from distill_jax import hosts, mesh
 from distill_jax.augment import NoAugment, Siamese
 from distill_jax.check_data import check_same_data
+from distill_jax.check_spec import check_augmentations, validate
 from distill_jax.contracts import Architecture, Augmentation
 from distill_jax.data import Dataset
 from distill_jax.distilled import DistilledSet
 from distill_jax.nets import ConvNet
 from distill_jax.platform import on_cpu
 from distill_jax.run import BlockSize, Callback, Keys, host_loop
-from distill_jax.spec import validate
 from distill_jax.train import (
     SCHEDULES,
     NetworkSGD,
@@ -198,6 +198,7 @@ def evaluate(
     protocol, network = protocol or IDC_PROTOCOL, (net or ConvNet()).build(data.shape, data.classes)
     protocol = at_learned_rate(protocol, distilled)
     validate(protocol, "protocol.")
+    check_augmentations(protocol, data.shape, "protocol.")
     models = train_networks(network, protocol, repeated(distilled, repeats), Keys.of(seed).score, distilled.normaliser)
     return test_accuracies(network, models, data.test_arrays(), distilled.normaliser)
 

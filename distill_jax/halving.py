@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from distill_jax import sweep
-from distill_jax.spec import Spec, validate
+from distill_jax.check_spec import validate
+from distill_jax.spec import Spec
 from distill_jax.types import RequestError
 
 SCORING = 1 / 3

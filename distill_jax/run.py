@@ -15,11 +15,12 @@ import numpy as np
 
 from distill_jax import hosts, mesh
 from distill_jax.axes.parameterisation import stored
+from distill_jax.check_spec import check
 from distill_jax.data import Dataset, feed
 from distill_jax.distill import LONGEST_BLOCK, Problem, State, init_state, run_block
 from distill_jax.distilled import DistilledSet
 from distill_jax.platform import target
-from distill_jax.spec import Spec, as_arrays, check
+from distill_jax.spec import Spec, as_arrays
 from distill_jax.teachers import with_teacher_labels
 from distill_jax.types import Array, Feed, MemberStore, RealData, RequestError, Shape, Tick
 

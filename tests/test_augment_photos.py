@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from distill_jax.augment_photos import ATTEMPTS, BasicAugment, BasicDraws, PhotoAugment, PhotoDraws
+from distill_jax.check_spec import check_augmentations, validate
 from distill_jax.contracts import Augmentation
-from distill_jax.spec import CHOICES, from_json, to_json, validate
+from distill_jax.evaluation import IDC_PROTOCOL
+from distill_jax.spec import CHOICES, from_json, to_json
 from distill_jax.types import RequestError
 from tests.photos_numpy import basic, box, one, photo, to_network
 
@@ -221,8 +223,10 @@ def test_first_box_that_fits():
 
 
 def test_channels_must_be_those_of_mean():
-    with pytest.raises(RequestError, match="mean has 3 values, but images have 1 channels"):
-        PhotoAugment()(KEY, jnp.zeros((1, 8, 8, 1)))
+    protocol = replace(IDC_PROTOCOL, augment=PhotoAugment())
+    check_augmentations(protocol, (8, 8, 3))
+    with pytest.raises(RequestError, match="^protocol.augment: mean has 3 values, but images have 1 channels"):
+        check_augmentations(protocol, (8, 8, 1), "protocol.")
 
 
 # ------------------------------------------------------------------ basic

@@ -14,9 +14,9 @@ import pytest
 from distill_jax.axes.objective import LayerwiseAlignment, Terms, alignment_terms
 from distill_jax.axes.optimiser import SGD
 from distill_jax.axes.update import DynamicTraining
+from distill_jax.check_spec import check
 from distill_jax.methods import CAFE
 from distill_jax.recipes import resolve
-from distill_jax.spec import check
 from distill_jax.train import NetworkSGD
 from distill_jax.types import (
     Array,

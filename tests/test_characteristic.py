@@ -19,12 +19,12 @@ from distill_jax.axes.optimiser import SGD, Adam, ClassByClassAdam
 from distill_jax.axes.parameterisation import MultiFormation
 from distill_jax.axes.perturb import Directions
 from distill_jax.axes.selector import Representative
+from distill_jax.check_spec import check
 from distill_jax.cli.arguments import Common, parse
 from distill_jax.distill import init_state, run_block
 from distill_jax.methods import METHODS
 from distill_jax.nets import ConvNet, from_torch
 from distill_jax.run import no_tick
-from distill_jax.spec import check
 from distill_jax.types import Array, Model, Net, Normaliser, RequestError
 from tests import toy
 from tests.golden_weights import CIFAR_MEAN, CIFAR_STD, cifar_normalised, golden_figures

@@ -15,11 +15,11 @@ from distill_jax.axes.labels import LearnedLabels, teachers_logits
 from distill_jax.axes.models import ExpertTrajectories
 from distill_jax.axes.objective import TrajectoryMatching
 from distill_jax.axes.optimiser import SGD
+from distill_jax.check_spec import check
 from distill_jax.distill import init_state, run_block
 from distill_jax.methods import DATM, METHODS
 from distill_jax.nets import ConvNet, from_torch
 from distill_jax.recipes import resolve
-from distill_jax.spec import check
 from distill_jax.train import Order
 from distill_jax.types import Array, Model, Net, RequestError, TrainSet
 from tests import toy

@@ -18,11 +18,12 @@ from distill_jax.axes.objective import GradientMatching
 from distill_jax.axes.optimiser import SGD, Adam, ClassByClassSGD
 from distill_jax.axes.parameterisation import MultiFormation
 from distill_jax.axes.update import Frozen
+from distill_jax.check_spec import check
 from distill_jax.contracts import ClassObjective
 from distill_jax.distill import Problem, State, init_state, matching, run_block
 from distill_jax.methods import METHODS
 from distill_jax.nets import ConvNet, from_torch
-from distill_jax.spec import Spec, as_arrays, check
+from distill_jax.spec import Spec, as_arrays
 from distill_jax.tree import stack
 from distill_jax.types import Array, RealData, RequestError, Synthetic
 from tests import toy

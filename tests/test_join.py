@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from distill_jax.check_spec import check
 from distill_jax.cli import distill, evaluate, explain, join
 from distill_jax.cli.workdir import RESULT, read_json
 from distill_jax.data import digits
@@ -19,7 +20,6 @@ from distill_jax.join import joined
 from distill_jax.nets import ConvNet
 from distill_jax.recipes import resolve
 from distill_jax.run import distilled_set, prepare
-from distill_jax.spec import check
 from distill_jax.types import RequestError
 from tests.tiny import TINY
 

@@ -13,11 +13,11 @@ from distill_jax.axes.init import AnchorMosaics
 from distill_jax.axes.objective import PairedFeatures
 from distill_jax.axes.optimiser import ResidualAdam
 from distill_jax.axes.parameterisation import MultiFormation
-from distill_jax.axes.selector import Anchors
+from distill_jax.axes.selector import Anchors, NoReal
+from distill_jax.check_spec import check
 from distill_jax.distill import init_state
 from distill_jax.methods import CIM
 from distill_jax.recipes import resolve
-from distill_jax.spec import check
 from distill_jax.tree import stack
 from distill_jax.types import Array, RealData, RequestError
 from tests import toy
@@ -105,8 +105,10 @@ def test_a_recipe_sets_as_many_anchors_as_decoded_images() -> None:
     ("changes", "said"),
     [
         ({"ipc": 2}, "need --selector.batch 8"),
-        ({"selector": Anchors(16)}, "only 12 different images"),
+        ({"selector": Anchors(16)}, "a class has only 12 images"),
+        ({"ipc": 4}, "has only 12: use a smaller --ipc"),
         ({"selector": resolve("dm").spec.selector}, "use --selector anchors"),
+        ({"selector": NoReal()}, "NoReal selects none"),
         ({"models": resolve("dm").spec.models}, "trains none"),
         ({"syn_batch": 2}, "--syn-batch 0"),
         ({"parameterisation": MultiFormation(2, "multi")}, "decode-type single"),

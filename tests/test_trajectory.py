@@ -16,12 +16,13 @@ from distill_jax.axes.models import EarlyStagePool, ExpertTrajectories, RandomIn
 from distill_jax.axes.objective import TrajectoryMatching
 from distill_jax.axes.optimiser import SGD
 from distill_jax.axes.perturb import Directions
+from distill_jax.check_spec import check
 from distill_jax.distill import Problem, init_state, run_block
 from distill_jax.methods import DSA, MTT
 from distill_jax.nets import ConvNet, from_torch
 from distill_jax.recipes import resolve
 from distill_jax.run import no_tick, with_chunks
-from distill_jax.spec import as_arrays, check
+from distill_jax.spec import as_arrays
 from distill_jax.train import NetworkSGD, Order, Pipeline
 from distill_jax.types import Array, Model, Net, PyTree, RequestError, Synthetic, TrainSet
 from tests import toy

@@ -15,11 +15,11 @@ from distill_jax.axes.init import Noise, unit_length
 from distill_jax.axes.labels import LearnedLabels
 from distill_jax.axes.objective import InnerAdam, TruncatedBackprop, after_window
 from distill_jax.axes.optimiser import Adam, ClippedAdam
+from distill_jax.check_spec import check
 from distill_jax.distill import init_state, matching
 from distill_jax.methods import RAT_BPTT
 from distill_jax.nets import ConvNet, from_torch
 from distill_jax.recipes import resolve
-from distill_jax.spec import check
 from distill_jax.train import NetworkSGD, Order, Pipeline, train
 from distill_jax.types import Array, Model, Net, RequestError, Synthetic, TrainSet
 from tests import toy

@@ -19,6 +19,7 @@ import numpy as np
 from tyro.conf import FlagCreatePairsOff
 
 from distill_jax import sweep
+from distill_jax.check_spec import check
 from distill_jax.checkpoint import Checkpoints
 from distill_jax.cli import arguments, display
 from distill_jax.cli.display import Bar
@@ -37,7 +38,7 @@ from distill_jax.cli.workdir import (
 from distill_jax.distill import Problem, State
 from distill_jax.recipes import Experiment
 from distill_jax.run import Block, Keys
-from distill_jax.spec import Spec, check
+from distill_jax.spec import Spec
 from distill_jax.types import PyTree, RequestError, require_at_least
 
 

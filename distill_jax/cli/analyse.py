@@ -19,6 +19,7 @@ from tyro.conf import arg
 
 from distill_jax import analysis, sweep
 from distill_jax.axes.selector import NoReal, RandomBatch, Representative
+from distill_jax.check_spec import check
 from distill_jax.cli import arguments, display, evidence
 from distill_jax.cli.evidence_text import sentences
 from distill_jax.cli.process import Interrupts, environment, run_command
@@ -34,7 +35,7 @@ from distill_jax.cli.workdir import (
 )
 from distill_jax.contracts import Selector
 from distill_jax.distill import Problem
-from distill_jax.spec import as_arrays, check, to_json
+from distill_jax.spec import as_arrays, to_json
 from distill_jax.types import RequestError, require_at_least
 
 

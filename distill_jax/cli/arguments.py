@@ -1,9 +1,9 @@
 """Parse a command line ``METHOD DATASET [options]`` into a resolved experiment.
 
 Parsing has two stages. The first scans the line for METHOD, DATASET, the recipe, ipc, factor and the choice on each
-axis, and builds a default experiment from them. In the second, tyro parses the whole line over the fields of that
-default: ``--net.width 32``, ``--optimiser.lr 0.01``. Both run before the data set is read, so that a wrong option is
-refused at once, and again afterwards if the shape of the images is not the assumed one, because recipes depend on it.
+axis, and builds a default experiment from them. In the second, tyro parses the whole line over its fields, such as
+``--net.width 32``. Both run before the data set is read, so that a wrong option is refused at once, and again
+afterwards if the images do not have the assumed shape, because recipes depend on it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import (
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from distill_jax.check_spec import validate
 from distill_jax.cli import backend, config, parser
 from distill_jax.cli.read_data import assumed_shape, print_once, read, refuse_side
 from distill_jax.contracts import ClassObjective, SetObjective
@@ -34,7 +35,7 @@ from distill_jax.data import LISTS, Dataset
 from distill_jax.evaluation import PROTOCOLS
 from distill_jax.methods import BASELINES, PRESETS
 from distill_jax.recipes import RECIPE_OF, RECIPES, Experiment, resolve
-from distill_jax.spec import CHOICES, Spec, validate
+from distill_jax.spec import CHOICES, Spec
 from distill_jax.types import Choice, RequestError, lookup
 
 Subset: TypeAlias = Annotated[
@@ -135,10 +136,8 @@ def request(argv: Sequence[str], options: type[Options]) -> Request[Options]:
 def parse(
     argv: Sequence[str], options: type[Options], shape: tuple[int, int, int] | None = None
 ) -> tuple[Options, str, Experiment]:
-    """Return the options, the name of the recipe and the experiment, without reading the data.
-
-    ``shape``: (H, W, c) of the images; None: the known shape of a named data set, or 32x32x3.
-    """
+    """Return the options, the name of the recipe and the experiment, without reading the data. ``shape`` is (H, W, c)
+    of the images; None: the known shape of a named data set, or 32x32x3."""
     on_line, _ = scan(argv, options)
     settings = config.read(on_line.get("config"))
     argv = [*argv, *config.words(settings, on_line)]

@@ -21,6 +21,7 @@ from typing import Annotated, Any
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from distill_jax.check_data import check_same_data, dataset_of
+from distill_jax.check_spec import check_augmentations, validate
 from distill_jax.cli import arguments, display
 from distill_jax.cli.dd_ranking import dd_ranking_scores
 from distill_jax.cli.export import set_in
@@ -37,7 +38,7 @@ from distill_jax.methods import METHODS
 from distill_jax.nets import ARCHITECTURES
 from distill_jax.recipes import RECIPE_OF, Experiment, resolve
 from distill_jax.run import Keys
-from distill_jax.spec import from_json, to_json, validate
+from distill_jax.spec import from_json, to_json
 from distill_jax.types import RequestError, lookup, require_at_least
 
 TEST_DATA = (
@@ -102,6 +103,7 @@ def run(argv: list[str]) -> None:
         print(f"warning: {warning}", file=sys.stderr)
     experiment = _experiment(distilled, options)
     validate(experiment.protocol, "protocol.")
+    check_augmentations(experiment.protocol, data.shape, "protocol.")
     preset = experiment.spec.net
     architectures = {name: arguments.choose("net", name, preset) for name in options.nets or ()}
     architectures = architectures or {arguments.choice_name("net", preset): preset}

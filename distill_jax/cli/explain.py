@@ -23,6 +23,7 @@ from distill_jax import mesh, tree
 from distill_jax.augment import NoAugment
 from distill_jax.axes.parameterisation import decoded_set
 from distill_jax.axes.perturb import NoPerturbation
+from distill_jax.check_spec import check
 from distill_jax.cli import display
 from distill_jax.cli.arguments import Common, chosen_classes, parse
 from distill_jax.cli.compiler import ask, require
@@ -37,7 +38,7 @@ from distill_jax.distill import Problem, State, matching
 from distill_jax.platform import compiled_for
 from distill_jax.published import Comparison, compared, same
 from distill_jax.recipes import Experiment
-from distill_jax.spec import CHOICES, Spec, check, own_axes
+from distill_jax.spec import CHOICES, Spec, own_axes
 from distill_jax.tree import nbytes
 from distill_jax.types import PyTree, RealData, lookup, require_at_least
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 
 from distill_jax import __version__, hosts
+from distill_jax.check_spec import check, check_augmentations
 from distill_jax.checkpoint import check_pool, load_pool, save_pool
 from distill_jax.cli.arguments import Request
 from distill_jax.cli.display import Bar
@@ -27,7 +28,7 @@ from distill_jax.distill import Problem
 from distill_jax.platform import target
 from distill_jax.recipes import Experiment
 from distill_jax.run import Keys, with_chunks
-from distill_jax.spec import Spec, as_arrays, check, to_json
+from distill_jax.spec import Spec, as_arrays, to_json
 from distill_jax.types import Feed, Net, Normaliser, PyTree, RealData, RequestError
 
 WITHHELD = 0.1
@@ -155,6 +156,7 @@ def set_up(
     if resident and resident < spec.ipc:
         raise RequestError(f"resident_images is {resident}: give at least {spec.ipc} (--ipc), or 0 for all")
     check(spec, data.shape, [min(resident or count, count) for count in data.counts.tolist()])
+    check_augmentations(experiment.protocol, data.shape, "protocol.")
     if chunks:
         sizes = {name: getattr(spec, name) or chunks.get(name, 0) for name in ("class_chunk", "model_chunk")}
         spec = replace(spec, **sizes)

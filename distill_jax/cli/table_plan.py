@@ -10,13 +10,13 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from distill_jax.check_spec import validate
 from distill_jax.cli import arguments
 from distill_jax.cli.distill import Distill
 from distill_jax.cli.resume import Resumable
 from distill_jax.cli.table_page import Gain, Outcome
 from distill_jax.published.tables import TABLES, Acceleration, Cell, Table, table
 from distill_jax.recipes import RECIPE_OF
-from distill_jax.spec import validate
 from distill_jax.types import RequestError, lookup, require_at_least
 
 

@@ -29,6 +29,7 @@ class TrajectoryMatching(SetObjective):
 
     needs_target = True
     uses_labels = True
+    uses_real = False
 
     steps: int = 30
     """N: number of steps of the student"""

@@ -53,19 +53,21 @@ class Anchors(Selector):
 
     def check(self, counts: Sequence[int], ipc: int, factor: int) -> None:
         """Raise RequestError if there are fewer anchors than decoded images, or fewer images than anchors."""
-        if self.batch < ipc * factor**2:
+        decoded, fewest = ipc * factor**2, min(counts)
+        if decoded > fewest:
             raise RequestError(
-                f"selector.batch is {self.batch}: ipc {ipc} and factor {factor} need --selector.batch {ipc * factor**2}"
+                f"ipc {ipc} and factor {factor} need {decoded} different images for --selector, but a class has only "
+                f"{fewest}: use a smaller --ipc or --factor"
             )
-        if self.batch > min(counts):
+        if not decoded <= self.batch <= fewest:
             raise RequestError(
-                f"selector.batch is {self.batch}, but a class has only {min(counts)} different images: "
-                "use a smaller --ipc or --factor"
+                f"selector.batch is {self.batch}: ipc {ipc} and factor {factor} need --selector.batch {decoded} or "
+                f"more, and a class has only {fewest} images"
             )
 
     def init(self, net: Net, teachers: Model | None, data: RealData) -> Array:
         """Return the positions of the anchors within each class, int32 [C, B]."""
-        assert teachers is not None  # spec.check
+        assert teachers is not None  # check_spec.check
         return surest_images(net, tree.take(teachers, 0), data, self.batch)
 
     def select(
