@@ -16,6 +16,7 @@ from distill_jax import tree
 from distill_jax.axes.parameterisation import decoded_set
 from distill_jax.axes.selector import RandomBatch
 from distill_jax.axes.update import Frozen, TrainOnReal
+from distill_jax.check_spec import check
 from distill_jax.contracts import Objective
 from distill_jax.distill import Problem, State, init_state, run_block
 from distill_jax.evaluation import Sets, train_networks
@@ -24,7 +25,7 @@ from distill_jax.nets.net import DTypeName
 from distill_jax.platform import target
 from distill_jax.recipes import Experiment, resolve
 from distill_jax.run import with_chunks
-from distill_jax.spec import as_arrays, check
+from distill_jax.spec import as_arrays
 from distill_jax.types import Array, RealData
 
 

@@ -46,10 +46,10 @@ class RealPatches(Initialisation):
         """Raise RequestError if there are fewer candidates than patches to select."""
         needed, least = ipc * factor**2, min(counts)
         if needed > min(self.candidates, least):
+            few = f"a class has only {least}" if needed > least else f"--init.candidates is {self.candidates}"
             raise RequestError(
-                f"ipc {ipc} and factor {factor} need patches of {needed} different images for --init, but there are "
-                f"only {min(self.candidates, least)}: use a smaller --ipc or --factor, or "
-                + (f"--init.candidates {needed}" if needed <= least else "--init mix")
+                f"ipc {ipc} and factor {factor} need patches of {needed} different images for --init, but {few}: "
+                "use a smaller --ipc or --factor, or " + ("--init mix" if needed > least else "more candidates")
             )
 
     def images(self, net: Net, model: Model, data: RealData, ipc: int, factor: int, key: Array) -> Array:
