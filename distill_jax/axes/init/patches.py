@@ -49,7 +49,8 @@ class RealPatches(Initialisation):
             few = f"a class has only {least}" if needed > least else f"--init.candidates is {self.candidates}"
             raise RequestError(
                 f"ipc {ipc} and factor {factor} need patches of {needed} different images for --init, but {few}: "
-                "use a smaller --ipc or --factor, or " + ("--init mix" if needed > least else "more candidates")
+                "use a smaller --ipc or --factor, or "
+                + ("--init mix" if needed > least else f"--init.candidates {needed}")
             )
 
     def images(self, net: Net, model: Model, data: RealData, ipc: int, factor: int, key: Array) -> Array:
