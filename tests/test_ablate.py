@@ -12,6 +12,7 @@ import pytest
 from distill_jax import distill, evaluation, sweep
 from distill_jax.cli import ablate, arguments
 from distill_jax.cli.plot import draw
+from distill_jax.cli.swept import parse, take_swept
 from tests.tiny import count_calls
 
 SMALL = """
@@ -59,6 +60,12 @@ def test_one_program_for_all_points(
         ("acc_dd digits --optimiser.lr 1 2 --update.optimiser.lr 1 2 --perturb.max 0 1", "3 settings are swept"),
         ("idc digits --perturb.max 0 0.1", "add --perturb directions"),
         ("acc_dd digits --optimiser.lr 1 1", "repeated value"),
+        ("acc_dd digits --optimiser.lr 1 fast", "optimiser.lr is fast: give numbers"),
+        ("acc_dd digits --objective.head true 3", "takes the values true false"),
+        ("acc_dd digits --init random mux", "did you mean mix"),
+        ("acc_dd digits --perturb directions none --perturb.max 0 1", "perturb.max is unknown"),
+        ("acc_dd digits --seeds 3 5", "--seeds takes one value"),
+        ("acc_dd digits --net.width 4 8 --pool somewhere", "leave out --pool"),
         ("acc_dd digits --optimiser.lr 1 2 --seeds 0", "seeds is 0"),
         ("acc_dd digits --optimiser.lr 1 nan", "optimiser.lr is nan"),
         ("acc_dd digits --perturb.max 0 -1", "perturb.max is -1"),
@@ -76,10 +83,19 @@ def test_wrong_requests(argv: str, message: str, tmp_path: Path, capsys: pytest.
 
 def test_swept_options_are_separated_from_the_rest():
     argv = ["acc_dd", "--perturb.max", "0", "1e-1", "digits", "--ipc", "10", "--update.optimiser.lr", "0.1"]
-    assert ablate.take_swept(argv) == (
+    assert take_swept(argv) == (
         {"perturb.max": [0, 0.1]},
         ["acc_dd", "digits", "--ipc", "10", "--update.optimiser.lr", "0.1"],
     )
+
+
+def test_names_are_swept_where_they_cannot_be_method_and_dataset():
+    line = ["acc_dd", "digits", "--subset", "1", "2", "--init", "random", "mix", "--held-out", "--objective.head"]
+    swept, rest, _, _ = parse([*line, "true", "false"], ablate.Ablate)
+    assert swept == {"init": ["random", "mix"], "objective.head": [True, False]}
+    assert rest == ["acc_dd", "digits", "--subset", "1", "2", "--held-out"]
+    line = ["--init", "random", "acc_dd", "digits"]
+    assert take_swept(line) == ({}, line)
 
 
 def test_flags_of_the_runner_take_no_value():
@@ -130,6 +146,16 @@ def test_settings_that_change_the_program_run_one_after_the_other(tmp_path: Path
     with (tmp_path / "run" / "ablation.csv").open() as file:
         lines = [(row["models.epochs"], row["perturb.max"], row["seed"]) for row in csv.DictReader(file)]
     assert lines == [(e, p, s) for e in "01" for p in ("0", "0.09") for s in "01"]
+
+
+def test_names_and_flags_run_one_after_the_other(tmp_path: Path, capsys):
+    swept = "--objective.metric mse cos --objective.bias true false"
+    assert ablate.main([*SMALL.split(), *swept.split(), "--workdir", str(tmp_path / "run")]) == 0
+    assert "objective.bias: true false (one after the other)" in capsys.readouterr().out
+    with (tmp_path / "run" / "ablation.csv").open() as file:
+        lines = [(row["objective.metric"], row["objective.bias"], row["loss"]) for row in csv.DictReader(file)]
+    assert [line[:2] for line in lines[::2]] == [(m, b) for m in ("mse", "cos") for b in ("true", "false")]
+    assert len({loss for *_, loss in lines}) == 8
 
 
 def test_options_that_take_several_numbers_are_not_swept(tmp_path: Path, capsys):

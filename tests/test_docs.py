@@ -26,8 +26,8 @@ from distill_jax import DistilledSet, load, recipes, sweep
 from distill_jax.axes.objective import GradientMatching
 from distill_jax.check_spec import validate
 from distill_jax.cli import arguments, distill
-from distill_jax.cli.ablate import take_swept
 from distill_jax.cli.entrants import Compare, Entrant
+from distill_jax.cli.swept import take_swept
 from distill_jax.cli.table_plan import Reproduce, planned
 from distill_jax.recipes import Experiment
 from tests.tiny import ROOT

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from distill_jax.cli import ablate, arguments, distill, evaluate, explain, import_set, reproduce
+from distill_jax.cli.swept import parse
 from distill_jax.data import load
 from distill_jax.distilled import DistilledSet
 from tests.tiny import NET, PLAIN, POOL, SHORT
@@ -89,7 +90,7 @@ def test_an_empty_subset_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_the_values_of_subset_are_not_a_sweep() -> None:
     line = ["acc_dd", "digits", "--subset", "0", "1", "2", "--perturb.max", "0", "0.1"]
-    assert ablate.parse(line)[:2] == ({"perturb.max": [0, 0.1]}, line[:6])
+    assert parse(line, ablate.Ablate)[:2] == ({"perturb.max": [0, 0.1]}, line[:6])
 
 
 def test_comparing_on_a_subset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

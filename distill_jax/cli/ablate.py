@@ -8,7 +8,7 @@ Writes ``ablation.csv`` (one line per point and seed) and ``ablation.png`` (mean
 from __future__ import annotations
 
 import sys
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -27,6 +27,7 @@ from distill_jax.cli.process import Interrupts, run_command
 from distill_jax.cli.resume import Resumable, resumable, saving
 from distill_jax.cli.score import summary
 from distill_jax.cli.setup import Setup, given_pool, pool_for, set_up
+from distill_jax.cli.swept import Value, only_numbers, parse
 from distill_jax.cli.workdir import (
     CHECKPOINTS,
     POINTS,
@@ -36,7 +37,6 @@ from distill_jax.cli.workdir import (
     open_workdir,
 )
 from distill_jax.distill import Problem, State
-from distill_jax.recipes import Experiment
 from distill_jax.run import Block, Keys
 from distill_jax.spec import Spec
 from distill_jax.types import PyTree, RequestError, require_at_least
@@ -44,10 +44,11 @@ from distill_jax.types import PyTree, RequestError, require_at_least
 
 @dataclass(frozen=True)
 class Ablate(Resumable, arguments.Common):
-    """Sweep one or two settings. To sweep an option, give it two or more numbers, as in --perturb.max 0 0.03 0.09 0.27.
+    """Sweep one or two settings. To sweep an option, give it two or more values, as in --perturb.max 0 0.03 0.09 0.27.
 
     Number fields of choices, including your own, are swept in one compiled program that shares one pool of models.
-    Values that change shapes or the pool (--models.epochs, --live, --factor, --ipc, ...) run one after the other.
+    Values that change shapes or the pool (--models.epochs, --live, --factor, --ipc, ...) run one after the other, and
+    so do names (--init random mix, --objective.metric mse cos) and flags (--objective.head true false).
     """
 
     seeds: int = 3
@@ -67,7 +68,7 @@ class Ablate(Resumable, arguments.Common):
 class Row(NamedTuple):
     """The figures of one run."""
 
-    point: dict[str, float]
+    point: dict[str, Value]
     seed: int
     accuracy: float
     """percent: mean over the repeats"""
@@ -76,19 +77,19 @@ class Row(NamedTuple):
 
 
 def run(argv: list[str]) -> None:
-    swept, rest, options, default = parse(argv)
+    swept, rest, options, default = parse(argv, Ablate)
     _check(options, swept)
-    numbers = {name: values for name, values in swept.items() if _is_number(default.spec, name)}
+    numbers = {name: only_numbers(name, values) for name, values in swept.items() if _is_number(default.spec, name)}
     structural = {name: values for name, values in swept.items() if name not in numbers}
     groups = sweep.combinations(structural)
-    setups = [_setup(rest, group) for group in groups]
+    setups = [_setup(rest, group, numbers) for group in groups]
     if default.spec.steps == 0:
         raise RequestError(f"{options.method} takes no steps, so there is nothing to sweep: choose another METHOD")
     for setup in setups:
         for spec in sweep.specs_of(setup.spec, numbers):
             check(spec, setup.data.shape, setup.data.counts.tolist())
     first = setups[0]
-    if options.pool is not None and any(name.startswith("models.") for name in structural):
+    if options.pool is not None and any(name.partition(".")[0] in ("models", "net") for name in structural):
         raise RequestError("a swept setting changes the pool, but --pool names a single one: leave out --pool")
     given, path = given_pool(first, options.pool), options.folder(f"ablate-{first.folder}")
     with open_workdir(path) as workdir, Interrupts() as interrupts, resumable("ablate", argv, path):
@@ -106,56 +107,21 @@ def run(argv: list[str]) -> None:
     print(f"figures {path / SWEPT}, picture {path / SWEPT_PLOT}")
 
 
-def parse(argv: Sequence[str]) -> tuple[dict[str, list[float]], list[str], Ablate, Experiment]:
-    """Return the swept settings, the remaining words, and the options and the experiment that these words set."""
-    lists = {name.replace("-", "_") for name in arguments.multi_valued(Ablate)}
-    while True:
-        swept, rest = take_swept(argv, lists)
-        options, _, default = arguments.parse(rest, Ablate)
-        fields = {name: sweep.field_at(default.spec, name) for name in swept if name != "factor"}
-        found = {name for name, value in fields.items() if isinstance(value, tuple)}
-        if not found:
-            return swept, rest, options, default
-        lists |= found  # several numbers are one value of these fields
-
-
-def take_swept(argv: Sequence[str], lists: Container[str] = ()) -> tuple[dict[str, list[float]], list[str]]:
-    """Split ``argv`` into the options with two or more numbers, by field path, and the remaining words. Options in
-    ``lists`` are not swept, because they take several numbers."""
-    swept: dict[str, list[float]] = {}
-    rest: list[str] = []
-    i = 0
-    while i < len(argv):
-        end = i + 1
-        while end < len(argv) and _number(argv[end]) is not None:
-            end += 1
-        name = argv[i].removeprefix("--").replace("-", "_")
-        if argv[i].startswith("--") and end > i + 2 and name not in lists:
-            swept[name] = [number for word in argv[i + 1 : end] if (number := _number(word)) is not None]
-        else:
-            rest += argv[i:end]
-        i = end
-    return swept, rest
-
-
-def _number(word: str) -> float | None:
-    try:
-        return int(word)
-    except ValueError:
-        pass
-    try:
-        return float(word)
-    except ValueError:
-        return None
-
-
 def _is_number(spec: Spec, name: str) -> bool:
     return name != "factor" and sweep.is_traced(spec, name)
 
 
-def _setup(rest: list[str], group: Mapping[str, float]) -> Setup:
-    words = [word for name, value in group.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+def _setup(rest: list[str], group: Mapping[str, Value], numbers: Mapping[str, Sequence[float]]) -> Setup:
+    """Return the run with the settings of ``group``. Raise RequestError if it lacks one of ``numbers``."""
+    words = []
+    for name, value in group.items():
+        axis, _, field = name.replace("_", "-").rpartition(".")
+        flag = f"--{axis}.{'' if value else 'no-'}{field}"
+        words += [flag] if isinstance(value, bool) else [f"--{name.replace('_', '-')}", str(value)]
     request = arguments.request([*rest, *words], Ablate)
+    for name in numbers:
+        if not _is_number(request.experiment.spec, name):
+            raise RequestError(f"{name} is no number with {' '.join(words)}: sweep one of them at a time")
     return set_up(request, eval_every=int(request.options.held_out))
 
 
@@ -165,7 +131,7 @@ def _setup(rest: list[str], group: Mapping[str, float]) -> Setup:
 def measure(
     setup: Setup,
     options: Ablate,
-    group: Mapping[str, float],
+    group: Mapping[str, Value],
     numbers: Mapping[str, Sequence[float]],
     workdir: Workdir,
     given: PyTree,
@@ -227,7 +193,7 @@ def _distil(problems: Problem, workdir: Workdir, interrupts: Interrupts) -> Stat
 # ------------------------------------------------------------------ validation and output
 
 
-def _check(options: Ablate, swept: Mapping[str, Sequence[float]]) -> None:
+def _check(options: Ablate, swept: Mapping[str, Sequence[Value]]) -> None:
     """Raise RequestError for invalid options, before anything is written."""
     if not 1 <= len(swept) <= 2:
         raise RequestError(
@@ -241,15 +207,17 @@ def _describe_sweep(numbers: Mapping[str, Any], structural: Mapping[str, Any], o
     lines = []
     for swept, how in ((numbers, "one compiled program"), (structural, "one after the other")):
         for name, values in swept.items():
-            lines.append(f"  swept             {name}: {' '.join(f'{value:g}' for value in values)} ({how})")
+            lines.append(f"  swept             {name}: {' '.join(map(display.setting, values))} ({how})")
     return lines
 
 
 def _write(
-    workdir: Workdir, setup: Setup, options: Ablate, swept: Mapping[str, list[float]], rows: Sequence[Row]
+    workdir: Workdir, setup: Setup, options: Ablate, swept: Mapping[str, list[Value]], rows: Sequence[Row]
 ) -> None:
     rows = _sorted(swept, rows)
-    figures = [[*(row.point[name] for name in swept), row.seed, round(row.accuracy, 4), row.loss] for row in rows]
+    figures = [
+        [*(_plain(row.point[name]) for name in swept), row.seed, round(row.accuracy, 4), row.loss] for row in rows
+    ]
     workdir.write_rows(SWEPT, [[*swept, "seed", "accuracy", "loss"], *figures])
     accuracies = np.asarray([row.accuracy for row in rows]).reshape(-1, options.seeds)
     title = f"{setup.method} on {setup.dataset}, {setup.spec.ipc} per class"
@@ -258,17 +226,21 @@ def _write(
     workdir.write_picture(SWEPT_PLOT, draw(title, f"{options.scoring_split} accuracy, %", swept, accuracies))
 
 
-def _sorted(swept: Mapping[str, list[float]], rows: Sequence[Row]) -> list[Row]:
+def _plain(value: Value) -> float | str:
+    return display.setting(value) if isinstance(value, bool) else value
+
+
+def _sorted(swept: Mapping[str, list[Value]], rows: Sequence[Row]) -> list[Row]:
     """Sort rows by the values in the order given on the command line (the last setting varies fastest), then seed."""
     return sorted(rows, key=lambda row: (*(swept[name].index(row.point[name]) for name in swept), row.seed))
 
 
-def _table(options: Ablate, swept: Mapping[str, list[float]], rows: Sequence[Row]) -> list[str]:
+def _table(options: Ablate, swept: Mapping[str, list[Value]], rows: Sequence[Row]) -> list[str]:
     lines = [[*swept, f"{options.scoring_split} accuracy %", "seeds", "loss"]]
     rows = _sorted(swept, rows)
     for first in range(0, len(rows), options.seeds):
         of_point = rows[first : first + options.seeds]
-        values = [f"{of_point[0].point[name]:g}" for name in swept]
+        values = [display.setting(of_point[0].point[name]) for name in swept]
         accuracy = display.plus_minus(summary([row.accuracy for row in of_point]))
         loss = np.mean([row.loss for row in of_point])
         lines.append([*values, accuracy, str(len(of_point)), f"{loss:.4g}"])

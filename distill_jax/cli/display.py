@@ -131,6 +131,11 @@ def table(rows: Sequence[Sequence[str]], numbers: bool = False) -> list[str]:
     return [line(row).rstrip() for row in rows]
 
 
+def setting(value: float | str | bool) -> str:
+    """Return a value as it stands on the command line."""
+    return str(value).lower() if isinstance(value, bool) else value if isinstance(value, str) else f"{value:g}"
+
+
 def size(count: float) -> str:
     """Format bytes: 40 B, 2.5 KiB, 120 MiB."""
     return _scaled(count, 1024, ["B", "KiB", "MiB", "GiB", "TiB", "PiB"])

@@ -12,15 +12,16 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from distill_jax.cli.comparison import Point
+from distill_jax.cli.display import setting
 from distill_jax.cli.tuned import Row
 
 INK, ACCENT, FAINT = "#333333", "#1f5fa8", "#9db8d6"
 
 
-def draw(title: str, scored: str, swept: Mapping[str, Sequence[float]], accuracies: np.ndarray) -> Figure:
+def draw(title: str, scored: str, swept: Mapping[str, Sequence[float | str]], accuracies: np.ndarray) -> Figure:
     """Draw ``accuracies`` [points, seeds], with the points in the order of ``sweep.combinations(swept)``.
 
-    For one swept number: the mean with the standard deviation over seeds as bars, and a dot per seed. For two: a map
+    For one swept setting: the mean with the standard deviation over seeds as bars, and a dot per seed. For two: a map
     with both figures in its cells. ``scored`` is the label of the accuracies.
     """
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
@@ -35,16 +36,23 @@ def draw(title: str, scored: str, swept: Mapping[str, Sequence[float]], accuraci
     return figure
 
 
-def curve(axes: Axes, name: str, values: Sequence[float], accuracies: np.ndarray) -> None:
-    order = np.argsort(values)
-    x, accuracies = np.asarray(values, float)[order], accuracies[order]
-    seeds = accuracies.shape[1]
+def curve(axes: Axes, name: str, values: Sequence[float | str], accuracies: np.ndarray) -> None:
+    """Draw a curve over numbers, or points side by side over names and flags."""
+    named = any(isinstance(value, str | bool) for value in values)
+    x = np.arange(len(values)) if named else np.asarray(values, float)
+    order, seeds = np.argsort(x), accuracies.shape[1]
+    x, accuracies = x[order], accuracies[order]
     axes.plot(np.repeat(x, seeds), accuracies.ravel(), "o", color=FAINT, markersize=4, zorder=1, label="one seed")
     label = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
+    style = "o" if named else "o-"
     axes.errorbar(
-        x, accuracies.mean(axis=1), _std(accuracies), fmt="o-", color=ACCENT, capsize=4, linewidth=1.5, label=label
+        x, accuracies.mean(axis=1), _std(accuracies), fmt=style, color=ACCENT, capsize=4, linewidth=1.5, label=label
     )
-    _spread(axes, x)
+    if named:
+        axes.set_xticks(x, [setting(value) for value in values])
+        axes.margins(x=0.2)
+    else:
+        _spread(axes, x)
     axes.set_xlabel(_label(name))
     axes.grid(axis="y", color="#e5e5e5")
     axes.set_axisbelow(True)
@@ -69,7 +77,7 @@ def _spread(axes: Axes, values: np.ndarray) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _map(axes: Axes, swept: Mapping[str, Sequence[float]], accuracies: np.ndarray) -> AxesImage:
+def _map(axes: Axes, swept: Mapping[str, Sequence[float | str]], accuracies: np.ndarray) -> AxesImage:
     (down, rows), (across, columns) = swept.items()
     mean, std = (a.reshape(len(rows), len(columns)) for a in (accuracies.mean(axis=1), _std(accuracies)))
     image = axes.imshow(mean, cmap="viridis", aspect="auto", origin="lower")
@@ -77,8 +85,8 @@ def _map(axes: Axes, swept: Mapping[str, Sequence[float]], accuracies: np.ndarra
     for (i, j), value in np.ndenumerate(mean):
         text = f"{value:.1f}\n± {std[i, j]:.1f}" if accuracies.shape[1] > 1 else f"{value:.1f}"
         axes.text(j, i, text, ha="center", va="center", color="black" if value > middle else "white", fontsize="small")
-    axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
-    axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
+    axes.set_xticks(range(len(columns)), [setting(value) for value in columns])
+    axes.set_yticks(range(len(rows)), [setting(value) for value in rows])
     axes.set_xlabel(_label(across))
     axes.set_ylabel(_label(down))
     return image
