@@ -122,17 +122,21 @@ class Mine(ClassObjective):
 """
 
 
-def test_a_number_of_a_plug_in_is_swept_in_one_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_number_of_a_plug_in_is_swept_in_one_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     (tmp_path / "my_module.py").write_text(PLUG_IN)
     monkeypatch.syspath_prepend(tmp_path)
     before = sweep.run_block._cache_size()  # type: ignore[attr-defined]
     swept = "--objective my_module:Mine --objective.spread 0.1 0.5 2 --perturb.max 0 0.09"
-    assert ablate.main([*SMALL.split(), *swept.split(), "--workdir", str(tmp_path / "run")]) == 0
+    line = [*SMALL.split(), *swept.split(), "--workdir", str(tmp_path / "run")]
+    assert ablate.main(line) == 0
     assert sweep.run_block._cache_size() == before + 1  # type: ignore[attr-defined]
     with (tmp_path / "run" / "ablation.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 3 * 2 * 2 and len({line["loss"] for line in lines}) == len(lines)
     assert (tmp_path / "run" / "ablation.png").exists()
+    (tmp_path / "my_module.py").write_text(f"{PLUG_IN}# changed\n")
+    assert ablate.main([*line, "--resume"]) == 0
+    assert "this run was started with my_module 'sha256 " in capsys.readouterr().err
 
 
 def test_settings_that_change_the_program_run_one_after_the_other(tmp_path: Path, capsys):

@@ -98,7 +98,7 @@ def execute(comparison: Comparison, interrupts: Interrupts) -> Curves:
 def _begin(workdir: Workdir, options: Compare, setups: Mapping[tuple[str, int], Setup]) -> dict[str, Any]:
     """Prepare the workdir and return the finished runs of an earlier process by name."""
     described = {f"{line}, ipc {ipc}": setup.describe() for (line, ipc), setup in setups.items()}
-    versions = [of.pop("versions") for of in described.values()][0]
+    versions = {name: version for of in described.values() for name, version in of.pop("versions").items()}
     budget = {"seconds": options.seconds, "steps": options.steps, "points": options.points}
     about = {"repeats_of_each": options.repeats, "held_out": options.held_out, "versions": versions}
     config = {"schema": 1, "methods": described, "budget": budget, **about}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import platform
@@ -9,6 +10,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +30,7 @@ from distill_jax.distill import Problem
 from distill_jax.platform import target
 from distill_jax.recipes import Experiment
 from distill_jax.run import Keys, with_chunks
-from distill_jax.spec import Spec, as_arrays, to_json
+from distill_jax.spec import Spec, as_arrays, own_axes, to_json
 from distill_jax.types import Feed, Net, Normaliser, PyTree, RealData, RequestError
 
 WITHHELD = 0.1
@@ -119,7 +121,7 @@ class Setup:
                 **self.source.origin,
                 **({"resident_images": self.resident} if self.resident else {}),
             },
-            "versions": versions(),
+            "versions": versions() | _own_sources(self.spec),
         }
 
     def describe_pool(self) -> dict[str, Any]:
@@ -188,6 +190,14 @@ def versions() -> dict[str, str]:
     flags = os.environ.get("XLA_FLAGS", "")
     numbers = {"distill_jax": __version__, "jax": jax.__version__, "python": platform.python_version()}
     return {**numbers, "devices": str(jax.device_count()), "xla_flags": flags}
+
+
+def _own_sources(spec: Spec) -> dict[str, str]:
+    """Return a digest of each file that defines the user's own choices, by the name of the module."""
+    classes = [type(getattr(spec, axis)) for axis in sorted(own_axes(spec))]
+    return {
+        own.__module__: f"sha256 {sha256(Path(inspect.getfile(own)).read_bytes()).hexdigest()[:12]}" for own in classes
+    }
 
 
 # ------------------------------------------------------------------ the pool
