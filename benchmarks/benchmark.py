@@ -24,7 +24,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from benchmarks.kmeans import time_kmeans
 from benchmarks.step import NETWORKS, SIZES, Step, evaluation, group_filters, step
-from distill_jax.cli import arguments
+from distill_jax.cli.choices import choose
 from distill_jax.cli.display import table
 from distill_jax.cli.parser import parsed
 from distill_jax.cli.process import run_command
@@ -92,7 +92,7 @@ def time_step(options: Benchmark) -> dict[str, Any]:
     """Measure the seconds of one matching sweep and of one model update, alternating between ours and the peer. The
     whole step is a sweep and an update on the number of images that a run uses."""
     size = SIZES[options.shapes]
-    objective = arguments.choose("objective", options.objective) if options.objective else None
+    objective = choose("objective", options.objective) if options.objective else None
     if options.filters == "grouped":
         group_filters()
     sides: dict[str, Step] = {"ours": step(size, objective, options.dtype)}

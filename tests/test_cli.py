@@ -5,11 +5,14 @@ from typing import Any
 
 import pytest
 
+from distill_jax.augment import NoAugment
+from distill_jax.augment_photos import BasicAugment
 from distill_jax.axes.models import EarlyStagePool, RandomInit
 from distill_jax.axes.objective import GradientMatching
 from distill_jax.axes.optimiser import SGD, Adam
 from distill_jax.axes.perturb import Directions
 from distill_jax.cli import arguments
+from distill_jax.cli.choices import choice_name
 from distill_jax.cli.process import run_command
 from distill_jax.contracts import ClassObjective
 from distill_jax.methods import ACC_DD
@@ -128,11 +131,23 @@ def test_a_recipe_does_not_overrule_a_choice() -> None:
     assert type(experiment.spec.net).__name__ == "LeNet"
 
 
+def test_the_augmentation_inside_a_choice_is_a_choice_too() -> None:
+    line = "acc_dd cifar10 --update.augment=none --models.augment siamese --protocol.augment basic"
+    _, _, experiment = parse(f"{line} --protocol.augment.crop 2")
+    usual = parse("acc_dd cifar10")[2]
+    assert experiment.spec == replace(usual.spec, update=replace(usual.spec.update, augment=NoAugment()))
+    assert experiment.protocol == replace(usual.protocol, augment=BasicAugment(crop=2))
+    with pytest.raises(RequestError, match="did you mean none"):
+        parse("acc_dd cifar10 --update.augment nne")
+    with pytest.raises(RequestError, match="Unrecognized options: --update.augment"):
+        parse("dm cifar10 --update.augment none")
+
+
 def test_a_choice_may_come_from_outside_the_package() -> None:
     spec = parse(f"acc_dd cifar10 --objective {__name__}:Doubled --objective.weight 3")[2].spec
     assert spec.objective == Doubled(weight=3.0)
-    assert arguments.choice_name("objective", spec.objective) == f"{__name__}:Doubled"
-    assert arguments.choice_name("net", spec.net) == "convnet"
+    assert choice_name("objective", spec.objective) == f"{__name__}:Doubled"
+    assert choice_name("net", spec.net) == "convnet"
 
 
 @pytest.mark.parametrize("option", ["--factor", "--parameterisation.factor"])

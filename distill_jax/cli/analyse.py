@@ -21,6 +21,7 @@ from distill_jax import analysis, sweep
 from distill_jax.axes.selector import NoReal, RandomBatch, Representative
 from distill_jax.check_spec import check
 from distill_jax.cli import arguments, display, evidence
+from distill_jax.cli.choices import choice_name
 from distill_jax.cli.evidence_text import sentences
 from distill_jax.cli.process import Interrupts, environment, run_command
 from distill_jax.cli.resume import Resumable, resumable
@@ -121,7 +122,7 @@ def _selectors(setup: Setup, options: Analyse) -> dict[str, Selector]:
         "representative": replace(representative, batch=batch),
     }
     if type(own) not in (RandomBatch, Representative, NoReal):
-        selectors[arguments.choice_name("selector", own)] = own
+        selectors[choice_name("selector", own)] = own
     for selector in selectors.values():
         if selector.paired == own.paired:
             check(replace(setup.spec, selector=selector), setup.data.shape, counts)
@@ -180,7 +181,7 @@ def _metadata(inputs: evidence.Inputs) -> dict[str, Any]:
         "dataset": setup.dataset,
         **setup.part,
         "seed": setup.seed,
-        "net": arguments.choice_name("net", setup.spec.net),
+        "net": choice_name("net", setup.spec.net),
         "steps": inputs.options.walk,
         "samples": inputs.selectors["random"].batch,
         "images": [min(counts), max(counts)],

@@ -8,7 +8,6 @@ afterwards if the images do not have the assumed shape, because recipes depend o
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -29,14 +28,14 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from distill_jax.check_spec import validate
 from distill_jax.cli import backend, config, parser
+from distill_jax.cli.choices import choice_name, choose, with_nested
 from distill_jax.cli.read_data import assumed_shape, print_once, read, refuse_side
-from distill_jax.contracts import ClassObjective, SetObjective
 from distill_jax.data import LISTS, Dataset
 from distill_jax.evaluation import PROTOCOLS
 from distill_jax.methods import BASELINES, PRESETS
 from distill_jax.recipes import RECIPE_OF, RECIPES, Experiment, resolve
 from distill_jax.spec import CHOICES, Spec
-from distill_jax.types import Choice, RequestError, lookup
+from distill_jax.types import RequestError, lookup
 
 Subset: TypeAlias = Annotated[
     tuple[str, ...] | None,
@@ -157,6 +156,7 @@ def parse(
         axes={axis: choose(axis, values[axis], getattr(preset, axis)) for axis in CHOICES if axis in values},
         protocol=values.get("protocol"),
     )
+    argv, default = with_nested(argv, values, default)
     if factor is not None and default.spec.parameterisation.factor != int(factor):
         raise RequestError(
             f"{method} stores plain images: add --parameterisation multi-formation for --factor {factor}"
@@ -184,53 +184,6 @@ def chosen_classes(subset: tuple[str, ...] | None) -> tuple[str, ...]:
     if subset == ():
         raise RequestError("--subset names no class: give at least two, or leave it out to use all classes")
     return subset or ()
-
-
-def choose(axis: str, name: str, preset: Any = None) -> Any:
-    """Return the choice ``name`` on ``axis``, with its defaults. ``name``: a key of ``spec.CHOICES``, or
-    ``module:Class``.
-
-    Returns ``preset`` unchanged if it is already of that class. Raises RequestError for an unknown name.
-    """
-    if ":" in name:
-        module, _, attribute = name.partition(":")
-        if not all(part.isidentifier() for part in (*module.split("."), attribute)):
-            raise RequestError(f"--{axis} {name} does not name a class: write MODULE:CLASS, as in my_module:MyClass")
-        try:
-            make = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            absent = getattr(error, "name", None) not in (module, module.partition(".")[0])
-            needs = isinstance(error, ModuleNotFoundError) and absent
-            mend = "install what it imports" if needs else "check its name, and run in the folder of its file"
-            raise RequestError(f"--{axis} {name} cannot be imported ({error}): {mend}") from error
-        if not isinstance(make, type):
-            raise RequestError(f"--{axis} {name} is not a class: write MODULE:CLASS of a @choice")
-    else:
-        make = lookup(axis, name, CHOICES[axis])
-    if isinstance(make, type) and type(preset) is make:
-        return preset
-    try:
-        choice = make()
-    except TypeError as error:
-        missing = ", ".join(sorted(getattr(make, "__abstractmethods__", ())))
-        mend = f"define {missing}" if missing else "give every field a default"
-        raise RequestError(f"--{axis} {name} cannot be constructed ({error}): {mend}") from error
-    contract = get_type_hints(Spec)[axis]
-    usual = ClassObjective | SetObjective if axis == "objective" else contract
-    if "__dataclass_fields__" not in vars(type(choice)) or not isinstance(choice, usual):
-        if isinstance(choice, Choice) and choice.axis not in ("", axis):
-            raise RequestError(f"--{axis} {name} does not fit: it is a choice for --{choice.axis}")
-        base = "ClassObjective or SetObjective" if axis == "objective" else contract.__name__
-        raise RequestError(f"--{axis} {name} does not fit: make it a @choice that inherits contracts.{base}")
-    return choice
-
-
-def choice_name(axis: str, choice: Any) -> str:
-    """Return the name of ``choice`` on the command line."""
-    defaults = {name: make() for name, make in CHOICES[axis].items()}
-    equal = [name for name, other in defaults.items() if other == choice]
-    same_class = [name for name, other in defaults.items() if type(other) is type(choice)]
-    return next(iter(equal + same_class), f"{type(choice).__module__}:{type(choice).__name__}")
 
 
 # ------------------------------------------------------------------ stage 1

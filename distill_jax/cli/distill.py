@@ -19,6 +19,7 @@ from tyro.conf import FlagCreatePairsOff, arg
 from distill_jax import hosts
 from distill_jax.checkpoint import Checkpoints
 from distill_jax.cli import arguments, display, report
+from distill_jax.cli.choices import choice_name
 from distill_jax.cli.image_grid import draw
 from distill_jax.cli.launch import OnHosts
 from distill_jax.cli.optimise import Session, optimise, rounded
@@ -237,7 +238,7 @@ def _run_phases(session: Session, options: Distill, given: PyTree) -> dict[str, 
         "dataset": setup.dataset,
         "ipc": setup.spec.ipc,
         "factor": setup.spec.parameterisation.factor,
-        "net": arguments.choice_name("net", setup.spec.net),
+        "net": choice_name("net", setup.spec.net),
         "seed": setup.seed,
         "bytes": distilled.nbytes if _keeps_images(setup) else {},
         "accuracy": accuracy,

@@ -23,6 +23,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from distill_jax.check_data import check_same_data, dataset_of
 from distill_jax.check_spec import check_augmentations, validate
 from distill_jax.cli import arguments, display
+from distill_jax.cli.choices import choice_name, choose
 from distill_jax.cli.dd_ranking import dd_ranking_scores
 from distill_jax.cli.export import set_in
 from distill_jax.cli.parser import parsed
@@ -97,7 +98,7 @@ def run(argv: list[str]) -> None:
     refuse_read_only(out.parent, "--out")
     _earlier(out)  # refuses any other file before training
     for name in options.nets or ():
-        arguments.choose("net", name)
+        choose("net", name)
     data = read(options.dataset, distilled.shape[0], arguments.chosen_classes(options.subset))
     if warning := check_same_data(distilled, options.path, data, options.dataset):
         print(f"warning: {warning}", file=sys.stderr)
@@ -105,8 +106,8 @@ def run(argv: list[str]) -> None:
     validate(experiment.protocol, "protocol.")
     check_augmentations(experiment.protocol, data.shape, "protocol.")
     preset = experiment.spec.net
-    architectures = {name: arguments.choose("net", name, preset) for name in options.nets or ()}
-    architectures = architectures or {arguments.choice_name("net", preset): preset}
+    architectures = {name: choose("net", name, preset) for name in options.nets or ()}
+    architectures = architectures or {choice_name("net", preset): preset}
     for architecture in architectures.values():
         architecture.build(data.shape, data.classes)  # refuses a network that does not fit before training
 
@@ -284,7 +285,7 @@ def _network(distilled: DistilledSet, options: Evaluate) -> Architecture | None:
         return net
     name = description.get("choice", "") if isinstance(description, Mapping) else ""
     try:
-        net = from_json(description, arguments.choose("net", name)) if ":" in name else None
+        net = from_json(description, choose("net", name)) if ":" in name else None
     except RequestError:
         net = None
     if net is None:

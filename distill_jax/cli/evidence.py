@@ -15,7 +15,8 @@ from distill_jax.axes.models import EarlyStagePool, RandomInit
 from distill_jax.axes.perturb import NoPerturbation
 from distill_jax.axes.selector import draw_distinct
 from distill_jax.checkpoint import Checkpoints
-from distill_jax.cli import ablate, arguments
+from distill_jax.cli import ablate
+from distill_jax.cli.choices import choice_name
 from distill_jax.cli.display import Bar
 from distill_jax.cli.process import Interrupts
 from distill_jax.cli.resume import saving
@@ -121,7 +122,7 @@ def _kinds(inputs: Inputs) -> dict[str, Model]:
     spec, problem, count = inputs.setup.spec, inputs.problem, inputs.options.networks
     random_key, drawn_key, perturb_key = jax.random.split(jax.random.fold_in(inputs.setup.keys.score, 1), 3)
     drawn = analysis.distinct_models(problem, count, drawn_key)
-    source = arguments.choice_name("models", spec.models)
+    source = choice_name("models", spec.models)
     kinds = {"random": RandomInit().sample(problem.net, None, count, 0, random_key)}
     if not isinstance(spec.models, RandomInit):
         kinds[source] = drawn

@@ -127,6 +127,11 @@ def parsed_over(
     )
 
 
+def _about(axis: str) -> str:
+    more = "; --models, --update, --objective and --protocol take one of their own, as in --update.augment none"
+    return f"choice on the axis {axis}" + more * (axis == "augment")
+
+
 def _options_over(default: Experiment, names: Mapping[str, str], options: type[Any], short: bool) -> type[Any]:
     """Return the dataclass to parse into. If ``short``, its help shows only the common options.
 
@@ -139,7 +144,7 @@ def _options_over(default: Experiment, names: Mapping[str, str], options: type[A
         annotation = type(value) if name in CHOICES else hints[name]
         on_top.append((name, Suppress[annotation] if short and name not in SHORT else annotation, value))
         if name in CHOICES:
-            which = arg(name=name, metavar=f"{'|'.join(CHOICES[name])}|MODULE:CLASS", help=f"choice on the axis {name}")
+            which = arg(name=name, metavar=f"{'|'.join(CHOICES[name])}|MODULE:CLASS", help=_about(name))
             on_top.append((f"choice_of_{name}", Annotated[str, which], names[name]))
     which = arg(name="protocol", metavar="|".join(PROTOCOLS), help="evaluation protocol; default: the paper's")
     on_top.append(("name_of_protocol", Annotated[str, which], default.protocol.name))
