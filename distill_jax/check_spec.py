@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import get_type_hints
 
 from distill_jax import contracts
+from distill_jax.axes.parameterisation import unbounded
 from distill_jax.axes.selector import NoReal
 from distill_jax.spec import CHOICES, Spec
 from distill_jax.types import Choice, RequestError, Shape
@@ -21,8 +22,8 @@ def validate(value: Choice, path: str = "") -> None:
         part, name = getattr(value, field.name), path + field.name
         if isinstance(part, Choice):
             validate(part, f"{name}.")
-        elif isinstance(part, float) and not math.isfinite(part):
-            raise RequestError(f"{name} is {part}: give a finite number")
+        elif not all(math.isfinite(x) for x in (part if isinstance(part, tuple) else [part]) if isinstance(x, float)):
+            raise RequestError(f"{name} is {part}: give finite numbers")
         elif isinstance(part, int) and part > MAX_COUNT:
             raise RequestError(f"{name} is {part}: give at most {MAX_COUNT}")
     try:
@@ -40,6 +41,9 @@ def check(spec: Spec, shape: Shape, counts: list[int]) -> None:
         if axis in CHOICES and not isinstance(getattr(spec, axis), contract):
             raise RequestError(f"{axis} is {getattr(spec, axis)!r}: give a choice of this axis ({contract.__name__})")
     validate(spec)
+    _check_classes(spec, len(counts))
+    # Other classes do not limit the run, and keep their place so that messages name the right one.
+    counts = [MAX_COUNT if spec.classes and c not in spec.classes else count for c, count in enumerate(counts)]
     if spec.parameterisation.space not in ("pixel", "normalised"):
         raise RequestError(f"parameterisation.space is {spec.parameterisation.space!r}: it must be pixel or normalised")
     if spec.ipc > min(counts):
@@ -49,7 +53,6 @@ def check(spec: Spec, shape: Shape, counts: list[int]) -> None:
         )
     if spec.mean and len(spec.mean) != shape[2]:
         raise RequestError(f"mean has {len(spec.mean)} numbers, images have {shape[2]} channels: give --mean as many")
-    _check_classes(spec, len(counts))
     _check_targets(spec)
     _check_teachers(spec)
     _check_labels(spec)
@@ -99,7 +102,8 @@ def _check_targets(spec: Spec) -> None:
     if spec.objective.needs_target and not spec.models.gives_target:
         raise RequestError(
             f"objective {objective} needs models with targets, and models {models} has none: "
-            "use --models trajectories, early-stage with --models.ahead 2, or interpolated with --models.trained"
+            "use --models trajectories, early-stage with --models.ahead 2, or (only with --objective calibrated) "
+            "interpolated with --models.trained"
         )
     if spec.models.gives_target and not spec.objective.needs_target:
         raise RequestError(
@@ -135,6 +139,10 @@ def _check_labels(spec: Spec) -> None:
     if spec.labels.learned and spec.syn_batch:
         raise RequestError(
             "learned labels need all images of a class in a step: add --syn-batch 0, or use --labels hard"
+        )
+    if spec.labels.learned and unbounded(spec.parameterisation) != spec.parameterisation:
+        raise RequestError(
+            "learned labels need all cells in a step: add --parameterisation.decode-type single, or use --labels hard"
         )
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill_jax import __version__, sets
-from distill_jax.axes.parameterisation import MultiFormation, Pixels
+from distill_jax.axes.parameterisation import MultiFormation, Pixels, unbounded
 from distill_jax.contracts import Parameterisation
 from distill_jax.data import whiten
 from distill_jax.types import Array, Normaliser, RequestError
@@ -59,9 +59,8 @@ class DistilledSet:
         """Build the set of ``images`` [C, I, H, W, c] in the parameterisation's space and add ``about`` (JSON) to the
         card. A parameterisation from outside this library cannot be loaded, so its decoded images are stored."""
         if type(parameterisation) is MultiFormation:  # a subclass may decode in another way
-            # The bound saves time in matching only. Networks train on all cells, as in IDC's own evaluation.
-            kind = "multi" if parameterisation.decode_type == "multi" else "single"
-            decode = {"factor": parameterisation.factor, "decode": kind, "bound": parameterisation.bound}
+            kind: Any = unbounded(parameterisation)
+            decode = {"factor": kind.factor, "decode": kind.decode_type, "bound": kind.bound}
         else:
             images = jnp.stack([parameterisation.decode(of_class) for of_class in images])
             decode = {"factor": 1, "decode": "single", "bound": None}

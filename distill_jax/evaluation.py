@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +77,8 @@ class Protocol(Choice):
             raise RequestError(f"schedule {self.schedule!r} is unknown: choose one of {' '.join(SCHEDULES)}")
         if self.optimiser not in ("sgd", "adam"):
             raise RequestError(f"optimiser {self.optimiser!r} is unknown: choose sgd or adam")
+        if self.optimiser == "adam" and SCHEDULES[self.schedule].restarts:
+            raise RequestError(f"schedule {self.schedule} restarts SGD: for adam, choose another, such as half")
         if self.rate <= 0:
             raise RequestError(f"rate is {self.rate:g}: a learning rate must be above 0")
         if not 0 <= self.momentum < 1 or self.weight_decay < 0:
@@ -142,6 +144,8 @@ class Sets(NamedTuple):
     store: TrainSet
     rows: Array
     """int32 [R, M]: rows of ``store`` that form each set"""
+    rates: Array | None = None
+    """float32 [R]: the learned rate of each set, from which the protocols in LEARNED_RATE start"""
 
     @staticmethod
     def same(store: TrainSet, repeats: int) -> Sets:
@@ -168,6 +172,7 @@ def train_networks(
     chunk = chunk or (1 if on_cpu() else repeats)
     keys = jax.random.split(key, repeats)
     models = init_networks(net, keys)
+    sets = sets if protocol.name in LEARNED_RATE else sets._replace(rates=None)
     none = np.zeros(0, np.float32)
 
     def advance(carry: tuple[Model, PyTree], first: int, count: int) -> tuple[tuple[Model, PyTree], np.ndarray]:
@@ -248,12 +253,10 @@ def _epochs(
 ) -> tuple[Model, PyTree]:
     size = sets.rows.shape[1]
     pipeline = Pipeline(protocol.batch, protocol.cutmix, protocol.augment)
-    transform = _transform(protocol, -(-size // min(protocol.batch, size)))
 
-    def repeat(
-        each: tuple[Model, PyTree, Array, Array], store: TrainSet, normaliser: Normaliser, first: Array, count: Array
-    ) -> tuple[Model, PyTree]:
-        model, state, rows, key = each
+    def repeat(each: Any, store: TrainSet, normaliser: Normaliser, first: Array, count: Array) -> tuple[Model, PyTree]:
+        model, state, rows, key, rate = each
+        transform = _transform(protocol, -(-size // min(protocol.batch, size)), rate)
 
         def epoch(e: Array, carry: tuple[Model, PyTree]) -> tuple[Model, PyTree]:
             model, state = carry
@@ -267,7 +270,7 @@ def _epochs(
 
         return jax.lax.fori_loop(first, first + count, epoch, (model, state))
 
-    each = (models, state, sets.rows, keys)
+    each = (models, state, sets.rows, keys, sets.rates)
     shared = (sets.store, normaliser, jnp.asarray(first), jnp.asarray(count))
     return mesh.shard_leading(mesh.map_chunks(repeat, each, chunk, *shared), sets.rows.shape[0])
 
@@ -277,17 +280,16 @@ def _count_correct(net: Net, models: Model, images: Array, labels: Array, normal
     return mesh.map_chunks(partial(count_correct, net), models, 1, images, labels, normaliser)
 
 
-def _transform(protocol: Protocol, steps: int):
-    schedule = rate_drops(protocol.epochs, steps, protocol.schedule)
+def _transform(protocol: Protocol, steps: int, rate: Array | None = None):
+    """Return the optimiser of the protocol, from learning rate ``rate`` if it is given."""
+    schedule, base = rate_drops(protocol.epochs, steps, protocol.schedule), protocol.rate if rate is None else rate
     if protocol.optimiser == "adam":
-        return _adam(protocol, schedule)
-    return NetworkSGD(protocol.rate, protocol.momentum, protocol.weight_decay).transform(schedule)
+        return _adam(protocol, lambda count: base * schedule(count))
+    return NetworkSGD(base, protocol.momentum, protocol.weight_decay).transform(schedule)  # type: ignore[arg-type]
 
 
 def _adam(protocol: Protocol, schedule: optax.Schedule) -> optax.GradientTransformation:
-    adam = optax.adamw(
-        lambda count: protocol.rate * schedule(count), b1=protocol.momentum, weight_decay=protocol.weight_decay
-    )
+    adam = optax.adamw(schedule, b1=protocol.momentum, weight_decay=protocol.weight_decay)
 
     def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
         # Adam's bias correction takes powers of the integer step, which strict dtype promotion forbids.

@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill_jax import distill, mesh
-from distill_jax.axes.parameterisation import decoded_set, stored
+from distill_jax.axes.parameterisation import final_set
 from distill_jax.distill import Problem, State
 from distill_jax.evaluation import Sets
 from distill_jax.platform import on_cpu
 from distill_jax.run import DEFAULT_SIZE, BlockSize, Callback, host_loop
 from distill_jax.spec import CHOICES, Spec, as_arrays
+from distill_jax.teachers import probabilities
 from distill_jax.types import Array, Choice, RequestError, TrainSet, near_miss
 
 
@@ -157,11 +158,21 @@ def run_block(problems: Problem, states: State, steps: Array | int, chunk: int) 
     return mesh.shard_leading(advanced, problems.root.shape[0])
 
 
+def learned_rates(states: State, repeats: int) -> Array | None:
+    """Return the learned rates of the states [S, ...], ``repeats`` times each, or None if they learn none."""
+    rates = states.synthetic.learnable
+    return jnp.repeat(rates, repeats) if getattr(rates, "ndim", None) == 1 else None
+
+
 def training_sets(problems: Problem, states: State, repeats: int) -> Sets:
-    """Return the synthetic sets of the points as S * ``repeats`` training sets, those of the first point first."""
-    parameterisation = problems.spec.parameterisation
-    synthetic = states.synthetic._replace(images=stored(parameterisation, states.synthetic.images))
-    sets = jax.vmap(lambda synthetic: decoded_set(parameterisation, synthetic, problems.data))(synthetic)
+    """Return the synthetic sets of the points as S * ``repeats`` training sets, those of the first point first, with
+    the kind of labels that the spec names."""
+    spec = problems.spec
+    sets = jax.vmap(lambda synthetic: final_set(spec.parameterisation, synthetic, problems.data))(states.synthetic)
     count, size = sets.targets.shape[:2]
     rows = jnp.arange(count * size, dtype=jnp.int32).reshape(count, size)
-    return Sets(TrainSet(*(a.reshape(-1, *a.shape[2:]) for a in sets)), jnp.repeat(rows, repeats, axis=0))
+    store = TrainSet(*(a.reshape(-1, *a.shape[2:]) for a in sets))
+    teachers = spec.models.teachers(problems.pool) if spec.labels.from_teachers else None
+    if teachers is not None:
+        store = store._replace(targets=jnp.asarray(probabilities(problems.net, teachers, store.images)))
+    return Sets(store, jnp.repeat(rows, repeats, axis=0), learned_rates(states, repeats))

@@ -107,11 +107,13 @@ SCHEDULES = {
 
 
 def rate_drops(epochs: int, steps: int, schedule: str = "thirds") -> optax.Schedule:
-    """Return the factor on the learning rate at each step, for ``epochs`` epochs of ``steps`` steps."""
+    """Return the factor on the learning rate at each step, for ``epochs`` epochs of ``steps`` steps. A single epoch has
+    no drop, because all would precede it."""
     drops, factor, *_ = SCHEDULES[schedule]
     scales: dict[int, float] = {}
     for epoch in drops(epochs):
-        scales[epoch * steps] = scales.get(epoch * steps, 1.0) * factor
+        if epoch > 0:
+            scales[epoch * steps] = scales.get(epoch * steps, 1.0) * factor
     rate = optax.piecewise_constant_schedule(1.0, scales)
     # optax mixes the integer count with floats, which strict dtype promotion forbids.
     return lambda count: rate(jnp.asarray(count, float))

@@ -15,7 +15,8 @@ from distill_jax.cli import arguments
 from distill_jax.cli.choices import choice_name
 from distill_jax.cli.process import run_command
 from distill_jax.contracts import ClassObjective
-from distill_jax.methods import ACC_DD
+from distill_jax.evaluation import PROTOCOLS
+from distill_jax.methods import ACC_DD, PRESETS
 from distill_jax.nets import ConvNet
 from distill_jax.recipes import resolve
 from distill_jax.types import RequestError, choice
@@ -124,6 +125,18 @@ def test_a_recipe_sets_no_number_that_the_user_chose() -> None:
     assert optimiser(Adam()) == Adam(lr=2e-4), "the default of the class is not a choice of the user"
     assert optimiser(OwnRate()) == OwnRate(), "the recipe does not know what lr means there"
     assert parse("dc digits --optimiser sgd")[2] == resolve("dc", "digits", shape=(8, 8, 1))
+
+
+def test_a_factor_must_take_effect() -> None:
+    assert resolve("idc", factor=3).spec.parameterisation.factor == 3
+    with pytest.raises(RequestError, match="dc stores plain images"):
+        resolve("dc", factor=2)
+
+
+def test_digits_are_never_mirrored() -> None:
+    """Nothing that a method trains or evaluates sees a digit's mirror image."""
+    mirrored = {(m, p) for m in PRESETS for p in PROTOCOLS if "flip" in str(resolve(m, "digits", protocol=p))}
+    assert not mirrored
 
 
 def test_a_recipe_does_not_overrule_a_choice() -> None:

@@ -259,3 +259,15 @@ def test_learned_labels_move() -> None:
     assert np.isfinite(state.synthetic.labels).all() and not np.array_equal(state.synthetic.labels, start)
     with pytest.raises(RequestError, match="does not use labels"):
         check(replace(METHODS["dc"], labels=LearnedLabels()), toy.SHAPE, list(toy.COUNTS))
+    with pytest.raises(RequestError, match="decode-type single"):
+        bound = MultiFormation(2, "bound", bound=5)
+        check(replace(METHODS["datm"], ipc=2, parameterisation=bound), toy.SHAPE, list(toy.COUNTS))
+
+
+def test_only_the_classes_of_a_run_limit_it() -> None:
+    spec = replace(METHODS["dm"], ipc=8, classes=(0,))
+    check(spec, toy.SHAPE, [9, 7])
+    with pytest.raises(RequestError, match="class 0 has only 7 images"):
+        check(spec, toy.SHAPE, [7, 9])
+    with pytest.raises(RequestError, match="mean is"):
+        check(replace(spec, mean=(float("nan"),), std=(1.0,)), toy.SHAPE, [9, 7])

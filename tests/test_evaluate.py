@@ -167,6 +167,16 @@ def test_repeats_in_one_program_equal_single_runs() -> None:
     close(alone, jax.tree.map(lambda a: a[:1], together), rtol=1e-5, atol=1e-6)
 
 
+def test_each_set_may_have_a_learned_rate() -> None:
+    sets = Sets.same(images(5), 2)._replace(rates=jnp.asarray([0.03, 0.2]))
+    dsa = replace(PROTOCOLS["dsa"], epochs=1, batch=4, augment=NoAugment())
+    each = [trained(NET, replace(dsa, rate=rate), sets._replace(rates=None)) for rate in (0.03, 0.2)]
+    want = jax.tree.map(lambda a, b: jnp.stack([a[0], b[1]]), *each)
+    close(trained(NET, dsa, sets), want, rtol=1e-6, atol=1e-7)
+    idc = replace(dsa, name="idc")
+    close(trained(NET, idc, sets), trained(NET, idc, sets._replace(rates=None)), rtol=0, atol=0)
+
+
 def test_the_same_seed_gives_the_same_accuracy() -> None:
     protocol = replace(PROTOCOLS["idc"], epochs=3, batch=4)
     test = jax.random.randint(jax.random.key(3), (50, *SHAPE), 0, 256).astype(jnp.uint8), jnp.arange(50) % C

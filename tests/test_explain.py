@@ -117,6 +117,11 @@ def test_a_part_of_the_images_on_the_device(capsys: pytest.CaptureFixture[str]):
     assert "uint8 [500, 8, 8, 1]" in text and "500 images" in text
 
 
+def test_a_network_without_a_first_convolution(capsys: pytest.CaptureFixture[str]):
+    assert explain.main(["dm", "cifar10", "--net", "mlp"]) == 0
+    assert "net_width" in capsys.readouterr().out
+
+
 def test_a_method_without_steps_has_no_step(capsys: pytest.CaptureFixture[str]):
     text = explained(capsys, "random", "digits")
     assert "takes no steps" in text and "RandomReal" in text and "FLOP" not in text and "FeatureMatching" not in text

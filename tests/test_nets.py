@@ -12,6 +12,7 @@ import pytest
 
 from distill_jax.contracts import Architecture
 from distill_jax.nets import ARCHITECTURES, VGG11, ConvNet, DenseNet, LeNet, ResNet, ResNetAP, ViT
+from distill_jax.nets.layers import over
 from distill_jax.types import Net, RequestError
 from tests.golden_weights import training_pass
 
@@ -70,6 +71,12 @@ def test_initial_parameters_are_those_of_pytorch():
         assert np.abs(params[layer]["bias"] * np.sqrt(fan_in)).max() <= 1
     np.testing.assert_array_equal(params["norm0"]["scale"], 1)
     np.testing.assert_array_equal(params["norm0"]["bias"], 0)
+
+
+def test_bfloat16_sums_the_gradient_of_a_bias_in_float32():
+    x = jnp.zeros((8, 32, 32, 1), jnp.bfloat16)
+    gradient = jax.grad(lambda bias: jnp.sum(over(bias, x).astype(jnp.float32)))(jnp.zeros(1))
+    assert gradient.dtype == jnp.float32 and gradient[0] == 8 * 32 * 32, "bfloat16 cannot count beyond 256"
 
 
 def test_bfloat16_keeps_parameters_gradients_and_outputs_in_float32():

@@ -10,18 +10,21 @@ import pytest
 from distill_jax import distill, sweep
 from distill_jax.augment import NoAugment
 from distill_jax.axes.init import Mix
+from distill_jax.axes.labels import SoftLabels
 from distill_jax.axes.models import EarlyStagePool
 from distill_jax.axes.optimiser import ClassByClassSGD
-from distill_jax.axes.parameterisation import Pixels
+from distill_jax.axes.parameterisation import MultiFormation, Pixels
 from distill_jax.axes.perturb import Directions, NoPerturbation
 from distill_jax.axes.selector import RandomBatch
 from distill_jax.axes.update import TrainOnReal
 from distill_jax.contracts import ClassObjective
+from distill_jax.data import Dataset
 from distill_jax.distill import Problem
 from distill_jax.nets import ConvNet
-from distill_jax.run import Block
+from distill_jax.run import Block, distilled_set
 from distill_jax.spec import Spec, as_arrays
 from distill_jax.types import Array, Model, Net, RealData, RequestError, choice
+from tests import toy
 
 SPEC = Spec(
     models=EarlyStagePool(size=2),
@@ -165,3 +168,19 @@ def test_training_sets_are_point_by_point():
     assert sets.rows.tolist() == [[0, 1]] * 3 + [[2, 3]] * 3
     np.testing.assert_allclose(sets.store.images[2:], -2.0)  # black, in network space
     np.testing.assert_array_equal(sets.store.targets, [[1, 0], [0, 1]] * 2)
+
+
+def test_training_sets_have_the_labels_and_all_cells_of_the_saved_set() -> None:
+    """Soft labels come from the pool's networks. The bound of 'bound' holds for matching, not for evaluation."""
+    bound = toy.problem("idc", parameterisation=MultiFormation(2, "bound", bound=3), ipc=2)
+    soft = toy.problem("acc_dd", labels=SoftLabels(), parameterisation=Pixels())
+    images = np.zeros((1, 8, 8, 1), np.uint8)
+    data = Dataset.from_arrays("toy", np.repeat(images, 2, 0), np.arange(2), np.repeat(images, 2, 0), np.arange(2))
+    for problem in (bound, soft):
+        problems = sweep.stacked(problem, [problem.spec], [problem.root])
+        states = sweep.init_states(problems)
+        found = sweep.training_sets(problems, states, repeats=1).store
+        made = distilled_set(problem, data, jax.tree.map(lambda a: a[0], states), {})
+        np.testing.assert_allclose(found.images, made.arrays()[0], atol=1e-6)
+        np.testing.assert_allclose(found.targets, made.targets(), atol=1e-6)
+    assert len(made.images) == 4 and made.targets().min() > 0

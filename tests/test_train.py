@@ -60,6 +60,11 @@ def test_learning_rate_golden(epochs: int) -> None:
     np.testing.assert_allclose(ours, np.repeat(expected, steps), rtol=1e-6)
 
 
+def test_a_single_epoch_keeps_its_learning_rate() -> None:
+    for schedule in ("thirds", "half"):
+        np.testing.assert_array_equal(jax.vmap(rate_drops(1, 9, schedule))(jnp.arange(9)), 1.0)
+
+
 def test_pretraining_rate_golden() -> None:
     with np.load(GOLDEN / "schedule.npz") as golden:
         cases = {name: golden[name] for name in golden if name.startswith("accdd_pretrain_lr_")}

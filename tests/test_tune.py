@@ -168,7 +168,6 @@ def test_killed_anywhere(owner, name, call, after, finished: Path, tmp_path: Pat
         ("acc_dd digits --reach 1", "reach is 1"),
         ("acc_dd digits --candidates 4", "candidates is 4"),
         ("acc_dd digits --repeats 0", "repeats is 0"),
-        ("acc_dd digits --labels soft", "tune with --labels hard"),
     ],
 )
 def test_invalid_requests_are_refused(argv: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -116,6 +118,21 @@ def decoded_set(parameterisation: Parameterisation, synthetic: Synthetic, data: 
     """Return the synthetic set that a network trains on: images [C*D, H, W, c], sorted by class."""
     x = as_network(parameterisation, jax.vmap(parameterisation.decode)(synthetic.images), data)
     return TrainSet(x.reshape(-1, *x.shape[2:]), targets(x.shape[0], x.shape[1], synthetic.labels))
+
+
+def unbounded(parameterisation: Parameterisation) -> Parameterisation:
+    """Return the parameterisation that networks train on after the run. The bound of 'bound' saves time in matching
+    only: in IDC's own evaluation too, networks train on all cells."""
+    if type(parameterisation) is MultiFormation and parameterisation.decode_type == "bound":
+        return replace(parameterisation, decode_type="single")
+    return parameterisation
+
+
+def final_set(parameterisation: Parameterisation, synthetic: Synthetic, data: RealData) -> TrainSet:
+    """Return the synthetic set as a run saves it and networks train on it, with hard or learned labels: images
+    [C*D, H, W, c], sorted by class."""
+    images = stored(parameterisation, synthetic.images)
+    return decoded_set(unbounded(parameterisation), synthetic._replace(images=images), data)
 
 
 def stored(parameterisation: Parameterisation, images: Array) -> Array:

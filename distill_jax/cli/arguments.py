@@ -157,11 +157,6 @@ def parse(
         protocol=values.get("protocol"),
     )
     argv, default = with_nested(argv, values, default)
-    if factor is not None and default.spec.parameterisation.factor != int(factor):
-        raise RequestError(
-            f"{method} stores plain images: add --parameterisation multi-formation for --factor {factor}"
-        )
-
     config.check(values.get("config", ""), settings, default, {field.name for field in fields(options)})
     names = {axis: choice_name(axis, getattr(default.spec, axis)) for axis in CHOICES}
     try:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill_jax.axes.parameterisation import decoded_set, stored
+from distill_jax.axes.parameterisation import final_set
 from distill_jax.cli.display import Bar
 from distill_jax.cli.process import Clock, Interrupts
 from distill_jax.cli.score import BASELINES
@@ -21,7 +21,7 @@ from distill_jax.evaluation import Sets
 from distill_jax.run import Block, BlockSize, prepare, run
 from distill_jax.spec import Spec
 from distill_jax.teachers import probabilities
-from distill_jax.types import Model, RequestError, TrainSet, require_at_least
+from distill_jax.types import Array, Model, RequestError, TrainSet, require_at_least
 
 DRAWS = 20
 """minimum number of draws of random real images, because one draw says little and a draw is cheap"""
@@ -91,7 +91,9 @@ def curve(setup: Setup, budget: Budget, repeats: int, interrupts: Interrupts) ->
     images_of_all = jnp.concatenate([mark.set.images for mark in marks])
     targets = jnp.concatenate([mark.set.targets for mark in marks])
     each = np.arange(len(images_of_all), dtype=np.int32).reshape(len(marks), -1)
-    sets = Sets(TrainSet(images_of_all, targets), jnp.asarray(np.repeat(each, repeats, axis=0)))
+    learned = [mark.rate for mark in marks if mark.rate is not None]
+    rates = jnp.repeat(jnp.stack(learned), repeats) if learned else None
+    sets = Sets(TrainSet(images_of_all, targets), jnp.asarray(np.repeat(each, repeats, axis=0)), rates)
     scored = np.asarray(scorer.score("scoring", sets)["per_repeat"]).reshape(len(marks), repeats)
     points: dict[int, Point] = {}
     for mark, row in zip(marks, scored.tolist(), strict=True):
@@ -109,6 +111,8 @@ class _Mark(NamedTuple):
     step: int
     seconds: float
     set: TrainSet
+    rate: Array | None
+    """float32 []: the learned rate, or None if the method learns none"""
 
 
 def _prepared(setup: Setup, spec: Spec, clock: Clock, interrupts: Interrupts) -> Problem:
@@ -129,7 +133,9 @@ def _run(setup: Setup, problem: Problem, budget: Budget, clock: Clock, interrupt
     clock.spent("distill")
 
     def mark(step: int, state: State) -> _Mark:
-        return _Mark(step, clock.seconds["pretrain"] + clock.seconds["distill"], training_set(problem, state))
+        rate = state.synthetic.learnable
+        rate = rate if getattr(rate, "shape", None) == () else None
+        return _Mark(step, clock.seconds["pretrain"] + clock.seconds["distill"], training_set(problem, state), rate)
 
     marks = [] if spec.steps and budget.points == 1 else [mark(0, state)]
     begun = len(marks)
@@ -159,8 +165,7 @@ def _run(setup: Setup, problem: Problem, budget: Budget, clock: Clock, interrupt
 def training_set(problem: Problem, state: State) -> TrainSet:
     """Return the training set of ``state`` in network space, with the kind of labels that the spec names."""
     spec = problem.spec
-    synthetic = state.synthetic._replace(images=stored(spec.parameterisation, state.synthetic.images))
-    made = decoded_set(spec.parameterisation, synthetic, problem.data)
+    made = final_set(spec.parameterisation, state.synthetic, problem.data)
     teachers = spec.models.teachers(problem.pool) if spec.labels.from_teachers else None
     if teachers is None:
         return made

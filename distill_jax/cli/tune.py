@@ -129,8 +129,6 @@ def _check_method(setup: Setup) -> None:
     """Raise RequestError for methods that cannot be tuned."""
     if setup.spec.steps == 0:
         raise RequestError(f"{setup.method} takes no steps, so there is nothing to tune: choose another METHOD")
-    if setup.spec.labels.from_teachers:
-        raise RequestError("soft labels are made after a run: tune with --labels hard, then distil with --labels soft")
 
 
 # ------------------------------------------------------------------ successive halving

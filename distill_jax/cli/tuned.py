@@ -13,7 +13,6 @@ from distill_jax.cli.arguments import Request
 from distill_jax.cli.score import summary
 from distill_jax.cli.setup import Setup
 from distill_jax.cli.workdir import TUNED, TUNING, TUNING_PLOT, Workdir, flat
-from distill_jax.evaluation import LEARNED_RATE
 from distill_jax.halving import Schedule
 from distill_jax.spec import CHOICES, to_json
 
@@ -60,8 +59,6 @@ def announced(schedule: Schedule, setup: Setup, images: int) -> list[str]:
     notes = []
     if last < setup.spec.steps:
         notes.append(f"tuning ends after {last} of {setup.spec.steps} steps: give more --seconds to tune for all steps")
-    if setup.spec.objective.learnable() is not None and protocol.name in LEARNED_RATE:
-        notes.append(f"networks are trained at rate {protocol.rate:g}, not at the learned rate of each candidate")
     return [*display.table(lines, numbers=True), said, *notes]
 
 

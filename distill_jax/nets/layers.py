@@ -70,7 +70,7 @@ class Conv(nn.Module):
         y = conv2d(x, kernel, self.stride, self.padding)
         if self.bias:
             bias = self.param("bias", _uniform(fan_in), (self.features,), accumulator_dtype(x.dtype))
-            y += _channels(bias.astype(x.dtype), 4)
+            y += over(bias, y)
         return y
 
 
@@ -84,7 +84,8 @@ class Dense(nn.Module):
         fan_in = x.shape[-1]
         kernel = self.param("kernel", _uniform(fan_in), (fan_in, self.features), accumulator_dtype(x.dtype))
         bias = self.param("bias", _uniform(fan_in), (self.features,), accumulator_dtype(x.dtype))
-        return jnp.matmul(x, kernel.astype(x.dtype)) + _channels(bias.astype(x.dtype), x.ndim)
+        y = jnp.matmul(x, kernel.astype(x.dtype))
+        return y + over(bias, y)
 
 
 class Norm(nn.Module):
@@ -116,9 +117,9 @@ class Norm(nn.Module):
         r = lax.rsqrt(variance + _EPSILON)
         if self.kind == "layer":
             mean, r = _per_map(mean), _per_map(r) * scale[None]
-            return x * r.astype(x.dtype) + (bias[None] - mean * r).astype(x.dtype)
+            return x * over(r, x) + over(bias[None] - mean * r, x)
         r *= scale[None]
-        return x * _per_map(r).astype(x.dtype) + _per_map(bias[None] - mean * r).astype(x.dtype)
+        return x * over(_per_map(r), x) + over(_per_map(bias[None] - mean * r), x)
 
     def _batch_moments(self, x: Array, train: bool) -> tuple[Array, Array]:
         """Return mean and variance, [1, c] each."""
@@ -156,6 +157,7 @@ def _per_map(v: Array) -> Array:
     return v[:, None, None]
 
 
-def _channels(v: Array, ndim: int) -> Array:
-    """Reshape a per-channel vector to ``ndim`` axes, so that no operation promotes its rank."""
-    return v.reshape((1,) * (ndim - 1) + v.shape)
+def over(v: Array, x: Array) -> Array:
+    """Repeat ``v`` over the leading axes of ``x``, in the dtype of ``x``. It repeats first and rounds then, so that the
+    derivative, a sum over these axes, is accumulated in the dtype of ``v``. In bfloat16, a sum of ones stops at 256."""
+    return jnp.broadcast_to(v.reshape((1,) * (x.ndim - v.ndim) + v.shape), x.shape).astype(x.dtype)

@@ -11,7 +11,7 @@ from jax import lax
 
 from distill_jax.contracts import Architecture
 from distill_jax.nets.initial_weights import initialiser
-from distill_jax.nets.layers import ONES, ZEROS, Dense
+from distill_jax.nets.layers import ONES, ZEROS, Dense, over
 from distill_jax.nets.net import DTypeName, FlaxNet, require_choice, require_positive, require_side
 from distill_jax.types import Array, NetBlock, NetOutput, RequestError, accumulator_dtype, choice
 
@@ -63,7 +63,7 @@ class _ViT(nn.Module):
         x = Dense(self.spec.width, name="patches")(x.reshape(n, rows * columns, -1))
         shape = (rows * columns, self.spec.width)
         position = self.param("position", initialiser("normal", 0.02), shape, accumulator_dtype(x.dtype))
-        x += position.astype(x.dtype)[None]
+        x += over(position, x)
         blocks = []
         for i in range(self.spec.depth):
             x = _TransformerBlock(self.spec.heads, name=f"block{i}")(x)

@@ -50,17 +50,17 @@ def _net(spec: Spec, shape: Shape, classes: int) -> Settings:
     net = spec.net.build(shape, classes)
     params = jax.eval_shape(lambda: net.init(jax.random.key(0))).params
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    first = params["conv0"] if "conv0" in params else params["stem"]
+    first = next((params[name] for name in ("conv0", "stem") if name in params), None)
     named = {
         "net": type(spec.net).__name__,
         "net_norm": getattr(spec.net, "norm", "none"),
         "net_depth": getattr(spec.net, "depth", None),
-        "net_width": first["kernel"].shape[-1],
-        "net_first_kernel": first["kernel"].shape[0],
-        "net_conv_bias": "bias" in first,
         "net_linear_inputs": params["classifier"]["kernel"].shape[0],
         "net_parameters": sum(leaf.size for _, leaf in leaves),
     }
+    if first is not None:  # the published networks have one
+        kernel = first["kernel"].shape
+        named |= {"net_width": kernel[-1], "net_first_kernel": kernel[0], "net_conv_bias": "bias" in first}
     if isinstance(spec.net, ConvNet):
         named |= {"net_activation": spec.net.activation, "net_first_padding": net.module.first_padding}  # type: ignore
     return named

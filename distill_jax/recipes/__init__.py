@@ -23,7 +23,7 @@ from distill_jax.evaluation import IDC_PROTOCOL, PROTOCOLS, Protocol
 from distill_jax.methods import PRESETS, PROTOCOL_OF
 from distill_jax.nets import ConvNet
 from distill_jax.spec import CHOICES, Spec, class_name
-from distill_jax.types import Choice, lookup
+from distill_jax.types import Choice, RequestError, lookup
 
 Overrides = Sequence[Mapping[str, Mapping[str, Any]]]
 Recipe = Callable[[int, tuple[int, int, int], int], Overrides]
@@ -91,6 +91,10 @@ def resolve(
         experiment = _with_given(apply(method, experiment, again), given)
     if factor is not None:
         experiment = apply(method, experiment, [{"*": {"parameterisation.factor": factor}}])
+        if experiment.spec.parameterisation.factor != factor:
+            raise RequestError(
+                f"{method} stores plain images: add --parameterisation multi-formation for --factor {factor}"
+            )
     if experiment.spec.selector.paired:
         pairs = experiment.spec.parameterisation.decoded(ipc)
         experiment = apply(method, experiment, [{"*": {"selector.batch": pairs}}])
@@ -241,6 +245,7 @@ def without_flip() -> Overrides:
         "cim": {"augment": Siamese("crop_cutout")},
         "dsa cafe_dsa": {"update.augment": dsa},
         "mtt datm": {"models.augment": dsa, "objective.augment": dsa},
+        "random_soft": {"models.augment": dsa},
         "rat_bptt": {"objective.augment": Siamese("rotate", "one")},
         "@rat": {"protocol.augment": Siamese("rotate", "one")},
     }

@@ -1,7 +1,8 @@
 """CIFAR-100, 32x32x3, 100 classes, ConvNet-3, with CIFAR-10's settings except those below. Published accuracies:
 published/tables/cifar100.toml.
 
-MTT's images at ipc 1 and 50 are whitened, ``mtt zca:cifar100``. NCFM updates images by SGD only at ipc 10. DC, DSA and
+MTT's images at ipc 1 and 50 are whitened, ``mtt zca:cifar100``. NCFM updates images by SGD only at ipc 10.
+RaT-BPTT sees as many real images in a step, and its networks take as many steps, as on CIFAR-10. DC, DSA and
 DM normalise with CIFAR-100's statistics, all other methods with CIFAR-10's.
 """
 
@@ -25,5 +26,7 @@ def recipe(ipc: int, shape: tuple[int, int, int], factor: int) -> Overrides:
         "mtt": nearest(MTT, ipc),
         "ncfm": {"optimiser": ClassByClassSGD(0.01, 0.5)} if ipc == 10 else {},
         "random_soft": {"models.epochs": nearest(LABELLED_AFTER, ipc), "models.optimiser.lr": 0.01},
+        "rat_bptt": {"selector.batch": 50},
+        "@rat": {"protocol.epochs": max(1, round(1000 / ipc))},
     }
     return [*cifar10.recipe(ipc, shape, factor), overrides]
