@@ -122,10 +122,10 @@ class DistilledSet:
 
     def with_factor(self, factor: int) -> DistilledSet:
         """Return the set with another decoding factor. Raise RequestError if its soft labels are of the old factor."""
+        if factor < 1:
+            raise RequestError(f"factor is {factor}: it must be at least 1")
         if self.soft is not None and factor != self.card["factor"]:
-            raise RequestError(
-                f"the soft labels belong to images decoded with factor {self.card['factor']}, not {factor}: keep it"
-            )
+            raise RequestError(f"the soft labels belong to factor {self.card['factor']}, not {factor}: keep it")
         changed = {"factor": factor, "decode": self.card.get("decode", "single"), "packed": factor > 1}
         return replace(self, card={**self.card, **changed})
 
@@ -220,6 +220,8 @@ class DistilledSet:
             raise RequestError(f"no distilled set in {path}: give a file, a workdir, or one of {known}") from None
         except KeyError as error:
             raise RequestError(f"{path} is not a distilled set: {error.args[0]}") from error
+        except MemoryError:
+            raise
         except Exception as error:  # numpy and zipfile raise many types on damaged files
             raise RequestError(f"{path} is damaged or not an npz file: distil it again, or copy it again") from error
         try:

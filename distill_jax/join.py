@@ -9,8 +9,9 @@ import numpy as np
 from distill_jax.distilled import DistilledSet, content_hash
 from distill_jax.types import RequestError
 
-OWN = ("class_names", "hash", "score", "seed", "library")
-"""card fields that may differ between parts; all other fields must agree"""
+OWN = ("class_names", "hash", "score", "seed", "library", "dataset")
+"""card fields that may differ between parts; all other fields must agree. ``data`` identifies the data set, whose file
+may have other paths on other machines."""
 
 
 def joined(parts: Sequence[DistilledSet]) -> DistilledSet:

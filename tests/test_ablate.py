@@ -137,6 +137,8 @@ def test_a_number_of_a_plug_in_is_swept_in_one_program(tmp_path: Path, monkeypat
     (tmp_path / "my_module.py").write_text(f"{PLUG_IN}# changed\n")
     assert ablate.main([*line, "--resume"]) == 0
     assert "this run was started with my_module 'sha256 " in capsys.readouterr().err
+    assert ablate.main([*line, "--resume", "--protocol.epochs", "2"]) == 2
+    assert "runs.protocol.epochs was 1, now it is 2" in capsys.readouterr().err
 
 
 def test_settings_that_change_the_program_run_one_after_the_other(tmp_path: Path, capsys):

@@ -102,6 +102,9 @@ def test_a_request_that_makes_no_sense(runner, line: str, message: str, empty: P
         ("--save-every -1", "save_every is -1"),
         ("--eval-every -2", "eval_every is -2"),
         ("--baselines randon", "did you mean random?"),
+        ("--classes 0 1 --baselines random_soft", "leave out either --classes or random_soft"),
+        ("--classes 5:3", "--classes 5:3 names no class"),
+        ("--classes --repeats 1", "--classes names no class"),
         ("--pool nowhere", "nowhere"),
         ("--pool " + "x" * 300, "File name too long"),
         ("--resume --workdir " + "x" * 300, "give another path"),
@@ -244,6 +247,9 @@ def test_a_workdir_that_cannot_be_written_to(workdir: str, empty: Path, capsys) 
         (["--dataset", "digits", "--factor", "3"], "cells under 4 pixels"),
         (["--dataset", "npz:{tmp}/other.npz"], "8x8x3"),
         (["--dataset", "npz:{tmp}/named.npz"], "other classes"),
+        (["--factor", "0"], "factor is 0"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--devices", "-1"], "devices is -1"),
     ],
 )
 def test_evaluating_with_options_that_make_no_sense(options, message, finished: Path, tmp_path: Path, capsys) -> None:

@@ -127,6 +127,11 @@ def test_a_recipe_sets_no_number_that_the_user_chose() -> None:
     assert parse("dc digits --optimiser sgd")[2] == resolve("dc", "digits", shape=(8, 8, 1))
 
 
+def test_classes_are_numbers_or_ranges() -> None:
+    for words in ("--classes=0:3", "--classes 0:3", "--classes 0 1 2"):
+        assert parse(f"acc_dd digits {words}")[2].spec.classes == (0, 1, 2)
+
+
 def test_a_factor_must_take_effect() -> None:
     assert resolve("idc", factor=3).spec.parameterisation.factor == 3
     with pytest.raises(RequestError, match="dc stores plain images"):

@@ -119,7 +119,7 @@ def test_a_part_of_the_images_on_the_device(capsys: pytest.CaptureFixture[str]):
 
 def test_a_network_without_a_first_convolution(capsys: pytest.CaptureFixture[str]):
     assert explain.main(["dm", "cifar10", "--net", "mlp"]) == 0
-    assert "net_width" in capsys.readouterr().out
+    assert "net_linear_inputs" in capsys.readouterr().out
 
 
 def test_a_method_without_steps_has_no_step(capsys: pytest.CaptureFixture[str]):

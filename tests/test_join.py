@@ -12,7 +12,8 @@ import pytest
 
 from distill_jax.check_spec import check
 from distill_jax.cli import distill, evaluate, explain, join
-from distill_jax.cli.workdir import RESULT, read_json
+from distill_jax.cli.atomic import read_json
+from distill_jax.cli.workdir import RESULT
 from distill_jax.data import digits
 from distill_jax.distill import init_state, matching
 from distill_jax.distilled import DistilledSet
@@ -84,6 +85,7 @@ def test_parts_that_do_not_fit_are_refused(parts: Path) -> None:
         with pytest.raises(RequestError, match=wrong):
             joined(these)
     assert joined([first, second.with_card(seed=1)]).card["seed"] == [0, 1]
+    assert joined([first, second.with_card(dataset="npz:elsewhere.npz")]).card["dataset"] == "digits"
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,14 @@ def test_the_report_has_the_results_and_needs_no_other_file(workdir: Path) -> No
     assert not re.search(r"<(script|b)\b", (workdir / "report.html").read_text(encoding="utf-8"))
 
 
+def test_a_report_of_incomplete_files(workdir: Path) -> None:
+    """A kill can cut the last line of the log short, and the picture is drawn again if it is missing."""
+    with (workdir / "metrics.jsonl").open("a") as log:
+        log.write('{"outer": 3, "st')
+    (workdir / "grid.png").unlink()
+    assert len(written(workdir).sources) == 2
+
+
 def test_the_report_shows_only_evaluations_of_its_set(workdir: Path) -> None:
     made = DistilledSet.load(workdir / "distilled.npz")
     accuracy = {"mean": 66.5, "std": 0.25, "per_repeat": [66.25, 66.75]}

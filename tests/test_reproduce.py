@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from distill_jax.cli import compare, distill, reproduce
+from distill_jax.cli.atomic import read_json
 from distill_jax.cli.comparison import Budget, Point
 from distill_jax.cli.entrants import Compare, entrant
 from distill_jax.cli.plot import draw_curves
-from distill_jax.cli.workdir import COMPARED, COMPARED_PLOT, COMPARED_TABLE, DISTILLED, RESULT, read_json
+from distill_jax.cli.workdir import COMPARED, COMPARED_PLOT, COMPARED_TABLE, DISTILLED, RESULT
 from distill_jax.methods import BASELINES, METHODS, PRESETS
 from distill_jax.types import RequestError
 from tests.tiny import NET
@@ -22,6 +23,12 @@ SHARED = ["--", "--selector.batch", "4", "--protocol.epochs", "2", "--augment", 
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open() as file:
         return list(csv.DictReader(file))
+
+
+def test_options_that_the_command_sets_are_refused_after_the_dashes(capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["compare", "--dataset", "digits", "--methods", "dm", "--steps", "1", "--", "--seed", "5"]
+    assert reproduce.main(line) == 2
+    assert "--seed cannot follow after --" in capsys.readouterr().err
 
 
 def test_methods_are_compared_under_equal_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -199,6 +199,13 @@ def test_a_pool_can_be_pretrained_separately(finished: Path, tmp_path: Path, cap
     assert distill.main([*TINY, "--workdir", str(tmp_path / "given"), "--pool", str(pool)]) == 0
     # With the same seed the pool is the one that the run would train, so the images are the same.
     assert outcome(tmp_path / "given") == outcome(finished)
+    # The run has a copy, so it resumes without the pool, here to another end.
+    assert distill.main([*TINY, "--workdir", str(tmp_path / "given"), "--pool", "moved", "--resume"]) == 2
+    assert distill.main([*TINY, "--repeats", "1", "--workdir", str(tmp_path / "given"), "--resume"]) == 0
+    assert read(tmp_path / "given" / "config.json")["pool"] == str(pool)
+    pretraining = ["acc_dd", "digits", *NET, *POOL, "--eval-every", "2", "--workdir", str(pool), "--resume"]
+    assert pretrain.main([*pretraining, "--resident-images", "80"]) == 2
+    assert "the finished pool has resident_images 0, not 80" in capsys.readouterr().err
     assert distill.main([*TINY, "--workdir", str(pool)]) == 0
     assert outcome(pool) == outcome(finished)
     assert read(pool / "result.json")["seconds"]["pretrain"] < read(finished / "result.json")["seconds"]["pretrain"]

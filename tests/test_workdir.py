@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from distill_jax.cli.atomic import read_json, replaced
 from distill_jax.cli.workdir import (
     CHECKPOINTS,
     CONFIG,
@@ -17,9 +18,7 @@ from distill_jax.cli.workdir import (
     check_same,
     new_folder,
     open_workdir,
-    read_json,
     refuse_used,
-    replaced,
 )
 from distill_jax.types import RequestError
 
@@ -161,6 +160,21 @@ def test_resuming_a_missing_run_suggests_a_similar_folder(tmp_path: Path, capsys
         assert not workdir.begin({"versions": {}}, resume=True, overwrite=False)
     said = f"no run to resume in {tmp_path / 'dmo'}: starting a new one (did you mean {tmp_path / 'demo'}?)"
     assert capsys.readouterr().err == f"there is {said}\n"
+
+
+def test_checkpoints_without_a_configuration_are_not_resumed(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "4").mkdir(parents=True)
+    with open_workdir(tmp_path) as workdir:
+        with pytest.raises(RequestError, match="has checkpoints but no config.json"):
+            workdir.begin({"versions": {}}, resume=True, overwrite=False)
+        (tmp_path / CONFIG).write_text("")
+        with pytest.raises(RequestError, match="--overwrite starts again"):
+            workdir.begin({"versions": {}}, resume=True, overwrite=False)
+        assert not workdir.begin({"versions": {}}, resume=False, overwrite=True)
+        assert not (tmp_path / "checkpoints").exists()
+        (tmp_path / "result.json").write_text("")
+        with pytest.raises(RequestError, match="delete it, and --resume makes it again"):
+            workdir.read("result.json")
 
 
 def test_a_new_folder_is_new(tmp_path: Path) -> None:

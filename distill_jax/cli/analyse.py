@@ -36,7 +36,7 @@ from distill_jax.cli.workdir import (
 )
 from distill_jax.contracts import Selector
 from distill_jax.distill import Problem
-from distill_jax.spec import as_arrays, to_json
+from distill_jax.spec import as_arrays
 from distill_jax.types import RequestError, require_at_least
 
 
@@ -144,12 +144,10 @@ def _at_epochs(request: arguments.Request[Analyse], epochs: int) -> Setup:
 
 def _config(setup: Setup, options: Analyse) -> dict[str, Any]:
     names = ("samples", "images", "networks", "late_epochs", "pretraining_epochs")
-    # A resumed run may change these fields under their own names. Here the figures depend on them, so they are nested.
-    runs = {"outer_steps": setup.spec.outer_steps, "seeds": options.seeds, "repeats": options.repeats}
-    runs |= {"protocol": to_json(setup.experiment.protocol), "labels": to_json(setup.spec.labels)}
+    runs = setup.describe_figures(seeds=options.seeds, repeats=options.repeats)
     pool = None if options.pool is None else str(options.pool)
     sizes = {name: getattr(options, name) for name in names}
-    return {**setup.describe(), "pool": pool, "steps": options.walk, **sizes, "runs": runs}
+    return {**setup.describe(), "pool": pool, "steps": options.walk, **sizes, **runs}
 
 
 # ------------------------------------------------------------------ the figures
@@ -196,7 +194,7 @@ def _write(workdir: Workdir, setup: Setup, figures: Mapping[str, Any]) -> str:
     workdir.write_text(ANALYSIS_TEXT, page)
     from distill_jax.cli.evidence_plot import draw  # matplotlib takes half a second to import
 
-    title = f"{setup.method} on {setup.dataset.rpartition('/')[2]}"
+    title = f"{setup.method} on {setup.dataset.rstrip('/').rpartition('/')[2]}"
     workdir.write_picture(ANALYSIS_PLOT, draw(title, figures))
     return text
 

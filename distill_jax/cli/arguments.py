@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import (
     Annotated,
@@ -116,10 +117,7 @@ def request(argv: Sequence[str], options: type[Options]) -> Request[Options]:
     validate(experiment.spec)
     validate(experiment.protocol, "protocol.")
     lookup("protocol", experiment.protocol.name, PROTOCOLS)
-    if not 0 <= parsed.seed < 2**32:
-        raise RequestError(f"seed is {parsed.seed}: give a number from 0 to {2**32 - 1}")
-    if parsed.devices < 0:
-        raise RequestError(f"devices is {parsed.devices}: it must be 0 (one for each core) or more")
+    check_numbers(parsed.seed, parsed.devices)
     if parsed.deterministic:
         backend.deterministic_operations()
     data = read(parsed.dataset, parsed.side, chosen_classes(parsed.subset))
@@ -130,6 +128,14 @@ def request(argv: Sequence[str], options: type[Options]) -> Request[Options]:
         print_once(f"{parsed.method} takes no steps: --outer-steps is ignored")
         experiment = replace(experiment, spec=replace(experiment.spec, outer_steps=0))
     return Request(parsed, recipe, experiment, data)
+
+
+def check_numbers(seed: int, devices: int) -> None:
+    """Raise RequestError for values of --seed and --devices that no run can have."""
+    if not 0 <= seed < 2**32:
+        raise RequestError(f"seed is {seed}: give a number from 0 to {2**32 - 1}")
+    if devices < 0:
+        raise RequestError(f"devices is {devices}: it must be 0 (one for each core) or more")
 
 
 def parse(
@@ -234,14 +240,21 @@ def _integer(name: str, text: str) -> int:
 
 
 def _expanded(argv: Sequence[str]) -> list[str]:
-    """Return ``argv`` with each range after --classes, such as ``0:20``, written out as numbers."""
+    """Return ``argv`` with each range after --classes, such as ``0:20``, written out as numbers. Raise RequestError if
+    --classes names no class."""
     words: list[str] = []
     after = False
     for word in argv:
+        if word.startswith("--classes="):
+            words, word, after = [*words, "--classes"], word.removeprefix("--classes="), True
         first, colon, end = word.partition(":")
         if after and colon and first.isdecimal() and end.isdecimal():
+            if int(first) >= int(end):
+                raise RequestError(f"--classes {word} names no class: give FIRST:END with END above FIRST")
             words += map(str, range(int(first), int(end)))
         else:
             words.append(word)
         after = word == "--classes" or (after and not word.startswith("--"))
+    if any(word == "--classes" and following[:2] in ("", "--") for word, following in pairwise([*words, ""])):
+        raise RequestError("--classes names no class: give numbers or a range, or leave it out for all classes")
     return words

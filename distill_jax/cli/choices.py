@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, get_type_hints
 
-from distill_jax.contracts import Augmentation, ClassObjective, SetObjective
+from distill_jax.contracts import Architecture, Augmentation, ClassObjective, SetObjective
 from distill_jax.recipes import Experiment, replaced
-from distill_jax.spec import CHOICES, Spec
+from distill_jax.spec import CHOICES, Spec, from_json
 from distill_jax.types import Choice, RequestError, lookup
 
 
@@ -82,3 +82,23 @@ def _without(argv: Sequence[str], option: str) -> list[str]:
         at = words.index(option)
         del words[at : at + 2]
     return words
+
+
+def network_of(card: Mapping[str, Any], path: object, needed: bool) -> Architecture | None:
+    """Return the network that the ``card`` of the set in ``path`` names, which may be of the user's own class, or None
+    if it names none. Raise RequestError if it is ``needed`` and its class is not here."""
+    description = card.get("net")
+    net = from_json(description)
+    if net is not None or description is None or not needed:
+        return net
+    name = description.get("choice", "") if isinstance(description, Mapping) else ""
+    try:
+        net = from_json(description, choose("net", name)) if ":" in name else None
+    except RequestError:
+        net = None
+    if net is None:
+        raise RequestError(
+            f"{path} was distilled with the network {name or description}, which is not here: run in the folder of its "
+            "file, or give --nets"
+        )
+    return net

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -19,6 +19,7 @@ from tyro.conf import FlagCreatePairsOff, arg
 from distill_jax import hosts
 from distill_jax.checkpoint import Checkpoints
 from distill_jax.cli import arguments, display, report
+from distill_jax.cli.atomic import read_json, replaced
 from distill_jax.cli.choices import choice_name
 from distill_jax.cli.image_grid import draw
 from distill_jax.cli.launch import OnHosts
@@ -33,13 +34,12 @@ from distill_jax.cli.workdir import (
     CONFIG,
     DISTILLED,
     GRID,
+    POOL,
     REPORT,
     RESULT,
     Workdir,
     check_same,
     open_workdir,
-    read_json,
-    replaced,
 )
 from distill_jax.data import Dataset
 from distill_jax.distilled import DistilledSet
@@ -123,7 +123,14 @@ def resolve_request(argv: list[str]) -> ResolvedRequest:
             f"images of {setup.method} on {setup.dataset} are not pixels in [0, 1], so they cannot be rounded to 8 "
             "bits: leave out --uint8"
         )
-    pool = given_pool(setup, options.pool)
+    if "random_soft" in baselines and setup.spec.classes:
+        raise RequestError("the pool's networks label all classes: leave out either --classes or random_soft")
+    if isinstance(config, Mapping) and path is not None and hosts.broadcast((path / POOL).is_dir):
+        # The run has its own copy of --pool, which may have moved since.
+        options = replace(options, pool=options.pool or (config.get("pool") and Path(config["pool"])))
+        pool = None
+    else:
+        pool = given_pool(setup, options.pool)
     refuse_different(setup)
     return ResolvedRequest(options, setup, pool, options.folder(setup.folder))
 
@@ -137,8 +144,8 @@ def execute(request: ResolvedRequest, interrupts: Interrupts) -> Mapping[str, An
             print(display.configuration(setup.title, setup.experiment), flush=True)
             session = Session(setup, setup.feed(), workdir, Clock(), interrupts)
             result = _run_phases(session, options, pool)
-            if hosts.is_first() and _keeps_images(setup):
-                report.write(path)
+        if hosts.is_first() and _keeps_images(setup) and not (path / REPORT).exists():
+            report.write(path)
     return result
 
 
@@ -166,7 +173,11 @@ def _begin(workdir: Workdir, setup: Setup, options: Distill) -> Mapping[str, Any
             f"--outer-steps {-(-steps[0] // setup.spec.inner_steps)}, or another --workdir"
         )
     result = workdir.read(RESULT) if workdir.begin(config, options.resume, options.overwrite) else None
-    return result if result is not None and _relevant(result["config"]) == _relevant(config) else None
+    if result is not None and _relevant(result["config"]) == _relevant(config):
+        return result
+    for name in (RESULT, REPORT):  # they are of another set or protocol than this run, which may be interrupted again
+        (workdir.path / name).unlink(missing_ok=True)
+    return None
 
 
 def _config(setup: Setup, options: Distill) -> dict[str, Any]:

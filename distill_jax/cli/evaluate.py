@@ -23,14 +23,15 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from distill_jax.check_data import check_same_data, dataset_of
 from distill_jax.check_spec import check_augmentations, validate
 from distill_jax.cli import arguments, display
-from distill_jax.cli.choices import choice_name, choose
+from distill_jax.cli.atomic import read_json, write_json
+from distill_jax.cli.choices import choice_name, choose, network_of
 from distill_jax.cli.dd_ranking import dd_ranking_scores
 from distill_jax.cli.export import set_in
 from distill_jax.cli.parser import parsed
 from distill_jax.cli.process import Clock, Interrupts, environment, peak_bytes, run_command
 from distill_jax.cli.read_data import read
 from distill_jax.cli.score import Scorer, interval
-from distill_jax.cli.workdir import DISTILLED, EVALUATION, read_json, refuse_read_only, write_json
+from distill_jax.cli.workdir import DISTILLED, EVALUATION, refuse_read_only
 from distill_jax.contracts import Architecture
 from distill_jax.data import Dataset
 from distill_jax.distilled import DistilledSet
@@ -127,11 +128,8 @@ def _evaluated(
 ) -> dict[str, Any]:
     """Return a new entry of ``evaluation.json``, which is written after every architecture."""
     test, keys, clock = data.test_arrays(), Keys.of(options.seed), Clock()
-    earlier = _earlier(out)
     found = _entry(distilled, data, protocol, options)
-    same = [entry for entry in earlier if all(entry.get(name) == found[name] for name in IDENTITY)]
-    others = [entry for entry in earlier if entry not in same]
-    known = {name: scores for entry in same for name, scores in entry["nets"].items()}
+    known, _ = _known(out, found)
     clock.spent(None)
     with Interrupts() as interrupts:
         for name, architecture in architectures.items():
@@ -142,15 +140,12 @@ def _evaluated(
             before = clock.rounded()
             net = architecture.build(data.shape, data.classes)
             scorer = Scorer(net, protocol, test, distilled.normaliser, keys.score, interrupts)
-            ranking = None
+            ranking, repeats = None, options.repeats
             if protocol.name == DD_RANKING.name:
-                ranking = dd_ranking_scores(
-                    scorer, distilled, data.real_data(), options.repeats, keys.draw, options.full_epochs
-                )
+                real, full = data.real_data(), options.full_epochs
+                ranking = dd_ranking_scores(scorer, distilled, real, repeats, keys.draw, full)
             accuracy = (
-                ranking["accuracies"]["distilled"]
-                if ranking
-                else scorer.score(name, repeated(distilled, options.repeats))
+                ranking["accuracies"]["distilled"] if ranking else scorer.score(name, repeated(distilled, repeats))
             )
             clock.spent("evaluate")
             spent = {phase: round(clock.seconds[phase] - before[phase], 3) for phase in ("compile", "evaluate")}
@@ -163,13 +158,22 @@ def _evaluated(
             }
             found["seconds"] = {phase: round(clock.seconds[phase], 3) for phase in ("compile", "evaluate")}
             found["peak_bytes"] = peak_bytes()
+            known, others = _known(out, found)  # read again, because another process may have added to the file
             merged = {**found, "nets": {**known, **found["nets"]}}
             write_json(out, {"schema": 2, "evaluations": [*others, merged]})
     return found
 
 
-IDENTITY = ("set", "dataset", "protocol", "repeats", "seed")
+IDENTITY = ("set", "dataset", "protocol", "repeats", "seed", "full_epochs")
 """evaluations with equal values of these fields share one entry, to which further networks are added"""
+
+
+def _known(out: Path, found: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the networks in ``out`` that belong to the entry ``found``, and all other entries."""
+    earlier = _earlier(out)
+    same = [entry for entry in earlier if all(entry.get(name) == found.get(name) for name in IDENTITY)]
+    known = {name: scores for entry in same for name, scores in entry["nets"].items()}
+    return known, [entry for entry in earlier if entry not in same]
 
 
 def _entry(distilled: DistilledSet, data: Dataset, protocol: Protocol, options: Evaluate) -> dict[str, Any]:
@@ -193,6 +197,7 @@ def _entry(distilled: DistilledSet, data: Dataset, protocol: Protocol, options: 
         "protocol": to_json(protocol),
         "repeats": options.repeats,
         "seed": options.seed,
+        **({"full_epochs": options.full_epochs} if options.full_epochs else {}),
         "nets": {},
         "seconds": {"compile": 0.0, "evaluate": 0.0},
         "peak_bytes": 0,
@@ -241,6 +246,7 @@ def _check(options: Evaluate) -> None:
     if options.full_epochs is not None and options.protocol != DD_RANKING.name:
         raise RequestError(f"only --protocol {DD_RANKING.name} trains on all data: leave out --full-epochs")
     require_at_least(1, options, "repeats")
+    arguments.check_numbers(options.seed, options.devices)
     if options.nets is not None and len(set(options.nets)) < len(options.nets):
         raise RequestError(f"--nets {' '.join(options.nets)} names a network twice: name each once")
 
@@ -266,7 +272,7 @@ def _experiment(distilled: DistilledSet, options: Evaluate) -> Experiment:
     ipc = len(distilled.images) // distilled.classes
     shape, factor = distilled.shape, card["factor"]
     experiment = resolve(method, recipe, ipc=ipc, shape=shape, factor=factor, protocol=options.protocol)
-    net, own = _network(distilled, options), from_json(card.get("protocol"), Protocol())
+    net, own = network_of(card, options.path, options.nets is None), from_json(card.get("protocol"), Protocol())
     protocol = experiment.protocol if options.protocol is not None or own is None else own
     protocol = at_learned_rate(protocol, distilled)
     if options.epochs is not None:
@@ -274,26 +280,6 @@ def _experiment(distilled: DistilledSet, options: Evaluate) -> Experiment:
     if net is not None:
         experiment = replace(experiment, spec=replace(experiment.spec, net=net))
     return replace(experiment, protocol=protocol)
-
-
-def _network(distilled: DistilledSet, options: Evaluate) -> Architecture | None:
-    """Return the network in the card of the set, which may be of the user's own class, or None if there is none. Raise
-    RequestError if it is needed and its class is not here."""
-    description = distilled.card.get("net")
-    net = from_json(description)
-    if net is not None or description is None or options.nets is not None:
-        return net
-    name = description.get("choice", "") if isinstance(description, Mapping) else ""
-    try:
-        net = from_json(description, choose("net", name)) if ":" in name else None
-    except RequestError:
-        net = None
-    if net is None:
-        raise RequestError(
-            f"{options.path} was distilled with the network {name or description}, which is not here: run in the "
-            "folder of its file, or give --nets"
-        )
-    return net
 
 
 main = partial(run_command, run, less_memory="fewer --repeats, or smaller networks in --nets")

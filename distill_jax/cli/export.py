@@ -17,9 +17,10 @@ from typing import Annotated, Literal
 import numpy as np
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from distill_jax.cli.atomic import replaced
 from distill_jax.cli.parser import parsed
 from distill_jax.cli.process import run_command
-from distill_jax.cli.workdir import CONFIG, DISTILLED, RESULT, replaced
+from distill_jax.cli.workdir import CONFIG, DISTILLED, RESULT
 from distill_jax.distilled import DistilledSet
 from distill_jax.formats import FORMATS, Format, write
 from distill_jax.types import RequestError, lookup

@@ -118,7 +118,7 @@ def _across(strips: int, cell: tuple[int, int]) -> int:
 
 def _title(distilled: DistilledSet, shown: int) -> tuple[str, str]:
     card = distilled.card
-    first = " ".join(str(card[key]).rpartition("/")[2] for key in ("method", "dataset") if card.get(key))
+    first = " ".join(str(card[key]).rstrip("/").rpartition("/")[2] for key in ("method", "dataset") if card.get(key))
     ipc = len(distilled.images) // distilled.classes
     stored = f"{ipc} stored image{'s' * (ipc > 1)} per class"
     if ipc > shown:

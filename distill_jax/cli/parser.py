@@ -23,6 +23,8 @@ from distill_jax.types import RequestError
 Options = TypeVar("Options")
 
 SHORT_HELP = {"-h", "--help"}
+OF_COMMAND = ("--seed", "--workdir", "--resume", "--overwrite")
+"""options of ``distill`` that commands with many runs set themselves"""
 
 
 class MissingWords(RequestError):
@@ -75,7 +77,11 @@ def parsed_with_shared(options: type[Options], argv: Sequence[str], command: str
     ``experiments.distill`` for all runs of the command."""
     cut = argv.index("--") if "--" in argv else len(argv)
     advice = "options of experiments.distill for all runs follow after --"
-    return parsed(options, argv[:cut], command, unknown=advice), list(argv[cut + 1 :])
+    shared = list(argv[cut + 1 :])
+    for word in shared:
+        if word.partition("=")[0] in OF_COMMAND:
+            raise RequestError(f"{word} cannot follow after --: the {command} command sets it for each run")
+    return parsed(options, argv[:cut], command, unknown=advice), shared
 
 
 def _line(box: str) -> str:

@@ -7,16 +7,16 @@ python -m experiments.distill  acc_dd digits --models.size 5 --models.epochs 2 -
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import arg
 
 from distill_jax import hosts
-from distill_jax.checkpoint import save_pool
+from distill_jax.checkpoint import load_pool, save_pool
 from distill_jax.cli import arguments, display
 from distill_jax.cli.launch import OnHosts
 from distill_jax.cli.process import Clock, Interrupts, run_command
@@ -56,6 +56,7 @@ def run(argv: list[str]) -> None:
         hosts.broadcast(lambda: _refuse_used(path, options))
         if options.resume and workdir.has(POOL):
             read_pool(setup, path / POOL)
+            _check_made(load_pool(path / POOL)[1], setup, options)
             print(f"already finished: {path / POOL}")
             return
         if options.resume and not workdir.has(MEMBERS) and hosts.is_first():
@@ -70,6 +71,16 @@ def run(argv: list[str]) -> None:
         clock.spent("pretrain")
     took = sum(clock.seconds.values())
     print(f"{setup.spec.models.size} models in {display.duration(took)}: {path / POOL}")
+
+
+def _check_made(about: Mapping[str, Any], setup: Setup, options: Pretrain) -> None:
+    """Raise RequestError if a finished pool was made with other options."""
+    now = {"seed": setup.seed, "resident_images": setup.resident}
+    if options.from_torch:
+        now = {"from_torch": [path.name for path in options.from_torch]}
+    for name, value in now.items():
+        if about.get(name, value) != value:
+            raise RequestError(f"the finished pool has {name} {about[name]}, not {value}: give another --workdir")
 
 
 def _given(setup: Setup, files: Sequence[Path]) -> Model:

@@ -20,9 +20,11 @@ from jinja2 import Environment, PackageLoader
 from tyro.conf import Positional, arg
 
 from distill_jax.cli import display
+from distill_jax.cli.atomic import read_json
+from distill_jax.cli.image_grid import draw
 from distill_jax.cli.parser import parsed
 from distill_jax.cli.process import run_command
-from distill_jax.cli.workdir import CONFIG, DISTILLED, EVALUATION, GRID, METRICS, REPORT, RESULT, Workdir, read_json
+from distill_jax.cli.workdir import CONFIG, DISTILLED, EVALUATION, GRID, METRICS, REPORT, RESULT, Workdir
 from distill_jax.distilled import DistilledSet
 from distill_jax.types import RequestError
 
@@ -64,12 +66,12 @@ def _page(path: Path) -> str:
     environment = Environment(loader=PackageLoader("distill_jax.cli", "."), autoescape=True, trim_blocks=True)
     environment.filters |= {"plus_minus": display.plus_minus, "duration": display.duration, "size": display.size}
     return environment.get_template("report.html.j2").render(
-        title=f"{result['method']} on {result['dataset'].rpartition('/')[2]}",
+        title=f"{result['method']} on {result['dataset'].rstrip('/').rpartition('/')[2]}",
         shape="x".join(map(str, distilled.shape)),
         accuracies=[(names[name], images.get(name, ""), of) for name, of in scored.items() if of is not None],
         result=result,
         distilled=distilled,
-        grid=_embedded((path / GRID).read_bytes()),
+        grid=_embedded(_grid(path, distilled)),
         progress=_progress(path),
         evaluations=_evaluations(path, distilled),
         versions=f"jax {where['jax']}, Python {where['python']}, commit {where['commit'] or 'unknown'}",
@@ -77,10 +79,29 @@ def _page(path: Path) -> str:
     )
 
 
+def _grid(path: Path, distilled: DistilledSet) -> bytes:
+    """Return the picture of the images, which is drawn again if it is missing."""
+    if (path / GRID).exists():
+        return (path / GRID).read_bytes()
+    picture = io.BytesIO()
+    draw(distilled).save(picture, format="png")
+    return picture.getvalue()
+
+
+def _lines(log: Path) -> list[Any]:
+    """Return the lines of ``metrics.jsonl`` up to one that a kill left incomplete."""
+    lines = []
+    for text in log.read_text().splitlines() if log.exists() else ():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
 def _progress(path: Path) -> str | None:
     """Return the curve of the matching loss as an embedded picture, or None if it has fewer than two points."""
-    log = path / METRICS
-    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    lines = _lines(path / METRICS)
     if len(lines) < 2:
         return None
     from distill_jax.cli.plot import draw_progress  # matplotlib takes half a second to import

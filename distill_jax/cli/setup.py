@@ -124,6 +124,13 @@ class Setup:
             "versions": versions() | _own_sources(self.spec),
         }
 
+    def describe_figures(self, **options: Any) -> dict[str, Any]:
+        """Return the settings that a resumed run of ``distill`` may change, and ``options``, under another name, for
+        runners whose figures depend on them and which keep figures of an earlier process."""
+        spec, protocol = self.spec, self.experiment.protocol
+        about = {"outer_steps": spec.outer_steps, "labels": to_json(spec.labels), "protocol": to_json(protocol)}
+        return {"runs": {**about, **options}}
+
     def describe_pool(self) -> dict[str, Any]:
         """Return the properties that a pool must have for this run."""
         return {

@@ -90,7 +90,8 @@ def run(argv: list[str]) -> None:
     given, path = given_pool(setup, options.pool), options.folder(f"tune-{setup.folder}")
     with open_workdir(path) as workdir, Interrupts() as interrupts, resumable("tune", argv, path):
         tuning = {"points": points, "seconds": options.seconds, "repeats": options.repeats}
-        workdir.begin({**setup.describe(), "tune": tuning}, options.resume, options.overwrite)
+        config = {**setup.describe(), "tune": tuning, **setup.describe_figures()}
+        workdir.begin(config, options.resume, options.overwrite)
         print(display.configuration(setup.title, setup.experiment), flush=True)
         data = setup.real_data()
         pool = pool_for(setup, workdir, data, given, interrupts)
@@ -105,7 +106,8 @@ def run(argv: list[str]) -> None:
         schedule = Schedule([Rung(*rung) for rung in plan["rungs"]], plan["epochs"])
         print(*tuned.announced(schedule, setup, len(scorer.test[1])), sep="\n", flush=True)
         rows = halve(race, schedule)
-        print(*tuned.written(workdir, setup, rows, settings), sep="\n")
+        side = () if options.side is None else ("--side", str(options.side))
+        print(*tuned.written(workdir, setup, rows, settings, side), sep="\n")
     print(f"this process took {display.duration(time.monotonic() - began)} of {display.duration(options.seconds)}")
 
 

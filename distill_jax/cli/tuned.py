@@ -62,8 +62,11 @@ def announced(schedule: Schedule, setup: Setup, images: int) -> list[str]:
     return [*display.table(lines, numbers=True), said, *notes]
 
 
-def written(workdir: Workdir, setup: Setup, rows: Sequence[Row], settings: Mapping[str, Any]) -> list[str]:
-    """Write all files, and return the table and the next command as lines."""
+def written(
+    workdir: Workdir, setup: Setup, rows: Sequence[Row], settings: Mapping[str, Any], side: Sequence[str] = ()
+) -> list[str]:
+    """Write all files, and return the table and the next command as lines. ``side``: the words of --side, which no
+    file of settings can set."""
     names, last = list(rows[0].point), max(row.rung for row in rows)
     best = max((row for row in rows if row.rung == last), key=lambda row: row.accuracy)
     lines: list[list[Any]] = [["rung", "step", *names, "networks", "accuracy", "std", "loss"]]
@@ -73,12 +76,12 @@ def written(workdir: Workdir, setup: Setup, rows: Sequence[Row], settings: Mappi
         lines.append([row.rung, row.step, *(row.point[name] for name in names), *figures, row.loss])
     workdir.write_rows(TUNING, lines)
     workdir.write(TUNED, {**settings, **best.point})
-    title = f"{setup.method} on {setup.dataset.rpartition('/')[2]}, {setup.spec.ipc} per class"
+    title = f"{setup.method} on {setup.dataset.rstrip('/').rpartition('/')[2]}, {setup.spec.ipc} per class"
     from distill_jax.cli.plot import draw_rungs  # matplotlib takes half a second to import
 
     workdir.write_picture(TUNING_PLOT, draw_rungs(title, rows))
     file = workdir.path / TUNED
-    command = ["python", "-m", "experiments.distill", setup.method, setup.dataset, "--config", str(file)]
+    command = ["python", "-m", "experiments.distill", setup.method, setup.dataset, *side, "--config", str(file)]
     won = ", ".join(f"{name} {value:g}" for name, value in best.point.items())
     return [
         *_table(rows, names),

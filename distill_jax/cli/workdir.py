@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from distill_jax import hosts
+from distill_jax.cli.atomic import read_json, replaced, write_json
 from distill_jax.sets import DISTILLED
 from distill_jax.types import RequestError
 
@@ -52,7 +53,8 @@ class Workdir:
     def read(self, name: str) -> Any:
         """Return the content of the JSON file ``name``, or None if it does not exist. Raise RequestError if it is not
         JSON."""
-        return hosts.broadcast(lambda: read_json(self.path / name))
+        mend = "--overwrite starts again" if name == CONFIG else "delete it, and --resume makes it again"
+        return hosts.broadcast(lambda: read_json(self.path / name, mend))
 
     def write(self, name: str, value: Any) -> None:
         """Replace the JSON file ``name``."""
@@ -107,6 +109,10 @@ class Workdir:
                     note = f"this run was started with {name} {was!r}, now it is {value!r}: its bits may differ"
                     print(note, file=sys.stderr)
         elif resume:
+            if self.has(CHECKPOINTS):
+                raise RequestError(
+                    f"{self.path} has checkpoints but no {CONFIG}: restore it, or give another --workdir"
+                )
             self.warn_nothing_to_resume(CONFIG)
         if before is None or before != json.loads(json.dumps(config)):
             self.write(CONFIG, config)
@@ -183,10 +189,12 @@ def refuse_read_only(path: Path, option: str) -> None:
 
 
 def _is_ours(config: Path) -> bool:
-    """Return whether one of our runners wrote ``config``."""
+    """Return whether one of our runners wrote ``config``, which may be damaged beside checkpoints."""
     try:
         content = json.loads(config.read_text())
-    except (OSError, ValueError):
+    except ValueError:
+        return _only_checkpoints(config.with_name(CHECKPOINTS)) and config.with_name(CHECKPOINTS).is_dir()
+    except OSError:
         return False
     return isinstance(content, dict) and "schema" in content
 
@@ -233,36 +241,6 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
                 f"cannot resume with another configuration: {name} was {json.dumps(old.get(name))}, now it is "
                 f"{json.dumps(new.get(name))}; give {mend}, or another --workdir"
             )
-
-
-def read_json(path: Path, mend: str = "--overwrite starts again") -> Any:
-    """Return the JSON in ``path``, or None if it does not exist. Raise RequestError, ending with ``mend``, if it is not
-    JSON."""
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise RequestError(f"{path} cannot be read ({error.strerror}): give another path") from error
-    except ValueError as error:
-        raise RequestError(f"{path} is damaged ({error}): {mend}") from error
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Replace the JSON file ``path``."""
-    with replaced(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that replaces ``path`` when the block succeeds, so that ``path`` is always complete."""
-    temporary = path.with_name(f".tmp-{path.name}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _locked(path: Path) -> int:

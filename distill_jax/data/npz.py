@@ -41,7 +41,7 @@ def read_npz(path: Path, only: Sequence[str] = ()) -> Dataset:
         raise RequestError(f"no file {path}: check the path after npz:") from None
     except OSError as error:
         raise RequestError(f"cannot read {path} ({reason(error)}): check the file") from error
-    except (ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise RequestError(f"{path} is damaged or holds pickled objects ({reason(error)}): write it again") from error
     names = arrays.pop("class_names", None)
     if names is not None and (names.ndim != 1 or names.dtype.kind not in "US"):

@@ -106,7 +106,7 @@ def read(
     card = _read_card(folder)
     try:
         contents = form.read(files)
-    except RequestError:
+    except (RequestError, MemoryError):
         raise
     except Exception as error:  # a reader may raise any exception for a damaged file
         raise RequestError(
