@@ -67,12 +67,11 @@ class DistilledSet:
         classes, ipc = images.shape[:2]
         flat = np.asarray(images, np.float32).reshape(-1, *images.shape[2:])
         labels = np.repeat(np.arange(classes, dtype=np.int32), ipc)
-        pixel = parameterisation.space == "pixel"
         card = {
             "schema": SCHEMA,
             "class_names": list(class_names),
             "space": parameterisation.space,
-            "range": [0.0, 1.0] if pixel and flat.min() >= 0 and flat.max() <= 1 else None,
+            "range": [0.0, 1.0] if parameterisation.space == "pixel" and flat.min() >= 0 and flat.max() <= 1 else None,
             "mean": np.asarray(normaliser.mean).tolist(),
             "std": np.asarray(normaliser.std).tolist(),
             **decode,

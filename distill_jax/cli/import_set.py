@@ -39,6 +39,8 @@ class ImportSet:
     dataset: Annotated[str | None, arg(metavar="DATASET")] = None
     """real data set, which provides the class names and, for sets in pixel space, mean and std"""
     subset: Subset = None
+    side: Annotated[int | None, arg(metavar="INT")] = None
+    """side in pixels to which photographs of DATASET are resized and cropped"""
     class_names: Annotated[tuple[str, ...] | None, arg(metavar="NAME [NAME ...]")] = None
     """class names in the order of the labels"""
     mean: Annotated[tuple[float, ...] | None, arg(metavar="FLOAT [FLOAT ...]")] = None
@@ -63,12 +65,18 @@ def run(argv: list[str]) -> None:
     if only and not options.dataset:
         raise RequestError("--subset needs a data set: add --dataset, or give the names as --class-names")
     fields = {key: getattr(options, key) for key in ("class_names", "mean", "std", "factor", "space")}
-    data = read_data(options.dataset, only=only) if options.dataset else None
+    data = read_data(options.dataset, options.side, only) if options.dataset else None
     try:
         distilled = read(form, *options.paths, **fields, dataset=data)
     except RequestError as error:  # the message names fields, not options
         message = re.sub(r"\bgive (?:the )?(mean|std|factor|space)\b", r"give --\1", str(error))
         raise RequestError(message.replace("class_names", "--class-names")) from error
+    if data is not None and data.shape != distilled.shape:
+        real, ours = ("x".join(map(str, shape)) for shape in (data.shape, distilled.shape))
+        raise RequestError(
+            f"{options.dataset} has images {real}, but the set {ours}: add --side {distilled.shape[0]} for photographs, "
+            "or give the data set that the set was made from"
+        )
     about = {"imported": options.format} | ({"dataset": options.dataset} if options.dataset else {})
     about |= {"subset": list(only)} if only else {}
     distilled = distilled.with_card(**{**about, **distilled.card})

@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, make_dataclass
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
@@ -25,6 +26,13 @@ Options = TypeVar("Options")
 SHORT_HELP = {"-h", "--help"}
 OF_COMMAND = ("--seed", "--workdir", "--resume", "--overwrite")
 """options of ``distill`` that commands with many runs set themselves"""
+
+
+def invocation(command: str) -> list[str]:
+    """Return the words that start ``command`` here: the installed program, or a module of the clone."""
+    if Path(sys.argv[0]).name == "distill-jax":
+        return ["distill-jax", *command.split()]
+    return ["python", "-m", *f"experiments.{command}".split()]
 
 
 class MissingWords(RequestError):
@@ -50,7 +58,7 @@ def parsed(
 
     Raise RequestError if ``argv`` is invalid, and SystemExit (code 0) after ``--help``.
     """
-    prog = f"python -m experiments.{command}"
+    prog = " ".join(invocation(command))
     about = description or inspect.getdoc(options)
     words = ["--help" if word == "--help-all" else word for word in argv]
     if not SHORT_HELP & set(words):

@@ -22,7 +22,7 @@ from tyro.conf import Positional, arg
 from distill_jax.cli import display
 from distill_jax.cli.atomic import read_json
 from distill_jax.cli.image_grid import draw
-from distill_jax.cli.parser import parsed
+from distill_jax.cli.parser import invocation, parsed
 from distill_jax.cli.process import run_command
 from distill_jax.cli.workdir import CONFIG, DISTILLED, EVALUATION, GRID, METRICS, REPORT, RESULT, Workdir
 from distill_jax.distilled import DistilledSet
@@ -75,6 +75,7 @@ def _page(path: Path) -> str:
         progress=_progress(path),
         evaluations=_evaluations(path, distilled),
         versions=f"jax {where['jax']}, Python {where['python']}, commit {where['commit'] or 'unknown'}",
+        export=" ".join(invocation("export")),
         configuration=json.dumps(result["config"], indent=2),
     )
 

@@ -17,6 +17,7 @@ from tyro.conf import FlagCreatePairsOff, arg
 
 from distill_jax import hosts
 from distill_jax.checkpoint import Checkpoints
+from distill_jax.cli.parser import invocation
 from distill_jax.cli.process import Interrupted, Interrupts
 from distill_jax.cli.workdir import new_folder, refuse_empty, refuse_used
 from distill_jax.run import Block, Callback
@@ -57,7 +58,7 @@ class Resumable:
 
 def command_line(runner: str, argv: Sequence[str]) -> str:
     """Return the command line without --resume and --overwrite."""
-    return shlex.join(["python", "-m", f"experiments.{runner}", *(word for word in argv if word not in AGAIN)])
+    return shlex.join([*invocation(runner), *(word for word in argv if word not in AGAIN)])
 
 
 @contextmanager
@@ -74,7 +75,7 @@ def resumable(runner: str, argv: Sequence[str], path: Path) -> Iterator[None]:
             words[end:end] = ["--workdir", str(path)]
         end = words.index("--") if "--" in words else len(words)
         words[end:end] = ["--resume"]
-        print(f"to resume: {shlex.join(['python', '-m', f'experiments.{runner}', *words])}", file=sys.stderr)
+        print(f"to resume: {shlex.join([*invocation(runner), *words])}", file=sys.stderr)
         raise
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from distill_jax.cli.comparison import Point
 from distill_jax.cli.display import plus_minus
+from distill_jax.cli.parser import invocation
 from distill_jax.cli.process import environment
 from distill_jax.cli.score import interval, summary
 from distill_jax.published.tables import Acceleration, Cell, Table
@@ -103,7 +104,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _command(outcome: Outcome) -> str:
-    return shlex.join(["python", "-m", "experiments.distill", *outcome.words])
+    return shlex.join([*invocation("distill"), *outcome.words])
 
 
 # ------------------------------------------------------------------ Markdown

@@ -10,6 +10,7 @@ import numpy as np
 
 from distill_jax.cli import arguments, config, display
 from distill_jax.cli.arguments import Request
+from distill_jax.cli.parser import invocation
 from distill_jax.cli.score import summary
 from distill_jax.cli.setup import Setup
 from distill_jax.cli.workdir import TUNED, TUNING, TUNING_PLOT, Workdir, flat
@@ -81,7 +82,7 @@ def written(
 
     workdir.write_picture(TUNING_PLOT, draw_rungs(title, rows))
     file = workdir.path / TUNED
-    command = ["python", "-m", "experiments.distill", setup.method, setup.dataset, *side, "--config", str(file)]
+    command = [*invocation("distill"), setup.method, setup.dataset, *side, "--config", str(file)]
     won = ", ".join(f"{name} {value:g}" for name, value in best.point.items())
     return [
         *_table(rows, names),
