@@ -105,6 +105,12 @@ def test_export_and_import_on_the_command_line(tmp_path: Path, capsys: pytest.Ca
     assert import_set.main([*told, "--factor", "2", "--out", str(other)]) == 0
     assert DistilledSet.load(other).card["mean"] == [0.5, 0.5, 0.5]
     assert import_set.main([*told, "--factor", "2", "--out", str(other)]) == 2
+    capsys.readouterr()
+    images, labels = np.zeros((3, 8, 8, 3), np.uint8), np.arange(3)
+    np.savez(tmp_path / "small.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    line = ["idc", str(tmp_path / "out" / "data.pt"), "--factor", "2", "--dataset", f"npz:{tmp_path}/small.npz"]
+    assert import_set.main([*line, "--out", str(tmp_path / "small-set.npz")]) == 2
+    assert "has images 8x8x3, but the set 9x9x3: add --side 9" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def run(argv: list[str]) -> None:
     if data is not None and data.shape != distilled.shape:
         real, ours = ("x".join(map(str, shape)) for shape in (data.shape, distilled.shape))
         raise RequestError(
-            f"{options.dataset} has images {real}, but the set {ours}: add --side {distilled.shape[0]} for photographs, "
+            f"{options.dataset} has images {real}, but the set {ours}: add --side {distilled.shape[0]} for photographs "
             "or give the data set that the set was made from"
         )
     about = {"imported": options.format} | ({"dataset": options.dataset} if options.dataset else {})
