@@ -161,7 +161,10 @@ def check_pool(about: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     Nested dicts are compared field by field. Fields that are not in ``expected`` are ignored.
     """
     for name, want, got in _differences(json.loads(json.dumps(dict(expected))), about, ""):
-        raise RequestError(f"the pool of models is for another run: {name} is {got}, not {want}; pretrain another pool")
+        hint = " with the same data, --seed and --eval-every" if name == "data" else ""
+        raise RequestError(
+            f"the pool of models is for another run: {name} is {got}, not {want}; pretrain another pool{hint}"
+        )
 
 
 def _differences(want: Any, got: Any, name: str) -> Iterator[tuple[str, str, str]]:

@@ -36,6 +36,15 @@ def test_a_second_start_decodes_nothing(tmp_path: Path, decoded: list[Path]) -> 
     assert len(decoded) == 40
 
 
+def test_the_default_side_is_decoded_once(tmp_path: Path, decoded: list[Path]) -> None:
+    """``evaluate`` asks for the side of the set, which ``distill`` may have left to the default."""
+    first = load(f"folder:{album(tmp_path)}")
+    again = load(f"folder:{tmp_path}", first.shape[0])
+    assert len(decoded) == 20 and again.fingerprint == first.fingerprint
+    load(f"folder:{tmp_path}", first.shape[0] // 2)
+    assert len(decoded) == 40
+
+
 def test_changed_files_are_decoded_anew(tmp_path: Path, decoded: list[Path]) -> None:
     first = load(f"folder:{album(tmp_path)}", 8)
     os.utime(tmp_path / "ant" / "00.png", ns=(1, 1))

@@ -29,15 +29,17 @@ def folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "distill_jax" / "data"
 
 
-def read(path: Path, key: str) -> Dataset | None:
+def read(path: Path, key: str, side: int | None = None) -> Dataset | None:
     """Return the data set that ``write`` stored in ``path``, a .npy file. Return None if no entry exists, if its key is
-    not ``key``, or if any part of it is damaged."""
+    not ``key``, if its images do not have the ``side``, or if any part of it is damaged."""
     try:
         digest, _, text = path.with_suffix(".json").read_text().partition("\n")
         about = json.loads(text)
         if about["key"] != key or digest != _digest(text):
             return None
         images = np.asarray(np.load(path, mmap_mode="r"))
+        if side is not None and images.shape[1] != side:
+            return None
         count, labels = about["train"], np.array(about["labels"], np.int32)
         parts = images[:count], labels[:count], images[count : len(labels)], labels[count:]
         data = Dataset.from_arrays(about["name"], *parts, about["class_names"])

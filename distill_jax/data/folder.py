@@ -73,6 +73,8 @@ def read_folder(root: Path, side: int | None = None, only: Sequence[str] = (), t
     files = _list_files(root, only)
     path, key = _cache_path(files, side), _cache_key(files, side)
     data = cache.read(path, key)
+    if data is None and side is not None:  # reading without --side may have decoded the same images
+        data = cache.read(_cache_path(files, None), _cache_key(files, None), side)
     if data is not None:
         return data
     plan = plan_decoding(files.paths, side)
