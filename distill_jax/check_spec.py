@@ -20,9 +20,10 @@ def validate(value: Choice, path: str = "") -> None:
     """Raise RequestError, naming the field, if a number in ``value`` or in a nested choice is invalid."""
     for field in fields(value):  # type: ignore[arg-type]
         part, name = getattr(value, field.name), path + field.name
+        numbers = [x for x in (part if isinstance(part, tuple) else (part,)) if isinstance(x, float)]
         if isinstance(part, Choice):
             validate(part, f"{name}.")
-        elif not all(math.isfinite(x) for x in (part if isinstance(part, tuple) else [part]) if isinstance(x, float)):
+        elif not all(map(math.isfinite, numbers)):
             raise RequestError(f"{name} is {part}: give finite numbers")
         elif isinstance(part, int) and part > MAX_COUNT:
             raise RequestError(f"{name} is {part}: give at most {MAX_COUNT}")

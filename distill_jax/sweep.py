@@ -22,7 +22,7 @@ from distill_jax.evaluation import Sets
 from distill_jax.platform import on_cpu
 from distill_jax.run import DEFAULT_SIZE, BlockSize, Callback, host_loop
 from distill_jax.spec import CHOICES, Spec, as_arrays
-from distill_jax.teachers import probabilities
+from distill_jax.teachers import with_labels
 from distill_jax.types import Array, Choice, RequestError, TrainSet, near_miss
 
 
@@ -172,7 +172,5 @@ def training_sets(problems: Problem, states: State, repeats: int) -> Sets:
     count, size = sets.targets.shape[:2]
     rows = jnp.arange(count * size, dtype=jnp.int32).reshape(count, size)
     store = TrainSet(*(a.reshape(-1, *a.shape[2:]) for a in sets))
-    teachers = spec.models.teachers(problems.pool) if spec.labels.from_teachers else None
-    if teachers is not None:
-        store = store._replace(targets=jnp.asarray(probabilities(problems.net, teachers, store.images)))
+    store = with_labels(store, spec, problems.net, problems.pool)
     return Sets(store, jnp.repeat(rows, repeats, axis=0), learned_rates(states, repeats))

@@ -10,7 +10,8 @@ import numpy as np
 
 from distill_jax.distilled import DistilledSet
 from distill_jax.micro_batches import forward_batch
-from distill_jax.types import Array, Model, Net
+from distill_jax.spec import Spec
+from distill_jax.types import Array, Model, Net, PyTree, TrainSet
 
 AT_ONCE = 256
 """maximum number of images held in float32 at a time"""
@@ -20,6 +21,12 @@ def with_teacher_labels(distilled: DistilledSet, net: Net, teachers: Model) -> D
     """Return ``distilled`` with soft labels: the mean class probabilities of the ``teachers``, Model[P], for each
     decoded image. The teachers are in evaluation mode and the images are not augmented."""
     return distilled.with_soft(probabilities(net, teachers, distilled.arrays()[0]))
+
+
+def with_labels(made: TrainSet, spec: Spec, net: Net, pool: PyTree) -> TrainSet:
+    """Return ``made`` with the probabilities of the ``pool``'s networks as targets if ``spec`` asks for soft labels."""
+    teachers = spec.models.teachers(pool) if spec.labels.from_teachers else None
+    return made if teachers is None else made._replace(targets=jnp.asarray(probabilities(net, teachers, made.images)))
 
 
 def probabilities(net: Net, teachers: Model, images: np.ndarray | Array) -> np.ndarray:

@@ -227,6 +227,7 @@ def _write(
 
 
 def _plain(value: Value) -> float | str:
+    """Return ``value`` for a CSV file: numbers with all digits."""
     return display.setting(value) if isinstance(value, bool) else value
 
 

@@ -194,7 +194,7 @@ def _write(workdir: Workdir, setup: Setup, figures: Mapping[str, Any]) -> str:
     workdir.write_text(ANALYSIS_TEXT, page)
     from distill_jax.cli.evidence_plot import draw  # matplotlib takes half a second to import
 
-    title = f"{setup.method} on {setup.dataset.rstrip('/').rpartition('/')[2]}"
+    title = f"{setup.method} on {display.last_part(setup.dataset)}"
     workdir.write_picture(ANALYSIS_PLOT, draw(title, figures))
     return text
 

@@ -77,6 +77,7 @@ def with_nested(
 
 
 def _without(argv: Sequence[str], option: str) -> list[str]:
+    """Return ``argv`` without ``option`` and its value."""
     words = [word for word in argv if not word.startswith(f"{option}=")]
     while option in words:
         at = words.index(option)

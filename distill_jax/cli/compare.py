@@ -118,7 +118,7 @@ def _write(workdir: Workdir, options: Compare, curves: Curves, command: str) -> 
     if options.points > 1:
         from distill_jax.cli.plot import draw_curves  # matplotlib takes half a second to import
 
-        title = f"{options.dataset.rstrip('/').rpartition('/')[2]}, {options.seeds} seed{'s' * (options.seeds > 1)}"
+        title = f"{display.last_part(options.dataset)}, {options.seeds} seed{'s' * (options.seeds > 1)}"
         scored = f"{'held-out' if options.held_out else 'test'} accuracy, %"
         workdir.write_picture(COMPARED_PLOT, draw_curves(title, scored, curves))
 

@@ -20,7 +20,7 @@ from distill_jax.distill import Problem, State, init_state
 from distill_jax.evaluation import Sets
 from distill_jax.run import Block, BlockSize, prepare, run
 from distill_jax.spec import Spec
-from distill_jax.teachers import probabilities
+from distill_jax.teachers import with_labels
 from distill_jax.types import Array, Model, RequestError, TrainSet, require_at_least
 
 DRAWS = 20
@@ -166,7 +166,4 @@ def training_set(problem: Problem, state: State) -> TrainSet:
     """Return the training set of ``state`` in network space, with the kind of labels that the spec names."""
     spec = problem.spec
     made = final_set(spec.parameterisation, state.synthetic, problem.data)
-    teachers = spec.models.teachers(problem.pool) if spec.labels.from_teachers else None
-    if teachers is None:
-        return made
-    return made._replace(targets=jnp.asarray(probabilities(problem.net, teachers, made.images)))
+    return with_labels(made, spec, problem.net, problem.pool)

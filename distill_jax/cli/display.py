@@ -131,6 +131,11 @@ def table(rows: Sequence[Sequence[str]], numbers: bool = False) -> list[str]:
     return [line(row).rstrip() for row in rows]
 
 
+def last_part(path: str) -> str:
+    """Return the last part of a data set's name, which may be a path, for titles."""
+    return path.rstrip("/").rpartition("/")[2]
+
+
 def setting(value: float | str | bool) -> str:
     """Return a value as it stands on the command line."""
     return str(value).lower() if isinstance(value, bool) else value if isinstance(value, str) else f"{value:g}"

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from distill_jax.cli.display import last_part
 from distill_jax.distilled import DistilledSet
 
 SHOWN = 10
@@ -118,7 +119,7 @@ def _across(strips: int, cell: tuple[int, int]) -> int:
 
 def _title(distilled: DistilledSet, shown: int) -> tuple[str, str]:
     card = distilled.card
-    first = " ".join(str(card[key]).rstrip("/").rpartition("/")[2] for key in ("method", "dataset") if card.get(key))
+    first = " ".join(last_part(str(card[key])) for key in ("method", "dataset") if card.get(key))
     ipc = len(distilled.images) // distilled.classes
     stored = f"{ipc} stored image{'s' * (ipc > 1)} per class"
     if ipc > shown:

@@ -16,12 +16,12 @@ from typing import Annotated, Any
 from tyro.conf import arg
 
 from distill_jax import hosts
-from distill_jax.checkpoint import load_pool, save_pool
+from distill_jax.checkpoint import check_pool, load_pool, save_pool
 from distill_jax.cli import arguments, display
 from distill_jax.cli.launch import OnHosts
 from distill_jax.cli.process import Clock, Interrupts, run_command
 from distill_jax.cli.resume import Resumable, resumable
-from distill_jax.cli.setup import Setup, make_pool, read_pool, refuse_different, set_up
+from distill_jax.cli.setup import Setup, make_pool, refuse_different, set_up
 from distill_jax.cli.workdir import CONFIG, MEMBERS, POOL, new_folder, open_workdir
 from distill_jax.formats import pool_from_torch
 from distill_jax.types import Model, RequestError
@@ -55,8 +55,9 @@ def run(argv: list[str]) -> None:
     with open_workdir(path) as workdir, Interrupts() as interrupts, resumable("pretrain", argv, path):
         hosts.broadcast(lambda: _refuse_used(path, options))
         if options.resume and workdir.has(POOL):
-            read_pool(setup, path / POOL)
-            _check_made(load_pool(path / POOL)[1], setup, options)
+            _, about = load_pool(path / POOL)
+            check_pool(about, setup.describe_pool())
+            _check_made(about, setup, options)
             print(f"already finished: {path / POOL}")
             return
         if options.resume and not workdir.has(MEMBERS) and hosts.is_first():

@@ -66,7 +66,7 @@ def _page(path: Path) -> str:
     environment = Environment(loader=PackageLoader("distill_jax.cli", "."), autoescape=True, trim_blocks=True)
     environment.filters |= {"plus_minus": display.plus_minus, "duration": display.duration, "size": display.size}
     return environment.get_template("report.html.j2").render(
-        title=f"{result['method']} on {result['dataset'].rstrip('/').rpartition('/')[2]}",
+        title=f"{result['method']} on {display.last_part(result['dataset'])}",
         shape="x".join(map(str, distilled.shape)),
         accuracies=[(names[name], images.get(name, ""), of) for name, of in scored.items() if of is not None],
         result=result,

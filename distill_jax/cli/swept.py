@@ -73,6 +73,7 @@ def only_numbers(name: str, values: Sequence[Value]) -> list[float]:
 
 
 def _flags(name: str, values: Sequence[Value]) -> list[Value]:
+    """Return the values of a flag. Raise RequestError if one is neither true nor false."""
     words = [str(value).lower() for value in values]
     if not {"true", "false"} >= set(words):
         raise RequestError(f"{name} is {' '.join(words)}: a flag takes the values true false")

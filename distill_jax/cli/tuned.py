@@ -77,7 +77,7 @@ def written(
         lines.append([row.rung, row.step, *(row.point[name] for name in names), *figures, row.loss])
     workdir.write_rows(TUNING, lines)
     workdir.write(TUNED, {**settings, **best.point})
-    title = f"{setup.method} on {setup.dataset.rstrip('/').rpartition('/')[2]}, {setup.spec.ipc} per class"
+    title = f"{setup.method} on {display.last_part(setup.dataset)}, {setup.spec.ipc} per class"
     from distill_jax.cli.plot import draw_rungs  # matplotlib takes half a second to import
 
     workdir.write_picture(TUNING_PLOT, draw_rungs(title, rows))
