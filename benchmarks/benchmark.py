@@ -24,10 +24,10 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from benchmarks.kmeans import time_kmeans
 from benchmarks.step import NETWORKS, SIZES, Step, evaluation, group_filters, step
-from distill_jax.cli.choices import choose
-from distill_jax.cli.display import table
-from distill_jax.cli.parser import parsed
-from distill_jax.cli.process import run_command
+from distill_jax.cli.output.display import table
+from distill_jax.cli.process.run_command import run_command
+from distill_jax.cli.request.choices import choose
+from distill_jax.cli.request.parser import parsed
 from distill_jax.spec import CHOICES
 from distill_jax.types import RequestError
 

@@ -27,7 +27,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from benchmarks.gpu_report import report
-from distill_jax.cli.process import run_command
+from distill_jax.cli.process.run_command import run_command
 from distill_jax.types import RequestError
 
 GRACE = 60.0

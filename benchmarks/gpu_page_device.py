@@ -4,7 +4,7 @@ import json
 import time
 from importlib import metadata, util
 
-from distill_jax.cli.process import environment
+from distill_jax.cli.process.clock import environment
 
 if __name__ == "__main__":
     torch = metadata.version("torch") if util.find_spec("torch") else None

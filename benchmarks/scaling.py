@@ -14,10 +14,11 @@ from typing import Any
 
 import jax
 
-from distill_jax.cli import display, explain
-from distill_jax.cli.backend import share_processors
-from distill_jax.cli.cost import Cost, cost
-from distill_jax.cli.memory import real_shapes, shapes
+from distill_jax.cli import explain
+from distill_jax.cli.cost.jaxpr import Cost, cost
+from distill_jax.cli.cost.memory import real_shapes, shapes
+from distill_jax.cli.output import display
+from distill_jax.cli.process.backend import share_processors
 from distill_jax.data.known import SHAPES, TRAINING_IMAGES
 from distill_jax.platform import compiled_for
 from distill_jax.recipes import RECIPE_OF, resolve

@@ -20,7 +20,7 @@ from scipy.stats import spearmanr
 from tyro.conf import Positional
 
 from distill_jax.augment import Siamese
-from distill_jax.cli.backend import compile_faster
+from distill_jax.cli.process.backend import compile_faster
 from distill_jax.data import Dataset, load
 from distill_jax.distilled import DistilledSet
 from distill_jax.evaluation import Protocol, Sets, test_accuracies, train_networks

@@ -10,11 +10,12 @@ from dataclasses import replace
 
 import jax
 
-from distill_jax.cli import fit
-from distill_jax.cli.devices import DEVICES
-from distill_jax.cli.hlo import parsed
-from distill_jax.cli.memory import real_shapes, shapes
-from distill_jax.cli.roofline import Roofline
+from distill_jax.cli.cost import fit
+from distill_jax.cli.cost.devices import DEVICES
+from distill_jax.cli.cost.hlo import parsed
+from distill_jax.cli.cost.memory import shapes
+from distill_jax.cli.cost.roofline import Roofline
+from distill_jax.cli.cost.shapes import real_shapes
 from distill_jax.platform import compiled_for
 from distill_jax.recipes import resolve
 

@@ -23,8 +23,9 @@ from distill_jax.axes.models.pools import _epoch
 from distill_jax.axes.selector.rules import choose, representatives
 from distill_jax.cli import distill as runner
 from distill_jax.cli import explain
-from distill_jax.cli.backend import trace_faster
-from distill_jax.cli.memory import real_shapes, shapes
+from distill_jax.cli.cost.memory import shapes
+from distill_jax.cli.cost.shapes import real_shapes
+from distill_jax.cli.process.backend import trace_faster
 from distill_jax.data import Dataset
 from distill_jax.distill import init_state, inner_step, run_block
 from distill_jax.evaluation import IDC_PROTOCOL, Sets, test_accuracies, train_networks

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from distill_jax import distill, evaluation, sweep
-from distill_jax.cli import ablate, arguments
-from distill_jax.cli.plot import draw
-from distill_jax.cli.swept import parse, take_swept
+from distill_jax.cli import ablate
+from distill_jax.cli.ablation.picture import draw
+from distill_jax.cli.ablation.swept import parse, take_swept
+from distill_jax.cli.request import arguments
 from tests.tiny import count_calls
 
 SMALL = """
@@ -155,12 +156,14 @@ def test_settings_that_change_the_program_run_one_after_the_other(tmp_path: Path
 
 
 def test_names_and_flags_run_one_after_the_other(tmp_path: Path, capsys):
-    swept = "--objective.metric mse cos --objective.bias true false"
-    assert ablate.main([*SMALL.split(), *swept.split(), "--workdir", str(tmp_path / "run")]) == 0
-    assert "objective.bias: true false (one after the other)" in capsys.readouterr().out
+    swept = "--init random noise --selector.cycle true false"
+    small = """dm digits --seeds 2 --repeats 1 --outer-steps 1 --inner-steps 2 --net.width 4 --net.depth 1
+        --augment none --protocol.epochs 1 --protocol.augment none --selector.batch 4"""
+    assert ablate.main([*small.split(), *swept.split(), "--workdir", str(tmp_path / "run")]) == 0
+    assert "selector.cycle: true false (one after the other)" in capsys.readouterr().out
     with (tmp_path / "run" / "ablation.csv").open() as file:
-        lines = [(row["objective.metric"], row["objective.bias"], row["loss"]) for row in csv.DictReader(file)]
-    assert [line[:2] for line in lines[::2]] == [(m, b) for m in ("mse", "cos") for b in ("true", "false")]
+        lines = [(row["init"], row["selector.cycle"], row["loss"]) for row in csv.DictReader(file)]
+    assert [line[:2] for line in lines[::2]] == [(i, c) for i in ("random", "noise") for c in ("true", "false")]
     assert len({loss for *_, loss in lines}) == 8
 
 

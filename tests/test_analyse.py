@@ -8,7 +8,9 @@ import pytest
 
 from distill_jax import analysis
 from distill_jax.axes.selector import RandomBatch
-from distill_jax.cli import analyse, evidence, resume
+from distill_jax.cli import analyse
+from distill_jax.cli.evidence import phases as evidence
+from distill_jax.cli.session import resume
 from distill_jax.data import Dataset, load
 from distill_jax.types import choice
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from distill_jax.cli import distill, evaluate, pretrain
-from distill_jax.cli.workdir import open_workdir
+from distill_jax.cli.session.workdir import open_workdir
 from distill_jax.distilled import DistilledSet
 from tests.tiny import NET, POOL, TINY
 

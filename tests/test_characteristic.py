@@ -20,7 +20,7 @@ from distill_jax.axes.parameterisation import MultiFormation
 from distill_jax.axes.perturb import Directions
 from distill_jax.axes.selector import Representative
 from distill_jax.check_spec import check
-from distill_jax.cli.arguments import Common, parse
+from distill_jax.cli.request.arguments import Common, parse
 from distill_jax.distill import init_state, run_block
 from distill_jax.methods import METHODS
 from distill_jax.nets import ConvNet, from_torch

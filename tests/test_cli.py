@@ -11,9 +11,9 @@ from distill_jax.axes.models import EarlyStagePool, RandomInit
 from distill_jax.axes.objective import GradientMatching
 from distill_jax.axes.optimiser import SGD, Adam
 from distill_jax.axes.perturb import Directions
-from distill_jax.cli import arguments
-from distill_jax.cli.choices import choice_name
-from distill_jax.cli.process import run_command
+from distill_jax.cli.process.run_command import run_command
+from distill_jax.cli.request import arguments
+from distill_jax.cli.request.choices import choice_name
 from distill_jax.contracts import ClassObjective
 from distill_jax.evaluation import PROTOCOLS
 from distill_jax.methods import ACC_DD, PRESETS

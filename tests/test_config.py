@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from distill_jax.cli import ablate, arguments, tuned
+from distill_jax.cli import ablate
 from distill_jax.cli.distill import Distill
-from distill_jax.cli.setup import set_up
+from distill_jax.cli.request import arguments
+from distill_jax.cli.session.setup import set_up
 from distill_jax.cli.tune import Tune
+from distill_jax.cli.tuning import result as tuned
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distill_jax.cli import distill, evaluate, explain, read_data
+from distill_jax.cli import distill, evaluate, explain
+from distill_jax.cli.request import read_data
 from distill_jax.data import load, photos
 from tests.test_data import refused
 
@@ -220,7 +221,7 @@ def test_one_image_cannot_be_split(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ runners
 
 TINY = ["--ipc", "1", "--outer-steps", "1", "--inner-steps", "1", "--net.width", "4", "--net.depth", "1"]
-TINY += ["--repeats", "1", "--protocol.epochs", "1"]
+TINY += ["--repeats", "1", "--protocol.epochs", "1", "--augment", "none", "--protocol.augment", "none"]
 
 
 def test_forty_photographs_are_distilled_and_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,8 +13,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from distill_jax.cli import compiler, explain
-from distill_jax.cli.devices import DEVICES
+from distill_jax.cli import explain
+from distill_jax.cli.cost import compiler
+from distill_jax.cli.cost.devices import DEVICES
 
 H100 = DEVICES["h100"]
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from distill_jax.cli import display
+from distill_jax.cli.output import display
 from distill_jax.recipes import resolve
 
 

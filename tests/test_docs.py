@@ -25,10 +25,12 @@ from PIL import Image
 from distill_jax import DistilledSet, load, recipes, sweep
 from distill_jax.axes.objective import GradientMatching
 from distill_jax.check_spec import validate
-from distill_jax.cli import arguments, distill
-from distill_jax.cli.entrants import Compare, Entrant
-from distill_jax.cli.swept import take_swept
-from distill_jax.cli.table_plan import Reproduce, planned
+from distill_jax.cli import distill
+from distill_jax.cli.ablation.swept import take_swept
+from distill_jax.cli.cost.shapes import Explain
+from distill_jax.cli.request import arguments
+from distill_jax.cli.tables.entrants import Compare, Entrant
+from distill_jax.cli.tables.plan import Reproduce, planned
 from distill_jax.recipes import Experiment
 from tests.tiny import ROOT
 
@@ -90,7 +92,8 @@ def split_command(command: str) -> tuple[ModuleType, list[str]]:
 def parsed(module: ModuleType, argv: list[str]) -> Experiment | None:
     """Parse ``argv`` with the command's own parser, whose options are a dataclass with the command's name."""
     name = module.__name__.rpartition(".")[2]
-    options: Any = Compare if name == "reproduce" else getattr(module, name.title().replace("_", ""))
+    elsewhere = {"reproduce": Compare, "explain": Explain}
+    options: Any = elsewhere.get(name) or getattr(module, name.title().replace("_", ""))
     swept, argv = take_swept(argv) if name == "ablate" else ({}, argv)
     if issubclass(options, arguments.Common):
         _, _, experiment = arguments.parse(argv, options)

@@ -12,7 +12,7 @@ import pytest
 
 from distill_jax.axes.parameterisation import Pixels
 from distill_jax.cli import evaluate
-from distill_jax.cli.score import interval, summary
+from distill_jax.cli.session.score import interval, summary
 from distill_jax.data import load
 from distill_jax.distilled import DistilledSet
 from distill_jax.evaluation import Protocol, repeated

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from distill_jax.checkpoint import check_pool
-from distill_jax.cli import ablate, analyse, arguments, distill
+from distill_jax.cli import ablate, analyse, distill
 from distill_jax.cli.distill import Distill
-from distill_jax.cli.setup import set_up
+from distill_jax.cli.request import arguments
+from distill_jax.cli.session.setup import set_up
 from distill_jax.methods import METHODS, PRESETS
 from tests.tiny import NET
 

@@ -12,7 +12,7 @@ import pytest
 from distill_jax.axes.init import RandomReal
 from distill_jax.axes.optimiser import Adam
 from distill_jax.cli import explain
-from distill_jax.cli.cost import Cost, cost
+from distill_jax.cli.cost.jaxpr import Cost, cost
 from distill_jax.contracts import Optimiser
 from distill_jax.methods import METHODS
 from distill_jax.nets.conv import conv2d

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from distill_jax import hosts
-from distill_jax.cli import launch
-from distill_jax.cli.process import run_command
+from distill_jax.cli.process import launch
+from distill_jax.cli.process.run_command import run_command
 from distill_jax.types import RequestError
 from tests.on_devices import run_tiny
 from tests.test_mesh import on

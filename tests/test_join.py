@@ -12,8 +12,8 @@ import pytest
 
 from distill_jax.check_spec import check
 from distill_jax.cli import distill, evaluate, explain, join
-from distill_jax.cli.atomic import read_json
-from distill_jax.cli.workdir import RESULT
+from distill_jax.cli.session.atomic import read_json
+from distill_jax.cli.session.workdir import RESULT
 from distill_jax.data import digits
 from distill_jax.distill import init_state, matching
 from distill_jax.distilled import DistilledSet

@@ -15,8 +15,15 @@ ORDER = [
 ]  # fmt: skip
 """the modules and packages of ``distill_jax``; each imports only from itself and from earlier ones"""
 
+CLI_ORDER = [
+    "process", "output", "request", "cost", "session", "ablation", "tuning", "evidence", "COMMANDS", "tables",
+    "reproduce", "main",
+]  # fmt: skip
+"""the folders of ``distill_jax.cli``, and where its commands stand among them"""
+
 PACKAGES = ["distill_jax", "benchmarks", "experiments"]
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+CLI = [path for path in FILES if path.is_relative_to(ROOT / "distill_jax" / "cli")]
 LIBRARY = [path for path in FILES if path.relative_to(ROOT).parts[0] == "distill_jax" and "cli" not in path.parts]
 
 
@@ -56,6 +63,17 @@ def test_nothing_is_imported_from_above(path: Path) -> None:
     for name in imports(path):
         if name[0] in PACKAGES and name[:2] != mine[:2]:
             assert rank(name) <= rank(mine), f"{named(path)} imports {'.'.join(name)}, which stands above it"
+
+
+@pytest.mark.parametrize("path", CLI, ids=named)
+def test_no_folder_of_cli_imports_from_a_later_one(path: Path) -> None:
+    def place(name: tuple[str, ...]) -> int:
+        return CLI_ORDER.index(name[2] if name[2] in CLI_ORDER else "COMMANDS")
+
+    mine = module(path)
+    for name in imports(path):
+        if name[:2] == ("distill_jax", "cli") and len(name) > 2 and len(mine) > 2:
+            assert place(name) <= place(mine), f"{named(path)} imports {'.'.join(name)}, which stands above it"
 
 
 def test_every_module_has_its_place() -> None:

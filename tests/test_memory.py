@@ -8,7 +8,10 @@ from typing import Any
 import jax
 import pytest
 
-from distill_jax.cli import arguments, distill, memory, setup
+from distill_jax.cli import distill
+from distill_jax.cli.cost import memory
+from distill_jax.cli.request import arguments
+from distill_jax.cli.session import setup
 from tests.test_data import refused
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks.scaling import GATHERED
 from distill_jax import mesh
-from distill_jax.cli.backend import physical_cores, share_processors
+from distill_jax.cli.process.backend import physical_cores, share_processors
 from distill_jax.nets import ConvNet
 from tests.on_devices import QUESTIONS
 from tests.tiny import python

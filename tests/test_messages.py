@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.benchmark import Benchmark
-from distill_jax.cli import ablate, analyse, distill, evaluate, explain, export, import_set, pretrain, report, tune
-from distill_jax.cli.entrants import Compare
-from distill_jax.cli.table_plan import Reproduce
+from distill_jax.cli import ablate, analyse, distill, evaluate, export, import_set, pretrain, report, tune
+from distill_jax.cli.cost.shapes import Explain
+from distill_jax.cli.tables.entrants import Compare
+from distill_jax.cli.tables.plan import Reproduce
 from distill_jax.evaluation import Protocol
 from distill_jax.spec import CHOICES, Spec
 
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "distill_jax").rglob("*.py")) + sorted((ROOT / "benchmarks").glob("*.py"))
 COMMANDS = [
     ablate.Ablate, analyse.Analyse, Benchmark, distill.Distill, evaluate.Evaluate,
-    explain.Explain, export.Export, import_set.ImportSet,
+    Explain, export.Export, import_set.ImportSet,
     pretrain.Pretrain, report.Report, Compare, Reproduce, tune.Tune,
 ]  # fmt: skip
 

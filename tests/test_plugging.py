@@ -9,7 +9,7 @@ import pytest
 from distill_jax.axes.models import EarlyStagePool
 from distill_jax.axes.perturb import Directions
 from distill_jax.axes.selector import Representative
-from distill_jax.cli.arguments import Common, parse
+from distill_jax.cli.request.arguments import Common, parse
 from distill_jax.distill import State, init_state, inner_step
 from distill_jax.types import Array
 from tests import toy

@@ -13,9 +13,11 @@ import pytest
 import distill_jax
 from benchmarks import benchmark
 from benchmarks.benchmark import Benchmark
-from distill_jax.cli import distill, evaluate, process, reproduce
+from distill_jax.cli import distill, evaluate, reproduce
 from distill_jax.cli.main import main
-from distill_jax.cli.process import LESS_MEMORY, Broken, Interrupted, Interrupts, run_command
+from distill_jax.cli.process import clock
+from distill_jax.cli.process.interrupts import Interrupted, Interrupts
+from distill_jax.cli.process.run_command import LESS_MEMORY, Broken, run_command
 from distill_jax.spec import Spec
 from distill_jax.types import RequestError
 from tests.tiny import python
@@ -114,5 +116,5 @@ def test_a_signal_is_recorded_until_it_is_polled(signum: signal.Signals) -> None
 
 
 def test_a_result_names_its_commit() -> None:
-    found = process.environment()["commit"]
-    assert (found is not None) == (Path(process.__file__).parents[2] / ".git").exists()
+    found = clock.environment()["commit"]
+    assert (found is not None) == (Path(clock.__file__).parents[3] / ".git").exists()

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from distill_jax.axes.labels import SoftLabels
-from distill_jax.cli import distill, evaluate, reproduce, score
-from distill_jax.cli.arguments import Common, parse, request
-from distill_jax.cli.atomic import read_json
-from distill_jax.cli.comparison import training_set
-from distill_jax.cli.process import Interrupts
-from distill_jax.cli.score import Scorer
-from distill_jax.cli.workdir import COMPARED, COMPARED_RUNS, COMPARED_TABLE, DISTILLED, RESULT
+from distill_jax.cli import distill, evaluate, reproduce
+from distill_jax.cli.process.interrupts import Interrupts
+from distill_jax.cli.request.arguments import Common, parse, request
+from distill_jax.cli.session import score
+from distill_jax.cli.session.atomic import read_json
+from distill_jax.cli.session.score import Scorer
+from distill_jax.cli.session.workdir import COMPARED, COMPARED_RUNS, COMPARED_TABLE, DISTILLED, RESULT
+from distill_jax.cli.tables.curve import training_set
 from distill_jax.distill import init_state
 from distill_jax.distilled import DistilledSet
 from distill_jax.evaluation import IDC_PROTOCOL, Sets

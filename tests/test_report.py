@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from distill_jax.axes.parameterisation import Pixels
 from distill_jax.cli import report
-from distill_jax.cli.image_grid import _font, _layout, _strips
+from distill_jax.cli.output.image_grid import _font, _layout, _strips
 from distill_jax.distilled import DistilledSet
 from distill_jax.types import Normaliser
 
@@ -93,6 +93,7 @@ def test_the_report_shows_only_evaluations_of_its_set(workdir: Path) -> None:
     made = DistilledSet.load(workdir / "distilled.npz")
     accuracy = {"mean": 66.5, "std": 0.25, "per_repeat": [66.25, 66.75]}
     found = {
+        "schema": 1,
         "set": {"hash": made.card["hash"]},
         "protocol": {"name": "dsa"},
         "repeats": 2,

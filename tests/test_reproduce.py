@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill_jax.cli import compare, distill, reproduce
-from distill_jax.cli.atomic import read_json
-from distill_jax.cli.comparison import Budget, Point
-from distill_jax.cli.entrants import Compare, entrant
-from distill_jax.cli.plot import draw_curves
-from distill_jax.cli.workdir import COMPARED, COMPARED_PLOT, COMPARED_TABLE, DISTILLED, RESULT
+from distill_jax.cli import distill, reproduce
+from distill_jax.cli.session.atomic import read_json
+from distill_jax.cli.session.workdir import COMPARED, COMPARED_PLOT, COMPARED_TABLE, DISTILLED, RESULT
+from distill_jax.cli.tables import compare
+from distill_jax.cli.tables.curve import Budget, Point
+from distill_jax.cli.tables.entrants import Compare, entrant
+from distill_jax.cli.tables.picture import draw as draw_curves
 from distill_jax.methods import BASELINES, METHODS, PRESETS
 from distill_jax.types import RequestError
 from tests.tiny import NET

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from distill_jax import run as loop
-from distill_jax.cli import compare, distill, reproduce, table
-from distill_jax.cli.atomic import read_json
-from distill_jax.cli.comparison import Point
-from distill_jax.cli.process import Broken
-from distill_jax.cli.score import Scorer
-from distill_jax.cli.table_page import reached
-from distill_jax.cli.workdir import CELLS, REPRODUCED, REPRODUCED_PAGE, RESULT
+from distill_jax.cli import distill, reproduce
+from distill_jax.cli.process.run_command import Broken
+from distill_jax.cli.session.atomic import read_json
+from distill_jax.cli.session.score import Scorer
+from distill_jax.cli.session.workdir import CELLS, REPRODUCED, REPRODUCED_PAGE, RESULT
+from distill_jax.cli.tables import compare, table
+from distill_jax.cli.tables.curve import Point
+from distill_jax.cli.tables.page import reached
 from distill_jax.distill import run_block
 from tests.tiny import NET, PLAIN, POOL
 

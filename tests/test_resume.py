@@ -64,14 +64,14 @@ def dies(function: Callable, call: int, after: bool) -> Callable:
     "owner, name, call, after",
     [
         ("distill_jax.cli.distill.Workdir", "write", 1, True),  # config.json
-        ("distill_jax.cli.setup", "make_pool", 1, True),
+        ("distill_jax.cli.session.pool", "make_pool", 1, True),
         ("distill_jax.run", "run_block", 3, True),
-        ("distill_jax.cli.optimise.Checkpoints", "save", 1, True),
-        ("distill_jax.cli.optimise.Checkpoints", "save", 3, False),
-        ("distill_jax.cli.optimise.Checkpoints", "save", 3, True),
-        ("distill_jax.cli.workdir.Workdir", "log", 2, False),
+        ("distill_jax.cli.session.optimise.Checkpoints", "save", 1, True),
+        ("distill_jax.cli.session.optimise.Checkpoints", "save", 3, False),
+        ("distill_jax.cli.session.optimise.Checkpoints", "save", 3, True),
+        ("distill_jax.cli.session.workdir.Workdir", "log", 2, False),
         ("distill_jax.cli.distill", "_save", 1, False),
-        ("distill_jax.cli.score.Scorer", "score", 4, False),
+        ("distill_jax.cli.session.score.Scorer", "score", 4, False),
         ("distill_jax.cli.distill", "draw", 2, False),
         ("distill_jax.cli.distill.Workdir", "write", 2, False),  # result.json
     ],
@@ -134,7 +134,7 @@ def test_a_signal_ends_after_the_block_and_saves(
 
 @pytest.mark.parametrize("phase", ["pretraining", "scoring", "random images"])
 def test_a_phase_that_a_signal_interrupts_runs_again(phase, uninterrupted, tmp_path: Path, monkeypatch) -> None:
-    from distill_jax.cli import display as show
+    from distill_jax.cli.output import display as show
 
     class Signalled(show.Bar):
         def __init__(self, what: str, *args, **kwargs) -> None:
@@ -144,8 +144,8 @@ def test_a_phase_that_a_signal_interrupts_runs_again(phase, uninterrupted, tmp_p
                 time.sleep(0.2)
 
     with monkeypatch.context() as patched:
-        for module in ("setup", "score"):
-            patched.setattr(f"distill_jax.cli.{module}.Bar", Signalled)
+        for module in ("pool", "score"):
+            patched.setattr(f"distill_jax.cli.session.{module}.Bar", Signalled)
         assert run(tmp_path) == 143
     assert run(tmp_path, "--resume") == 0
     assert outcome(tmp_path) == uninterrupted
@@ -220,7 +220,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch, ca
 
 ENDLESS = """
 import time
-from distill_jax.cli.process import Interrupts
+from distill_jax.cli.process.interrupts import Interrupts
 with Interrupts():
     print("ready", flush=True)
     while True:

@@ -13,8 +13,9 @@ import pytest
 
 from distill_jax.axes.parameterisation import Pixels
 from distill_jax.checkpoint import load_pool
-from distill_jax.cli import ablate, evaluate, pretrain, reproduce, workdir
-from distill_jax.cli.score import Scorer
+from distill_jax.cli import ablate, evaluate, pretrain, reproduce
+from distill_jax.cli.session import workdir
+from distill_jax.cli.session.score import Scorer
 from distill_jax.data import load
 from distill_jax.distilled import DistilledSet
 from tests.test_ablate import SMALL

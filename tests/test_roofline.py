@@ -2,11 +2,12 @@
 
 import pytest
 
-from distill_jax.cli import compiler, explain
-from distill_jax.cli.devices import DEVICES
-from distill_jax.cli.fit import Memory, report
-from distill_jax.cli.hlo import Buffer, parsed
-from distill_jax.cli.roofline import Roofline
+from distill_jax.cli import explain
+from distill_jax.cli.cost import compiler
+from distill_jax.cli.cost.devices import DEVICES
+from distill_jax.cli.cost.fit import Memory, report
+from distill_jax.cli.cost.hlo import Buffer, parsed
+from distill_jax.cli.cost.roofline import Roofline
 from distill_jax.recipes import resolve
 from distill_jax.run import with_chunks
 

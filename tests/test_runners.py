@@ -14,8 +14,8 @@ import pytest
 from distill_jax import distill as library
 from distill_jax.axes.parameterisation import MultiFormation, Pixels
 from distill_jax.cli import distill, evaluate, pretrain, report
-from distill_jax.cli.image_grid import draw
-from distill_jax.cli.process import Clock
+from distill_jax.cli.output.image_grid import draw
+from distill_jax.cli.process.clock import Clock
 from distill_jax.data import load
 from distill_jax.distilled import DistilledSet
 from distill_jax.types import Normaliser

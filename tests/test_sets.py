@@ -9,7 +9,7 @@ import pytest
 from distill_jax import DistilledSet, evaluate, load, sets
 from distill_jax.cli import distill
 from distill_jax.cli import evaluate as runner
-from distill_jax.cli.score import interval, summary
+from distill_jax.cli.session.score import interval, summary
 from distill_jax.data import SHAPES
 from distill_jax.distilled import content_hash
 from distill_jax.evaluation import Protocol

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill_jax.cli import ablate, arguments, distill, evaluate, explain, import_set, reproduce
-from distill_jax.cli.swept import parse
+from distill_jax.cli import ablate, distill, evaluate, explain, import_set, reproduce
+from distill_jax.cli.ablation.swept import parse
+from distill_jax.cli.request import arguments
 from distill_jax.data import load
 from distill_jax.distilled import DistilledSet
 from tests.tiny import NET, PLAIN, POOL, SHORT

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from distill_jax.cli import arguments
 from distill_jax.cli.distill import Distill
-from distill_jax.cli.table_plan import Reproduce, planned
+from distill_jax.cli.request import arguments
+from distill_jax.cli.tables.plan import Reproduce, planned
 from distill_jax.published.tables import TABLES, Table, table
 from distill_jax.recipes import resolve
 from distill_jax.types import RequestError

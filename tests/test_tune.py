@@ -13,9 +13,13 @@ import pytest
 
 from distill_jax import distill, evaluation, sweep
 from distill_jax.checkpoint import Checkpoints, load_pool
-from distill_jax.cli import arguments, resume, tune, tuned
+from distill_jax.cli import tune
 from distill_jax.cli.distill import Distill
-from distill_jax.cli.setup import set_up
+from distill_jax.cli.request import arguments
+from distill_jax.cli.session import resume
+from distill_jax.cli.session.setup import set_up
+from distill_jax.cli.session.workdir import Workdir
+from distill_jax.cli.tuning import result as tuned
 from distill_jax.data import Dataset
 from distill_jax.distill import Problem
 from distill_jax.halving import Speed
@@ -138,8 +142,8 @@ def test_one_trace_per_rung(finished: Path):
         (sweep, "run_block", 2, True),  # in the first rung
         (Checkpoints, "save", 5, False),  # before the first checkpoint of the second rung
         (Checkpoints, "save", 5, True),
-        (tune.Workdir, "write", 3, False),  # after the score of the first rung, before it is written
-        (tune.Workdir, "write", 3, True),
+        (Workdir, "write", 3, False),  # after the score of the first rung, before it is written
+        (Workdir, "write", 3, True),
         (tune.tuned, "written", 1, False),
     ],
 )

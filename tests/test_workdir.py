@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from distill_jax.cli.atomic import read_json, replaced
-from distill_jax.cli.workdir import (
+from distill_jax.cli.session.atomic import read_json, replaced
+from distill_jax.cli.session.workdir import (
     CHECKPOINTS,
     CONFIG,
     METRICS,

@@ -1,1 +1,1 @@
-"""The command line: one module per command, and the modules that the commands share."""
+"""The command line: a module for each command, and folders of the parts that they are made of."""

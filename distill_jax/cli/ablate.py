@@ -7,39 +7,35 @@ Writes ``ablation.csv`` (one line per point and seed) and ``ablation.png`` (mean
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from tyro.conf import FlagCreatePairsOff
 
 from distill_jax import sweep
 from distill_jax.check_spec import check
-from distill_jax.checkpoint import Checkpoints
-from distill_jax.cli import arguments, display
-from distill_jax.cli.display import Bar
-from distill_jax.cli.process import Interrupts, run_command
-from distill_jax.cli.resume import Resumable, resumable, saving
-from distill_jax.cli.score import summary
-from distill_jax.cli.setup import Setup, given_pool, pool_for, set_up
-from distill_jax.cli.swept import Value, only_numbers, parse
-from distill_jax.cli.workdir import (
-    CHECKPOINTS,
+from distill_jax.cli.ablation.measure import Row, Runs, measure
+from distill_jax.cli.ablation.swept import Value, only_numbers, parse
+from distill_jax.cli.output import display
+from distill_jax.cli.process.interrupts import Interrupts
+from distill_jax.cli.process.run_command import run_command
+from distill_jax.cli.request import arguments
+from distill_jax.cli.session.pool import given_pool
+from distill_jax.cli.session.resume import Resumable, resumable
+from distill_jax.cli.session.score import summary
+from distill_jax.cli.session.setup import Setup, set_up
+from distill_jax.cli.session.workdir import (
     POINTS,
     SWEPT,
     SWEPT_PLOT,
     Workdir,
     open_workdir,
 )
-from distill_jax.distill import Problem, State
-from distill_jax.run import Block, Keys
 from distill_jax.spec import Spec
-from distill_jax.types import PyTree, RequestError, require_at_least
+from distill_jax.types import RequestError, require_at_least
 
 
 @dataclass(frozen=True)
@@ -65,17 +61,6 @@ class Ablate(Resumable, arguments.Common):
         return "held-out" if self.held_out else "test"
 
 
-class Row(NamedTuple):
-    """The figures of one run."""
-
-    point: dict[str, Value]
-    seed: int
-    accuracy: float
-    """percent: mean over the repeats"""
-    loss: float
-    """mean matching loss of the last outer iteration"""
-
-
 def run(argv: list[str]) -> None:
     swept, rest, options, default = parse(argv, Ablate)
     _check(options, swept)
@@ -99,9 +84,10 @@ def run(argv: list[str]) -> None:
         print(display.configuration(first.title, first.experiment))
         print(*_describe_sweep(numbers, structural, options), sep="\n", flush=True)
         rows: list[Row] = []
+        runs = Runs(range(options.seed, options.seed + options.seeds), options.repeats)
         for number, (group, setup) in enumerate(zip(groups, setups, strict=True)):
             part = workdir.subfolder(f"{POINTS}/{number}")
-            rows += measure(setup, options, group, numbers, part, given, interrupts)
+            rows += measure(setup, runs, group, numbers, part, given, interrupts)
         _write(workdir, first, options, swept, rows)
     print("\n".join(_table(options, swept, rows)))
     print(f"figures {path / SWEPT}, picture {path / SWEPT_PLOT}")
@@ -123,71 +109,6 @@ def _setup(rest: list[str], group: Mapping[str, Value], numbers: Mapping[str, Se
         if not _is_number(request.experiment.spec, name):
             raise RequestError(f"{name} is no number with {' '.join(words)}: sweep one of them at a time")
     return set_up(request, eval_every=int(request.options.held_out))
-
-
-# ------------------------------------------------------------------ one compiled program
-
-
-def measure(
-    setup: Setup,
-    options: Ablate,
-    group: Mapping[str, Value],
-    numbers: Mapping[str, Sequence[float]],
-    workdir: Workdir,
-    given: PyTree,
-    interrupts: Interrupts,
-) -> list[Row]:
-    """Distil at every point of ``numbers`` with every seed and score all sets, or read the rows of an earlier process.
-
-    ``group``: the structural settings of ``setup``, which complete the point of each row.
-    """
-    figures = workdir.read("rows.json")
-    if figures is None:
-        figures = _run_sweep(setup, options, numbers, workdir, given, interrupts)
-        workdir.write("rows.json", figures)
-    points = [{**group, **point} for point in sweep.combinations(numbers)]
-    seeds = range(options.seed, options.seed + options.seeds)
-    runs = [(point, seed) for point in points for seed in seeds]
-    return [Row(point, seed, *of_run) for (point, seed), of_run in zip(runs, figures, strict=True)]
-
-
-def _run_sweep(
-    setup: Setup,
-    options: Ablate,
-    numbers: Mapping[str, Sequence[float]],
-    workdir: Workdir,
-    given: PyTree,
-    interrupts: Interrupts,
-) -> list[tuple[float, float]]:
-    """Return (accuracy, loss) of each point and seed; the seed varies fastest."""
-    data = setup.real_data()
-    pool = pool_for(setup, workdir, data, given, interrupts)
-    roots = [Keys.of(options.seed + i).run for i in range(options.seeds)]
-    problems = sweep.stacked(setup.problem(data, pool), sweep.specs_of(setup.spec, numbers), roots)
-    states = _distil(problems, workdir, interrupts)
-    sets = sweep.training_sets(problems, states, options.repeats)
-    scorer = setup.scorer(data.normaliser, interrupts)
-    accuracies = np.asarray(scorer.score("scoring", sets)["per_repeat"]).reshape(-1, options.repeats).mean(axis=1)
-    finite = np.asarray(jnp.isfinite(states.synthetic.images).all(axis=(1, 2, 3, 4, 5)))
-    if not finite.all():
-        print(f"{np.sum(~finite)} of {finite.size} runs diverged: their images are not finite", file=sys.stderr)
-    losses = np.asarray(states.loss, np.float64)
-    return list(zip(accuracies.tolist(), losses.tolist(), strict=True))
-
-
-def _distil(problems: Problem, workdir: Workdir, interrupts: Interrupts) -> State:
-    """Return the states [S, ...] after the last step, resuming from the last checkpoint if one exists."""
-    checkpoints = Checkpoints(workdir.path / CHECKPOINTS)
-    chunk = sweep.automatic_chunk(problems)
-    restored = checkpoints.restore(jax.eval_shape(sweep.init_states, problems))
-    states = sweep.init_states(problems, chunk) if restored is None else restored.state
-    steps, runs = problems.spec.steps, problems.root.shape[0]
-    with Bar("distilling", steps, unit=f"steps of {runs} runs") as bar:
-
-        def show(block: Block) -> None:
-            bar.update(block.end, {"loss": f"{block.losses[:, -1].mean():.4g}"})
-
-        return sweep.run(problems, states, [show, saving(checkpoints, steps, interrupts)], chunk=chunk)
 
 
 # ------------------------------------------------------------------ validation and output
@@ -221,7 +142,7 @@ def _write(
     workdir.write_rows(SWEPT, [[*swept, "seed", "accuracy", "loss"], *figures])
     accuracies = np.asarray([row.accuracy for row in rows]).reshape(-1, options.seeds)
     title = f"{setup.method} on {setup.dataset}, {setup.spec.ipc} per class"
-    from distill_jax.cli.plot import draw  # matplotlib takes half a second to import
+    from distill_jax.cli.ablation.picture import draw  # matplotlib takes half a second to import
 
     workdir.write_picture(SWEPT_PLOT, draw(title, f"{options.scoring_split} accuracy, %", swept, accuracies))
 

@@ -20,13 +20,18 @@ from tyro.conf import arg
 from distill_jax import analysis, sweep
 from distill_jax.axes.selector import NoReal, RandomBatch, Representative
 from distill_jax.check_spec import check
-from distill_jax.cli import arguments, display, evidence
-from distill_jax.cli.choices import choice_name
-from distill_jax.cli.evidence_text import sentences
-from distill_jax.cli.process import Interrupts, environment, run_command
-from distill_jax.cli.resume import Resumable, resumable
-from distill_jax.cli.setup import Setup, given_pool, pool_for, set_up
-from distill_jax.cli.workdir import (
+from distill_jax.cli.evidence import phases as evidence
+from distill_jax.cli.evidence.sentences import sentences
+from distill_jax.cli.output import display
+from distill_jax.cli.process.clock import environment
+from distill_jax.cli.process.interrupts import Interrupts
+from distill_jax.cli.process.run_command import run_command
+from distill_jax.cli.request import arguments
+from distill_jax.cli.request.choices import choice_name
+from distill_jax.cli.session.pool import given_pool, pool_for
+from distill_jax.cli.session.resume import Resumable, resumable
+from distill_jax.cli.session.setup import Setup, set_up
+from distill_jax.cli.session.workdir import (
     ANALYSIS,
     ANALYSIS_PLOT,
     ANALYSIS_TEXT,
@@ -192,7 +197,7 @@ def _write(workdir: Workdir, setup: Setup, figures: Mapping[str, Any]) -> str:
     text = sentences(figures)
     page = f"# {setup.title}\n\n![all figures]({ANALYSIS_PLOT})\n\n{text}\n"
     workdir.write_text(ANALYSIS_TEXT, page)
-    from distill_jax.cli.evidence_plot import draw  # matplotlib takes half a second to import
+    from distill_jax.cli.evidence.picture import draw  # matplotlib takes half a second to import
 
     title = f"{setup.method} on {display.last_part(setup.dataset)}"
     workdir.write_picture(ANALYSIS_PLOT, draw(title, figures))

@@ -18,18 +18,23 @@ from tyro.conf import FlagCreatePairsOff, arg
 
 from distill_jax import hosts
 from distill_jax.checkpoint import Checkpoints
-from distill_jax.cli import arguments, display, report
-from distill_jax.cli.atomic import read_json, replaced
-from distill_jax.cli.choices import choice_name
-from distill_jax.cli.image_grid import draw
-from distill_jax.cli.launch import OnHosts
-from distill_jax.cli.optimise import Session, optimise, rounded
-from distill_jax.cli.process import Clock, Interrupts, environment, peak_bytes, run_command
-from distill_jax.cli.resume import Resumable, resumable
-from distill_jax.cli.score import BASELINES, Baseline, Scorer, share_store
-from distill_jax.cli.setup import Setup, given_pool, pool_for, refuse_different, set_up
-from distill_jax.cli.tensorboard import require_tensorboard
-from distill_jax.cli.workdir import (
+from distill_jax.cli import report
+from distill_jax.cli.output import display
+from distill_jax.cli.output.image_grid import draw
+from distill_jax.cli.output.tensorboard import require_tensorboard
+from distill_jax.cli.process.clock import Clock, environment, peak_bytes
+from distill_jax.cli.process.interrupts import Interrupts
+from distill_jax.cli.process.launch import OnHosts
+from distill_jax.cli.process.run_command import run_command
+from distill_jax.cli.request import arguments
+from distill_jax.cli.request.choices import choice_name
+from distill_jax.cli.session.atomic import read_json, replaced
+from distill_jax.cli.session.optimise import Session, optimise, rounded
+from distill_jax.cli.session.pool import given_pool, pool_for
+from distill_jax.cli.session.resume import Resumable, resumable
+from distill_jax.cli.session.score import BASELINES, Baseline, Scorer, share_store
+from distill_jax.cli.session.setup import Setup, refuse_different, set_up
+from distill_jax.cli.session.workdir import (
     CHECKPOINTS,
     CONFIG,
     DISTILLED,

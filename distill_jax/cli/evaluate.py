@@ -22,16 +22,19 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from distill_jax.check_data import check_same_data, dataset_of
 from distill_jax.check_spec import check_augmentations, validate
-from distill_jax.cli import arguments, display
-from distill_jax.cli.atomic import read_json, write_json
-from distill_jax.cli.choices import choice_name, choose, network_of
-from distill_jax.cli.dd_ranking import dd_ranking_scores
-from distill_jax.cli.export import set_in
-from distill_jax.cli.parser import parsed
-from distill_jax.cli.process import Clock, Interrupts, environment, peak_bytes, run_command
-from distill_jax.cli.read_data import read
-from distill_jax.cli.score import Scorer, interval
-from distill_jax.cli.workdir import DISTILLED, EVALUATION, refuse_read_only
+from distill_jax.cli.output import display
+from distill_jax.cli.process.clock import Clock, environment, peak_bytes
+from distill_jax.cli.process.interrupts import Interrupts
+from distill_jax.cli.process.run_command import run_command
+from distill_jax.cli.request import arguments
+from distill_jax.cli.request.choices import choice_name, choose, network_of
+from distill_jax.cli.request.parser import parsed
+from distill_jax.cli.request.read_data import read
+from distill_jax.cli.session import evaluations
+from distill_jax.cli.session.dd_ranking import dd_ranking_scores
+from distill_jax.cli.session.score import Scorer, interval
+from distill_jax.cli.session.set_files import set_in
+from distill_jax.cli.session.workdir import DISTILLED, EVALUATION, refuse_read_only
 from distill_jax.contracts import Architecture
 from distill_jax.data import Dataset
 from distill_jax.distilled import DistilledSet
@@ -97,7 +100,7 @@ def run(argv: list[str]) -> None:
     if out.is_dir():
         raise RequestError(f"--out {out} is a folder: name a file in it, as in --out {out / EVALUATION}")
     refuse_read_only(out.parent, "--out")
-    _earlier(out)  # refuses any other file before training
+    evaluations.read(out, "give another --out")  # refuses any other file before training
     for name in options.nets or ():
         choose("net", name)
     data = read(options.dataset, distilled.shape[0], arguments.chosen_classes(options.subset))
@@ -129,7 +132,7 @@ def _evaluated(
     """Return a new entry of ``evaluation.json``, which is written after every architecture."""
     test, keys, clock = data.test_arrays(), Keys.of(options.seed), Clock()
     found = _entry(distilled, data, protocol, options)
-    known, _ = _known(out, found)
+    known = evaluations.networks(out, found)
     clock.spent(None)
     with Interrupts() as interrupts:
         for name, architecture in architectures.items():
@@ -158,22 +161,8 @@ def _evaluated(
             }
             found["seconds"] = {phase: round(clock.seconds[phase], 3) for phase in ("compile", "evaluate")}
             found["peak_bytes"] = peak_bytes()
-            known, others = _known(out, found)  # read again, because another process may have added to the file
-            merged = {**found, "nets": {**known, **found["nets"]}}
-            write_json(out, {"schema": 2, "evaluations": [*others, merged]})
+            evaluations.add(out, found)
     return found
-
-
-IDENTITY = ("set", "dataset", "protocol", "repeats", "seed", "full_epochs")
-"""evaluations with equal values of these fields share one entry, to which further networks are added"""
-
-
-def _known(out: Path, found: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the networks in ``out`` that belong to the entry ``found``, and all other entries."""
-    earlier = _earlier(out)
-    same = [entry for entry in earlier if all(entry.get(name) == found.get(name) for name in IDENTITY)]
-    known = {name: scores for entry in same for name, scores in entry["nets"].items()}
-    return known, [entry for entry in earlier if entry not in same]
 
 
 def _entry(distilled: DistilledSet, data: Dataset, protocol: Protocol, options: Evaluate) -> dict[str, Any]:
@@ -205,18 +194,6 @@ def _entry(distilled: DistilledSet, data: Dataset, protocol: Protocol, options: 
         "test_data": TEST_DATA,
     }
     return json.loads(json.dumps(entry))
-
-
-def _earlier(out: Path) -> list[dict[str, Any]]:
-    """Return the entries of earlier evaluations in ``out``."""
-    content = read_json(out, "give another --out")
-    if content is None:
-        return []
-    if not isinstance(content, dict) or "schema" not in content:
-        raise RequestError(f"{out} was not written by an evaluation: give another --out")
-    if content["schema"] == 2:
-        return content["evaluations"]
-    return [{name: value for name, value in content.items() if name != "schema"}]
 
 
 def report(found: Mapping[str, Any]) -> str:

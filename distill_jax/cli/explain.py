@@ -11,50 +11,31 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from tyro.conf import arg
 
 from distill_jax import mesh, tree
 from distill_jax.augment import NoAugment
 from distill_jax.axes.parameterisation import decoded_set
 from distill_jax.axes.perturb import NoPerturbation
-from distill_jax.check_spec import check
-from distill_jax.cli import display
-from distill_jax.cli.arguments import Common, chosen_classes, parse
-from distill_jax.cli.compiler import ask, require
-from distill_jax.cli.cost import Cost, cost
-from distill_jax.cli.devices import DEVICES
-from distill_jax.cli.display import arithmetic, table
-from distill_jax.cli.memory import pretraining, real_shapes, shapes
-from distill_jax.cli.process import run_command
-from distill_jax.cli.read_data import assumed_shape, read, refuse_side
-from distill_jax.data import SHAPES, TRAINING_IMAGES, count_classes
+from distill_jax.cli.cost.compiler import ask, require
+from distill_jax.cli.cost.devices import DEVICES
+from distill_jax.cli.cost.jaxpr import Cost, cost
+from distill_jax.cli.cost.memory import pretraining, shapes
+from distill_jax.cli.cost.shapes import resolved
+from distill_jax.cli.output import display
+from distill_jax.cli.output.display import arithmetic, table
+from distill_jax.cli.process.run_command import run_command
 from distill_jax.distill import Problem, State, matching
 from distill_jax.platform import compiled_for
 from distill_jax.published import Comparison, compared, same
 from distill_jax.recipes import Experiment
 from distill_jax.spec import CHOICES, Spec, own_axes
 from distill_jax.tree import nbytes
-from distill_jax.types import PyTree, RealData, lookup, require_at_least
-
-
-@dataclass(frozen=True)
-class Explain(Common):
-    """Print shapes, parameter counts, arithmetic and bytes of a method on a data set, without computing anything.
-
-    With --device, also compile a step for that accelerator, which this machine need not have, and print whether the run
-    fits and how long it takes.
-    """
-
-    device: Annotated[str | None, arg(metavar="|".join(DEVICES))] = None
-    """accelerator to compile a step for"""
-    resident_images: int = 0
-    """real images per class on the device at a time, as in experiments.distill; 0: all"""
+from distill_jax.types import PyTree, RealData, lookup
 
 
 def run(argv: list[str]) -> None:
@@ -77,39 +58,6 @@ def run(argv: list[str]) -> None:
     print("", *_published(settings), sep="\n")
     if settings and own:
         print(f"\nSettings of your own choices ({own}) are not compared.")
-
-
-class Resolved(NamedTuple):
-    """A resolved command line, with the shapes of its data."""
-
-    options: Explain
-    recipe: str
-    experiment: Experiment
-    data: RealData
-    """made of ``jax.ShapeDtypeStruct``"""
-
-
-def resolved(argv: list[str]) -> Resolved:
-    """Resolve ``METHOD DATASET [options]`` and check it against the data. Raise RequestError if it is invalid."""
-    options, recipe, experiment = parse(argv, Explain)
-    only = chosen_classes(options.subset)
-    if options.dataset in TRAINING_IMAGES:
-        shape, whole = assumed_shape(options.dataset, options.side), SHAPES[options.dataset][1]
-        each = TRAINING_IMAGES[options.dataset] // whole
-        classes = count_classes(options.dataset, whole, only) if only else whole
-        images = each * classes if only else TRAINING_IMAGES[options.dataset]
-        counts = [each] * classes
-    else:
-        data = read(options.dataset, options.side, only)
-        options, recipe, experiment = parse(argv, Explain, data.shape)
-        shape, images, counts = data.shape, len(data.x_train), data.counts.tolist()
-    refuse_side(options.dataset, options.side, shape)
-    require_at_least(0, options, "resident_images")
-    if options.resident_images:
-        counts = [min(options.resident_images, count) for count in counts]
-        images = sum(counts)
-    check(experiment.spec, shape, counts)
-    return Resolved(options, recipe, experiment, real_shapes(images, shape, counts))
 
 
 def explained(experiment: Experiment, data: RealData) -> str:

@@ -19,11 +19,12 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from distill_jax.cli.arguments import Subset, chosen_classes
-from distill_jax.cli.export import FORMATS_TABLE, saved, summary
-from distill_jax.cli.parser import parsed
-from distill_jax.cli.process import run_command
-from distill_jax.cli.read_data import read as read_data
+from distill_jax.cli.export import FORMATS_TABLE, summary
+from distill_jax.cli.process.run_command import run_command
+from distill_jax.cli.request.arguments import Subset, chosen_classes
+from distill_jax.cli.request.parser import parsed
+from distill_jax.cli.request.read_data import read as read_data
+from distill_jax.cli.session.set_files import saved
 from distill_jax.formats import FORMATS, read
 from distill_jax.types import RequestError, lookup
 

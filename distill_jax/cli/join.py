@@ -14,9 +14,9 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from distill_jax.cli.export import saved, set_in
-from distill_jax.cli.parser import parsed
-from distill_jax.cli.process import run_command
+from distill_jax.cli.process.run_command import run_command
+from distill_jax.cli.request.parser import parsed
+from distill_jax.cli.session.set_files import saved, set_in
 from distill_jax.join import joined
 
 

@@ -17,12 +17,16 @@ from tyro.conf import arg
 
 from distill_jax import hosts
 from distill_jax.checkpoint import check_pool, load_pool, save_pool
-from distill_jax.cli import arguments, display
-from distill_jax.cli.launch import OnHosts
-from distill_jax.cli.process import Clock, Interrupts, run_command
-from distill_jax.cli.resume import Resumable, resumable
-from distill_jax.cli.setup import Setup, make_pool, refuse_different, set_up
-from distill_jax.cli.workdir import CONFIG, MEMBERS, POOL, new_folder, open_workdir
+from distill_jax.cli.output import display
+from distill_jax.cli.process.clock import Clock
+from distill_jax.cli.process.interrupts import Interrupts
+from distill_jax.cli.process.launch import OnHosts
+from distill_jax.cli.process.run_command import run_command
+from distill_jax.cli.request import arguments
+from distill_jax.cli.session.pool import make_pool
+from distill_jax.cli.session.resume import Resumable, resumable
+from distill_jax.cli.session.setup import Setup, refuse_different, set_up
+from distill_jax.cli.session.workdir import CONFIG, MEMBERS, POOL, new_folder, open_workdir
 from distill_jax.formats import pool_from_torch
 from distill_jax.types import Model, RequestError
 

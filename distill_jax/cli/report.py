@@ -19,12 +19,13 @@ from typing import Annotated, Any
 from jinja2 import Environment, PackageLoader
 from tyro.conf import Positional, arg
 
-from distill_jax.cli import display
-from distill_jax.cli.atomic import read_json
-from distill_jax.cli.image_grid import draw
-from distill_jax.cli.parser import invocation, parsed
-from distill_jax.cli.process import run_command
-from distill_jax.cli.workdir import CONFIG, DISTILLED, EVALUATION, GRID, METRICS, REPORT, RESULT, Workdir
+from distill_jax.cli.output import display
+from distill_jax.cli.output.image_grid import draw
+from distill_jax.cli.process.run_command import run_command
+from distill_jax.cli.request.parser import invocation, parsed
+from distill_jax.cli.session import evaluations
+from distill_jax.cli.session.atomic import read_json
+from distill_jax.cli.session.workdir import CONFIG, DISTILLED, EVALUATION, GRID, METRICS, REPORT, RESULT, Workdir
 from distill_jax.distilled import DistilledSet
 from distill_jax.types import RequestError
 
@@ -105,7 +106,7 @@ def _progress(path: Path) -> str | None:
     lines = _lines(path / METRICS)
     if len(lines) < 2:
         return None
-    from distill_jax.cli.plot import draw_progress  # matplotlib takes half a second to import
+    from distill_jax.cli.output.plot import draw_progress  # matplotlib takes half a second to import
 
     picture = io.BytesIO()
     draw_progress(lines).savefig(picture, format="png", dpi=130)
@@ -113,9 +114,8 @@ def _progress(path: Path) -> str | None:
 
 
 def _evaluations(path: Path, distilled: DistilledSet) -> list[Mapping[str, Any]]:
-    """Return the evaluations of this set. Files of schema 1 contain a single evaluation."""
-    content = read_json(path / EVALUATION, "remove it") or {"evaluations": []}
-    entries = content.get("evaluations", [content])
+    """Return the evaluations of this set."""
+    entries = evaluations.read(path / EVALUATION, "remove it")
     return [entry for entry in entries if entry["set"]["hash"] == distilled.card["hash"]]
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from distill_jax.cli import compare, table
-from distill_jax.cli.process import run_command
+from distill_jax.cli.process.run_command import run_command
+from distill_jax.cli.tables import compare, table
 from distill_jax.published.tables import TABLES
 
 

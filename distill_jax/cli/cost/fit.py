@@ -1,0 +1,170 @@
+"""Memory and time of a run on an accelerator that this machine lacks, from a step compiled for it.
+
+``compiler.ask`` starts this process: ``python -m distill_jax.cli.cost.fit METHOD DATASET --device NAME [options]``.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
+
+from distill_jax.cli.cost.devices import DEVICES, Device
+from distill_jax.cli.cost.hlo import parsed
+from distill_jax.cli.cost.memory import shapes
+from distill_jax.cli.cost.roofline import Loop, Roofline, Work
+from distill_jax.cli.cost.shapes import resolved
+from distill_jax.cli.output.display import arithmetic, duration, size, table
+from distill_jax.distill import run_block
+from distill_jax.platform import compiled_for
+from distill_jax.spec import Spec
+from distill_jax.types import RequestError, lookup
+
+PREALLOCATED = {"gpu": 0.75, "tpu": 1.0}
+"""share of the device memory that jax allocates by default"""
+
+
+class Memory(NamedTuple):
+    """The device memory of one call of the program, in bytes."""
+
+    arguments: int
+    """data, pool, state, and results that do not reuse their memory"""
+    temporaries: int
+    """peak of the intermediate arrays"""
+
+    @property
+    def total(self) -> int:
+        return self.arguments + self.temporaries
+
+
+def main(argv: list[str]) -> int:
+    """Print the report and return the exit code."""
+    # The parent set JAX_PLATFORMS to cpu,cuda to register the CUDA plugin, of which only the compiler is used.
+    jax.config.update("jax_platforms", "cpu")
+    options, _, experiment, data = resolved(argv)
+    device = lookup("device", options.device or "", DEVICES)
+    if experiment.spec.steps == 0:
+        raise RequestError(f"{options.method} takes no steps, so there is nothing to compile: leave out --device")
+    with compiled_for(device.platform):
+        problem, state = shapes(experiment.spec, data)
+        began = time.perf_counter()
+        compiled = compiled_block(device, problem, state)
+    spec, seconds = problem.spec, time.perf_counter() - began
+    print(report(device, spec, memory_of(compiled), compiled.as_text(), seconds))
+    return 0
+
+
+def compiled_block(device: Device, problem: Any, state: Any) -> Any:
+    """Compile ``distill.run_block`` for ``device``. ``problem`` and ``state`` consist of ``jax.ShapeDtypeStruct``."""
+    sharding = SingleDeviceSharding(_topology(device).devices[0])
+
+    def on_device(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    steps = on_device(jax.ShapeDtypeStruct((), jnp.int32))
+    return run_block.lower(*jax.tree.map(on_device, (problem, state)), steps).compile()
+
+
+def _topology(device: Device) -> Any:
+    if device.platform == "tpu":
+        return topologies.get_topology_desc(platform="tpu", topology_name=device.compiler)
+    return topologies.get_topology_desc(
+        platform="cuda", topology_name=device.title, target_config=device.compiler, topology="1x1x1"
+    )
+
+
+def memory_of(compiled: Any) -> Memory:
+    """Return the memory of a compiled program."""
+    stats = compiled.memory_analysis()
+    results = stats.output_size_in_bytes - stats.alias_size_in_bytes
+    return Memory(stats.argument_size_in_bytes + results, stats.temp_size_in_bytes)
+
+
+# ------------------------------------------------------------------ the report
+
+
+def report(device: Device, spec: Spec, memory: Memory, text: str, seconds: float) -> str:
+    """Format the report from the compiled program's ``text``. ``seconds`` is its compile time."""
+    program = parsed(text)
+    step, loops = Roofline(program, device).step()
+    every = min(spec.selector.every, spec.inner_steps)
+    run, aside = step.times(spec.steps), ""
+    if every > 1:
+        usual = Roofline(program, device, dearest=False).step()[0]
+        run = usual.times(spec.steps * (1 - 1 / every)) + step.times(spec.steps / every)
+        aside = f", of which every {every}th selects; the others take {1e3 * usual.seconds:.1f} ms"
+    long = [loop for loop in loops if loop.trips * loop.round.seconds > 0.01 * step.seconds]
+    rows = [
+        *(_row(f"loop of {loop.trips} iterations", loop.round.times(loop.trips), _each(loop)) for loop in long),
+        _row("inner step", step, _limits(step)),
+        _row("the run", run, f"{spec.steps:,} steps{aside}"),
+    ]
+    return "\n".join(
+        [
+            f"on {device.title}, compiled without the device in {duration(seconds)} "
+            f"(--class-chunk {spec.class_chunk} --model-chunk {spec.model_chunk})",
+            "",
+            _fits(device, memory),
+            "",
+            *table([("", "kernels", "bytes moved", "arithmetic", "time", ""), *rows], numbers=True),
+            "",
+            f"The step is limited by {step.limit}. Memory and kernels are the compiler's. The time is an estimate:",
+            f"for each kernel the longest of {1e6 * device.launch:.0f} us, {_rates(device)}.",
+            "It excludes pretraining and evaluation.",
+        ]
+    )
+
+
+def _row(name: str, work: Work, note: str) -> tuple[str, ...]:
+    return name, f"{work.kernels:,.0f}", size(work.bytes), arithmetic(work.flops), _time(work.seconds), note
+
+
+def _each(loop: Loop) -> str:
+    return f"{loop.round.kernels:,.0f} kernels and {_time(loop.round.seconds)} each"
+
+
+def _limits(work: Work) -> str:
+    """Format the share of each limit."""
+    parts = {"launches": work.launches, "traffic": work.traffic, "arithmetic": work.arithmetic}
+    return ", ".join(f"{name} {100 * part / work.seconds:.0f} %" for name, part in parts.items())
+
+
+def _time(seconds: float) -> str:
+    return duration(seconds) if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
+
+
+def _rates(device: Device) -> str:
+    """Format the rates that bytes and operations are divided by."""
+    _, per_byte, per_wide = device.seconds(1, 1, narrow=False)
+    per_narrow = device.seconds(1, 1, narrow=True)[2]
+    half = f" ({1e-12 / per_narrow:.0f} in bfloat16)" if per_narrow != per_wide else ""
+    return f"bytes / {1e-12 / per_byte:.2f} TB/s and FLOP / {1e-12 / per_wide:.3g} TF/s{half}"
+
+
+def _fits(device: Device, memory: Memory) -> str:
+    share = memory.total / device.memory
+    if share <= PREALLOCATED[device.platform]:
+        verdict = "it fits"
+    elif share <= 0.95:
+        verdict = "it fits with XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 in the environment"
+    elif memory.arguments > device.memory:
+        verdict = "it does NOT fit: choose fewer classes at a time (--classes, then join), or smaller images"
+    else:
+        verdict = "it does NOT fit: try --class-chunk 1 --model-chunk 1, or a smaller batch"
+    return (
+        f"memory: {size(memory.arguments)} of data and state, {size(memory.temporaries)} of temporaries, "
+        f"{100 * share:.1f} % of {size(device.memory)}: {verdict}"
+    )
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except RequestError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,1 @@
+"""The parts of ``analyse``: the papers' evidence, measured, drawn, and stated in sentences."""

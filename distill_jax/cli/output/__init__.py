@@ -1,0 +1,1 @@
+"""What a command shows: lines on the terminal, and pictures."""

@@ -1,0 +1,1 @@
+"""The parts of a run that commands share: its setup, its folder, its scores, and how it resumes."""

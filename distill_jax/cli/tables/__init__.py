@@ -1,0 +1,1 @@
+"""The parts of ``reproduce``: tables of published figures, and comparisons of methods."""
