@@ -22,8 +22,6 @@ if "device_count" not in os.environ["XLA_FLAGS"]:
 import jax
 import pytest
 
-from distill_jax.cli.process.backend import physical_cores
-
 LONG_FILES = ("test_hosts.py", "test_mesh.py", "test_distill.py", "test_resume_long.py", "test_analyse.py")
 """files that start first, so that no process waits for another at the end"""
 GROUPS = (
@@ -47,12 +45,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONG_FILES)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Start one process more than there are cores, because processes also wait: for others, for signals, for files."""
-    return physical_cores() + 1
 
 
 @pytest.hookimpl(optionalhook=True)
