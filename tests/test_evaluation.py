@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -12,7 +13,8 @@ import pytest
 
 from distill_jax.axes.parameterisation import Pixels
 from distill_jax.cli import evaluate
-from distill_jax.cli.session.score import interval, summary
+from distill_jax.cli.process.interrupts import Interrupted
+from distill_jax.cli.session.score import Scorer, interval, summary
 from distill_jax.data import load
 from distill_jax.distilled import DistilledSet
 from distill_jax.evaluation import Protocol, repeated
@@ -83,6 +85,24 @@ def test_the_evaluation_has_all_fields(tmp_path: Path, capsys: pytest.CaptureFix
     entries = json.loads((tmp_path / "evaluation.json").read_text())["evaluations"]
     assert [entry["repeats"] for entry in entries] == [3, 2] and entries[0]["nets"] == again["nets"]
     assert other["nets"]["mlp"]["interval_95"] is None
+
+
+def test_an_interrupted_evaluation_says_how_to_resume(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise Interrupted(signal.SIGINT)
+
+    digits().save(tmp_path / "mine.npz")
+    monkeypatch.setattr(Scorer, "score", interrupted)
+    argv = [str(tmp_path / "mine.npz"), "--repeats", "1"]
+    assert evaluate.main(argv) == 130
+    assert capsys.readouterr().err.endswith(f"evaluate {argv[0]} --repeats 1 --resume\n")
+
+
+def test_a_recipe_on_the_command_line_replaces_the_protocol_of_the_card() -> None:
+    distilled = digits(protocol=to_json(Protocol(epochs=2, rate=0.5)))
+    for recipe, epochs in ((None, 2), ("digits", 1000)):
+        options = evaluate.Evaluate(Path("x"), "digits", recipe=recipe)
+        assert evaluate._experiment(distilled, options).protocol.epochs == epochs
 
 
 def test_the_interval_is_students() -> None:

@@ -151,6 +151,11 @@ def test_folders_of_classes_are_in_the_order_of_the_classes() -> None:
         assert not any("/" in name or name in ("", "..") for name in folders)
 
 
+@pytest.mark.parametrize("names", [["a", "\U00020000" * 62], ["\U00020000" * 300, "a"]])
+def test_folders_of_classes_with_long_names_exist_on_every_file_system(names: list[str]) -> None:
+    assert max(len(name.encode()) for name in folder_names(names)) <= 255
+
+
 def test_png_folders_with_test_images_are_a_data_set(tmp_path: Path) -> None:
     arrived = write(made(), FORMATS["png"], tmp_path / "out")
     shutil.copytree(tmp_path / "out" / "train", tmp_path / "out" / "test")

@@ -32,6 +32,7 @@ from distill_jax.cli.request.parser import parsed
 from distill_jax.cli.request.read_data import read
 from distill_jax.cli.session import evaluations
 from distill_jax.cli.session.dd_ranking import dd_ranking_scores
+from distill_jax.cli.session.resume import resumable
 from distill_jax.cli.session.score import Scorer, interval
 from distill_jax.cli.session.set_files import set_in
 from distill_jax.cli.session.workdir import DISTILLED, EVALUATION, refuse_read_only
@@ -116,7 +117,8 @@ def run(argv: list[str]) -> None:
         architecture.build(data.shape, data.classes)  # refuses a network that does not fit before training
 
     print(f"{options.path}: {distilled.decoded_count} images, {experiment.protocol}", flush=True)
-    found = _evaluated(distilled, data, architectures, experiment.protocol, options, out)
+    with resumable("evaluate", argv):
+        found = _evaluated(distilled, data, architectures, experiment.protocol, options, out)
     print(report(found))
     print(f"{TEST_DATA}\nall figures {out}")
 
@@ -250,7 +252,8 @@ def _experiment(distilled: DistilledSet, options: Evaluate) -> Experiment:
     shape, factor = distilled.shape, card["factor"]
     experiment = resolve(method, recipe, ipc=ipc, shape=shape, factor=factor, protocol=options.protocol)
     net, own = network_of(card, options.path, options.nets is None), from_json(card.get("protocol"), Protocol())
-    protocol = experiment.protocol if options.protocol is not None or own is None else own
+    asked = options.protocol is not None or options.recipe is not None
+    protocol = experiment.protocol if asked or own is None else own
     protocol = at_learned_rate(protocol, distilled)
     if options.epochs is not None:
         protocol = replace(protocol, epochs=options.epochs)

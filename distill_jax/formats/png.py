@@ -16,8 +16,8 @@ from PIL import Image
 from distill_jax.formats.format import Contents, Format
 from distill_jax.types import RequestError
 
-SAFE_NAME = re.compile(r"\w([\w .+-]{0,100}\w)?")
-"""class names that are valid directory names on every file system"""
+SAFE_NAME = re.compile(r"\w([\w .+-]{0,60}\w)?")
+"""class names that are valid directory names on every file system, which allow 255 bytes: 62 characters of 4 bytes"""
 
 UNSAFE = re.compile(r"[^\w+-]")
 
@@ -62,7 +62,7 @@ def folder_names(class_names: Sequence[str]) -> list[str]:
     if distinct and list(class_names) == sorted(class_names) and all(map(SAFE_NAME.fullmatch, class_names)):
         return list(class_names)
     width = len(str(len(class_names) - 1))
-    return [f"{c:0{width}}_{UNSAFE.sub('_', name)[:100]}" for c, name in enumerate(class_names)]
+    return [f"{c:0{width}}_{UNSAFE.sub('_', name)[:60]}" for c, name in enumerate(class_names)]
 
 
 def _write(contents: Contents) -> dict[str, bytes]:

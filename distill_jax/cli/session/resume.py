@@ -62,19 +62,17 @@ def command_line(runner: str, argv: Sequence[str]) -> str:
 
 
 @contextmanager
-def resumable(runner: str, argv: Sequence[str], path: Path) -> Iterator[None]:
-    """If the block is interrupted, print the command that resumes the run in ``path``."""
+def resumable(runner: str, argv: Sequence[str], path: Path | None = None) -> Iterator[None]:
+    """If the block is interrupted, print the command that resumes it. ``path``: its workdir, if the runner has one."""
     try:
         yield
     except Interrupted:
         if not hosts.is_first():
             raise
         words = [word for word in argv if word not in AGAIN]
-        if not any(word.partition("=")[0] == "--workdir" for word in words):
-            end = words.index("--") if "--" in words else len(words)
-            words[end:end] = ["--workdir", str(path)]
         end = words.index("--") if "--" in words else len(words)
-        words[end:end] = ["--resume"]
+        given = any(word.partition("=")[0] == "--workdir" for word in words)
+        words[end:end] = ["--resume"] if path is None or given else ["--workdir", str(path), "--resume"]
         print(f"to resume: {shlex.join([*invocation(runner), *words])}", file=sys.stderr)
         raise
 
