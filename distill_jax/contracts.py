@@ -24,7 +24,7 @@ from distill_jax.types import (
     Synthetic,
     Tick,
     TrainSet,
-)
+)  # fmt: skip
 
 
 class Architecture(Choice):
@@ -206,14 +206,14 @@ class Objective(Choice):
         """Return the optimiser of ``Synthetic.learnable``."""
         return optax.identity()
 
-    @property
-    def skips(self) -> bool:
-        """Whether ``skip`` can skip a step."""
-        return False
+    def learned_rate(self, learnable: PyTree) -> Array | None:
+        """Return the learning rate for training on the set, float32 [], if ``learnable`` contains it; else None."""
+        return None
 
-    def skip(self, loss: Array) -> Array:
-        """Return bool []: whether to discard the step with this ``loss``, the change of optimiser states included."""
-        return jnp.zeros((), bool)
+    def skip(self, loss: Array) -> Array | None:
+        """Return bool []: whether to discard the step with this ``loss``, the change of optimiser states included; None
+        if no step is ever discarded."""
+        return None
 
     def check(self, net: Net, shape: Shape) -> None:
         """Raise RequestError, naming two fields, if ``net`` or ``shape`` (H, W, c) does not suit the objective."""

@@ -105,8 +105,8 @@ def inner_step(problem: Problem, state: State, key: Array) -> State:
     optimisers = (spec.labels.optimiser(), spec.objective.learnable_optimiser())
     steps = [_optax_step(*args) for args in zip(optimisers, grads[1:], states, leaves, strict=True)]
     synthetic, optimiser = (Synthetic(*parts) for parts in zip((images, images_state), *steps, strict=True))
-    if spec.objective.skips:
-        keep = partial(jnp.where, spec.objective.skip(loss))
+    if (skipped := spec.objective.skip(loss)) is not None:
+        keep = partial(jnp.where, skipped)
         synthetic, optimiser = jax.tree.map(keep, (state.synthetic, state.optimiser), (synthetic, optimiser))
 
     def update(live: tuple[Model, PyTree, Array], problem: Problem, syn: TrainSet) -> tuple[Model, PyTree]:

@@ -245,8 +245,8 @@ def distilled_set(problem: Problem, data: Dataset, state: State, about: dict[str
     given = bool(spec.mean) and data.whitening is None
     about = about | {"normalisation": "given" if given else "of the training images"}
     about |= {"part_of": list(data.class_names)} if spec.classes else {}
-    rate = synthetic.learnable
-    about |= {"rate": float(rate) if getattr(rate, "shape", None) == () else None}
+    rate = spec.objective.learned_rate(synthetic.learnable)
+    about |= {"rate": None if rate is None else float(rate)}
     made = DistilledSet.of(spec.parameterisation, images, names, problem.data.normaliser, about)
     if data.whitening is not None:
         made = made.with_zca(data.whitening.matrix)

@@ -158,12 +158,6 @@ def run_block(problems: Problem, states: State, steps: Array | int, chunk: int) 
     return mesh.shard_leading(advanced, problems.root.shape[0])
 
 
-def learned_rates(states: State, repeats: int) -> Array | None:
-    """Return the learned rates of the states [S, ...], ``repeats`` times each, or None if they learn none."""
-    rates = states.synthetic.learnable
-    return jnp.repeat(rates, repeats) if getattr(rates, "ndim", None) == 1 else None
-
-
 def training_sets(problems: Problem, states: State, repeats: int) -> Sets:
     """Return the synthetic sets of the points as S * ``repeats`` training sets, those of the first point first, with
     the kind of labels that the spec names."""
@@ -173,4 +167,5 @@ def training_sets(problems: Problem, states: State, repeats: int) -> Sets:
     rows = jnp.arange(count * size, dtype=jnp.int32).reshape(count, size)
     store = TrainSet(*(a.reshape(-1, *a.shape[2:]) for a in sets))
     store = with_labels(store, spec, problems.net, problems.pool)
-    return Sets(store, jnp.repeat(rows, repeats, axis=0), learned_rates(states, repeats))
+    rates = spec.objective.learned_rate(states.synthetic.learnable)
+    return Sets(store, jnp.repeat(rows, repeats, axis=0), None if rates is None else jnp.repeat(rates, repeats))

@@ -184,3 +184,24 @@ def test_training_sets_have_the_labels_and_all_cells_of_the_saved_set() -> None:
         np.testing.assert_allclose(found.images, made.arrays()[0], atol=1e-6)
         np.testing.assert_allclose(found.targets, made.targets(), atol=1e-6)
     assert len(made.images) == 4 and made.targets().min() > 0
+
+
+@choice
+class LearnsAScalar(WithSpread):
+    """A plug-in with a learned scalar that is no learning rate unless ``is_rate``."""
+
+    is_rate: bool = False
+
+    def learnable(self) -> Array:
+        return jnp.float32(0.5)
+
+    def learned_rate(self, learnable: Array) -> Array | None:
+        return learnable if self.is_rate else super().learned_rate(learnable)
+
+
+@pytest.mark.parametrize("is_rate", [False, True])
+def test_a_learned_scalar_is_a_rate_only_if_the_objective_says_so(is_rate: bool):
+    spec = replace(SPEC, objective=LearnsAScalar(is_rate=is_rate))
+    points = sweep.stacked(problem(spec), [spec], ROOTS[:1])
+    rates = sweep.training_sets(points, sweep.init_states(points, 1), 2).rates
+    assert rates is None if not is_rate else np.asarray(rates).tolist() == [0.5, 0.5]

@@ -15,7 +15,18 @@ from distill_jax.augment import Siamese
 from distill_jax.axes.parameterisation import targets
 from distill_jax.contracts import Augmentation, SetObjective
 from distill_jax.train import Order, Pipeline, epochs_order, train
-from distill_jax.types import Array, Model, Net, RequestError, Synthetic, TrainSet, choice, require_at_least, static
+from distill_jax.types import (
+    Array,
+    Model,
+    Net,
+    PyTree,
+    RequestError,
+    Synthetic,
+    TrainSet,
+    choice,
+    require_at_least,
+    static,
+)
 
 
 @choice
@@ -63,12 +74,11 @@ class TrajectoryMatching(SetObjective):
     def learnable_optimiser(self) -> optax.GradientTransformation:
         return optax.sgd(self.rate_lr, self.rate_momentum)
 
-    @property
-    def skips(self) -> bool:
-        return self.threshold > 0
+    def learned_rate(self, learnable: PyTree) -> Array:
+        return learnable
 
-    def skip(self, loss: Array) -> Array:
-        return loss > self.threshold
+    def skip(self, loss: Array) -> Array | None:
+        return loss > self.threshold if self.threshold > 0 else None
 
     def set_loss(self, net: Net, model: Model, real: Array, syn: Synthetic, key: Array) -> Array:
         """Return the loss, a scalar >= 0 that is 1 if the student did not move.

@@ -134,8 +134,7 @@ def _run(setup: Setup, problem: Problem, budget: Budget, clock: Clock, interrupt
     clock.spent("distill")
 
     def mark(step: int, state: State) -> _Mark:
-        rate = state.synthetic.learnable
-        rate = rate if getattr(rate, "shape", None) == () else None
+        rate = spec.objective.learned_rate(state.synthetic.learnable)
         return _Mark(step, clock.seconds["pretrain"] + clock.seconds["distill"], training_set(problem, state), rate)
 
     marks = [] if spec.steps and budget.points == 1 else [mark(0, state)]
