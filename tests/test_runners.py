@@ -8,6 +8,7 @@ import sys
 import types
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,9 +17,10 @@ from distill_jax.axes.parameterisation import MultiFormation, Pixels
 from distill_jax.cli import distill, evaluate, pretrain, report
 from distill_jax.cli.output.image_grid import draw
 from distill_jax.cli.process.clock import Clock
+from distill_jax.contracts import ClassObjective
 from distill_jax.data import load
 from distill_jax.distilled import DistilledSet
-from distill_jax.types import Normaliser
+from distill_jax.types import Array, Model, Net, Normaliser, choice
 from tests.tiny import NET, PLAIN, POOL, SHORT, TINY, outcome
 
 
@@ -283,3 +285,18 @@ def test_the_picture_shows_every_class_and_keeps_its_size(classes, ipc, side, ch
     page = draw(distilled)
     assert page.mode == "RGB" and page.width <= 2000 and page.width * page.height < 20e6
     assert page.getpixel((0, 0)) == (255, 255, 255) and len(set(page.resize((50, 50)).get_flattened_data())) > 10
+
+
+@choice
+class Still(ClassObjective):
+    """An objective whose gradient is zero."""
+
+    def class_loss(self, net: Net, model: Model, real: Array, syn: Array, c: Array, key: Array) -> Array:
+        return 0 * jnp.sum(syn)
+
+
+def test_images_that_stand_still_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["dm", "digits", *NET, "--objective", f"{__name__}:Still", "--augment", "none", "--outer-steps", "1"]
+    line += ["--inner-steps", "1", "--repeats", "1", "--protocol.epochs", "1", "--protocol.augment", "none"]
+    assert distill.main([*line, "--baselines", "--workdir", str(tmp_path)]) == 0
+    assert "the images did not change in 1 steps: their gradient is zero" in capsys.readouterr().err

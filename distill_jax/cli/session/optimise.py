@@ -74,8 +74,13 @@ def optimise(
     saved, saved_at = step, time.monotonic()
     held_out: dict[str, str] = {}
     images_per_step = _images_per_step(setup)
+    initial = np.array(state.synthetic.images) if step == 0 and not hosts.is_multihost() else None
 
     def check(block: Block) -> None:
+        nonlocal initial
+        if initial is not None and np.array_equal(initial, block.state.synthetic.images):
+            print(f"the images did not change in {block.end} steps: their gradient is zero", file=sys.stderr)
+        initial = None
         if not (np.isfinite(block.losses).all() and jnp.isfinite(block.state.synthetic.images).all()):
             raise Broken(_not_finite(setup, block, saved, workdir))
 
