@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from distill_jax.checkpoint import load_pool
-from distill_jax.cli import evaluate, export, import_set, pretrain
+from distill_jax.cli import evaluate, export, import_set, join, pretrain
 from distill_jax.distilled import DistilledSet, content_hash
 from distill_jax.formats import FORMATS, pool_from_torch
 from distill_jax.formats.torch_file import dumps
@@ -138,9 +138,11 @@ def test_folders_without_a_set_are_told_apart(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.json").write_text("{}")
     assert export.main([str(path), "png", str(tmp_path / "export")]) == 0
+    assert join.main([str(tmp_path / "export"), "--out", str(tmp_path / "out.npz")]) == 2
+    assert "has a set in the format png: read it with experiments.import_set" in capsys.readouterr().err
     for line, said in (
         (tmp_path / "run", "has no distilled set: continue it with --resume"),
-        (tmp_path / "export", "is an export: give the set that it was made from"),
+        (tmp_path / "export", "was distilled from npz:photos.npz, and there is no photos.npz here: give --dataset"),
         (path, "was distilled from npz:photos.npz, and there is no photos.npz here: give --dataset"),
     ):
         assert evaluate.main([str(line)]) == 2
@@ -163,3 +165,36 @@ def test_pretrain_takes_networks_of_pytorch(tmp_path: Path, capsys: pytest.Captu
     expected = pool_from_torch(net.build((8, 8, 1), 10), [Path(path) for path in paths])
     jax.tree.map(np.testing.assert_array_equal, pool.params, expected.params)
     assert about["from_torch"] == ["0.pt", "1.pt"] and about["models"]["size"] == 2
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_evaluate_recognises_the_formats_of_other_codebases(name: str, tmp_path: Path) -> None:
+    assert export.main(["digits-ipc1", name, str(tmp_path / "out")]) == 0
+    read, data = evaluate._read(evaluate.Evaluate(tmp_path / "out"))
+    assert data is None and read.card["dataset"] == "digits" and read.shape == (8, 8, 1)
+    np.testing.assert_array_equal(read.labels, np.arange(10))
+
+
+def test_evaluate_says_what_a_set_of_another_codebase_lacks(tmp_path: Path, capsys) -> None:
+    for name in ("idc", "mtt", "kip"):
+        assert export.main(["digits-ipc1", name, str(tmp_path / name)]) == 0
+        (tmp_path / name / "card.json").unlink()
+    capsys.readouterr()
+    for line, said in (
+        ("mtt/images_best.pt", "lacks the names of its classes: give --dataset"),
+        ("mtt --dataset digits", "convert it with experiments.import_set, which takes --mean, --std and --space"),
+        ("idc/data.pt --dataset digits", "the factor it is packed with (1: not packed): give --factor"),
+        ("kip/kip.npz --format kop --dataset digits", "unknown format 'kop': did you mean kip?"),
+        ("kip/kip.npz --format idc --dataset digits", "kip.npz is damaged or not a file of torch.save"),
+    ):
+        path, *options = line.split()
+        assert evaluate.main([str(tmp_path / path), *options]) == 2
+        assert said in capsys.readouterr().err, line
+    found, data = evaluate._read(evaluate.Evaluate(tmp_path / "idc" / "data.pt", "digits", factor=1))
+    assert data is not None and found.card["class_names"] == list(data.class_names)
+
+
+def test_damaged_sets_of_this_library_are_not_taken_for_those_of_another(tmp_path: Path, capsys) -> None:
+    (tmp_path / "mine.npz").write_bytes(b"damaged")
+    assert evaluate.main([str(tmp_path / "mine.npz"), "--dataset", "digits"]) == 2
+    assert "mine.npz is damaged or not an npz file" in capsys.readouterr().err

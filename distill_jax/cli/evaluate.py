@@ -34,12 +34,13 @@ from distill_jax.cli.session import evaluations
 from distill_jax.cli.session.dd_ranking import dd_ranking_scores
 from distill_jax.cli.session.resume import resumable
 from distill_jax.cli.session.score import Scorer, interval
-from distill_jax.cli.session.set_files import set_in
+from distill_jax.cli.session.set_files import foreign_set, set_in
 from distill_jax.cli.session.workdir import DISTILLED, EVALUATION, refuse_read_only
 from distill_jax.contracts import Architecture
 from distill_jax.data import Dataset
 from distill_jax.distilled import DistilledSet
 from distill_jax.evaluation import DD_RANKING, PROTOCOLS, Protocol, at_learned_rate, repeated
+from distill_jax.formats import FORMATS, recognised
 from distill_jax.methods import METHODS
 from distill_jax.nets import ARCHITECTURES
 from distill_jax.recipes import RECIPE_OF, Experiment, resolve
@@ -52,6 +53,10 @@ TEST_DATA = (
     "number of epochs, network or image."
 )
 
+SETS = (
+    "a distilled.npz, the workdir of a run, or a file or folder of another codebase (data_best.pt, images_best.pt, ...)"
+)
+
 NETS = (
     f"networks to train, of: {' '.join(ARCHITECTURES)}. The architecture that the set was distilled with keeps its "
     "settings, others have their defaults; default: that architecture"
@@ -62,7 +67,7 @@ NETS = (
 class Evaluate:
     """Train networks from scratch on a distilled set, and test them on the real test images."""
 
-    path: Positional[Annotated[Path, arg(metavar="PATH", help="a distilled.npz, or the workdir of a run")]]
+    path: Positional[Annotated[Path, arg(metavar="PATH", help=SETS)]]
     dataset: Annotated[str, arg(metavar="DATASET")] = ""
     """digits, npz:PATH, folder:PATH, hf:PATH, or a name of TensorFlow Datasets; default: the data set in the card of
     the set"""
@@ -74,6 +79,8 @@ class Evaluate:
     """epochs of training, to which the schedule dc adds one; default: the protocol's"""
     full_epochs: Annotated[int | None, arg(metavar="INT")] = None
     """with --protocol dd-ranking, epochs on all training data; default: the protocol's"""
+    format: Annotated[str | None, arg(metavar="|".join(FORMATS))] = None
+    """format of a set of another codebase; default: recognised by the names of its files"""
     factor: Annotated[int | None, arg(metavar="INT")] = None
     """decode with this factor instead of the factor in the card"""
     protocol: Annotated[str | None, arg(metavar="|".join(PROTOCOLS))] = None
@@ -93,18 +100,18 @@ class Evaluate:
 def run(argv: list[str]) -> None:
     options = parsed(Evaluate, argv, "evaluate")
     _check(options)
-    distilled = _read(options)
+    distilled, data = _read(options)
     if not options.dataset:
         name, subset = dataset_of(distilled, options.path)
         options = replace(options, dataset=name, subset=options.subset or subset)
-    out = options.out or _file(options).with_name(EVALUATION)
+    out = options.out or (options.path if options.path.is_dir() else options.path.parent) / EVALUATION
     if out.is_dir():
         raise RequestError(f"--out {out} is a folder: name a file in it, as in --out {out / EVALUATION}")
     refuse_read_only(out.parent, "--out")
     evaluations.read(out, "give another --out")  # refuses any other file before training
     for name in options.nets or ():
         choose("net", name)
-    data = read(options.dataset, distilled.shape[0], arguments.chosen_classes(options.subset))
+    data = data or read(options.dataset, distilled.shape[0], arguments.chosen_classes(options.subset))
     if warning := check_same_data(distilled, options.path, data, options.dataset):
         print(f"warning: {warning}", file=sys.stderr)
     experiment = _experiment(distilled, options)
@@ -172,7 +179,7 @@ def _entry(distilled: DistilledSet, data: Dataset, protocol: Protocol, options: 
     about = {name: distilled.card[name] for name in ("method", "ipc", "seed") if name in distilled.card}
     entry = {
         "set": {
-            "file": _file(options).name,
+            "file": DISTILLED if (options.path / DISTILLED).exists() else options.path.name,
             "hash": distilled.card["hash"],
             "factor": distilled.card["factor"],
             "labels": distilled.card.get("labels", "hard"),
@@ -230,17 +237,22 @@ def _check(options: Evaluate) -> None:
         raise RequestError(f"--nets {' '.join(options.nets)} names a network twice: name each once")
 
 
-def _file(options: Evaluate) -> Path:
-    return options.path / DISTILLED if options.path.is_dir() else options.path
-
-
-def _read(options: Evaluate) -> DistilledSet:
-    distilled = set_in(options.path)
-    if options.factor is None:
-        return distilled
-    distilled = distilled.with_factor(options.factor)
-    distilled.parameterisation.check(distilled.shape)
-    return distilled
+def _read(options: Evaluate) -> tuple[DistilledSet, Dataset | None]:
+    """Return the set, and its real data if they had to be read to read the set."""
+    path, factor, name = options.path, options.factor, options.format
+    if name is None:
+        try:
+            distilled = set_in(path)
+        except RequestError as error:
+            name = recognised(path)
+            if name is None or (name == "kip" and "damaged" in str(error)):  # any npz file may be one of KIP
+                raise
+        else:
+            distilled = distilled if factor is None else distilled.with_factor(factor)
+            distilled.parameterisation.check(distilled.shape)
+            return distilled, None
+    data = read(options.dataset, None, arguments.chosen_classes(options.subset)) if options.dataset else None
+    return foreign_set(path, name, factor, data), data
 
 
 def _experiment(distilled: DistilledSet, options: Evaluate) -> Experiment:

@@ -6,6 +6,8 @@
 To add a format, define another ``Format``; an entry in FORMATS gives it a name on the command line.
 """
 
+from pathlib import Path
+
 from distill_jax.formats.files import encode, read, write
 from distill_jax.formats.format import Contents, Format
 from distill_jax.formats.huggingface import HUGGINGFACE
@@ -24,4 +26,16 @@ FORMATS: dict[str, Format] = {
     "huggingface": HUGGINGFACE,
 }
 
-__all__ = ["FORMATS", "Contents", "Format", "encode", "pool_from_torch", "read", "write"]
+__all__ = ["FORMATS", "Contents", "Format", "encode", "pool_from_torch", "read", "recognised", "write"]
+
+
+def recognised(path: Path) -> str | None:
+    """Return the name of the format of a file or folder, recognised by the names of its files, or None."""
+    for name, form in FORMATS.items():
+        if path.is_dir():
+            found = all(any(path.glob(pattern)) for pattern in form.files)
+        else:
+            found = path.is_file() and any(path.match(pattern) for pattern in form.files)
+        if found:
+            return name
+    return None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from distill_jax.cli.session.atomic import replaced
 from distill_jax.cli.session.workdir import CONFIG, DISTILLED, RESULT
+from distill_jax.data import Dataset
 from distill_jax.distilled import DistilledSet
-from distill_jax.types import RequestError
+from distill_jax.formats import FORMATS, read, recognised
+from distill_jax.types import RequestError, lookup
 
 
 def set_in(path: Path) -> DistilledSet:
@@ -19,11 +22,25 @@ def set_in(path: Path) -> DistilledSet:
             raise RequestError(
                 f"the run in {path} has no distilled set: continue it with --resume, or give another run"
             )
-        if (path / "card.json").exists():
-            raise RequestError(
-                f"{path} is an export: give the set that it was made from, or use experiments.import_set"
-            )
+        if name := recognised(path):
+            raise RequestError(f"{path} has a set in the format {name}: read it with experiments.import_set")
     return DistilledSet.load(path)
+
+
+def foreign_set(path: Path, name: str, factor: int | None, data: Dataset | None) -> DistilledSet:
+    """Read the set of another codebase in ``path``, of the format ``name``. ``data``, the real data, provides what its
+    files lack. Raise RequestError if something is missing or wrong."""
+    form = lookup("format", name, FORMATS)
+    beside = path.parent if path.is_file() and len(form.files) > 1 else path
+    try:
+        return read(form, beside, factor=factor, dataset=data)
+    except RequestError as error:  # the message names fields, not options
+        if str(error).endswith("give class_names"):
+            raise RequestError(f"{path} lacks the names of its classes: give --dataset") from error
+        if str(error).endswith(("give mean", "give std", "give the space, normalised or pixel")):
+            mend = "convert it with experiments.import_set, which takes --mean, --std and --space"
+            raise RequestError(f"{path}: {str(error).rpartition(':')[0]}: {mend}") from error
+        raise RequestError(re.sub(r"\bgive factor\b", "give --factor", str(error))) from error
 
 
 def saved(distilled: DistilledSet, out: Path) -> None:
