@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from distill_jax import distill, evaluation, sweep
+from distill_jax.axes.init import Mix
+from distill_jax.axes.models import EarlyStagePool, RandomInit
+from distill_jax.axes.perturb import NoPerturbation
 from distill_jax.cli import ablate
 from distill_jax.cli.ablation.picture import draw
-from distill_jax.cli.ablation.swept import parse, take_swept
+from distill_jax.cli.ablation.swept import fitting, parse, take_swept
 from distill_jax.cli.request import arguments
 from tests.tiny import count_calls
 
@@ -97,6 +100,16 @@ def test_names_are_swept_where_they_cannot_be_method_and_dataset():
     assert rest == ["acc_dd", "digits", "--subset", "1", "2", "--held-out"]
     line = ["--init", "random", "acc_dd", "digits"]
     assert take_swept(line) == ({}, line)
+
+
+def test_swept_choices_take_the_options_that_they_have():
+    first = ["acc_dd", "digits", "--models.size", "3", "--models.augment.strategy="]
+    rest = [*first, "--models.epochs", "1", "--held-out", "--seeds", "1"]
+    assert fitting(rest, "models", RandomInit()) == ["acc_dd", "digits", "--held-out", "--seeds", "1"]
+    assert fitting(rest, "models", EarlyStagePool()) == fitting(rest, "init", Mix()) == rest
+    found = ablate._setup(rest, {"models": "random", "perturb": "none"}, {}).spec
+    assert isinstance(found.models, RandomInit) and isinstance(found.perturb, NoPerturbation)
+    assert ablate._setup(rest, {"models": "early-stage"}, {}).spec.models.size == 3
 
 
 def test_flags_of_the_runner_take_no_value():

@@ -18,11 +18,12 @@ from tyro.conf import FlagCreatePairsOff
 from distill_jax import sweep
 from distill_jax.check_spec import check
 from distill_jax.cli.ablation.measure import Row, Runs, measure
-from distill_jax.cli.ablation.swept import Value, only_numbers, parse
+from distill_jax.cli.ablation.swept import Value, fitting, only_numbers, parse
 from distill_jax.cli.output import display
 from distill_jax.cli.process.interrupts import Interrupts
 from distill_jax.cli.process.run_command import run_command
 from distill_jax.cli.request import arguments
+from distill_jax.cli.request.choices import choose
 from distill_jax.cli.session.pool import given_pool
 from distill_jax.cli.session.resume import Resumable, resumable
 from distill_jax.cli.session.score import summary
@@ -34,7 +35,7 @@ from distill_jax.cli.session.workdir import (
     Workdir,
     open_workdir,
 )
-from distill_jax.spec import Spec
+from distill_jax.spec import CHOICES, Spec
 from distill_jax.types import RequestError, require_at_least
 
 
@@ -44,7 +45,8 @@ class Ablate(Resumable, arguments.Common):
 
     Number fields of choices, including your own, are swept in one compiled program that shares one pool of models.
     Values that change shapes or the pool (--models.epochs, --live, --factor, --ipc, ...) run one after the other, and
-    so do names (--init random mix, --objective.metric mse cos) and flags (--objective.head true false).
+    so do names (--init random mix, --objective.metric mse cos) and flags (--objective.head true false). Of several
+    swept choices on an axis, each takes the options that it has.
     """
 
     seeds: int = 3
@@ -101,6 +103,7 @@ def _setup(rest: list[str], group: Mapping[str, Value], numbers: Mapping[str, Se
     """Return the run with the settings of ``group``. Raise RequestError if it lacks one of ``numbers``."""
     words = []
     for name, value in group.items():
+        rest = fitting(rest, name, choose(name, str(value))) if name in CHOICES else rest
         axis, _, field = name.replace("_", "-").rpartition(".")
         flag = f"--{axis}.{'' if value else 'no-'}{field}"
         words += [flag] if isinstance(value, bool) else [f"--{name.replace('_', '-')}", str(value)]

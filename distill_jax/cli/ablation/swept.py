@@ -9,7 +9,7 @@ from typing import TypeAlias
 from distill_jax import sweep
 from distill_jax.cli.request import arguments
 from distill_jax.recipes import Experiment
-from distill_jax.types import RequestError
+from distill_jax.types import Choice, RequestError
 
 Value: TypeAlias = float | str | bool
 """a value of a swept setting: a number, a name or a flag"""
@@ -78,3 +78,17 @@ def _flags(name: str, values: Sequence[Value]) -> list[Value]:
     if not {"true", "false"} >= set(words):
         raise RequestError(f"{name} is {' '.join(words)}: a flag takes the values true false")
     return [word == "true" for word in words]
+
+
+def fitting(argv: Sequence[str], axis: str, choice: Choice) -> list[str]:
+    """Return ``argv`` without the options of ``axis`` that ``choice`` has no field for, such as --models.size for
+    --models random."""
+    known = {field.name for field in fields(choice)}
+    kept, fits = [], True
+    for word in argv:
+        if word.startswith("--"):
+            head, dot, path = word[2:].partition("=")[0].replace("-", "_").partition(".")
+            name = path.partition(".")[0]
+            fits = head != axis or not dot or name in known or name.removeprefix("no_") in known
+        kept += [word] if fits else []
+    return kept
