@@ -12,7 +12,7 @@ import optax
 
 from distill_jax import tree
 from distill_jax.augment import Siamese
-from distill_jax.axes.parameterisation import targets
+from distill_jax.axes.parameterisation import class_major
 from distill_jax.contracts import Augmentation, SetObjective
 from distill_jax.train import Order, Pipeline, epochs_order, train
 from distill_jax.types import Array, Model, Net, RequestError, Synthetic, TrainSet, choice, require_at_least, static
@@ -75,9 +75,8 @@ class TrajectoryMatching(SetObjective):
 
         It is differentiable in the images, the labels and the learning rate.
         """
-        classes, decoded = syn.images.shape[:2]
-        shown = TrainSet(syn.images.reshape(-1, *syn.images.shape[2:]), targets(classes, decoded, syn.labels))
-        n = classes * decoded
+        shown = class_major(syn.images, syn.labels)
+        n = len(shown.images)
         batch = min(self.batch or n, n)
         order_key, train_key = jax.random.split(key)
         order = epochs_order(order_key, n, batch, -(-self.steps // -(-n // batch)))

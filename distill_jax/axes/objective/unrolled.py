@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from distill_jax.augment import Siamese
-from distill_jax.axes.parameterisation import targets
+from distill_jax.axes.parameterisation import class_major
 from distill_jax.contracts import Augmentation, SetObjective
 from distill_jax.draws import permutations
 from distill_jax.train import Order, Pipeline, train
@@ -133,8 +133,7 @@ class TruncatedBackprop(SetObjective):
         float, the images in network space.
         """
         classes, decoded = syn.images.shape[:2]
-        shown = _flat(syn.images, targets(classes, decoded, syn.labels))
-        real_set = _flat(real, targets(classes, real.shape[1]))
+        shown, real_set = class_major(syn.images, syn.labels), class_major(real)
         length_key, before_key, order_key, within_key, real_key = jax.random.split(key, 5)
         # The end of randint is exclusive.
         before = jax.random.randint(length_key, (), self.least, self.steps - self.window + 1)
@@ -193,10 +192,6 @@ def after_window(
     model, _, _ = train(net, model, optimiser, state, syn, order, pipeline, key, remat=True)
     out, _ = net.apply(model, real.images, train=True)
     return jnp.mean(optax.softmax_cross_entropy(out.logits, real.targets))
-
-
-def _flat(images: Array, targets: Array) -> TrainSet:
-    return TrainSet(images.reshape(-1, *images.shape[2:]), targets)
 
 
 def _mean(decay: float, old: Array, new: Array) -> Array:
