@@ -27,6 +27,7 @@ from distill_jax.types import (
     TrainSet,
     choice,
     require_at_least,
+    require_optimiser,
 )
 
 EPS = 1e-8
@@ -50,11 +51,7 @@ class InnerAdam(Choice):
     b2: float = 0.999
 
     def validate(self) -> None:
-        if self.lr <= 0:
-            raise RequestError(f"lr is {self.lr:g}: a learning rate must be above 0")
-        for name, value in (("b1", self.b1), ("b2", self.b2)):
-            if not 0 <= value < 1:
-                raise RequestError(f"{name} is {value:g}: it must be from 0 to below 1")
+        require_optimiser(self, "lr", "b1", "b2")
 
     def transform(self, taped: bool) -> optax.GradientTransformation:
         """Return the optax transformation.
