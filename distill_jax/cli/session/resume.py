@@ -70,11 +70,9 @@ def resumable(runner: str, argv: Sequence[str], path: Path) -> Iterator[None]:
         if not hosts.is_first():
             raise
         words = [word for word in argv if word not in AGAIN]
-        if not any(word.partition("=")[0] == "--workdir" for word in words):
-            end = words.index("--") if "--" in words else len(words)
-            words[end:end] = ["--workdir", str(path)]
+        named = any(word.partition("=")[0] == "--workdir" for word in words)
         end = words.index("--") if "--" in words else len(words)
-        words[end:end] = ["--resume"]
+        words[end:end] = [*([] if named else ["--workdir", str(path)]), "--resume"]
         print(f"to resume: {shlex.join([*invocation(runner), *words])}", file=sys.stderr)
         raise
 
