@@ -6,7 +6,6 @@ images, labels = distilled.arrays()          # decoded and normalised: train on 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from distill_jax import __version__, sets
 from distill_jax.axes.parameterisation import MultiFormation, Pixels, unbounded
 from distill_jax.contracts import Parameterisation
 from distill_jax.data import whiten
+from distill_jax.data.dataset import digest_of
 from distill_jax.types import Array, Normaliser, RequestError
 
 SCHEMA = 1
@@ -236,11 +236,7 @@ def content_hash(
     images: np.ndarray, labels: np.ndarray, soft: np.ndarray | None = None, zca: np.ndarray | None = None
 ) -> str:
     """Return the hexadecimal SHA-256 of shapes, images, labels, and of soft labels and whitening if given."""
-    digest = hashlib.sha256()
-    for array in (images, labels, *(a for a in (soft, zca) if a is not None)):
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
+    return digest_of(images, labels, *(a for a in (soft, zca) if a is not None))
 
 
 def _wrong_soft(soft: np.ndarray, images: int, classes: int) -> str | None:

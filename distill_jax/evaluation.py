@@ -49,6 +49,7 @@ from distill_jax.types import (
     TrainSet,
     choice,
     require_at_least,
+    require_optimiser,
 )
 
 
@@ -79,13 +80,8 @@ class Protocol(Choice):
             raise RequestError(f"optimiser {self.optimiser!r} is unknown: choose sgd or adam")
         if self.optimiser == "adam" and SCHEDULES[self.schedule].restarts:
             raise RequestError(f"schedule {self.schedule} restarts SGD: for adam, choose another, such as half")
-        if self.rate <= 0:
-            raise RequestError(f"rate is {self.rate:g}: a learning rate must be above 0")
-        if not 0 <= self.momentum < 1 or self.weight_decay < 0:
-            raise RequestError(
-                f"momentum {self.momentum:g} and weight_decay {self.weight_decay:g} make no optimiser: "
-                "give a momentum from 0 to below 1 and a decay of 0 or more"
-            )
+        require_optimiser(self, "rate", "momentum")
+        require_at_least(0, self, "weight_decay")
         Pipeline(self.batch, self.cutmix).validate()
 
     @property

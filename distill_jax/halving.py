@@ -7,7 +7,7 @@ trains about as many scoring networks in all, so fewer candidates get more accur
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -110,7 +110,7 @@ def candidates(spec: Spec, names: Sequence[str], count: int, reach: float) -> li
     points, refused = [], None
     for point in sweep.combinations({name: grid(name, sweep.field_at(spec, name), count, reach) for name in names}):
         try:
-            validate(at(spec, point))
+            validate(sweep.at(spec, point))
             points.append(point)
         except RequestError as error:
             refused = error
@@ -119,13 +119,6 @@ def candidates(spec: Spec, names: Sequence[str], count: int, reach: float) -> li
     if len(points) > MOST:
         raise RequestError(f"{len(points)} candidates are too many: add --candidates 3, or --tune fewer numbers")
     return points
-
-
-def at(spec: Spec, point: Mapping[str, float]) -> Spec:
-    """Return ``spec`` with the numbers of ``point``."""
-    for name, value in point.items():
-        spec = sweep.replaced(spec, name, value)
-    return spec
 
 
 def grid(name: str, value: float, count: int, reach: float) -> list[float]:

@@ -83,7 +83,7 @@ def host_loop(
     Each block is sized by the duration of the previous one. The first two blocks have one step each, because the first
     also compiles and its duration says nothing about speed.
     """
-    first, wanted, compiled = start, 1, False
+    first, wanted = start, 1
     while first < stop:
         count = min(wanted, size.longest, stop - first)
         if size.every:
@@ -95,9 +95,8 @@ def host_loop(
         first += count
         if any([callback(block) is True for callback in callbacks]):  # every callback sees every block
             break
-        if compiled:
+        if block.first > start:
             wanted = hosts.maximum(max(1, min(int(size.seconds * count / max(took, 1e-6)), GROWTH * count)))
-        compiled = True
     return state
 
 

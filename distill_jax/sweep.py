@@ -67,11 +67,18 @@ def _option_for(path: str) -> str | None:
 def replaced(spec: Spec, path: str, value: Any) -> Spec:
     """Return ``spec`` with ``value`` at ``path``."""
 
-    def at(node: Any, names: list[str]) -> Any:
+    def within(node: Any, names: list[str]) -> Any:
         head, *rest = names
-        return replace(node, **{head: at(getattr(node, head), rest) if rest else value})
+        return replace(node, **{head: within(getattr(node, head), rest) if rest else value})
 
-    return at(spec, path.split("."))
+    return within(spec, path.split("."))
+
+
+def at(spec: Spec, point: Mapping[str, Any]) -> Spec:
+    """Return ``spec`` with the values of ``point`` at its paths."""
+    for path, value in point.items():
+        spec = replaced(spec, path, value)
+    return spec
 
 
 def combinations(swept: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -84,13 +91,7 @@ def combinations(swept: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 
 def specs_of(spec: Spec, swept: Mapping[str, Sequence[float]]) -> list[Spec]:
     """Return ``spec`` at every combination of the values of the ``swept`` paths."""
-    points = []
-    for point in combinations(swept):
-        one = spec
-        for path, value in point.items():
-            one = replaced(one, path, value)
-        points.append(one)
-    return points
+    return [at(spec, point) for point in combinations(swept)]
 
 
 def stacked(problem: Problem, specs: Sequence[Spec], roots: Sequence[Array]) -> Problem:

@@ -30,6 +30,7 @@ from distill_jax.types import (
     accumulator_dtype,
     choice,
     require_at_least,
+    require_optimiser,
 )
 
 
@@ -68,10 +69,7 @@ class NetworkSGD(Choice):
     weight_decay: float = 5e-4
 
     def validate(self) -> None:
-        if self.lr <= 0:
-            raise RequestError(f"lr is {self.lr:g}: a learning rate must be above 0")
-        if not 0 <= self.momentum < 1:
-            raise RequestError(f"momentum is {self.momentum:g}: it must be from 0 to below 1")
+        require_optimiser(self, "lr", "momentum")
         require_at_least(0, self, "weight_decay")
 
     def transform(self, schedule: optax.Schedule | None = None) -> optax.GradientTransformation:

@@ -24,17 +24,7 @@ import dataclasses
 import difflib
 from abc import ABC
 from collections.abc import Callable, Iterable, Mapping
-from typing import (
-    Any,
-    ClassVar,
-    NamedTuple,
-    Protocol,
-    TypeAlias,
-    TypeVar,
-    dataclass_transform,
-    get_type_hints,
-    runtime_checkable,
-)
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar, dataclass_transform, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -72,10 +62,22 @@ def require_at_least(least: int, of: Any, *names: str, zero: str = "") -> None:
     for name in names:
         value = getattr(of, name)
         if value < least:
-            path = f"{of.axis}.{name}" if isinstance(of, Choice) and of.axis else name
             said = f"{value:g}" if isinstance(value, float) else value
             bound = f"at least {least}" if least else f"0 ({zero}) or more" if zero else "0 or more"
-            raise RequestError(f"{path} is {said}: it must be {bound}")
+            raise RequestError(f"{_path(of, name)} is {said}: it must be {bound}")
+
+
+def require_optimiser(of: Any, rate: str, *decays: str) -> None:
+    """Raise RequestError unless ``rate`` of ``of`` is above 0, and its ``decays``, such as betas, from 0 to below 1."""
+    if getattr(of, rate) <= 0:
+        raise RequestError(f"{_path(of, rate)} is {getattr(of, rate):g}: a learning rate must be above 0")
+    for name in decays:
+        if not 0 <= getattr(of, name) < 1:
+            raise RequestError(f"{_path(of, name)} is {getattr(of, name):g}: it must be from 0 to below 1")
+
+
+def _path(of: Any, name: str) -> str:
+    return f"{of.axis}.{name}" if isinstance(of, Choice) and of.axis else name
 
 
 def accumulator_dtype(dtype: Any) -> Any:
@@ -164,7 +166,6 @@ class NetOutput(NamedTuple):
     """[N, E]: the flattened input of the classifier"""
 
 
-@runtime_checkable
 class Net(Protocol):
     """A network for one image shape and number of classes; hashable, and static under ``jit``."""
 
@@ -235,10 +236,8 @@ class RealData(NamedTuple):
     def classes(self) -> int:
         return self.counts.shape[0]
 
-    @property
-    def portions(self) -> int:
-        """1, because all images are on the device."""
-        return 1
+    portions = 1
+    """1, because all images are on the device"""
 
     def at(self, n: int) -> RealData:
         return self

@@ -71,7 +71,7 @@ CASES = {
 def test_two_orders_of_derivatives(case, on_cpu, monkeypatch):
     if not on_cpu and not case.startswith(("library", "stride 2, few")):
         pytest.skip("one form on accelerators")
-    monkeypatch.setattr(conv, "_on_cpu", lambda: on_cpu)
+    monkeypatch.setattr(conv, "on_cpu", lambda: on_cpu)
     shape, size, outputs, stride, padding = CASES[case]
     with jax.enable_x64(True):
         x, kernel = operands(shape, size, outputs)
@@ -84,7 +84,7 @@ def test_two_orders_of_derivatives(case, on_cpu, monkeypatch):
 @pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0)], ids=["images", "kernels", "both"])
 @pytest.mark.parametrize(("shape", "outputs", "stride"), [((2, 4, 4, 2), 3, 1), ((1, 4, 4, 16), 16, 2)])
 def test_batched_equals_a_loop(shape, outputs, stride, axes, on_cpu, monkeypatch):
-    monkeypatch.setattr(conv, "_on_cpu", lambda: on_cpu)
+    monkeypatch.setattr(conv, "on_cpu", lambda: on_cpu)
     with jax.enable_x64(True):
         x, kernel = operands(shape, 3, outputs, lead=(2,))
         x, kernel = (each if axis == 0 else each[0] for each, axis in zip((x, kernel), axes, strict=True))
@@ -100,7 +100,7 @@ def test_batched_equals_a_loop(shape, outputs, stride, axes, on_cpu, monkeypatch
 @pytest.mark.parametrize("on_cpu", [True, False], ids=["cpu", "accelerator"])
 def test_classes_within_models_inside_scan(on_cpu, monkeypatch):
     """Maps [K, ...] kernels over [C, ...] images inside a loop, as the distillation step does."""
-    monkeypatch.setattr(conv, "_on_cpu", lambda: on_cpu)
+    monkeypatch.setattr(conv, "on_cpu", lambda: on_cpu)
     with jax.enable_x64(True):
         x, kernel = operands((2, 4, 4, 3), 3, 2, lead=(2,))
 

@@ -87,7 +87,7 @@ def explained(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 def test_cifar10_as_measured(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     # CPUs use Winograd convolutions, which need fewer operations than the plain ones of the independent count.
-    monkeypatch.setattr("distill_jax.nets.conv._on_cpu", lambda: False)
+    monkeypatch.setattr("distill_jax.nets.conv.on_cpu", lambda: False)
     text = explained(capsys, "acc_dd", "cifar10", "--ipc", "10")
     assert "uint8 [50000, 32, 32, 3] -> select [10, 64, 32, 32, 3] --augment--" in text
     assert "images [10, 10, 32, 32, 3] -> decode [10, 40, 32, 32, 3] --augment--" in text

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from distill_jax import sweep
 from distill_jax.axes.optimiser import SGD
-from distill_jax.halving import LEAST_EPOCHS, Rung, Speed, at, candidates, grid, scheduled, survivors
+from distill_jax.halving import LEAST_EPOCHS, Rung, Speed, candidates, grid, scheduled, survivors
 from distill_jax.recipes import resolve
 from distill_jax.types import RequestError
 
@@ -56,7 +57,7 @@ def test_candidates_are_multiples_of_the_recipe():
     assert grid("x", 0.0002, 7, 30) == [6.67e-6, 2.07e-5, 6.44e-5, 0.0002, 0.000621, 0.00193, 0.006]
     points = candidates(SPEC, ["optimiser.lr", "perturb.max"], 3, 10)
     assert len(points) == 9 and points[4] == {"optimiser.lr": RATE, "perturb.max": 0.09}
-    assert at(SPEC, points[4]) == SPEC
+    assert sweep.at(SPEC, points[4]) == SPEC
     # A momentum must be below 1.
     assert [p["optimiser.momentum"] for p in candidates(SPEC, ["optimiser.momentum"], 3, 10)] == [0.05, 0.5]
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from distill_jax.contracts import Labels
-from distill_jax.types import Array, Model, Net, RequestError, TrainSet, choice
+from distill_jax.types import Array, Model, Net, RequestError, TrainSet, choice, require_optimiser
 
 
 @choice
@@ -42,11 +42,7 @@ class LearnedLabels(Labels):
     def validate(self) -> None:
         if self.start not in ("class", "teachers"):
             raise RequestError(f"labels.start is {self.start!r}: it must be 'class' or 'teachers'")
-        if self.lr <= 0 or not 0 <= self.momentum < 1:
-            raise RequestError(
-                f"labels.lr is {self.lr:g} and labels.momentum is {self.momentum:g}: "
-                "give a learning rate above 0 and a momentum from 0 to below 1"
-            )
+        require_optimiser(self, "lr", "momentum")
 
     def init(self, net: Net, teachers: Model | None, initial: TrainSet) -> Array:
         """Return the initial logits, float32 [C, D, C]."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from distill_jax.contracts import Optimiser
-from distill_jax.types import Array, PyTree, RequestError, choice
+from distill_jax.types import Array, PyTree, RequestError, choice, require_optimiser
 
 
 @choice
@@ -26,7 +26,7 @@ class ClassByClassSGD(Optimiser):
     momentum: float = 0.5
 
     def validate(self) -> None:
-        _check(self.lr, self.momentum)
+        require_optimiser(self, "lr", "momentum")
 
     def init(self, images: Array) -> Array:
         return jnp.zeros_like(images)
@@ -61,8 +61,7 @@ class ClassByClassAdam(Optimiser):
     weight_decay: float = 5e-4
 
     def validate(self) -> None:
-        _check(self.lr, self.b1)
-        _check(self.lr, self.b2)
+        require_optimiser(self, "lr", "b1", "b2")
 
     def init(self, images: Array) -> tuple[Array, Array, Array]:
         """Return (first moment, second moment, number of turns taken)."""
@@ -133,7 +132,7 @@ class SGD(_Optax):
     """fractions of the run after which the learning rate is halved (CAFE)"""
 
     def validate(self) -> None:
-        _check(self.lr, self.momentum)
+        require_optimiser(self, "lr", "momentum")
         if not all(0 <= share <= 1 for share in self.halve_at):
             raise RequestError(f"optimiser.halve_at is {self.halve_at}: give fractions of the run, from 0 to 1")
 
@@ -157,8 +156,7 @@ class Adam(_Optax):
     weight_decay: float = 0.0
 
     def validate(self) -> None:
-        _check(self.lr, self.b1)
-        _check(self.lr, self.b2)
+        require_optimiser(self, "lr", "b1", "b2")
 
     def transform(self, scale: Array | float) -> optax.GradientTransformation:
         return optax.adamw(self.lr * scale, self.b1, self.b2, weight_decay=self.weight_decay)
@@ -219,10 +217,3 @@ class ClippedAdam(Adam):
         """Return the running mean ``before``, negative at the start, updated with ``norm``: float []."""
         memory = jnp.asarray(self.memory, norm.dtype)
         return jnp.where(before < 0, norm, memory * before + (1 - memory) * norm)
-
-
-def _check(lr: float, momentum: float) -> None:
-    if lr <= 0:
-        raise RequestError(f"optimiser.lr is {lr:g}: a learning rate must be above 0")
-    if not 0 <= momentum < 1:
-        raise RequestError(f"the optimiser's momentum is {momentum:g}: it must be from 0 to below 1")

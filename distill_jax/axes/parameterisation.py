@@ -107,17 +107,21 @@ def as_network(parameterisation: Parameterisation, images: Array, data: RealData
     return data.normaliser.to_network(images) if parameterisation.space == "pixel" else images
 
 
-def targets(classes: int, decoded: int, logits: Array | None = None) -> Array:
-    """Return float32 [C*D, C] training targets of the decoded images: one-hot, or from learned ``logits`` [C, D, C]."""
-    if logits is not None:
-        return jax.nn.softmax(logits).reshape(-1, classes)
-    return jax.nn.one_hot(jnp.repeat(jnp.arange(classes), decoded), classes)
+def class_major(images: Array, logits: Array | None = None) -> TrainSet:
+    """Return ``images`` [C, D, H, W, c] as a set that is sorted by class, with one-hot targets, or with the class
+    probabilities of learned ``logits`` [C, D, C]."""
+    classes, decoded = images.shape[:2]
+    if logits is None:
+        targets = jax.nn.one_hot(jnp.repeat(jnp.arange(classes), decoded), classes)
+    else:
+        targets = jax.nn.softmax(logits).reshape(-1, classes)
+    return TrainSet(images.reshape(-1, *images.shape[2:]), targets)
 
 
 def decoded_set(parameterisation: Parameterisation, synthetic: Synthetic, data: RealData) -> TrainSet:
     """Return the synthetic set that a network trains on: images [C*D, H, W, c], sorted by class."""
     x = as_network(parameterisation, jax.vmap(parameterisation.decode)(synthetic.images), data)
-    return TrainSet(x.reshape(-1, *x.shape[2:]), targets(x.shape[0], x.shape[1], synthetic.labels))
+    return class_major(x, synthetic.labels)
 
 
 def unbounded(parameterisation: Parameterisation) -> Parameterisation:

@@ -44,8 +44,7 @@ class Directions(Perturbation):
         require_at_least(0, self, "min", "max")
         if self.norm not in NORMS:
             raise RequestError(f"perturb.norm {self.norm!r} is unknown: choose one of {', '.join(NORMS)}")
-        if self.count < 1:
-            raise RequestError(f"perturb.count is {self.count}: it must be 1 or more")
+        require_at_least(1, self, "count")
 
     def perturb(self, models: Model, key: Array) -> Model:
         """Return Model[K] with each model perturbed independently."""

@@ -84,7 +84,7 @@ def run(argv: list[str]) -> None:
         config |= {"held_out": options.held_out, **first.describe_figures(repeats=options.repeats)}
         workdir.begin(config, options.resume, options.overwrite)
         print(display.configuration(first.title, first.experiment))
-        print(*_describe_sweep(numbers, structural, options), sep="\n", flush=True)
+        print(*_describe_sweep(numbers, structural), sep="\n", flush=True)
         rows: list[Row] = []
         runs = Runs(range(options.seed, options.seed + options.seeds), options.repeats)
         for number, (group, setup) in enumerate(zip(groups, setups, strict=True)):
@@ -127,7 +127,7 @@ def _check(options: Ablate, swept: Mapping[str, Sequence[Value]]) -> None:
     options.check_folder()
 
 
-def _describe_sweep(numbers: Mapping[str, Any], structural: Mapping[str, Any], options: Ablate) -> list[str]:
+def _describe_sweep(numbers: Mapping[str, Any], structural: Mapping[str, Any]) -> list[str]:
     lines = []
     for swept, how in ((numbers, "one compiled program"), (structural, "one after the other")):
         for name, values in swept.items():

@@ -63,21 +63,11 @@ def run(argv: list[str]) -> None:
 def explained(experiment: Experiment, data: RealData) -> str:
     """Describe one inner step as text. ``data`` may consist of ``jax.ShapeDtypeStruct``."""
     problem, state = shapes(experiment.spec, data)
+    choices = _choices(experiment.spec)
+    device = table([("on the device", "bytes", ""), *_residents(problem, state)], numbers=True)
     if experiment.spec.steps == 0:
-        axes = [f"{axis:17} {getattr(experiment.spec, axis)!r}" for axis in CHOICES if axis not in display.OF_STEPS]
-        device = table([("on the device", "bytes", ""), *_residents(problem, state)], numbers=True)
-        return "\n".join(["The method takes no steps: it keeps the initial images.", "", *axes, "", *device])
-    return "\n".join(
-        [
-            *_walk(problem, state),
-            "",
-            *_choices(experiment.spec),
-            "",
-            *table([("on the device", "bytes", ""), *_residents(problem, state)], numbers=True),
-            "",
-            *_costs(problem, state),
-        ]
-    )
+        return "\n".join(["The method takes no steps: it keeps the initial images.", "", *choices, "", *device])
+    return "\n".join([*_walk(problem, state), "", *choices, "", *device, "", *_costs(problem, state)])
 
 
 def _published(settings: list[Comparison]) -> list[str]:
@@ -131,7 +121,9 @@ def _walk(problem: Problem, state: State) -> list[str]:
 
 
 def _choices(spec: Spec) -> list[str]:
-    return [f"{axis:17} {getattr(spec, axis)!r}" for axis in CHOICES]
+    """Return a line for each choice that the method uses."""
+    used = [axis for axis in CHOICES if spec.steps or axis not in display.OF_STEPS]
+    return [f"{axis:17} {getattr(spec, axis)!r}" for axis in used]
 
 
 def _residents(problem: Problem, state: State) -> list[tuple[str, str, str]]:
@@ -155,12 +147,9 @@ def _costs(problem: Problem, state: State) -> list[str]:
     every = spec.selector.every  # steps that share a selection share its cost
     picked = Cost(picked.flops // every, picked.bytes // every, picked.open_loops)
     step = picked + sweep + update
+    selects = type(spec.selector).__name__ + (f", every {every} steps" if every > 1 else "")
     rows = [
-        (
-            "selection",
-            *_amounts(picked),
-            type(spec.selector).__name__ + (f", every {every} steps" if every > 1 else ""),
-        ),
+        ("selection", *_amounts(picked), selects),
         ("matching sweep", *_amounts(sweep), f"{state.synthetic.images.shape[0]} classes x {spec.live} models"),
         ("model update", *_amounts(update), type(spec.update).__name__),
         ("inner step", *_amounts(step), ""),
@@ -168,10 +157,7 @@ def _costs(problem: Problem, state: State) -> list[str]:
         ("pool, before it", *_amounts(pool), ""),
     ]
     lines = table([("", "arithmetic", "bytes moved", ""), *(row for row in rows if row[1][:2] != "0 ")], numbers=True)
-    said = [
-        "",
-        "Only convolutions and matrix products count; the operations between them can be fused.",
-    ]
+    said = ["", "Only convolutions and matrix products count; the operations between them can be fused."]
     if step.open_loops or pool.open_loops:
         said.append("A loop whose length depends on the data counts as one iteration.")
     return lines + said

@@ -23,7 +23,7 @@ from distill_jax.cli.process.run_command import run_command
 from distill_jax.cli.request import arguments
 from distill_jax.cli.session.pool import given_pool, pool_for
 from distill_jax.cli.session.resume import Resumable, resumable
-from distill_jax.cli.session.setup import Setup, set_up
+from distill_jax.cli.session.setup import set_up
 from distill_jax.cli.session.workdir import SCHEDULE, open_workdir
 from distill_jax.cli.tuning import result as tuned
 from distill_jax.cli.tuning.race import Race, halve, measure_speed
@@ -60,7 +60,8 @@ def run(argv: list[str]) -> None:
     options = request.options
     _check(options)
     setup = set_up(request, eval_every=1)
-    _check_method(setup)
+    if setup.spec.steps == 0:
+        raise RequestError(f"{setup.method} takes no steps, so there is nothing to tune: choose another METHOD")
     count = options.candidates or {1: 7, 2: 5}.get(len(options.tune), 3)
     points = candidates(setup.spec, options.tune, count, options.reach)
     settings = tuned.settings(argv, Tune, request)
@@ -102,12 +103,6 @@ def _check(options: Tune) -> None:
         raise RequestError(
             f"candidates is {options.candidates}: give an odd number from 3; the recipe's value is in the middle"
         )
-
-
-def _check_method(setup: Setup) -> None:
-    """Raise RequestError for methods that cannot be tuned."""
-    if setup.spec.steps == 0:
-        raise RequestError(f"{setup.method} takes no steps, so there is nothing to tune: choose another METHOD")
 
 
 main = partial(run_command, run)

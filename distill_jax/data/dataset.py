@@ -136,11 +136,7 @@ class Dataset:
     @cached_property
     def fingerprint(self) -> str:
         """the first 16 hexadecimal digits of a SHA-256 over shapes, labels and pixels of both parts"""
-        digest = hashlib.sha256()
-        for array in (self.x_train, self.y_train, self.x_test, self.y_test):
-            digest.update(f"{array.dtype.str}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()[:16]
+        return digest_of(self.x_train, self.y_train, self.x_test, self.y_test)[:16]
 
     def real_data(self, mean: Sequence[float] = (), std: Sequence[float] = ()) -> RealData:
         """Return the training part, replicated on every device, with the statistics to normalise it.
@@ -210,6 +206,15 @@ def split_record(name: str, train: int, test: int) -> dict[str, Any]:
     share = f"{test} of {train + test} images, a fifth of each class, are held out for testing"
     split = {"held_out": HELD_OUT, "train": train, "test": test}
     return {"origin": {"split": split}, "notes": (f"{name} has no test part: {share}",)}
+
+
+def digest_of(*arrays: np.ndarray) -> str:
+    """Return the hexadecimal SHA-256 of the dtype, shape and content of each array."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def reason(error: BaseException) -> str:

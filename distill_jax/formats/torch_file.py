@@ -15,6 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from distill_jax.data.dataset import reason
 from distill_jax.formats.pickled import STORAGES, unpickle
 from distill_jax.types import RequestError
 
@@ -40,9 +41,8 @@ def loads(content: bytes, name: str) -> Any:
     except RequestError as error:
         raise RequestError(f"{name} cannot be read: {error}") from error
     except Exception as error:  # zipfile, pickletools and numpy raise many types on damaged files
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise RequestError(
-            f"{name} is damaged or not a file of torch.save ({reason}): save or copy it again"
+            f"{name} is damaged or not a file of torch.save ({reason(error)}): save or copy it again"
         ) from error
 
 

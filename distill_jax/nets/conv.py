@@ -28,7 +28,7 @@ from jax.custom_batching import custom_vmap
 from jax.typing import DTypeLike
 
 from distill_jax.nets import winograd
-from distill_jax.platform import target
+from distill_jax.platform import on_cpu, target
 from distill_jax.types import Array, accumulator_dtype
 
 Pads: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
@@ -153,13 +153,9 @@ _correlate.defvjp(_correlate_fwd, _correlate_bwd)
 # ------------------------------------------------------------------ algorithms for one pair of operands
 
 
-def _on_cpu() -> bool:
-    return target() == "cpu"
-
-
 def _each(f: Callable[[Array, Array], Array], a: Array, b: Array) -> Array:
     """Apply ``f`` to every pair of entries of ``a`` [B, ...] and ``b`` [B, ...], and stack the results."""
-    if _on_cpu() or len(a) > MOST_UNROLLED:
+    if on_cpu() or len(a) > MOST_UNROLLED:
         return lax.map(lambda pair: f(*pair), (a, b))
     return jnp.stack([f(a[i], b[i]) for i in range(len(a))])
 
@@ -174,7 +170,7 @@ def _form(
     inefficient below 16 channels. Winograd needs 32 channels to pay for its transforms, and more precision than
     bfloat16.
     """
-    if not _on_cpu():
+    if not on_cpu():
         return "library"
     if channels_in < 16:
         return "patches"
@@ -192,14 +188,14 @@ def _conv_one(x: Array, kernel: Array, stride: int, pads: Pads) -> Array:
     if form == "winograd":
         return winograd.convolve(_pad(x, pads), kernel)
     if form == "patches":
-        return jnp.matmul(_patches(x, kernel.shape[:2], stride, pads), _flat(kernel))
+        return jnp.matmul(_patches(x, kernel.shape[:2], stride, pads), kernel.reshape(-1, channels_out))
     if form == "shifts":
         return _shifted_sum(x, kernel, pads)
     return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def _correlate_one(x: Array, dy: Array, pads: Pads) -> Array:
-    if not _on_cpu():
+    if not on_cpu():
         # The library's kernel gradient has a fifth less memory traffic in a training step on a GPU than patches, and on
         # a TPU half the kernels. A float32 output would make cuDNN compute in float32, so the result is widened later.
         wide = accumulator_dtype(x.dtype)
@@ -207,8 +203,8 @@ def _correlate_one(x: Array, dy: Array, pads: Pads) -> Array:
         result = wide if target() == "tpu" else x.dtype
         y = lax.conv_general_dilated(x, dy, (1, 1), pads, dimension_numbers=roles, preferred_element_type=result)
         return y.astype(wide)
-    kh, kw = window = _window(x.shape, dy.shape, pads)
     x = _pad(x, pads)
+    kh, kw = window = tuple(x.shape[a] - dy.shape[a] + 1 for a in (1, 2))
     form = _form(window, 1, x.shape[3], dy.shape[3], x.dtype)
     if form == "winograd":
         return winograd.correlate(x, dy)
@@ -233,7 +229,7 @@ def _taps(x: Array, window: tuple[int, ...], stride: int) -> list[Array]:
 
 
 def _patches(x: Array, window: tuple[int, ...], stride: int, pads: Pads) -> Array:
-    """[N, H, W, i] -> [N, H', W', kh*kw*i], in the order of ``_flat``"""
+    """[N, H, W, i] -> [N, H', W', kh*kw*i], in the order of ``kernel.reshape(-1, o)``"""
     return jnp.concatenate(_taps(_pad(x, pads), window, stride), axis=3)
 
 
@@ -248,12 +244,6 @@ def _shifted_sum(x: Array, kernel: Array, pads: Pads) -> Array:
 # ------------------------------------------------------------------ shapes
 
 
-def _flat(kernel: Array) -> Array:
-    """[..., kh, kw, i, o] -> [..., kh*kw*i, o]"""
-    *lead, kh, kw, i, o = kernel.shape
-    return kernel.reshape(*lead, kh * kw * i, o)
-
-
 def _mirror(kernel: Array) -> Array:
     """Return the kernel of the transposed convolution: rotated by 180 degrees, with inputs and outputs exchanged."""
     return kernel[::-1, ::-1].swapaxes(2, 3)
@@ -263,12 +253,6 @@ def _mirror_pads(pads: Pads, window: tuple[int, ...]) -> Pads:
     (top, bottom), (left, right) = pads
     kh, kw = window
     return (kh - 1 - top, kh - 1 - bottom), (kw - 1 - left, kw - 1 - right)
-
-
-def _window(x: tuple[int, ...], dy: tuple[int, ...], pads: Pads) -> tuple[int, int]:
-    """Return the kernel size for the shapes [..., H, W, i] of x and [..., H', W', o] of dy."""
-    kh, kw = (x[a] + sum(pads[a + 3]) - dy[a] + 1 for a in (-3, -2))
-    return kh, kw
 
 
 def _pad(x: Array, pads: Pads) -> Array:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import flax.linen as nn
 
 from distill_jax.contracts import Architecture
 from distill_jax.nets.layers import ACTIVATIONS, POOLINGS, ActivationName, Conv, Dense, Norm, NormName, PoolingName
-from distill_jax.nets.net import DTypeName, FlaxNet, require_choice, require_norm, require_positive
+from distill_jax.nets.net import DTypeName, FlaxNet, require_choice, require_dtype, require_norm, require_positive
 from distill_jax.types import Array, NetBlock, NetOutput, RequestError, choice
 
 DEEPEST = 100
@@ -35,7 +33,7 @@ class ConvNet(Architecture):
         require_norm(self.norm, self.width)
         require_choice("activation", self.activation, ACTIVATIONS)
         require_choice("pooling", self.pooling, POOLINGS)
-        require_choice("dtype", self.dtype, get_args(DTypeName))
+        require_dtype(self.dtype)
 
     def build(self, shape: tuple[int, int, int], classes: int) -> FlaxNet:
         """Build the net for images of ``shape`` (H, W, c). Raise RequestError if pooling shrinks them to nothing."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,7 +9,7 @@ import jax.numpy as jnp
 from distill_jax.contracts import Architecture
 from distill_jax.nets.conv import average_pool
 from distill_jax.nets.layers import Conv, Dense, Norm, NormName
-from distill_jax.nets.net import DTypeName, FlaxNet, require_choice, require_norm, require_positive, require_side
+from distill_jax.nets.net import DTypeName, FlaxNet, require_dtype, require_norm, require_positive, require_side
 from distill_jax.types import Array, NetBlock, NetOutput, choice
 
 
@@ -30,7 +28,7 @@ class DenseNet(Architecture):
     def validate(self) -> None:
         require_positive(growth=self.growth, **{f"layers[{i}]": n for i, n in enumerate(self.layers)})
         require_norm(self.norm, self.growth)
-        require_choice("dtype", self.dtype, get_args(DTypeName))
+        require_dtype(self.dtype)
 
     def build(self, shape: tuple[int, int, int], classes: int) -> FlaxNet:
         """Build the net for images of ``shape`` (H, W, c). Raise RequestError for a side below 8 or a wrong field."""

@@ -57,10 +57,15 @@ def require_choice(field: str, value: str, names: Iterable[str]) -> None:
         raise RequestError(f"{field} {value!r} is unknown: {near_miss(str(value), names)}")
 
 
-def require_norm(norm: str, width: int | None) -> None:
+def require_dtype(dtype: str) -> None:
+    """Raise RequestError for an unknown dtype."""
+    require_choice("dtype", dtype, get_args(DTypeName))
+
+
+def require_norm(norm: str, width: int) -> None:
     """Raise RequestError for an unknown norm, or a norm that does not divide ``width`` channels."""
     require_choice("norm", norm, get_args(NormName))
-    if norm == "group" and width is not None and width % GROUPS:
+    if norm == "group" and width % GROUPS:
         raise RequestError(
             f"norm 'group' cannot split {width} channels into {GROUPS} groups: choose another width or norm"
         )

@@ -8,7 +8,6 @@ Kernels are initially normal with std sqrt(2/fan_out), as in IDC's release.
 from __future__ import annotations
 
 from functools import partial
-from typing import get_args
 
 import flax.linen as nn
 import jax
@@ -16,8 +15,8 @@ import jax.numpy as jnp
 
 from distill_jax.contracts import Architecture
 from distill_jax.nets.conv import average_pool, max_pool
-from distill_jax.nets.layers import GROUPS, Conv, Dense, Norm, NormName
-from distill_jax.nets.net import DTypeName, FlaxNet, require_choice
+from distill_jax.nets.layers import Conv, Dense, Norm, NormName
+from distill_jax.nets.net import DTypeName, FlaxNet, require_dtype, require_norm
 from distill_jax.types import Array, NetBlock, NetOutput, RequestError, choice
 
 DEPTHS = {10: 1, 18: 2}
@@ -61,8 +60,8 @@ class ResNetAP(Architecture):
 def _check(depth: int, norm: str, dtype: str) -> None:
     if depth not in DEPTHS:
         raise RequestError(f"net.depth is {depth}: give {' or '.join(map(str, DEPTHS))} for a ResNet")
-    require_choice("norm", norm, get_args(NormName))
-    require_choice("dtype", dtype, get_args(DTypeName))
+    require_norm(norm, 32)  # every width is a multiple of it
+    require_dtype(dtype)
 
 
 def _build(spec: ResNet | ResNetAP, pooled: bool, shape: tuple[int, int, int], classes: int) -> FlaxNet:
@@ -70,7 +69,6 @@ def _build(spec: ResNet | ResNetAP, pooled: bool, shape: tuple[int, int, int], c
     if side < 8:
         raise RequestError(f"images with a side of {side} pixels are too small for a ResNet: give at least 8x8")
     first = 32 if side < 64 else 64
-    assert first % GROUPS == 0
     module = _ResNet(spec.norm, pooled, side, tuple(first * 2**s for s in range(4)), DEPTHS[spec.depth], classes)
     return FlaxNet(module, shape, classes, spec.dtype)
 

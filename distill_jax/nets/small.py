@@ -7,7 +7,7 @@ and 5x5 convolutions are padded to keep the size.
 
 from __future__ import annotations
 
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,7 +15,7 @@ import jax
 from distill_jax.contracts import Architecture
 from distill_jax.nets.conv import max_pool
 from distill_jax.nets.layers import Conv, Dense, Norm, NormName
-from distill_jax.nets.net import DTypeName, FlaxNet, require_choice, require_norm, require_positive, require_side
+from distill_jax.nets.net import DTypeName, FlaxNet, require_dtype, require_norm, require_positive, require_side
 from distill_jax.types import Array, NetBlock, NetOutput, choice
 
 
@@ -38,7 +38,7 @@ class MLP(Architecture):
 
     def validate(self) -> None:
         require_positive(depth=self.depth, width=self.width)
-        require_choice("dtype", self.dtype, get_args(DTypeName))
+        require_dtype(self.dtype)
 
     def build(self, shape: tuple[int, int, int], classes: int) -> FlaxNet:
         """Build the net for images of any ``shape`` (H, W, c)."""
@@ -55,7 +55,7 @@ class LeNet(Architecture):
 
     def validate(self) -> None:
         require_norm(self.norm, 6)
-        require_choice("dtype", self.dtype, get_args(DTypeName))
+        require_dtype(self.dtype)
 
     def build(self, shape: tuple[int, int, int], classes: int) -> FlaxNet:
         """Build the net for images of ``shape`` (H, W, c). Raise RequestError for a side below 8."""
@@ -76,7 +76,7 @@ class AlexNet(Architecture):
 
     def validate(self) -> None:
         require_norm(self.norm, 128)
-        require_choice("dtype", self.dtype, get_args(DTypeName))
+        require_dtype(self.dtype)
 
     def build(self, shape: tuple[int, int, int], classes: int) -> FlaxNet:
         """Build the net for images of ``shape`` (H, W, c). Raise RequestError for a side below 8."""
@@ -101,7 +101,7 @@ class VGG11(Architecture):
 
     def validate(self) -> None:
         require_norm(self.norm, 64)
-        require_choice("dtype", self.dtype, get_args(DTypeName))
+        require_dtype(self.dtype)
 
     def build(self, shape: tuple[int, int, int], classes: int) -> FlaxNet:
         """Build the net for images of ``shape`` (H, W, c). Raise RequestError for a side below 8."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,7 +10,7 @@ from jax import lax
 from distill_jax.contracts import Architecture
 from distill_jax.nets.initial_weights import initialiser
 from distill_jax.nets.layers import ONES, ZEROS, Dense, over
-from distill_jax.nets.net import DTypeName, FlaxNet, require_choice, require_positive, require_side
+from distill_jax.nets.net import DTypeName, FlaxNet, require_dtype, require_positive, require_side
 from distill_jax.types import Array, NetBlock, NetOutput, RequestError, accumulator_dtype, choice
 
 
@@ -31,7 +29,7 @@ class ViT(Architecture):
     def validate(self) -> None:
         require_positive(depth=self.depth, width=self.width, heads=self.heads)
         require_positive(patch=1 if self.patch is None else self.patch)
-        require_choice("dtype", self.dtype, get_args(DTypeName))
+        require_dtype(self.dtype)
         if self.width % self.heads:
             raise RequestError(
                 f"width {self.width} cannot be divided among {self.heads} heads: make it a multiple of {self.heads}"

@@ -43,8 +43,7 @@ class Mix(Initialisation):
             positions = draw_distinct(key, data, n)
         else:
             positions = jnp.arange(n, dtype=jnp.int32)[None, :] % data.counts[:, None]
-        # Visit one class at a time: the images before shrinking take factor**2 times the memory of the result.
-        return as_pixels(jax.lax.map(lambda rows: tile(data.images[rows], ipc, factor), _rows(data, positions)))
+        return _tiled(data, positions, ipc, factor)
 
 
 @choice
@@ -83,7 +82,7 @@ class CorrectlyClassified(Initialisation):
         real = jnp.arange(data.index.shape[1], dtype=jnp.int32)[None, :] < data.counts[:, None]
         order = jnp.argsort(jnp.where(real, rank, -1.0), axis=1, descending=True)
         positions = jnp.take_along_axis(order, jnp.arange(n, dtype=jnp.int32)[None, :] % data.counts[:, None], axis=1)
-        return as_pixels(jax.lax.map(lambda rows: tile(data.images[rows], ipc, factor), _rows(data, positions)))
+        return _tiled(data, positions, ipc, factor)
 
 
 @choice
@@ -104,16 +103,10 @@ class Coreset(Initialisation):
                 f"{counts.index(least)} has only {least}: use a smaller --ipc or --factor, or --init mix"
             )
 
-    def rows(self, net: Net, model: Model, data: RealData, k: int, key: Array) -> Array:
-        """Return the selected rows of ``data.images``, int32 [C, k]."""
-        positions = choose(self.rule, net, model, data, k, key, self.normalise)
-        return jnp.take_along_axis(data.index, positions, axis=1)
-
     def images(self, net: Net, model: Model, data: RealData, ipc: int, factor: int, key: Array) -> Array:
         """Return float32 [C, I, H, W, c] in [0, 1]."""
-        rows = self.rows(net, model, data, ipc * factor**2, key)
-        tiled = jax.lax.map(lambda rows: tile(data.images[rows], ipc, factor), rows)
-        return as_pixels(tiled)
+        positions = choose(self.rule, net, model, data, ipc * factor**2, key, self.normalise)
+        return _tiled(data, positions, ipc, factor)
 
 
 @choice
@@ -165,6 +158,12 @@ def _grid(side: int, factor: int, source: int | None = None) -> tuple[np.ndarray
     sizes = [side // factor + (cell < side % factor) for cell in range(factor)]
     places = [np.arange(size) * (source or side) // size for size in sizes]
     return np.repeat(np.arange(factor), sizes), np.concatenate(places)
+
+
+def _tiled(data: RealData, positions: Array, ipc: int, factor: int) -> Array:
+    """Return the images at ``positions`` within each class, tiled: float32 [C, I, H, W, c] in [0, 1]."""
+    # Visit one class at a time: the images before shrinking take factor**2 times the memory of the result.
+    return as_pixels(jax.lax.map(lambda rows: tile(data.images[rows], ipc, factor), _rows(data, positions)))
 
 
 def _rows(data: RealData, positions: Array) -> Array:

@@ -12,7 +12,7 @@ import optax
 
 from distill_jax import tree
 from distill_jax.augment import Siamese
-from distill_jax.axes.parameterisation import targets
+from distill_jax.axes.parameterisation import class_major
 from distill_jax.contracts import Augmentation, SetObjective
 from distill_jax.train import Order, Pipeline, epochs_order, train
 from distill_jax.types import (
@@ -25,6 +25,7 @@ from distill_jax.types import (
     TrainSet,
     choice,
     require_at_least,
+    require_optimiser,
     static,
 )
 
@@ -61,11 +62,8 @@ class TrajectoryMatching(SetObjective):
             raise RequestError(f"objective.steps is {self.steps}: the student needs at least one step")
         require_at_least(0, self, "batch", zero="all images")
         require_at_least(0, self, "threshold", zero="none")
-        for name, value in (("rate", self.rate), ("rate_lr", self.rate_lr)):
-            if value <= 0:
-                raise RequestError(f"objective.{name} is {value:g}: a learning rate must be above 0")
-        if not 0 <= self.rate_momentum < 1:
-            raise RequestError(f"objective.rate_momentum is {self.rate_momentum:g}: it must be from 0 to below 1")
+        require_optimiser(self, "rate")
+        require_optimiser(self, "rate_lr", "rate_momentum")
 
     def learnable(self) -> Array:
         """Return the initial learning rate of the student, float32 []."""
@@ -85,9 +83,8 @@ class TrajectoryMatching(SetObjective):
 
         It is differentiable in the images, the labels and the learning rate.
         """
-        classes, decoded = syn.images.shape[:2]
-        shown = TrainSet(syn.images.reshape(-1, *syn.images.shape[2:]), targets(classes, decoded, syn.labels))
-        n = classes * decoded
+        shown = class_major(syn.images, syn.labels)
+        n = len(shown.images)
         batch = min(self.batch or n, n)
         order_key, train_key = jax.random.split(key)
         order = epochs_order(order_key, n, batch, -(-self.steps // -(-n // batch)))

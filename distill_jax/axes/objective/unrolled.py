@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from distill_jax.augment import Siamese
-from distill_jax.axes.parameterisation import targets
+from distill_jax.axes.parameterisation import class_major
 from distill_jax.contracts import Augmentation, SetObjective
 from distill_jax.draws import permutations
 from distill_jax.train import Order, Pipeline, train
@@ -27,6 +27,7 @@ from distill_jax.types import (
     TrainSet,
     choice,
     require_at_least,
+    require_optimiser,
 )
 
 EPS = 1e-8
@@ -50,11 +51,7 @@ class InnerAdam(Choice):
     b2: float = 0.999
 
     def validate(self) -> None:
-        if self.lr <= 0:
-            raise RequestError(f"lr is {self.lr:g}: a learning rate must be above 0")
-        for name, value in (("b1", self.b1), ("b2", self.b2)):
-            if not 0 <= value < 1:
-                raise RequestError(f"{name} is {value:g}: it must be from 0 to below 1")
+        require_optimiser(self, "lr", "b1", "b2")
 
     def transform(self, taped: bool) -> optax.GradientTransformation:
         """Return the optax transformation.
@@ -133,8 +130,7 @@ class TruncatedBackprop(SetObjective):
         float, the images in network space.
         """
         classes, decoded = syn.images.shape[:2]
-        shown = _flat(syn.images, targets(classes, decoded, syn.labels))
-        real_set = _flat(real, targets(classes, real.shape[1]))
+        shown, real_set = class_major(syn.images, syn.labels), class_major(real)
         length_key, before_key, order_key, within_key, real_key = jax.random.split(key, 5)
         # The end of randint is exclusive.
         before = jax.random.randint(length_key, (), self.least, self.steps - self.window + 1)
@@ -193,10 +189,6 @@ def after_window(
     model, _, _ = train(net, model, optimiser, state, syn, order, pipeline, key, remat=True)
     out, _ = net.apply(model, real.images, train=True)
     return jnp.mean(optax.softmax_cross_entropy(out.logits, real.targets))
-
-
-def _flat(images: Array, targets: Array) -> TrainSet:
-    return TrainSet(images.reshape(-1, *images.shape[2:]), targets)
 
 
 def _mean(decay: float, old: Array, new: Array) -> Array:

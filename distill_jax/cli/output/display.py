@@ -131,6 +131,11 @@ def table(rows: Sequence[Sequence[str]], numbers: bool = False) -> list[str]:
     return [line(row).rstrip() for row in rows]
 
 
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Format a table in Markdown."""
+    return ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
+
+
 def last_part(path: str) -> str:
     """Return the last part of a data set's name, which may be a path, for titles."""
     return path.rstrip("/").rpartition("/")[2]

@@ -157,7 +157,7 @@ def _table(curves: dict[str, list[list[Point]]]) -> list[str]:
         "steps",
         *["random, same labels %"] * any(same_labels.values()),
     ]
-    rows = [head, ["---"] * len(head)]
+    rows = []
     for line, runs in curves.items():
         last = [points[-1] for points in runs]
         accuracies = finals[line]
@@ -170,7 +170,7 @@ def _table(curves: dict[str, list[list[Point]]]) -> list[str]:
         row = [line, display.plus_minus(summary(accuracies)), *beyond, f"{seconds:.1f}", str(last[0].step)]
         same = display.plus_minus(summary(same_labels[line])) if same_labels[line] else ""
         rows.append([*row, same][: len(head)])
-    return ["| " + " | ".join(row) + " |" for row in rows]
+    return display.markdown(head, rows)
 
 
 def _finals(points: list[Point]) -> list[float]:

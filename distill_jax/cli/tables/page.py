@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from distill_jax.cli.output.display import plus_minus
+from distill_jax.cli.output.display import markdown, plus_minus
 from distill_jax.cli.process.clock import environment
 from distill_jax.cli.request.parser import invocation
 from distill_jax.cli.session.score import interval, summary
@@ -140,8 +140,7 @@ def _cells(outcomes: Sequence[Outcome]) -> list[str]:
         return []
     head = ["cell", "ours", "95 % interval", "seeds × networks", "published", "difference", f"within ±{CLOSE:g}"]
     head += ["steps", "pretraining s", "distillation s", "device", "protocol"]
-    rows = [head, ["---"] * len(head)]
-    problems = []
+    rows, problems = [], []
     for outcome in outcomes:
         cell, accuracy, runs, difference = outcome.cell, outcome.accuracy, outcome.runs, outcome.difference
         if outcome.problem:
@@ -162,7 +161,7 @@ def _cells(outcomes: Sequence[Outcome]) -> list[str]:
             outcome.protocol,
         ])  # fmt: skip
     unfinished = ["", "Not finished:", "", *problems] if problems else []
-    return [*_markdown(rows), *unfinished, ""]
+    return [*markdown(head, rows), *unfinished, ""]
 
 
 def _accelerations(gains: Sequence[Gain]) -> list[str]:
@@ -170,7 +169,7 @@ def _accelerations(gains: Sequence[Gain]) -> list[str]:
     if not gains:
         return []
     head = ["data, ipc", "accuracy", "method", "reached by", "steps", "seconds", "fewer steps", "fewer seconds"]
-    rows, problems = [head, ["---"] * len(head)], []
+    rows, problems = [], []
     for gain in gains:
         of = gain.of
         if gain.curves is None:
@@ -190,7 +189,7 @@ def _accelerations(gains: Sequence[Gain]) -> list[str]:
         "mean over the seeds of how many times fewer, with its 95 % interval. The curves and their commands are in "
         "`cells/acceleration-*/compare`.", "",
     ]  # fmt: skip
-    return [*lines, *_markdown(rows), *(["", *problems] if problems else []), ""]
+    return [*lines, *markdown(head, rows), *(["", *problems] if problems else []), ""]
 
 
 def reached(points: Sequence[Point], target: float) -> tuple[float, float] | None:
@@ -219,7 +218,3 @@ def _times_fewer(slow: Sequence[Any], fast: Sequence[Any], part: int) -> str:
 
 def _interval(limits: Any, digits: int = 1) -> str:
     return "" if limits is None else f"{limits[0]:.{digits}f} to {limits[1]:.{digits}f}"
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
-    return ["| " + " | ".join(row) + " |" for row in rows]

@@ -23,7 +23,7 @@ from distill_jax.cli.session.workdir import CHECKPOINTS, POINTS, Workdir
 from distill_jax.cli.tuning.result import Row
 from distill_jax.distill import Problem, State
 from distill_jax.evaluation import test_accuracies, train_networks
-from distill_jax.halving import Schedule, Speed, at, survivors
+from distill_jax.halving import Schedule, Speed, survivors
 from distill_jax.run import Block
 
 
@@ -39,7 +39,7 @@ class Race(NamedTuple):
 
     def stacked(self, alive: Sequence[int]) -> Problem:
         """Stack the candidates ``alive`` as one problem. They share the root key and therefore all random numbers."""
-        specs = [at(self.setup.spec, self.points[i]) for i in alive]
+        specs = [sweep.at(self.setup.spec, self.points[i]) for i in alive]
         return sweep.stacked(self.problem, specs, [self.problem.root])
 
 
