@@ -25,8 +25,8 @@ from tests.tiny import NET, python
 PRETRAIN = ["acc_dd", "digits", *NET, "--models.size", "4", "--models.epochs", "2"]
 ABLATE = [*SMALL.split(), "--outer-steps", "6", "--perturb.max", "0", "0.09", "--models.epochs", "0", "1"]
 COMPARE = [
-    "compare", "--dataset", "digits", "--methods", "random", "dm", "idc", "--steps", "4", "--points", "2",
-    "--seeds", "2", "--repeats", "1",
+    "compare", "--dataset", "digits", "--methods", "random", "dm", "fast: dm --optimiser.lr 2", "--steps", "4",
+    "--points", "2", "--seeds", "2", "--repeats", "1",
 ]  # fmt: skip
 SHARED = [
     "--", "--selector.batch", "4", "--protocol.epochs", "2", "--augment", "none", "--protocol.augment.strategy", "",

@@ -28,9 +28,9 @@ from tests.test_resume import Killed, dies
 from tests.tiny import count_calls
 
 SMALL = """
-    acc_dd digits --repeats 1 --candidates 3 --outer-steps 2 --inner-steps 3 --net.width 6 --net.depth 1
-    --protocol.epochs 2 --augment none --protocol.augment.strategy= --update.augment.strategy=
-    --selector.batch 4 --update.images 8 --update.batch 8 --models.size 1 --models.epochs 0 --seconds 100
+    dm digits --models early-stage --repeats 1 --candidates 3 --outer-steps 2 --inner-steps 3 --net.width 6
+    --net.depth 1 --protocol.epochs 2 --augment none --protocol.augment.strategy=
+    --selector.batch 4 --models.size 1 --models.epochs 0 --seconds 100
 """
 
 
@@ -105,7 +105,7 @@ def test_the_winner_has_the_best_written_figures(finished: Path, capsys: pytest.
     command = shlex.split(next(line for line in said.splitlines() if line.startswith("next: ")))[4:]
     spec = arguments.parse(command, Distill)[2].spec
     assert spec.optimiser.lr == chosen["optimiser.lr"] and spec.steps == 6  # type: ignore[attr-defined]
-    assert "held-out % after 6" in said and "136 held-out training images, protocol idc, 2 epochs" in said
+    assert "held-out % after 6" in said and "136 held-out training images, protocol dsa, 2 epochs" in said
 
 
 def test_a_winner_that_is_not_clearly_better_is_doubted() -> None:
