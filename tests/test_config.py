@@ -48,6 +48,7 @@ def test_resolved_values_are_what_a_run_records(settings):
         "idc digits --ipc 2 --models early-stage --models.size 2 --perturb directions --perturb.max 0.5",
         "acc_dd digits --recipe mnist --factor 1 --mean 0.1 --std 0.2",
         "cafe digits --optimiser.halve-at 0.5 0.75 --protocol dsa --protocol.epochs 7",
+        "dm digits --protocol.augment none --models early-stage --models.augment none --augment siamese --seed 3",
         "ncfm digits --models.no-trained --objective feature --parameterisation.factor 2",
     ],
 )

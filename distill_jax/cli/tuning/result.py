@@ -42,7 +42,8 @@ def settings(argv: Sequence[str], runner: type[Any], request: Request[Any]) -> d
     given, _ = arguments.scan(argv, runner)
     chosen = {**config.read(given.get("config")), **given}
     stage = ("recipe", "factor", "parameterisation.factor", "protocol", *CHOICES)
-    first = {name: chosen[name] for name in stage if name in chosen} | {"ipc": experiment.spec.ipc}
+    first = {name: value for name, value in chosen.items() if name in stage or name.endswith(".augment")}
+    first |= {"ipc": experiment.spec.ipc}
     words = [options.method, options.dataset, *config.words(first, ())]
     default = arguments.parse(words, runner, data.shape)[2]
     now, before = ({**flat(to_json(e.spec)), **flat({"protocol": to_json(e.protocol)})} for e in (experiment, default))
