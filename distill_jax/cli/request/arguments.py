@@ -85,7 +85,7 @@ class Common:
         str | None,
         arg(
             metavar="NAME",
-            help=f"settings that depend on the data, one of {' '.join(RECIPES)}; default: the one of a named data set, else "
+            help=f"settings that depend on the data, one of {' '.join(RECIPES)}; default: that of a named data set, else "
             "generic",
         ),
     ] = None
