@@ -85,8 +85,8 @@ class Common:
         str | None,
         arg(
             metavar="NAME",
-            help=f"settings that depend on the data, one of {' '.join(RECIPES)}; default: that of a named data set, else "
-            "generic",
+            help=f"settings that depend on the data, one of {' '.join(RECIPES)}; default: that of a named data set, "
+            "else generic",
         ),
     ] = None
     factor: Annotated[int | None, arg(metavar="INT")] = None
