@@ -223,7 +223,8 @@ def run(
 def distil(
     spec: Spec, data: Dataset, seed: int = 0, callbacks: Sequence[Callback] = (), resident: int = 0
 ) -> DistilledSet:
-    """Distil ``data`` and return the set, the same as ``experiments.distill --seed SEED`` makes with this spec.
+    """Distil ``data`` and return the set, the same as ``experiments.distill --seed SEED`` makes with this spec. It has
+    the same bits on the same devices and with the same XLA_FLAGS, which the command sets itself.
 
     ``resident`` is the number of real images per class on the device (``data.Buffer``); 0: all. Raise RequestError if
     the spec does not fit the data, and FloatingPointError if the images diverge.

@@ -70,7 +70,7 @@ class Evaluate:
     path: Positional[Annotated[Path, arg(metavar="PATH", help=SETS)]]
     dataset: Annotated[str, arg(metavar="DATASET")] = ""
     """digits, npz:PATH, folder:PATH, hf:PATH, or a name of TensorFlow Datasets; default: the data set in the card of
-    the set"""
+    the set, with its classes"""
     subset: arguments.Subset = None
     nets: Annotated[tuple[str, ...] | None, arg(metavar="NET [NET ...]", help=NETS)] = None
     repeats: int = 5
@@ -93,6 +93,7 @@ class Evaluate:
     the library"""
     devices: arguments.Devices = 0
     seed: int = 0
+    """seed of the networks, and of the random images of dd-ranking"""
     resume: FlagCreatePairsOff[bool] = False
     """keep the networks that an interrupted evaluation with the same options finished"""
 

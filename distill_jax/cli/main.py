@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 COMMANDS = {
     "distill": "learn a synthetic training set, score it and write a report",
-    "pretrain": "train a pool of early-stage models that several runs can share",
+    "pretrain": "train a pool of networks that several runs can share",
     "evaluate": "score a distilled set with networks trained from scratch",
     "explain": "show shapes, arithmetic and bytes of a method, and its memory and time on an accelerator",
     "ablate": "sweep one or two settings over several seeds",

@@ -36,7 +36,8 @@ class Pretrain(OnHosts, Resumable, arguments.Common):
     """Pretrain the pool of models that a method samples from, into WORKDIR/pool."""
 
     eval_every: int = 0
-    """above 0: pretrain for a run with --eval-every, which withholds a tenth of the training data"""
+    """above 0: pretrain for runs that withhold a tenth of the training data (distill --eval-every, ablate --held-out,
+    tune)"""
     resident_images: int = 0
     """number of real images per class on the device at a time, for data that do not fit; should be at least
     --selector.batch; 0: all"""

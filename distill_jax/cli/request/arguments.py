@@ -83,7 +83,11 @@ class Common:
     224, but folder: and hf: keep the size of images that are all square and of equal size"""
     recipe: Annotated[
         str | None,
-        arg(metavar="NAME", help=f"data set defaults, one of {' '.join(RECIPES)}; a named data set selects its own"),
+        arg(
+            metavar="NAME",
+            help=f"settings that depend on the data, one of {' '.join(RECIPES)}; default: that of a named data set, "
+            "else generic",
+        ),
     ] = None
     factor: Annotated[int | None, arg(metavar="INT")] = None
     """short for --parameterisation.factor"""
