@@ -74,6 +74,8 @@ def test_one_program_for_all_points(
         ("acc_dd digits --init random mux", "did you mean mix"),
         ("acc_dd digits --perturb directions none --perturb.max 0 1", "perturb.max is unknown"),
         ("acc_dd digits --seeds 3 5", "--seeds takes one value"),
+        ("acc_dd digits --protocol idc dsa", "protocol belongs to the evaluation, which is not swept"),
+        ("acc_dd digits --protocol.epochs 1 2", "protocol.epochs belongs to the evaluation, which is not swept"),
         ("acc_dd digits --net.width 4 8 --pool somewhere", "leave out --pool"),
         ("acc_dd digits --optimiser.lr 1 2 --seeds 0", "seeds is 0"),
         ("acc_dd digits --optimiser.lr 1 nan", "optimiser.lr is nan"),

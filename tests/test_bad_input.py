@@ -70,7 +70,7 @@ def files(folder: Path) -> dict[Path, bytes | None]:
         ("acc_dd digits --models.optimiser.weight-decay -3", "models.optimiser.weight_decay is -3"),
         ("acc_dd digits --perturb.max -0.1", "perturb.max is -0.1"),
         ("acc_dd digits --protocol.rate nan", "protocol.rate is nan"),
-        ("acc_dd digits --protocol.momentum 5", "protocol.momentum 5"),
+        ("acc_dd digits --protocol.momentum 5", "protocol.momentum is 5"),
         ("acc_dd digits --update.images 0", "--update none"),
         ("acc_dd digits --net.dtype float64", "needs jax's 64-bit mode"),
         ("acc_dd digits --augment.strategy wobble", "choose from color"),

@@ -24,6 +24,9 @@ def parse(
         swept, rest = take_swept(argv, lists)
         for name in {field.name for field in fields(runner)} & swept.keys():
             raise RequestError(f"--{name.replace('_', '-')} takes one value: give several to a setting of the method")
+        for name in swept:
+            if name.partition(".")[0] == "protocol":
+                raise RequestError(f"{name} belongs to the evaluation, which is not swept: run once for each value")
         options, _, default = arguments.parse(rest, runner)
         found = {name: sweep.field_at(default.spec, name) for name in swept if name != "factor"}
         several = {name for name, value in found.items() if isinstance(value, tuple)}
