@@ -9,6 +9,7 @@ import pytest
 
 from distill_jax.axes.init import Herding, KCenter, KMeansInit
 from distill_jax.axes.selector import herding, k_center
+from distill_jax.axes.selector.rules import choose
 from distill_jax.contracts import Initialisation
 from distill_jax.types import RequestError
 from tests.test_select import COUNTS, KEY, MODEL, NET, data  # noqa: F401  (a fixture)
@@ -51,7 +52,8 @@ def test_rules_are_their_definitions_and_never_choose_padding(rule, naive):
 
 @pytest.mark.parametrize("init", [Herding(), KCenter(), KMeansInit(normalise=True)])
 def test_a_coreset_is_of_different_images_of_the_class(init, data):  # noqa: F811
-    rows = np.asarray(jax.jit(init.rows, static_argnums=(0, 3))(NET, MODEL, data, 6, KEY))
+    positions = jax.jit(choose, static_argnums=(0, 1, 4, 6))(init.rule, NET, MODEL, data, 6, KEY, init.normalise)
+    rows = np.take_along_axis(np.asarray(data.index), np.asarray(positions), axis=1)
     labels, images = np.asarray(data.labels), np.asarray(data.images)
     np.testing.assert_array_equal(labels[rows], np.repeat(np.arange(3), 6).reshape(3, 6))
     start = jax.jit(init.images, static_argnums=(0, 3, 4))(NET, MODEL, data, 6, 1, KEY)
