@@ -35,7 +35,7 @@ GROUPS = (
 def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_numpy_rank_promotion", "raise")
     jax.config.update("jax_numpy_dtype_promotion", "strict")
-    # Garbage collection among the objects of tracing took a fifth of the suite's time (cli/backend.py).
+    # Garbage collection among the objects of tracing took a fifth of the suite's time (cli/process/backend.py).
     gc.set_threshold(50_000, 20, 20)
     if getattr(config, "cache", None) is not None:  # absent with -p no:cacheprovider
         # Compilation dominates the suite, so cache the programs for the next run. Results are bit-identical.

@@ -9,7 +9,7 @@ import pytest
 from distill_jax import analysis
 from distill_jax.axes.selector import RandomBatch
 from distill_jax.cli import analyse
-from distill_jax.cli.evidence import phases as evidence
+from distill_jax.cli.evidence import phases
 from distill_jax.cli.session import resume
 from distill_jax.data import Dataset, load
 from distill_jax.types import choice
@@ -92,7 +92,7 @@ def test_a_killed_analysis_resumes(whole: Path, tmp_path: Path, monkeypatch: pyt
     with pytest.raises(Killed):
         analyse.main(argv)
     with monkeypatch.context() as patched:
-        patched.setattr(evidence, "models", lambda job: (_ for _ in ()).throw(Killed))
+        patched.setattr(phases, "models", lambda job: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             analyse.main([*argv, "--resume"])
     count = len(steps)

@@ -1,4 +1,4 @@
-"""Tests the process of a command: exit codes, signals, the version, and advice in errors."""
+"""Tests the process of a command: exit codes, signals, the version, advice in errors, and its clock."""
 
 import errno
 import os
@@ -8,6 +8,8 @@ import time
 from dataclasses import fields
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 import distill_jax
@@ -118,3 +120,18 @@ def test_a_signal_is_recorded_until_it_is_polled(signum: signal.Signals) -> None
 def test_a_result_names_its_commit() -> None:
     found = clock.environment()["commit"]
     assert (found is not None) == (Path(clock.__file__).parents[3] / ".git").exists()
+
+
+def test_phases_are_disjoint_and_compilation_is_counted_once() -> None:
+    began, timed = time.perf_counter(), clock.Clock()
+    jax.jit(lambda x: jax.jit(jnp.sin)(x) + 1)(jnp.ones(3)).block_until_ready()
+    timed.spent("distill")
+    time.sleep(0.05)
+    timed.spent("evaluate")
+    time.sleep(0.05)
+    timed.spent(None)
+    took = time.perf_counter() - began
+    assert timed.seconds["compile"] > 0 and timed.seconds["evaluate"] >= 0.05 and timed.seconds["baselines"] == 0
+    assert sum(timed.seconds.values()) <= took - 0.05
+    timed.add({"distill": 100.0})
+    assert timed.rounded()["distill"] >= 100

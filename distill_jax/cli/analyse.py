@@ -20,7 +20,7 @@ from tyro.conf import arg
 from distill_jax import analysis, sweep
 from distill_jax.axes.selector import NoReal, RandomBatch, Representative
 from distill_jax.check_spec import check
-from distill_jax.cli.evidence import phases as evidence
+from distill_jax.cli.evidence import phases
 from distill_jax.cli.evidence.sentences import sentences
 from distill_jax.cli.output import display
 from distill_jax.cli.process.clock import environment
@@ -89,7 +89,7 @@ def run(argv: list[str]) -> None:
         pool = pool_for(setup, workdir, data, given, interrupts)
         sample = analysis.part(data, options.images, setup.keys.draw)
         problem = Problem(as_arrays(replace(setup.spec, live=1)), setup.net, sample, pool, setup.keys.run)
-        figures = _measure(evidence.Inputs(setup, problem, selectors, options, workdir, interrupts), swept)
+        figures = _measure(phases.Inputs(setup, problem, selectors, options, workdir, interrupts), swept)
         text = _write(workdir, setup, figures)
     print(text)
     print(f"figures {path / ANALYSIS}, text {path / ANALYSIS_TEXT}, picture {path / ANALYSIS_PLOT}")
@@ -158,15 +158,15 @@ def _config(setup: Setup, options: Analyse) -> dict[str, Any]:
 # ------------------------------------------------------------------ the figures
 
 
-def _measure(inputs: evidence.Inputs, swept: Sequence[Setup]) -> dict[str, Any]:
+def _measure(inputs: phases.Inputs, swept: Sequence[Setup]) -> dict[str, Any]:
     """Return all figures. Each phase is saved as soon as it is finished."""
     figures = inputs.workdir.read(ANALYSIS) or _metadata(inputs)
-    phases = {
-        "batches": evidence.batches,
-        "models": evidence.models,
-        "pretraining": partial(evidence.pretraining, swept),
+    measured = {
+        "batches": phases.batches,
+        "models": phases.models,
+        "pretraining": partial(phases.pretraining, swept),
     }
-    for name, phase in phases.items():
+    for name, phase in measured.items():
         if name not in figures:
             figures[name] = phase(inputs)
             inputs.workdir.write(ANALYSIS, figures)
@@ -175,7 +175,7 @@ def _measure(inputs: evidence.Inputs, swept: Sequence[Setup]) -> dict[str, Any]:
     return figures
 
 
-def _metadata(inputs: evidence.Inputs) -> dict[str, Any]:
+def _metadata(inputs: phases.Inputs) -> dict[str, Any]:
     """Return the entries of ``analysis.json`` that say which method and data were measured."""
     setup, counts = inputs.setup, inputs.problem.data.counts.tolist()
     return {

@@ -12,7 +12,7 @@ from distill_jax.cli.session.score import interval, summary
 
 
 def sentences(found: Mapping[str, Any]) -> str:
-    """Return a Markdown list with a line per figure of ``evidence.py``. ± is a standard deviation over what the line
+    """Return a Markdown list with a line per figure of ``phases.py``. ± is a standard deviation over what the line
     names."""
     lines = [*_batches(found), *_models(found["models"]), *_pretraining(found["pretraining"])]
     return "\n".join(f"- {line}" for line in lines)
