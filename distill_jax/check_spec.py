@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import get_type_hints
 
@@ -36,8 +37,11 @@ def validate(value: Choice, path: str = "") -> None:
         raise RequestError(f"{path[:-1] or 'spec'}: a value has the wrong type ({error}): give a number") from error
 
 
-def check(spec: Spec, shape: Shape, counts: list[int]) -> None:
-    """Raise RequestError if ``spec`` is invalid or does not fit images of ``shape`` and classes of ``counts``."""
+def check(spec: Spec, shape: Shape, counts: list[int], names: Sequence[str] = ()) -> None:
+    """Raise RequestError if ``spec`` is invalid or does not fit images of ``shape`` and classes of ``counts``.
+
+    ``names`` are the names of the classes in messages; default: their numbers.
+    """
     for axis, contract in get_type_hints(Spec).items():
         if axis in CHOICES and not isinstance(getattr(spec, axis), contract):
             raise RequestError(f"{axis} is {getattr(spec, axis)!r}: give a choice of this axis ({contract.__name__})")
@@ -47,11 +51,10 @@ def check(spec: Spec, shape: Shape, counts: list[int]) -> None:
     counts = [MAX_COUNT if spec.classes and c not in spec.classes else count for c, count in enumerate(counts)]
     if spec.parameterisation.space not in ("pixel", "normalised"):
         raise RequestError(f"parameterisation.space is {spec.parameterisation.space!r}: it must be pixel or normalised")
-    if spec.ipc > min(counts):
-        raise RequestError(
-            f"ipc is {spec.ipc}, but class {counts.index(min(counts))} has only {min(counts)} images: "
-            f"use --ipc {min(counts)} or less"
-        )
+    if spec.ipc > (least := min(counts)):
+        smallest = counts.index(least)
+        name = names[smallest] if names else smallest
+        raise RequestError(f"ipc is {spec.ipc}, but class {name} has fewer images ({least}): use --ipc {least} or less")
     if spec.mean and len(spec.mean) != shape[2]:
         raise RequestError(f"mean has {len(spec.mean)} numbers, images have {shape[2]} channels: give --mean as many")
     _check_targets(spec)

@@ -229,7 +229,8 @@ def test_help_needs_neither_method_nor_data(capsys) -> None:
     for word in ("METHOD", "DATASET", "--outer-steps", "--perturb.max", "--optimiser.lr", "image updates per outer"):
         assert word in shown
     assert run_command(lambda argv: arguments.request(argv, Options), ["dsa", "cifar10", "--help-all"]) == 0
-    assert "--update.epochs" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "--update.epochs" in shown and "[OPTIONS] METHOD DATASET" in shown
 
 
 def test_help_shows_only_the_common_options_and_how_to_see_all(capsys) -> None:

@@ -139,6 +139,8 @@ def test_damaged_files_are_named_and_left_out(tmp_path: Path) -> None:
         data = load(f"folder:{tmp_path}")
         assert len(data.y_train) + len(data.y_test) == 20
         assert data.origin["left_out"] == ["bee/cut.jpg", "bee/nowhere.png", "bee/text.png"]
+        split = data.origin["split"]
+        assert (split["train"], split["test"]) == (len(data.y_train), len(data.y_test))
         (note,) = [note for note in data.notes if "cannot be read" in note]
         assert "3 of 23 files" in note and "cut.jpg (" in note and "text.png (cannot identify image file)" in note
 

@@ -58,6 +58,10 @@ class Ablate(Resumable, arguments.Common):
     """score on a tenth of the training data, which is withheld from distillation, instead of on the test set; use it to
     choose a value"""
 
+    def check(self) -> None:
+        super().check()
+        require_at_least(1, self, "seeds", "repeats")
+
     @property
     def scoring_split(self) -> str:
         return "held-out" if self.held_out else "test"
@@ -65,7 +69,7 @@ class Ablate(Resumable, arguments.Common):
 
 def run(argv: list[str]) -> None:
     swept, rest, options, default = parse(argv, Ablate)
-    _check(options, swept)
+    _check(swept)
     numbers = {name: only_numbers(name, values) for name, values in swept.items() if _is_number(default.spec, name)}
     structural = {name: values for name, values in swept.items() if name not in numbers}
     groups = sweep.combinations(structural)
@@ -117,14 +121,12 @@ def _setup(rest: list[str], group: Mapping[str, Value], numbers: Mapping[str, Se
 # ------------------------------------------------------------------ validation and output
 
 
-def _check(options: Ablate, swept: Mapping[str, Sequence[Value]]) -> None:
-    """Raise RequestError for invalid options, before anything is written."""
+def _check(swept: Mapping[str, Sequence[Value]]) -> None:
+    """Raise RequestError unless one or two settings are swept."""
     if not 1 <= len(swept) <= 2:
         raise RequestError(
             f"{len(swept)} settings are swept: give one or two options several values, as in --perturb.max 0 0.09"
         )
-    require_at_least(1, options, "seeds", "repeats")
-    options.check_folder()
 
 
 def _describe_sweep(numbers: Mapping[str, Any], structural: Mapping[str, Any]) -> list[str]:

@@ -71,11 +71,19 @@ class Analyse(Resumable, arguments.Common):
     repeats: int = 3
     """networks trained to score each run with --pretraining-epochs"""
 
+    def check(self) -> None:
+        super().check()
+        if self.walk < 1:
+            raise RequestError(f"steps is {self.walk}: it must be at least 1")
+        require_at_least(0, self, "samples", "late_epochs")
+        require_at_least(1, self, "seeds", "repeats")
+        require_at_least(2, self, "images", "networks")
+        sweep.combinations({"pretraining_epochs": self.pretraining_epochs})  # refuses a repeated value
+
 
 def run(argv: list[str]) -> None:
     request = arguments.request(argv, Analyse)
     options = request.options
-    _check(options)
     setup = set_up(request)
     if setup.spec.steps == 0:
         raise RequestError(f"{options.method} takes no steps, so there is nothing to analyse: choose another METHOD")
@@ -96,17 +104,6 @@ def run(argv: list[str]) -> None:
 
 
 # ------------------------------------------------------------------ the request
-
-
-def _check(options: Analyse) -> None:
-    """Raise RequestError for option values that are invalid on any data set."""
-    options.check_folder()
-    if options.walk < 1:
-        raise RequestError(f"steps is {options.walk}: it must be at least 1")
-    require_at_least(0, options, "samples", "late_epochs")
-    require_at_least(1, options, "seeds", "repeats")
-    require_at_least(2, options, "images", "networks")
-    sweep.combinations({"pretraining_epochs": options.pretraining_epochs})  # refuses a repeated value
 
 
 def _selectors(setup: Setup, options: Analyse) -> dict[str, Selector]:

@@ -80,6 +80,15 @@ class Distill(OnHosts, Resumable, arguments.Common):
     uint8: FlagCreatePairsOff[bool] = False
     """round the images to 8 bits before they are scored and saved, which makes the file about a third of the size"""
 
+    def check(self) -> None:
+        super().check()
+        if self.tensorboard:
+            require_tensorboard()
+        require_at_least(1, self, "repeats")
+        require_at_least(0, self, "save_every", "eval_every")
+        for name in self.baselines or ():
+            lookup("baseline", name, BASELINES)
+
     def resolved_baselines(self, spec: Spec) -> tuple[str, ...]:
         """Return the names of the baselines to compare with, resolving the default for ``spec``."""
         soft = (spec.labels.from_teachers or spec.labels.learned) and spec.models.size > 0
@@ -113,7 +122,6 @@ def resolve_request(argv: list[str]) -> ResolvedRequest:
     """Parse ``argv`` and read the data set. Raises RequestError for an invalid request, before anything is written."""
     request = arguments.request(argv, Distill)
     options = request.options
-    _check(options)
     path = options.workdir
     config = hosts.broadcast(partial(read_json, path / CONFIG)) if path and options.resume else None
     earlier_spec = config.get("spec") if isinstance(config, Mapping) else None
@@ -152,17 +160,6 @@ def execute(request: ResolvedRequest, interrupts: Interrupts) -> Mapping[str, An
         if hosts.is_first() and _keeps_images(setup) and not (path / REPORT).exists():
             report.write(path)
     return result
-
-
-def _check(options: Distill) -> None:
-    """Raise RequestError for option values that are invalid on any data set."""
-    options.check_folder()
-    if options.tensorboard:
-        require_tensorboard()
-    require_at_least(1, options, "repeats")
-    require_at_least(0, options, "save_every", "eval_every")
-    for name in options.baselines or ():
-        lookup("baseline", name, BASELINES)
 
 
 def _begin(workdir: Workdir, setup: Setup, options: Distill) -> Mapping[str, Any] | None:

@@ -27,7 +27,9 @@ class Join:
     The parts must agree in everything but their classes and seeds.
     """
 
-    parts: Positional[Annotated[tuple[Path, ...], arg(metavar="PATH", help="distilled sets, or workdirs of runs")]]
+    parts: Positional[
+        Annotated[tuple[Path, ...], arg(metavar="PATH [PATH ...]", help="distilled sets, or workdirs of runs")]
+    ]
     out: Annotated[Path, arg(metavar="OUT.npz")]
     """file to write"""
 

@@ -48,7 +48,6 @@ class Pretrain(OnHosts, Resumable, arguments.Common):
 def run(argv: list[str]) -> None:
     request = arguments.request(argv, Pretrain)
     options = request.options
-    options.check_folder()
     setup = set_up(request, options.eval_every, resident=options.resident_images)
     if setup.spec.models.size == 0:
         raise RequestError(f"{setup.method} has no pool to pretrain: choose another method, or --models early-stage")
@@ -76,7 +75,7 @@ def run(argv: list[str]) -> None:
             make_pool(setup, workdir, setup.feed(), interrupts)
         clock.spent("pretrain")
     took = sum(clock.seconds.values())
-    print(f"{setup.spec.models.size} models in {display.duration(took)}: {path / POOL}")
+    print(f"pool of size {setup.spec.models.size} made in {display.duration(took)}: {path / POOL}")
 
 
 def _check_made(about: Mapping[str, Any], setup: Setup, options: Pretrain) -> None:

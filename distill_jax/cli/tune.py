@@ -53,12 +53,25 @@ class Tune(Resumable, arguments.Common):
     pool: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """pool from experiments.pretrain --eval-every 1; default: pretrain one"""
 
+    def check(self) -> None:
+        super().check()
+        if not self.tune or len(set(self.tune)) < len(self.tune):
+            raise RequestError("--tune needs one or several different numbers, as in --tune optimiser.lr perturb.max")
+        if not 0 < self.seconds < float("inf"):
+            raise RequestError(f"seconds is {self.seconds:g}: give a number above 0")
+        if not 1 < self.reach < float("inf"):
+            raise RequestError(f"reach is {self.reach:g}: it must be above 1")
+        require_at_least(1, self, "repeats")
+        if self.candidates and (self.candidates < 3 or self.candidates % 2 == 0):
+            raise RequestError(
+                f"candidates is {self.candidates}: give an odd number from 3; the recipe's value is in the middle"
+            )
+
 
 def run(argv: list[str]) -> None:
     began = time.monotonic()
     request = arguments.request(argv, Tune)
     options = request.options
-    _check(options)
     setup = set_up(request, eval_every=1)
     if setup.spec.steps == 0:
         raise RequestError(f"{setup.method} takes no steps, so there is nothing to tune: choose another METHOD")
@@ -87,22 +100,6 @@ def run(argv: list[str]) -> None:
         side = () if options.side is None else ("--side", str(options.side))
         print(*tuned.written(workdir, setup, rows, settings, side), sep="\n")
     print(f"this process took {display.duration(time.monotonic() - began)} of {display.duration(options.seconds)}")
-
-
-def _check(options: Tune) -> None:
-    """Raise RequestError for invalid options, before anything is written."""
-    options.check_folder()
-    if not options.tune or len(set(options.tune)) < len(options.tune):
-        raise RequestError("--tune needs one or several different numbers, as in --tune optimiser.lr perturb.max")
-    if not 0 < options.seconds < float("inf"):
-        raise RequestError(f"seconds is {options.seconds:g}: give a number above 0")
-    if not 1 < options.reach < float("inf"):
-        raise RequestError(f"reach is {options.reach:g}: it must be above 1")
-    require_at_least(1, options, "repeats")
-    if options.candidates and (options.candidates < 3 or options.candidates % 2 == 0):
-        raise RequestError(
-            f"candidates is {options.candidates}: give an odd number from 3; the recipe's value is in the middle"
-        )
 
 
 main = partial(run_command, run)

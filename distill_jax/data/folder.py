@@ -219,6 +219,6 @@ def _build(files: ClassFiles, images: np.ndarray, plan: Plan, damaged: Damaged) 
             f"{name}: {len(files.others)} files of other types are ignored, such as {example}: save them as PNG"
         )
     if files.split:
-        record = split_record(name, files.train, len(files.paths) - files.train)
+        record = split_record(name, count, len(sound) - count)
         origin, notes = origin | record["origin"], [*notes, *record["notes"]]
     return replace(data, origin=origin, notes=tuple(notes))

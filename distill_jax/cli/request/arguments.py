@@ -100,6 +100,9 @@ class Common:
     deterministic: FlagCreatePairsOff[bool] = False
     """use deterministic GPU operations, so that every run gives the same bits"""
 
+    def check(self) -> None:
+        """Raise RequestError for values of the runner's own options that are invalid on any data set."""
+
 
 Options = TypeVar("Options", bound=Common)
 
@@ -123,6 +126,7 @@ def request(argv: Sequence[str], options: type[Options]) -> Request[Options]:
     validate(experiment.protocol, "protocol.")
     lookup("protocol", experiment.protocol.name, PROTOCOLS)
     check_numbers(parsed.seed, parsed.devices)
+    parsed.check()
     if parsed.deterministic:
         backend.deterministic_operations()
     data = read(parsed.dataset, parsed.side, chosen_classes(parsed.subset))

@@ -61,7 +61,9 @@ def parsed(
     prog = " ".join(invocation(command))
     about = description or inspect.getdoc(options)
     words = ["--help" if word == "--help-all" else word for word in argv]
-    if not SHORT_HELP & set(words):
+    if SHORT_HELP & set(words):
+        words = ["--help"]  # the help lacks positional arguments that tyro has already read
+    else:
         config = (*config, tyro.conf.HelptextFromCommentsOff)  # finding field docstrings takes a fifth of the time
     box = io.StringIO()
     try:

@@ -39,8 +39,8 @@ class Resumable:
     overwrite: FlagCreatePairsOff[bool] = False
     """delete the earlier run in WORKDIR and start again"""
 
-    def check_folder(self) -> None:
-        """Raise RequestError if these options contradict each other."""
+    def check(self) -> None:
+        """Raise RequestError for option values that are invalid on any data set."""
         refuse_empty(self.workdir)
         if self.resume and self.overwrite:
             raise RequestError("--resume continues a run and --overwrite deletes it: give one of them")

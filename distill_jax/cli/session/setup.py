@@ -160,7 +160,7 @@ def set_up(
         raise RequestError("only experiments.distill can distil some of the classes: leave out --classes")
     if resident and resident < spec.ipc:
         raise RequestError(f"resident_images is {resident}: give at least {spec.ipc} (--ipc), or 0 for all")
-    check(spec, data.shape, [min(resident or count, count) for count in data.counts.tolist()])
+    check(spec, data.shape, [min(resident or count, count) for count in data.counts.tolist()], data.class_names)
     check_augmentations(experiment.protocol, data.shape, "protocol.")
     if chunks:
         sizes = {name: getattr(spec, name) or chunks.get(name, 0) for name in ("class_chunk", "model_chunk")}

@@ -33,7 +33,6 @@ from distill_jax.cli.session.workdir import (
 )
 from distill_jax.cli.tables.curve import Point, curve
 from distill_jax.cli.tables.entrants import Compare, entrant
-from distill_jax.types import require_at_least
 
 
 class Curves(dict[tuple[str, int], list[list[Point]]]):
@@ -66,10 +65,8 @@ def run(argv: list[str]) -> None:
 def resolve_request(argv: list[str]) -> Comparison:
     """Resolve ``argv``. Raise RequestError, before anything is written, if it is invalid."""
     options, shared = parsed_with_shared(Compare, argv, "reproduce compare")
-    require_at_least(1, options, "seeds", "repeats")
-    _ = options.budget  # raises RequestError if it is invalid
+    options.check()
     setups = {(name, ipc): entrant(line, ipc, options, shared) for name, ipc, line in options.lines}
-    options.check_folder()
     path = options.folder(f"compare-{next(iter(setups.values())).folder}")
     return Comparison(options, setups, path, command_line("reproduce", argv))
 

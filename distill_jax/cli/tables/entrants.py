@@ -16,7 +16,7 @@ from distill_jax.cli.session.setup import Setup, set_up
 from distill_jax.cli.tables.curve import Budget
 from distill_jax.evaluation import PROTOCOLS
 from distill_jax.methods import PRESETS
-from distill_jax.types import RequestError
+from distill_jax.types import RequestError, require_at_least
 
 FAMILY = ("idc", "acc_dd", "dream", "dream_acc_dd", "dsa", "dsa --models early-stage --perturb directions")
 
@@ -54,6 +54,11 @@ class Compare(Resumable):
     held_out: FlagCreatePairsOff[bool] = False
     """score on a tenth of the training data, withheld from everything else, instead of on the test set"""
     devices: arguments.Devices = 0
+
+    def check(self) -> None:
+        super().check()
+        require_at_least(1, self, "seeds", "repeats")
+        _ = self.budget  # raises RequestError if it is invalid
 
     @property
     def budget(self) -> Budget:
