@@ -71,6 +71,22 @@ def test_perturbation_has_the_published_size_and_leaves_vectors_alone(count: int
             assert change / float(jnp.linalg.norm(a.ravel())) == pytest.approx(0.05 * count**0.5, rel=0.2), path
 
 
+def test_steps_along_a_direction_are_uniform_between_min_and_max() -> None:
+    params = {"conv": {"kernel": jnp.ones((3, 3, 1, 2))}}
+
+    def steps(perturb: Directions) -> np.ndarray:
+        moved = jax.jit(jax.vmap(perturb.perturbed, (None, 0)))(params, jax.random.split(jax.random.key(0), 4000))
+        change = moved["conv"]["kernel"] - 1
+        return np.asarray(jnp.sqrt(jnp.sum(change**2, axis=(1, 2, 3))) / 3)  # 3 is the norm of each filter
+
+    drawn = steps(Directions(0.01, 0.09))
+    np.testing.assert_allclose(drawn[:, 0], drawn[:, 1], rtol=1e-4)  # one step for all filters of a model
+    assert drawn.min() >= 0.01 - 1e-6 and drawn.max() <= 0.09 + 1e-6
+    counts, _ = np.histogram(drawn[:, 0], 8, (0.01, 0.09))
+    assert np.abs(counts - 500).max() < 100  # 4.8 standard deviations of a binomial count
+    np.testing.assert_allclose(steps(Directions(0.05, 0.02)), 0.02, rtol=1e-4)  # a minimum above the maximum
+
+
 def test_k_pool_members_are_drawn_and_perturbed_independently() -> None:
     pool = jax.vmap(TINY.init)(jax.random.split(jax.random.key(0), 2))
     models = EarlyStagePool(size=2).sample(TINY, pool, 8, 0, jax.random.key(1))

@@ -107,3 +107,19 @@ def test_bad_choices_name_the_field() -> None:
     net = ConvNet(depth=2, width=4).build((8, 8, 1), 3)
     with pytest.raises(RequestError, match="objective.first 2 to objective.last 2 selects no block of this --net"):
         FeatureMatching(2, 2).check(net, (8, 8, 1))
+
+
+def test_losses_of_blocks_add_up_to_that_of_their_range() -> None:
+    net = ConvNet(depth=3, width=4).build((8, 8, 1), 3)
+    model = net.init(jax.random.key(0))
+    real, syn = (jax.random.normal(jax.random.key(seed), (n, 8, 8, 1)) for seed, n in ((1, 5), (2, 3)))
+
+    @jax.jit
+    def losses(real, syn):
+        pairs = [(0, 0), (1, 1), (2, 2), (0, 1), (-3, -1)]
+        of = (FeatureMatching(*pair).class_loss for pair in pairs)
+        return [loss(net, model, real, syn, jnp.int32(0), jax.random.key(0)) for loss in of]
+
+    first, second, third, two, three = losses(real, syn)
+    assert min(first, second, third) > 0
+    np.testing.assert_allclose([two, three], [first + second, first + second + third], rtol=1e-5)
