@@ -44,6 +44,12 @@ class Reproduce(Resumable):
     """R: networks trained from scratch on each set"""
     devices: arguments.Devices = 0
 
+    def check(self) -> None:
+        super().check()
+        if not 0 < self.budget < math.inf:
+            raise RequestError(f"budget is {self.budget:g}: give a number above 0")
+        require_at_least(1, self, "seeds", "repeats")
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -89,10 +95,7 @@ class Plan:
 
 
 def planned(options: Reproduce, shared: list[str]) -> Plan:
-    """Resolve the request. Raise RequestError for an unknown table, data set or cell, and for invalid numbers."""
-    if not 0 < options.budget < math.inf:
-        raise RequestError(f"budget is {options.budget:g}: give a number above 0")
-    require_at_least(1, options, "seeds", "repeats")
+    """Resolve the request. Raise RequestError for an unknown table, data set or cell."""
     known = table(options.table)
     names = {cell.dataset: cell.dataset for cell in known.cells}
     pairs = [pair.partition("=") for pair in options.data]
