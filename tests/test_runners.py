@@ -80,7 +80,7 @@ def test_the_configuration_is_enough_to_run_again(finished: Path) -> None:
     # The values are resolved for the backend, not "automatic".
     assert config["spec"]["class_chunk"] == 1 and config["spec"]["model_chunk"] == 1
     assert config["spec"]["perturb"]["max"] == 0.09 and "hyper" not in config and config["protocol"]["epochs"] == 2
-    assert set(config["versions"]) == {"distill_jax", "jax", "python", "devices", "xla_flags"}
+    assert set(config["versions"]) == {"distill_jax", "jax", "python", "devices", "xla_flags", "matmul_precision"}
     assert (config["repeats"], config["baselines"], config["save_every"]) == (2, ["random"], 1)
 
 

@@ -192,7 +192,8 @@ def versions() -> dict[str, str]:
     """Return the versions and flags that, besides configuration and processor, determine the bits of a run."""
     flags = os.environ.get("XLA_FLAGS", "")
     numbers = {"distill_jax": __version__, "jax": jax.__version__, "python": platform.python_version()}
-    return {**numbers, "devices": str(jax.device_count()), "xla_flags": flags}
+    precision = jax.config.values["jax_default_matmul_precision"] or "default"
+    return {**numbers, "devices": str(jax.device_count()), "xla_flags": flags, "matmul_precision": precision}
 
 
 def _own_sources(spec: Spec) -> dict[str, str]:
