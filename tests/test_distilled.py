@@ -90,6 +90,13 @@ def test_arrays_are_what_distillation_trained_on(parameterisation: Any) -> None:
     assert images.dtype == np.float32 and labels.dtype == np.int32
 
 
+def test_the_bound_on_decoded_images_ends_with_the_run() -> None:
+    """Networks train on all cells (IDC)."""
+    distilled = make_set(MultiFormation(2, "bound", IPC + 4))
+    assert distilled.card["decode"] == "single" and distilled.decoded_count == C * IPC * 4
+    np.testing.assert_array_equal(distilled.arrays()[0], make_set().arrays()[0])
+
+
 def test_pixels_and_network_space() -> None:
     distilled = make_set(Pixels("normalised"))
     np.testing.assert_array_equal(distilled.arrays()[0], distilled.images)
