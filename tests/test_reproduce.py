@@ -56,6 +56,16 @@ def test_without_random_there_is_no_column_above_random() -> None:
     assert compare._table(runs)[2] == "| dm | 51.00 ± 1.41 | 1.0 | 20 |"
 
 
+def test_the_figures_of_a_comparison_are_of_the_means_of_the_seeds() -> None:
+    """Both have a standard error of 3 points, and the difference that of its two parts."""
+    of_random = [[Point(0, 0.0, [40.0, 44.0])], [Point(0, 0.0, [46.0, 50.0])]]
+    initial = Point(0, 1.0, [20.0, 20.0])
+    runs = [[initial, Point(20, 2.0, [50.0, 52.0])], [initial, Point(20, 4.0, [56.0, 58.0], [33.0, 35.0, 37.0])]]
+    _, _, random, dm = compare._table({"random": of_random, "dm": runs})
+    assert random == "| random | 45.00 ± 4.24 |  | 0.0 | 0 |  |"
+    assert dm == "| dm | 54.00 ± 4.24 | +9.0 ± 8.5 | 3.0 | 20 | 35.00 ± 2.00 |"
+
+
 def test_held_out_never_uses_the_test_set() -> None:
     options = Compare("compare", "digits", held_out=True)
     job = entrant("dm", 1, options, [])
