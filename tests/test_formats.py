@@ -135,6 +135,15 @@ def test_classes_are_sorted_and_each_keeps_its_order(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.labels, [0, 0, 1, 1, 2, 2])
 
 
+def test_more_than_ten_png_images_of_a_class_stay_in_order(tmp_path: Path) -> None:
+    images = np.linspace(0, 1, 4 * 12).reshape(-1, 1, 1, 1) * np.ones((1, SIDE, SIDE, 3))
+    rows = np.arange(len(images)) // 12
+    files = FORMATS["png"].write(Contents(images.astype(np.float32), rows, card={"class_names": [*"dbca"]}))
+    found = FORMATS["png"].read({name: files[name] for name in sorted(files)})
+    np.testing.assert_allclose(found.images, images, atol=0.5 / 255 + 1e-6)
+    np.testing.assert_array_equal(found.labels, rows)
+
+
 def test_folders_of_classes_are_in_the_order_of_the_classes() -> None:
     assert folder_names(["a", "b c", "d"]) == ["a", "b c", "d"]
     for names in (

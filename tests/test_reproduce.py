@@ -2,7 +2,10 @@
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,11 +13,13 @@ from distill_jax.cli import distill, reproduce
 from distill_jax.cli.session.atomic import read_json
 from distill_jax.cli.session.workdir import COMPARED, COMPARED_PLOT, COMPARED_TABLE, DISTILLED, RESULT
 from distill_jax.cli.tables import compare
+from distill_jax.cli.tables import curve as curves
 from distill_jax.cli.tables.curve import Budget, Point
 from distill_jax.cli.tables.entrants import Compare, entrant
 from distill_jax.cli.tables.picture import draw as draw_curves
 from distill_jax.methods import BASELINES, METHODS, PRESETS
-from distill_jax.types import RequestError
+from distill_jax.evaluation import Sets
+from distill_jax.types import RequestError, TrainSet
 from tests.tiny import NET
 
 UNAUGMENTED = ["--protocol.augment.strategy", ""]
@@ -64,6 +69,38 @@ def test_the_figures_of_a_comparison_are_of_the_means_of_the_seeds() -> None:
     _, _, random, dm = compare._table({"random": of_random, "dm": runs})
     assert random == "| random | 45.00 ± 4.24 |  | 0.0 | 0 |  |"
     assert dm == "| dm | 54.00 ± 4.24 | +9.0 ± 8.5 | 3.0 | 20 | 35.00 ± 2.00 |"
+
+
+def test_each_set_of_a_curve_has_its_own_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Image and rate of a set are its number. The last two sets are of one step, because a block took two shares of
+    the budget."""
+    moments = [(0, 1.0), (5, 2.0), (9, 3.0), (9, 3.0)]
+    marks = [
+        curves._Mark(*moment, TrainSet(jnp.full((2, 1, 1, 1), i), jnp.full((2, 2), i)), jnp.float32(i))
+        for i, moment in enumerate(moments)
+    ]
+    monkeypatch.setattr(curves, "_prepared", lambda *_: None)
+    monkeypatch.setattr(curves, "_run", lambda *_: marks)
+
+    def score(what: str, sets: Sets) -> dict[str, list[float]]:
+        numbers = [np.unique(np.asarray(part)[sets.rows], axis=None) for part in sets.store]
+        assert all(number.tolist() == [0, 1, 2, 3] for number in numbers) and sets.rates is not None
+        of_set = np.asarray(sets.store.images)[sets.rows][:, :, 0, 0, 0]
+        np.testing.assert_array_equal(of_set, np.tile(sets.rates[:, None], (1, 2)))
+        return {"per_repeat": [10 * float(first) + n % 3 for n, first in enumerate(of_set[:, 0])]}
+
+    hard = SimpleNamespace(from_teachers=False, learned=False)
+    setup: Any = SimpleNamespace(
+        method="mtt",
+        real_data=lambda: SimpleNamespace(normaliser=None),
+        scorer=lambda *_: SimpleNamespace(score=score),
+        data=SimpleNamespace(classes=2),
+        spec=SimpleNamespace(ipc=1, labels=hard, outer_steps=0),
+    )
+    interrupts: Any = None
+    first, second, last = curves.curve(setup, Budget(), 3, interrupts)
+    assert first == Point(0, 1.0, [0.0, 1.0, 2.0]) and second == Point(5, 2.0, [10.0, 11.0, 12.0])
+    assert last == Point(9, 3.0, [20.0, 21.0, 22.0, 30.0, 31.0, 32.0])
 
 
 def test_held_out_never_uses_the_test_set() -> None:
