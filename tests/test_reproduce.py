@@ -17,8 +17,8 @@ from distill_jax.cli.tables import curve as curves
 from distill_jax.cli.tables.curve import Budget, Point
 from distill_jax.cli.tables.entrants import Compare, entrant
 from distill_jax.cli.tables.picture import draw as draw_curves
-from distill_jax.methods import BASELINES, METHODS, PRESETS
 from distill_jax.evaluation import Sets
+from distill_jax.methods import BASELINES, METHODS, PRESETS
 from distill_jax.types import RequestError, TrainSet
 from tests.tiny import NET
 
