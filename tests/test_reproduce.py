@@ -3,13 +3,14 @@
 import csv
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from distill_jax.cli import distill, reproduce
+from distill_jax.cli.process import clock as process_clock
 from distill_jax.cli.session.atomic import read_json
 from distill_jax.cli.session.workdir import COMPARED, COMPARED_PLOT, COMPARED_TABLE, DISTILLED, RESULT
 from distill_jax.cli.tables import compare
@@ -19,6 +20,7 @@ from distill_jax.cli.tables.entrants import Compare, entrant
 from distill_jax.cli.tables.picture import draw as draw_curves
 from distill_jax.evaluation import Sets
 from distill_jax.methods import BASELINES, METHODS, PRESETS
+from distill_jax.run import Block
 from distill_jax.types import RequestError, TrainSet
 from tests.tiny import NET
 
@@ -101,6 +103,40 @@ def test_each_set_of_a_curve_has_its_own_networks(monkeypatch: pytest.MonkeyPatc
     first, second, last = curves.curve(setup, Budget(), 3, interrupts)
     assert first == Point(0, 1.0, [0.0, 1.0, 2.0]) and second == Point(5, 2.0, [10.0, 11.0, 12.0])
     assert last == Point(9, 3.0, [20.0, 21.0, 22.0, 30.0, 31.0, 32.0])
+
+
+def test_shares_of_a_budget_of_seconds_leave_out_the_time_of_recording_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretraining takes 4 seconds, a step 2, and recording a set 7."""
+    now = 0.0
+
+    def passes(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def training_set(problem: Any, state: Any) -> None:
+        passes(7.0)
+
+    def run(problem: Any, state: Any, callbacks: Any, size: Any) -> None:
+        for step in range(100):
+            passes(2.0)
+            if callbacks[0](Block(state, step, step + 1, np.ones(1), 2.0)):
+                return
+
+    monkeypatch.setattr(process_clock, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(curves, "training_set", training_set)
+    state = SimpleNamespace(synthetic=SimpleNamespace(learnable=None))
+    monkeypatch.setattr(curves, "init_state", lambda problem: state)
+    monkeypatch.setattr(curves, "run", run)
+    clock = process_clock.Clock()
+    passes(4.0)
+    clock.spent("pretrain")
+    spec = SimpleNamespace(steps=10**6, objective=SimpleNamespace(learned_rate=lambda _: None))
+    setup, problem, interrupts = cast(
+        Any, (SimpleNamespace(method="dm", seed=0), SimpleNamespace(spec=spec), SimpleNamespace(check=lambda: None))
+    )
+    marks = curves._run(setup, problem, Budget(seconds=14.0, points=2), clock, interrupts)
+    # Half of the budget, 7 seconds, is spent during the second step.
+    assert [mark[:2] for mark in marks] == [(0, 4.0), (2, 8.0), (5, 14.0)]
 
 
 def test_held_out_never_uses_the_test_set() -> None:
