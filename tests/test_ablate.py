@@ -93,6 +93,23 @@ def test_each_run_has_its_own_networks_and_seed(tmp_path: Path, monkeypatch: pyt
         np.testing.assert_array_equal(jax.random.key_data(root), jax.random.key_data(Keys.of(seed).run))
 
 
+def test_a_line_of_the_table_is_of_the_seeds_of_its_point() -> None:
+    swept: dict[str, Any] = {"net.norm": ["none", "batch"], "lr": [0.5, 0.1]}
+    rows = [
+        measure.Row({"net.norm": norm, "lr": lr}, seed, accuracy + 2 * seed, 10 * lr + seed)
+        for norm, lr, accuracy in (("batch", 0.1, 40.0), ("batch", 0.5, 30.0), ("none", 0.1, 20.0), ("none", 0.5, 10.0))
+        for seed in (1, 0)
+    ]
+    options: Any = SimpleNamespace(scoring_split="test", seeds=2)
+    lines = [line.split() for line in ablate._table(options, swept, rows)]
+    assert [line[:7] for line in lines if line[0] in ("none", "batch")] == [
+        ["none", "0.5", "11.00", "±", "1.41", "2", "5.5"],
+        ["none", "0.1", "21.00", "±", "1.41", "2", "1.5"],
+        ["batch", "0.5", "31.00", "±", "1.41", "2", "5.5"],
+        ["batch", "0.1", "41.00", "±", "1.41", "2", "1.5"],
+    ]
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
