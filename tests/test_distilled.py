@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from distill_jax.axes.parameterisation import MultiFormation, Pixels, decoded_set
+from distill_jax.cli.session.optimise import rounded
 from distill_jax.contracts import Parameterisation
 from distill_jax.distilled import DistilledSet, content_hash
 from distill_jax.types import Array, Normaliser, RealData, RequestError, Synthetic, choice
@@ -123,6 +124,14 @@ def test_the_score_does_not_change_the_hash_but_an_image_does() -> None:
     scored = distilled.with_card(score={"mean": 90.0})
     assert scored.card["hash"] == distilled.card["hash"] and scored.card["score"] == {"mean": 90.0}
     assert content_hash(distilled.images + 1, distilled.labels) != distilled.card["hash"]
+
+
+def test_pixels_are_rounded_to_the_nearest_of_eight_bits() -> None:
+    distilled = make_set()
+    of_bytes = rounded(distilled)
+    np.testing.assert_allclose(of_bytes.images, distilled.images, atol=0.5 / 255 + 1e-6)
+    np.testing.assert_allclose(of_bytes.images * 255, np.rint(of_bytes.images * 255), atol=1e-4)
+    assert of_bytes.card["bits"] == 8 and of_bytes.card["hash"] == content_hash(of_bytes.images, distilled.labels)
 
 
 # ------------------------------------------------------------------ wrong files
