@@ -1,6 +1,7 @@
 """Tests ``experiments.reproduce compare``: several methods under one budget."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -105,7 +106,18 @@ def test_each_set_of_a_curve_has_its_own_networks(monkeypatch: pytest.MonkeyPatc
     assert last == Point(9, 3.0, [20.0, 21.0, 22.0, 30.0, 31.0, 32.0])
 
 
-def test_shares_of_a_budget_of_seconds_leave_out_the_time_of_recording_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("budget", "moments"),
+    [
+        (Budget(seconds=14.0, points=2), [(0, 4.0), (2, 8.0), (5, 14.0)]),
+        (Budget(steps=8, points=2), [(0, 4.0), (4, 12.0), (8, 20.0)]),
+        (Budget(steps=7, points=3), [(0, 4.0), (3, 10.0), (5, 14.0), (7, 18.0)]),
+        (Budget(steps=6), [(6, 16.0)]),
+    ],
+)
+def test_sets_are_recorded_at_equal_shares_of_the_budget_and_recording_takes_none_of_it(
+    budget: Budget, moments: list[tuple[int, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Pretraining takes 4 seconds, a step 2, and recording a set 7."""
     now = 0.0
 
@@ -117,9 +129,10 @@ def test_shares_of_a_budget_of_seconds_leave_out_the_time_of_recording_sets(monk
         passes(7.0)
 
     def run(problem: Any, state: Any, callbacks: Any, size: Any) -> None:
-        for step in range(100):
-            passes(2.0)
-            if callbacks[0](Block(state, step, step + 1, np.ones(1), 2.0)):
+        steps = size.every or 1
+        for first in range(0, 100, steps):
+            passes(2.0 * steps)
+            if callbacks[0](Block(state, first, first + steps, np.ones(steps), 2.0 * steps)):
                 return
 
     monkeypatch.setattr(process_clock, "time", SimpleNamespace(perf_counter=lambda: now))
@@ -134,9 +147,8 @@ def test_shares_of_a_budget_of_seconds_leave_out_the_time_of_recording_sets(monk
     setup, problem, interrupts = cast(
         Any, (SimpleNamespace(method="dm", seed=0), SimpleNamespace(spec=spec), SimpleNamespace(check=lambda: None))
     )
-    marks = curves._run(setup, problem, Budget(seconds=14.0, points=2), clock, interrupts)
-    # Half of the budget, 7 seconds, is spent during the second step.
-    assert [mark[:2] for mark in marks] == [(0, 4.0), (2, 8.0), (5, 14.0)]
+    marks = curves._run(setup, problem, budget, clock, interrupts)
+    assert [mark[:2] for mark in marks] == moments
 
 
 def test_held_out_never_uses_the_test_set() -> None:
@@ -149,6 +161,7 @@ def test_a_budget_of_seconds_ends_a_run() -> None:
     budget = Budget(seconds=10, points=2)
     endless = budget.fitted(METHODS["dm"])
     assert endless.steps >= 10**6 and budget.fitted(BASELINES["random"]).steps == 0
+    assert Budget(steps=7).fitted(replace(METHODS["dm"], inner_steps=3)).steps == 9
     assert [budget.share(s, 7, endless.steps) for s in (0, 5, 11)] == [0, 0.5, 1]
     assert Budget().share(99.0, 5, 10) == 0.5
     with pytest.raises(RequestError, match="--seconds or --steps"):
