@@ -20,6 +20,7 @@ from distill_jax.cli import ablate
 from distill_jax.cli.ablation import measure
 from distill_jax.cli.ablation.picture import draw
 from distill_jax.cli.ablation.swept import fitting, parse, take_swept
+from distill_jax.cli.output.plot import deviations
 from distill_jax.cli.request import arguments
 from distill_jax.cli.session.workdir import Workdir
 from distill_jax.run import Keys
@@ -239,6 +240,11 @@ def test_options_that_take_several_numbers_are_not_swept(tmp_path: Path, capsys)
     line = "dm digits --ipc 1 --optimiser.halve-at 0.5 0.75 --optimiser.lr 0.1 0.2 --mean 0.3 0.3 0.3 --std 0.2 0.2 0.2"
     assert ablate.main([*line.split(), "--workdir", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err == "error: mean has 3 numbers, images have 1 channels: give --mean as many\n"
+
+
+def test_error_bars_are_sample_deviations_over_the_seeds() -> None:
+    np.testing.assert_allclose(deviations(np.asarray([[1.0, 3.0], [2.0, 2.0]])), [2**0.5, 0.0])
+    np.testing.assert_array_equal(deviations(np.asarray([[1.0], [2.0]])), [0.0, 0.0])
 
 
 @pytest.mark.parametrize(
