@@ -135,6 +135,12 @@ def test_classes_are_sorted_and_each_keeps_its_order(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.labels, [0, 0, 1, 1, 2, 2])
 
 
+def test_the_last_experiment_of_a_file_of_dc_is_read(tmp_path: Path) -> None:
+    experiments = [[np.full((C, 3, SIDE, SIDE), n, np.float32), np.arange(C)] for n in range(3)]
+    (tmp_path / "res_DC.pt").write_bytes(dumps({"data": experiments}))
+    np.testing.assert_array_equal(read(FORMATS["dc"], tmp_path, **TOLD).images, 2)
+
+
 def test_soft_labels_are_sorted_with_their_images(tmp_path: Path) -> None:
     images = np.arange(2 * C, dtype=np.float32).reshape(-1, 1, 1, 1) / 8 * np.ones((1, 3, SIDE, SIDE), np.float32)
     order = np.random.default_rng(1).permutation(np.repeat(np.arange(C), 2))

@@ -7,33 +7,21 @@ from importlib import import_module
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
 
-from distill_jax.axes.parameterisation import Pixels
 from distill_jax.check_spec import check
 from distill_jax.cli import distill, evaluate, explain, join
-from distill_jax.cli.process.clock import Clock
-from distill_jax.cli.process.interrupts import Interrupts
-from distill_jax.cli.request import arguments
-from distill_jax.cli.session import score
 from distill_jax.cli.session.atomic import read_json
-from distill_jax.cli.session.optimise import Session
-from distill_jax.cli.session.score import Baseline, Scorer
-from distill_jax.cli.session.setup import set_up
-from distill_jax.cli.session.workdir import RESULT, Workdir
+from distill_jax.cli.session.workdir import RESULT
 from distill_jax.data import digits
 from distill_jax.distill import init_state, matching
 from distill_jax.distilled import DistilledSet
-from distill_jax.evaluation import Sets
 from distill_jax.join import joined
 from distill_jax.nets import ConvNet
 from distill_jax.recipes import resolve
 from distill_jax.run import distilled_set, prepare
-from distill_jax.train import real_train_set
-from distill_jax.types import RealData, RequestError
+from distill_jax.types import RequestError
 from tests.tiny import NET, TINY
 
 
@@ -58,32 +46,6 @@ def test_a_part_may_have_a_single_class(tmp_path: Path) -> None:
     scored = ["--repeats", "1", "--protocol.epochs", "1", "--protocol.augment", "none"]
     assert distill.main([*small, *scored, "--classes", "3:4", "--workdir", str(tmp_path)]) == 0
     assert read(tmp_path).card["class_names"] == ["3"] and read_json(tmp_path / RESULT)["accuracy"]["mean"] == 100
-
-
-def test_the_baselines_of_a_part_use_no_held_out_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    argv = ["dm", "digits", *NET, "--classes", "5", "2", "--eval-every", "1", "--baselines", "random", "--repeats", "2"]
-    setup = set_up(arguments.request(argv, distill.Distill), eval_every=1, parts=True)
-    options = arguments.parse(argv, distill.Distill)[0]
-    part, seen = setup.data.part("part", (5, 2)), []
-
-    def baseline(scorer: Scorer, real: RealData, *_: object) -> Baseline:
-        seen.append(real)
-        np.testing.assert_array_equal(scorer.test[1], setup.source.part("part", (5, 2)).y_test)
-        return Baseline("random images", Sets.same(real_train_set(real), 1), scorer.protocol)
-
-    images = jnp.zeros((2, 1, *setup.data.shape))
-    made = DistilledSet.of(Pixels(), images, part.class_names, setup.real_data().normaliser, {})
-    monkeypatch.setitem(score.BASELINES, "random", baseline)
-    monkeypatch.setattr(distill, "pool_for", lambda *_: None)
-    monkeypatch.setattr(distill, "optimise", lambda *_: made)
-    monkeypatch.setattr(distill, "draw", lambda of: Image.new("L", (1, 1)))
-    monkeypatch.setattr(Scorer, "score", lambda *_: score.summary([50.0]))
-    with Interrupts() as interrupts:
-        session = Session(setup, setup.feed(), Workdir(tmp_path), Clock(), interrupts)
-        distill._run_phases(session, options, None)
-    np.testing.assert_array_equal(seen[0].images, part.x_train)
-    np.testing.assert_array_equal(seen[0].labels, part.y_train)
-    assert len(part.y_train) < len(setup.source.part("part", (5, 2)).y_train)
 
 
 def test_joined_parts_equal_the_whole(parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

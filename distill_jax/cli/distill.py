@@ -229,11 +229,12 @@ def _run_phases(session: Session, options: Distill, given: PyTree) -> dict[str, 
         _save(workdir, distilled)
 
     scorer, sets = scorer_for(setup.source), repeated(distilled, options.repeats)
+    decoded = len(sets.store.images)  # before random images join them in one store
     real = (setup.feed(part_of(setup.data)) if setup.spec.classes else data).at(0)
 
     def baseline(name: str) -> Baseline:
         labeller = scorer._replace(teachers=setup.spec.models.teachers(pool)) if name == "random_soft" else scorer
-        return BASELINES[name](labeller, real, setup.spec.ipc, len(sets.store.images), options.repeats, setup.keys.draw)
+        return BASELINES[name](labeller, real, setup.spec.ipc, decoded, options.repeats, setup.keys.draw)
 
     clock.spent("evaluate")
     to_compare = {name: baseline(name) for name in options.resolved_baselines(setup.spec)}
