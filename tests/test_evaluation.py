@@ -131,6 +131,18 @@ def test_the_scores_of_a_single_repeat_have_no_deviation() -> None:
     assert shown.count("0.500") == 4 and "±" not in shown
 
 
+def test_every_score_is_in_its_column() -> None:
+    accuracies = {name: summary([percent]) for name, percent in (("full", 90.0), ("distilled", 60.0), ("random", 30.0))}
+    scores = {name: summary([n / 10]) for n, name in enumerate(("ars", "hlr", "ior", "lrs"))}
+    spent = {"compile": 0.0, "evaluate": 0.0}
+    net = {"accuracy": summary([60.0]), "interval_95": (55.0, 65.0), "seconds": spent}
+    net["ranking"] = {"accuracies": accuracies, "scores": scores}
+    lines = evaluate.report({"nets": {"vit": net}, "repeats": 1, "seconds": spent}).splitlines()
+    assert lines[1].split()[:6] == ["vit", "60.00", "55.00", "to", "65.00", "1"]
+    assert lines[2].split() == ["net", "HLR", "IOR", "LRS", "ARS", "all", "data", "%", "random", "%"]
+    assert lines[3].split() == ["vit", "0.100", "0.200", "0.300", "0.000", "90.00", "30.00"]
+
+
 def test_soft_labels_are_trained_on() -> None:
     distilled = softened(digits())
     sets = repeated(distilled, 3)

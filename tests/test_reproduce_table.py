@@ -4,6 +4,7 @@ import csv
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from distill_jax.cli.session.workdir import CELLS, REPRODUCED, REPRODUCED_PAGE, 
 from distill_jax.cli.tables import compare, table
 from distill_jax.cli.tables.curve import Point
 from distill_jax.cli.tables.page import Gain, Outcome, figures, page, reached
+from distill_jax.cli.tables.plan import Reproduce, planned
 from distill_jax.distill import run_block
 from distill_jax.published.tables import Acceleration, Cell, Table
 from tests.tiny import NET, PLAIN, POOL
@@ -177,6 +179,22 @@ def test_a_budget_is_stated_and_applied(own: str, tmp_path: Path, capsys: pytest
     before = (run / RESULT).stat().st_mtime_ns
     assert reproduce.main([*argv, "--overwrite"]) == 0
     assert (run / RESULT).stat().st_mtime_ns > before, "the run starts again"
+
+
+@pytest.mark.parametrize(("budget", "steps"), [(1.0, "6"), (0.5, "3"), (0.1, "2")])
+def test_an_acceleration_takes_its_share_of_the_budget(
+    budget: float, steps: str, own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are at least as many steps as points."""
+    plan = planned(Reproduce(own, budget=budget, seeds=4), ["--net.norm", "none"])
+    monkeypatch.setattr(compare, "resolve_request", lambda words: words)
+    monkeypatch.setattr(compare, "execute", lambda words, interrupts: words)
+    session: Any = SimpleNamespace(plan=plan, workdir=SimpleNamespace(path=tmp_path), interrupts=None)
+    words: Any = table._curves(session, plan.table.accelerations[0])
+    found = {name: words[words.index(name) + 1] for name in ("--steps", "--points", "--seeds", "--repeats", "--ipc")}
+    assert found == {"--steps": steps, "--points": "2", "--seeds": "4", "--repeats": "1", "--ipc": "1"}
+    assert words[1:3] == ["--dataset", "digits"] and words[4:6] == ["idc: idc", f"acc_dd: acc_dd {' '.join(POOL)}"]
+    assert words[-2:] == ["--net.norm", "none"] and "--net.depth" in words[words.index("--") :]
 
 
 def test_a_comparison_that_breaks_is_listed(
