@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,14 @@ Trainings = dict[str, tuple[Sets, Protocol]]
 """the sets and the protocol of each score, by the label of its progress bar"""
 
 
-def phases(line: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Setup, Trainings]:
-    """Run ``distill`` on digits with one black image per class in place of its result."""
+def phases(line: str, path: Path, monkeypatch: pytest.MonkeyPatch, **card: Any) -> tuple[Setup, Trainings]:
+    """Run ``distill`` on digits with one black image per class, and this ``card``, in place of its result."""
     argv, trainings = [*line.split(), *NET, "--repeats", "2"], Trainings()
     options = arguments.parse(argv, distill.Distill)[0]
     setup = set_up(arguments.request(argv, distill.Distill), options.eval_every, parts=True)
     names = setup.data.part("part", setup.spec.classes or range(10)).class_names
     images = jnp.zeros((len(names), 1, *setup.data.shape))
-    made = DistilledSet.of(Pixels(), images, names, setup.real_data().normaliser, {})
+    made = DistilledSet.of(Pixels(), images, names, setup.real_data().normaliser, card)
 
     def scored(self: Scorer, what: str, sets: Sets, protocol: Protocol | None = None) -> dict[str, Any]:
         trainings[what] = sets, protocol or self.protocol
@@ -78,3 +79,16 @@ def test_all_images_take_as_many_steps_beside_random_images(
     sets, protocol = trainings["all images"]
     assert sets.rows.shape == (2, 1347) and protocol.epochs == 2
     assert trainings["random images"][0].rows.shape == (2, 10)
+
+
+@pytest.mark.parametrize(("protocol", "rate"), [("dsa", 0.3), ("idc", 0.01)])
+def test_only_the_set_is_scored_at_its_learned_rate(
+    protocol: str, rate: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = f"dm digits --protocol {protocol} --baselines random"
+    setup, trainings = phases(line, tmp_path, monkeypatch, rate=0.3)
+    (sets, own), (random, usual) = trainings["scoring"], trainings["random images"]
+    assert own == replace(usual, rate=rate) and usual == setup.experiment.protocol and usual.rate == 0.01
+    black, real = (np.asarray(of.store.images)[np.asarray(of.rows)] for of in (sets, random))
+    np.testing.assert_allclose(black, np.full(black.shape, -setup.data.mean / setup.data.std), rtol=1e-5)
+    assert black.shape == real.shape == (2, 10, 8, 8, 1) and float(np.ptp(real)) > 1
