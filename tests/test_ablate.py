@@ -4,7 +4,10 @@ import csv
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import jax
 import matplotlib
 import numpy as np
 import pytest
@@ -14,9 +17,13 @@ from distill_jax.axes.init import Mix
 from distill_jax.axes.models import EarlyStagePool, RandomInit
 from distill_jax.axes.perturb import NoPerturbation
 from distill_jax.cli import ablate
+from distill_jax.cli.ablation import measure
 from distill_jax.cli.ablation.picture import draw
 from distill_jax.cli.ablation.swept import fitting, parse, take_swept
+from distill_jax.cli.output.plot import deviations
 from distill_jax.cli.request import arguments
+from distill_jax.cli.session.workdir import Workdir
+from distill_jax.run import Keys
 from tests.tiny import count_calls
 
 SMALL = """
@@ -59,6 +66,49 @@ def test_one_program_for_all_points(
     (workdir / "points/0/rows.json").write_text("[]")
     assert ablate.main([*argv, "--overwrite"]) == 0
     assert (workdir / "ablation.csv").read_text() == before, "an ablation that is overwritten begins anew"
+
+
+def test_each_run_has_its_own_networks_and_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sets of a point follow one another, seed by seed, and each is scored by several networks."""
+    states = SimpleNamespace(synthetic=SimpleNamespace(images=np.zeros((4, 1, 1, 1, 1, 1))), loss=np.arange(4) / 4)
+    roots: list[Any] = []
+    monkeypatch.setattr(measure, "pool_for", lambda *_: None)
+    monkeypatch.setattr(measure, "_distil", lambda *_: states)
+    monkeypatch.setattr(sweep, "specs_of", lambda *_: [])
+    monkeypatch.setattr(sweep, "stacked", lambda problem, specs, of: roots.extend(of))
+    monkeypatch.setattr(sweep, "training_sets", lambda *_: None)
+    scorer = SimpleNamespace(score=lambda what, sets: {"per_repeat": [10.0, 12.0, 20.0, 22.0, 30.0, 32.0, 40.0, 42.0]})
+    setup: Any = SimpleNamespace(
+        real_data=lambda: SimpleNamespace(normaliser=None), problem=lambda *_: None, scorer=lambda *_: scorer, spec=None
+    )
+    interrupts: Any = None
+    runs, workdir = measure.Runs(range(3, 5), 2), Workdir(tmp_path)
+    rows = measure.measure(setup, runs, {"ipc": 1}, {"lr": [0.1, 0.5]}, workdir, None, interrupts)
+    assert [(row.point, row.seed, row.accuracy, row.loss) for row in rows] == [
+        ({"ipc": 1, "lr": 0.1}, 3, 11.0, 0.0),
+        ({"ipc": 1, "lr": 0.1}, 4, 21.0, 0.25),
+        ({"ipc": 1, "lr": 0.5}, 3, 31.0, 0.5),
+        ({"ipc": 1, "lr": 0.5}, 4, 41.0, 0.75),
+    ]
+    for root, seed in zip(roots, (3, 4), strict=True):
+        np.testing.assert_array_equal(jax.random.key_data(root), jax.random.key_data(Keys.of(seed).run))
+
+
+def test_a_line_of_the_table_is_of_the_seeds_of_its_point() -> None:
+    swept: dict[str, Any] = {"net.norm": ["none", "batch"], "lr": [0.5, 0.1]}
+    rows = [
+        measure.Row({"net.norm": norm, "lr": lr}, seed, accuracy + 2 * seed, 10 * lr + seed)
+        for norm, lr, accuracy in (("batch", 0.1, 40.0), ("batch", 0.5, 30.0), ("none", 0.1, 20.0), ("none", 0.5, 10.0))
+        for seed in (1, 0)
+    ]
+    options: Any = SimpleNamespace(scoring_split="test", seeds=2)
+    lines = [line.split() for line in ablate._table(options, swept, rows)]
+    assert [line[:7] for line in lines if line[0] in ("none", "batch")] == [
+        ["none", "0.5", "11.00", "±", "1.41", "2", "5.5"],
+        ["none", "0.1", "21.00", "±", "1.41", "2", "1.5"],
+        ["batch", "0.5", "31.00", "±", "1.41", "2", "5.5"],
+        ["batch", "0.1", "41.00", "±", "1.41", "2", "1.5"],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -190,6 +240,11 @@ def test_options_that_take_several_numbers_are_not_swept(tmp_path: Path, capsys)
     line = "dm digits --ipc 1 --optimiser.halve-at 0.5 0.75 --optimiser.lr 0.1 0.2 --mean 0.3 0.3 0.3 --std 0.2 0.2 0.2"
     assert ablate.main([*line.split(), "--workdir", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err == "error: mean has 3 numbers, images have 1 channels: give --mean as many\n"
+
+
+def test_error_bars_are_sample_deviations_over_the_seeds() -> None:
+    np.testing.assert_allclose(deviations(np.asarray([[1.0, 3.0], [2.0, 2.0]])), [2**0.5, 0.0])
+    np.testing.assert_array_equal(deviations(np.asarray([[1.0], [2.0]])), [0.0, 0.0])
 
 
 @pytest.mark.parametrize(

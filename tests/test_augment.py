@@ -101,6 +101,24 @@ def test_square_images_are_moved_as_with_aligned_corners(name, u):
         close(jax.jit(operation)(jnp.asarray(x), jnp.asarray(u, jnp.float64)), want, 1e-12)
 
 
+@pytest.mark.parametrize("name", ["scale", "rotate"])
+def test_rectangular_images_are_moved_edge_to_edge(name):
+    """Follows the documentation of PyTorch's affine_grid and grid_sample with align_corners=False."""
+    u, (height, width) = (0.9, 0.2), (7, 10)
+    x = np.random.default_rng(4).standard_normal((2, height, width, 1))
+    if name == "scale":
+        theta = np.diag([v * (1.2 - 1 / 1.2) + 1 / 1.2 for v in u])
+    else:
+        angle = np.deg2rad(30 * u[0] - 15)
+        theta = np.asarray([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    across, down = ((2 * np.arange(side) + 1) / side - 1 for side in (width, height))
+    grid = np.stack(np.meshgrid(across, down), -1) @ theta.T
+    column, row = ((grid[..., a] + 1) * side / 2 - 0.5 for a, side in enumerate((width, height)))
+    want = np.stack([sampled(image, row, column) for image in x])
+    with jax.enable_x64(True):
+        close(APPLY[name](jnp.asarray(x), jnp.asarray(u, jnp.float64)), want, 1e-12)
+
+
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_operation_is_affine_with_exact_second_derivative(name):
     """In float64 on rectangular images: jit equals eager, |out|^2 / 2 has gradient A^T A x and Hessian A^T A."""

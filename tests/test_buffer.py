@@ -68,6 +68,19 @@ def test_portions_show_every_image() -> None:
     assert shown[:5] != shown[5:]
 
 
+def test_every_pass_over_a_class_has_its_own_permutation() -> None:
+    """Classes of eight images make two portions, so passes begin at the even portions."""
+    labels = np.arange(16) % 2
+    images = np.zeros((16, *toy.SHAPE), np.uint8)
+    images[:, 0, 0, 0] = np.arange(16)
+    buffer = Buffer(Dataset.from_arrays("toy", images, labels, images, labels), 4, 0)
+    halves = [indices(buffer.read(n)) for n in range(0, 40, 2)]
+    shown = [[tuple(row // 2 for row in half if row % 2 == c) for half in halves] for c in (0, 1)]
+    for of_class in shown:
+        assert len(set(of_class)) > 10, "twenty draws of 70 possible halves"
+    assert np.mean([one == other for one, other in zip(*shown, strict=True)]) < 0.5, "classes differ"
+
+
 def test_a_portion_follows_from_the_seed_and_its_number() -> None:
     buffer, other = Buffer(data(), 4, 7), Buffer(data(), 4, 8)
     forth = [indices(buffer.at(n)) for n in range(6)]

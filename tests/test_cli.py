@@ -138,9 +138,10 @@ def test_a_factor_must_take_effect() -> None:
         resolve("dc", factor=2)
 
 
-def test_digits_are_never_mirrored() -> None:
-    """Nothing that a method trains or evaluates sees a digit's mirror image."""
-    mirrored = {(m, p) for m in PRESETS for p in PROTOCOLS if "flip" in str(resolve(m, "digits", protocol=p))}
+@pytest.mark.parametrize("recipe", ["digits", "mnist", "svhn", "generic"])
+def test_digits_and_unknown_images_are_never_mirrored(recipe: str) -> None:
+    """Nothing that a method trains or evaluates sees a mirror image, which may have another meaning."""
+    mirrored = {(m, p) for m in PRESETS for p in PROTOCOLS if "flip" in str(resolve(m, recipe, protocol=p))}
     assert not mirrored
 
 

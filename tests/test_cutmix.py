@@ -48,6 +48,16 @@ def test_cutmix_boxes_golden():
         close(targets, [[ratio, 1 - ratio], [1 - ratio, ratio]], 1e-7)
 
 
+def test_the_box_of_a_rectangular_image_has_its_proportions():
+    """If three quarters of the image remain, the box has half of each side."""
+    x = jnp.stack([jnp.zeros((16, 8, 1)), jnp.ones((16, 8, 1))])
+    patch = Patch(jnp.float32(0.75), jnp.asarray((8, 4)), jnp.asarray((1, 0)))
+    mixed, _ = jax.jit(mix)(x, jnp.eye(2), patch)
+    want = np.zeros((16, 8))
+    want[4:12, 2:6] = 1
+    np.testing.assert_array_equal(mixed[0, :, :, 0], want)
+
+
 def test_cutmix_targets_count_pixels():
     """Image i is the constant i, so the mean of a mixed image follows from its targets."""
     n = 6

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from distill_jax.data import load
+from distill_jax.data import tfds as reader
 from tests.test_data import refused
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -117,6 +118,7 @@ def test_reads_array_record_without_tensorflow(
 ) -> None:
     prepare(name, data_dir)
     without("tensorflow", monkeypatch)
+    monkeypatch.setattr(reader, "BATCH", 5)
     for spelling in (name, f"{name}:1.0.0"):
         data = load(spelling)
         assert data.name == spelling and data.shape == shape and data.class_names == ("ant", "bee", "cat")

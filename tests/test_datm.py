@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +22,10 @@ from distill_jax.methods import DATM, METHODS
 from distill_jax.nets import ConvNet, from_torch
 from distill_jax.recipes import resolve
 from distill_jax.train import Order
-from distill_jax.types import Array, Model, Net, RequestError, TrainSet
+from distill_jax.types import Array, Model, Net, RealData, RequestError, TrainSet
 from tests import toy
 from tests.golden_weights import GOLDEN
+from tests.test_paired import Bright
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +192,18 @@ def test_correct_images_come_first(ipc: int) -> None:
         assert right[np.asarray(rows[:enough], int)].all()
         rest = [row for row in of_class[np.argsort(-sure[of_class])] if not right[row]][: ipc - enough]
         assert rows[enough:] == rest
+
+
+def test_correct_images_are_drawn_at_random_and_others_by_their_probability() -> None:
+    """The network is right about all images of class 0, and wrong about all of class 1."""
+    labels, levels = np.repeat([0, 1], 4), np.asarray([180, 200, 220, 240, 220, 180, 200, 240])
+    data = RealData.from_arrays(levels[:, None, None, None], labels, [0.5], [0.5])
+    net: Any = Bright()
+    drawn = jax.jit(jax.vmap(lambda key: CorrectlyClassified().images(net, net, data, 2, 1, key)))
+    shown = np.round(np.asarray(drawn(jax.random.split(jax.random.key(0), 480)))[..., 0, 0, 0] * 255)
+    pairs, counts = np.unique(shown[:, 0], axis=0, return_counts=True)
+    assert len(pairs) == 12 and np.abs(counts - 40).max() < 5 * np.sqrt(40 * 11 / 12), "five standard errors"
+    np.testing.assert_array_equal(shown[:, 1], [[180, 200]] * 480)
 
 
 # ------------------------------------------------------------------ settings

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from distill_jax.axes.parameterisation import MultiFormation, Pixels, decoded_set
+from distill_jax.cli.session.optimise import rounded
 from distill_jax.contracts import Parameterisation
 from distill_jax.distilled import DistilledSet, content_hash
 from distill_jax.types import Array, Normaliser, RealData, RequestError, Synthetic, choice
@@ -90,6 +91,13 @@ def test_arrays_are_what_distillation_trained_on(parameterisation: Any) -> None:
     assert images.dtype == np.float32 and labels.dtype == np.int32
 
 
+def test_the_bound_on_decoded_images_ends_with_the_run() -> None:
+    """Networks train on all cells (IDC)."""
+    distilled = make_set(MultiFormation(2, "bound", IPC + 4))
+    assert distilled.card["decode"] == "single" and distilled.decoded_count == C * IPC * 4
+    np.testing.assert_array_equal(distilled.arrays()[0], make_set().arrays()[0])
+
+
 def test_pixels_and_network_space() -> None:
     distilled = make_set(Pixels("normalised"))
     np.testing.assert_array_equal(distilled.arrays()[0], distilled.images)
@@ -116,6 +124,14 @@ def test_the_score_does_not_change_the_hash_but_an_image_does() -> None:
     scored = distilled.with_card(score={"mean": 90.0})
     assert scored.card["hash"] == distilled.card["hash"] and scored.card["score"] == {"mean": 90.0}
     assert content_hash(distilled.images + 1, distilled.labels) != distilled.card["hash"]
+
+
+def test_pixels_are_rounded_to_the_nearest_of_eight_bits() -> None:
+    distilled = make_set()
+    of_bytes = rounded(distilled)
+    np.testing.assert_allclose(of_bytes.images, distilled.images, atol=0.5 / 255 + 1e-6)
+    np.testing.assert_allclose(of_bytes.images * 255, np.rint(of_bytes.images * 255), atol=1e-4)
+    assert of_bytes.card["bits"] == 8 and of_bytes.card["hash"] == content_hash(of_bytes.images, distilled.labels)
 
 
 # ------------------------------------------------------------------ wrong files

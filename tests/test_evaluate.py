@@ -92,6 +92,14 @@ def test_the_named_protocols() -> None:
         Protocol(schedule="dcc").validate()  # type: ignore[arg-type]
 
 
+def test_epochs_on_another_number_of_images_take_as_many_steps() -> None:
+    protocol = Protocol(epochs=300, batch=64)
+    for (images, other), epochs in {
+        (65, 64): 600, (64, 65): 150, (10, 1347): 14, (1347, 10): 6600, (1, 10**5): 1, (640, 650): 273,
+    }.items():  # fmt: skip
+        assert evaluation.matched_epochs(protocol, images, other) == replace(protocol, epochs=epochs)
+
+
 # ------------------------------------------------------------------ what the loop does
 
 

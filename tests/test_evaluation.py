@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import math
 import signal
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple, cast
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distill_jax.augment import NoAugment
 from distill_jax.axes.parameterisation import Pixels
 from distill_jax.cli import evaluate
 from distill_jax.cli.process.interrupts import Interrupted
-from distill_jax.cli.session.score import Scorer, interval, summary
+from distill_jax.cli.session import score
+from distill_jax.cli.session.dd_ranking import dd_ranking_scores
+from distill_jax.cli.session.score import BASELINES, Scorer, interval, summary
 from distill_jax.data import load
 from distill_jax.distilled import DistilledSet
-from distill_jax.evaluation import Protocol, repeated
+from distill_jax.evaluation import PROTOCOLS, Protocol, Sets, repeated
 from distill_jax.nets import ConvNet
 from distill_jax.spec import to_json
 
@@ -125,6 +131,18 @@ def test_the_scores_of_a_single_repeat_have_no_deviation() -> None:
     assert shown.count("0.500") == 4 and "±" not in shown
 
 
+def test_every_score_is_in_its_column() -> None:
+    accuracies = {name: summary([percent]) for name, percent in (("full", 90.0), ("distilled", 60.0), ("random", 30.0))}
+    scores = {name: summary([n / 10]) for n, name in enumerate(("ars", "hlr", "ior", "lrs"))}
+    spent = {"compile": 0.0, "evaluate": 0.0}
+    net = {"accuracy": summary([60.0]), "interval_95": (55.0, 65.0), "seconds": spent}
+    net["ranking"] = {"accuracies": accuracies, "scores": scores}
+    lines = evaluate.report({"nets": {"vit": net}, "repeats": 1, "seconds": spent}).splitlines()
+    assert lines[1].split()[:6] == ["vit", "60.00", "55.00", "to", "65.00", "1"]
+    assert lines[2].split() == ["net", "HLR", "IOR", "LRS", "ARS", "all", "data", "%", "random", "%"]
+    assert lines[3].split() == ["vit", "0.100", "0.200", "0.300", "0.000", "90.00", "30.00"]
+
+
 def test_soft_labels_are_trained_on() -> None:
     distilled = softened(digits())
     sets = repeated(distilled, 3)
@@ -141,6 +159,92 @@ def test_a_protocol_mirrors_only_where_the_recipe_does(recipe: str) -> None:
     protocol = evaluate._experiment(digits(rate=0.03), options).protocol
     assert (protocol.name, protocol.epochs, protocol.rate, protocol.batch) == ("dsa", 7, 0.03, 256)
     assert ("flip" in getattr(protocol.augment, "members", ())) == (recipe == "cifar10")
+
+
+class Trained(NamedTuple):
+    """The arguments of one call of ``Scorer.train``."""
+
+    protocol: Protocol
+    images: np.ndarray
+    """[R, M, H, W, c]"""
+    targets: np.ndarray
+    """[R, M, C]"""
+
+
+PERCENT = {
+    "all images": [90.0, 80.0],
+    "distilled": [60.0, 70.0],
+    "random": [30.0, 50.0],
+    "distilled, not augmented": [50.0, 40.0],
+    "random, not augmented": [45.0, 10.0],
+    "distilled, hard labels": [40.0, 65.0],
+}
+"""made up accuracies"""
+
+
+@pytest.mark.parametrize("soft", [True, False])
+def test_the_trainings_of_dd_ranking_and_its_scores(soft: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network is trained. Soft labels of random images come from the networks trained on all images."""
+    calls: dict[str, Trained] = {}
+
+    def train(self, what: str, sets: Sets, protocol: Protocol | None = None) -> str:
+        images, targets = (np.asarray(part)[np.asarray(sets.rows)] for part in sets.store)
+        calls[what] = Trained(protocol or self.protocol, images, targets)
+        return what
+
+    def probabilities(net, teachers, x):
+        assert teachers == "all images"
+        return np.full((len(x), 10), 0.1, np.float32)
+
+    monkeypatch.setattr(Scorer, "train", train)
+    monkeypatch.setattr(Scorer, "tested", lambda self, models: summary(PERCENT[models]))
+    monkeypatch.setattr(score, "probabilities", probabilities)
+    data = load("digits").real_data()
+    index = np.asarray(data.index)
+
+    def rows_of(ipc: int, repeats: int) -> np.ndarray:
+        return np.asarray([index[:, 5 + r : 5 + r + ipc].reshape(-1) for r in range(repeats)])
+
+    monkeypatch.setattr(score, "random_rows", lambda data, ipc, repeats, key: jnp.asarray(rows_of(ipc, repeats)))
+    distilled = softened(digits(rate=0.02)) if soft else digits(rate=0.02)
+    protocol, other = PROTOCOLS["dd-ranking"], cast(Any, None)
+    scorer = Scorer(other, protocol, other, data.normaliser, other, other)
+    found = dd_ranking_scores(scorer, distilled, data, 2, jax.random.key(0), full_epochs=7)
+
+    own, plain = replace(protocol, rate=0.02), NoAugment()
+    expected = {"all images": replace(protocol, epochs=7), "distilled": own, "random": protocol}
+    expected |= {"distilled, not augmented": replace(own, augment=plain)}
+    expected |= {"random, not augmented": replace(protocol, augment=plain)}
+    expected |= {"distilled, hard labels": own} if soft else {}
+    assert {what: call.protocol for what, call in calls.items()} == expected and found["full_epochs"] == 7
+    assert calls["all images"].images.shape == (2, 1347, 8, 8, 1)
+    for what, call in calls.items():
+        if what.startswith("distilled"):
+            np.testing.assert_allclose(call.images, [distilled.arrays()[0]] * 2, atol=1e-6)
+            hard = what.endswith("hard labels") or not soft
+            np.testing.assert_array_equal(call.targets, [np.eye(10) if hard else distilled.targets()] * 2)
+    random, again = calls["random"], calls["random, not augmented"]
+    shown = data.normaliser.to_network(data.images)[rows_of(1, 2)]
+    np.testing.assert_allclose([random.images, again.images], [shown] * 2, atol=1e-6)
+    np.testing.assert_allclose(random.targets, [np.full((10, 10), 0.1) if soft else np.eye(10)] * 2)
+
+    # Full less distilled with hard labels, and distilled less random with and without augmentation.
+    hlr = np.asarray([0.5, 0.15] if soft else [0.3, 0.1])
+    augmented, unaugmented = np.asarray([0.3, 0.2]), np.asarray([0.05, 0.3])
+    mapped = {"lrs": (augmented - hlr) / 2, "ars": (augmented + unaugmented) / 2}
+    of = {name: (np.exp(alpha) - 1 / math.e) / (math.e - 1 / math.e) for name, alpha in mapped.items()}
+    for name, values in {"hlr": hlr, "ior": augmented, **of}.items():
+        np.testing.assert_allclose(found["scores"][name]["per_repeat"], values, rtol=1e-9)
+
+
+def test_all_images_are_trained_on_for_as_many_steps_as_the_decoded_ones() -> None:
+    data, other = load("digits").real_data(), cast(Any, None)
+    scorer = Scorer(other, Protocol(epochs=50, batch=64), other, data.normaliser, other, other)
+    of = BASELINES["full"](scorer, data, 1, 640, 3, other)
+    assert of.protocol == replace(scorer.protocol, epochs=23)  # 10 steps per epoch, against 22
+    np.testing.assert_array_equal(of.sets.rows, [np.arange(1347)] * 3)
+    np.testing.assert_array_equal(of.sets.store.images, data.images)
+    np.testing.assert_array_equal(np.argmax(of.sets.store.targets, axis=1), data.labels)
 
 
 @pytest.mark.slow

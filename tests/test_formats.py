@@ -135,6 +135,35 @@ def test_classes_are_sorted_and_each_keeps_its_order(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.labels, [0, 0, 1, 1, 2, 2])
 
 
+def test_the_last_experiment_of_a_file_of_dc_is_read(tmp_path: Path) -> None:
+    experiments = [[np.full((C, 3, SIDE, SIDE), n, np.float32), np.arange(C)] for n in range(3)]
+    (tmp_path / "res_DC.pt").write_bytes(dumps({"data": experiments}))
+    np.testing.assert_array_equal(read(FORMATS["dc"], tmp_path, **TOLD).images, 2)
+
+
+def test_soft_labels_are_sorted_with_their_images(tmp_path: Path) -> None:
+    images = np.arange(2 * C, dtype=np.float32).reshape(-1, 1, 1, 1) / 8 * np.ones((1, 3, SIDE, SIDE), np.float32)
+    order = np.random.default_rng(1).permutation(np.repeat(np.arange(C), 2))
+    soft = (0.1 + 0.01 * np.arange(2 * C)[:, None] + np.eye(C)[order]).astype(np.float32)
+    soft /= soft.sum(1, keepdims=True)
+    (tmp_path / "images_best.pt").write_bytes(dumps(images))
+    (tmp_path / "labels_best.pt").write_bytes(dumps(soft))
+    found = read(FORMATS["mtt"], tmp_path, **TOLD)
+    rows = np.argsort(order, kind="stable")
+    assert rows.tolist() != sorted(rows.tolist())
+    np.testing.assert_array_equal(found.images[:, 0, 0, 0] * 8, rows)
+    np.testing.assert_array_equal(found.targets(), soft[rows])
+
+
+def test_more_than_ten_png_images_of_a_class_stay_in_order(tmp_path: Path) -> None:
+    images = np.linspace(0, 1, 4 * 12).reshape(-1, 1, 1, 1) * np.ones((1, SIDE, SIDE, 3))
+    rows = np.arange(len(images)) // 12
+    files = FORMATS["png"].write(Contents(images.astype(np.float32), rows, card={"class_names": [*"dbca"]}))
+    found = FORMATS["png"].read({name: files[name] for name in sorted(files)})
+    np.testing.assert_allclose(found.images, images, atol=0.5 / 255 + 1e-6)
+    np.testing.assert_array_equal(found.labels, rows)
+
+
 def test_folders_of_classes_are_in_the_order_of_the_classes() -> None:
     assert folder_names(["a", "b c", "d"]) == ["a", "b c", "d"]
     for names in (

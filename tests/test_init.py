@@ -90,6 +90,13 @@ def test_draw_distinct():
     assert counts.min() > 0.6 * counts.mean() and counts.max() < 1.5 * counts.mean()
 
 
+def test_the_images_drawn_from_two_classes_are_independent():
+    data = numbered([0, 1, 1, 0, 0, 1])
+    drawn = jax.jit(jax.vmap(lambda key: draw_distinct(key, data, 1)[:, 0]))(jax.random.split(KEY, 900))
+    pairs, counts = np.unique(drawn, axis=0, return_counts=True)
+    assert len(pairs) == 9 and np.abs(counts - 100).max() < 5 * np.sqrt(100 * 8 / 9), "five standard errors"
+
+
 def test_noise_is_standard_normal_in_network_space():
     data = numbered([0, 1, 1], side=16)
     images = jax.jit(lambda data, key: Noise().images(NET, NET, data, 10, 2, key))(data, KEY)

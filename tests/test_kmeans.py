@@ -139,6 +139,17 @@ def test_padding_has_no_influence_and_is_never_chosen():
     assert max(int(jit_plus_plus(more, 60, 30, jax.random.key(i)).max()) for i in range(3)) < 60
 
 
+def test_a_random_start_takes_every_real_point_equally_often():
+    """Without iterations the centres are the initial points."""
+    points = jnp.asarray(padded(np.asarray([[0.0], [10.0], [30.0]], np.float32), 3))
+    keys = jax.random.split(jax.random.key(4), 600)
+    starts = jax.jit(jax.vmap(lambda key: kmeans(points, 3, 2, key, iterations=0, start="random").centres[:, 0]))(keys)
+    values, counts = np.unique(np.round(np.asarray(starts), 3), return_counts=True)
+    np.testing.assert_array_equal(values, [0, 10, 30])
+    assert np.abs(counts - 400).max() < 5 * np.sqrt(400 * 2 / 3), "five standard errors"
+    assert np.abs(np.corrcoef(starts, rowvar=False)[0, 1]) < 0.2, "five standard errors"
+
+
 def test_sets_of_different_size_are_clustered_together_as_one_by_one():
     sets = np.stack([padded(blobs(seed, n), 60 - n) for seed, n in ((0, 40), (1, 60), (2, 25))])
     counts, keys = jnp.asarray([40, 60, 25]), jax.random.split(jax.random.key(1), 3)

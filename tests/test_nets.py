@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from distill_jax.contracts import Architecture
-from distill_jax.nets import ARCHITECTURES, VGG11, ConvNet, DenseNet, LeNet, ResNet, ResNetAP, ViT
+from distill_jax.nets import ARCHITECTURES, MLP, VGG11, AlexNet, ConvNet, DenseNet, LeNet, ResNet, ResNetAP, ViT
 from distill_jax.nets.layers import over
 from distill_jax.types import RequestError
 from tests.golden_weights import training_pass
@@ -70,6 +70,71 @@ def test_initial_parameters_are_those_of_pytorch():
         assert np.abs(params[layer]["bias"] * np.sqrt(fan_in)).max() <= 1
     np.testing.assert_array_equal(params["norm0"]["scale"], 1)
     np.testing.assert_array_equal(params["norm0"]["bias"], 0)
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (28, 28, 1)])
+@pytest.mark.parametrize(
+    ("net", "convolutions", "linear"),
+    [
+        (LeNet(), [(5, 6), (5, 16)], [400, 120, 84]),
+        (AlexNet(), [(5, 128), (5, 192), (3, 256), (3, 192), (3, 192)], [192 * 4 * 4]),
+        (VGG11(), [(3, width) for width in (64, 128, 256, 256, 512, 512, 512, 512)], [512]),
+        (MLP(), [], [None, 128, 128]),
+    ],
+)
+def test_small_networks_have_the_layers_of_the_released_code(net, convolutions, linear, shape):
+    """DC's networks.py pads images of 28 pixels, so that both sizes lead to the same linear layers."""
+    params = jax.eval_shape(net.build(shape, 10).init, jax.random.key(0)).params
+    found = {name: layer["kernel"].shape for name, layer in params.items() if "kernel" in layer}
+    inputs = [shape[2], *(width for _, width in convolutions)]
+    sizes = zip(convolutions, inputs[:-1], strict=True)
+    want = {f"conv{i}": (size, size, before, width) for i, ((size, width), before) in enumerate(sizes)}
+    first = linear[0] or int(np.prod(shape))
+    names = [*(f"dense{i}" for i in range(len(linear) - 1)), "classifier"]
+    want |= dict(zip(names, zip([first, *linear[1:]], [*linear[1:], 10], strict=True), strict=True))
+    assert found == want
+
+
+def test_the_transformer_is_that_of_its_paper():
+    """Against NumPy, in float64 on rectangular images (Dosovitskiy et al. 2021, appendix A)."""
+    width, heads, patch = 8, 2, 4
+
+    def dense(x, layer):
+        return x @ layer["kernel"] + layer["bias"]
+
+    def norm(x, layer):
+        centred = x - x.mean(-1, keepdims=True)
+        return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * layer["scale"] + layer["bias"]
+
+    def attention(x, block):
+        q, k, v = np.split(dense(x, block["qkv"]), 3, axis=-1)
+        of_heads = []
+        for h in range(heads):
+            part = slice(h * width // heads, (h + 1) * width // heads)
+            scores = np.exp(q[:, part] @ k[:, part].T / np.sqrt(width / heads))
+            of_heads.append(scores / scores.sum(-1, keepdims=True) @ v[:, part])
+        return dense(np.concatenate(of_heads, axis=-1), block["attended"])
+
+    def gelu(x):
+        return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+    with jax.enable_x64(True):
+        net = ViT(depth=2, width=width, heads=heads, patch=patch, dtype="float64").build((8, 12, 2), 3)
+        model = net.init(jax.random.key(0))
+        images = np.random.default_rng(0).normal(size=(2, 8, 12, 2))
+        out, _ = jax.jit(net.apply, static_argnums=2)(model, jnp.asarray(images), False)
+    params = jax.tree.map(np.asarray, model.params)
+    for image, logits, embedding in zip(images, out.logits, out.embedding, strict=True):
+        places = [(top, left) for top in (0, 4) for left in (0, 4, 8)]
+        x = np.stack([image[top : top + patch, left : left + patch].ravel() for top, left in places])
+        x = dense(x, params["patches"]) + params["position"]
+        for i in range(2):
+            block = params[f"block{i}"]
+            x = x + attention(norm(x, block["norm1"]), block)
+            x = x + dense(gelu(dense(norm(x, block["norm2"]), block["expand"])), block["contract"])
+        mean = norm(x, params["norm"]).mean(0)
+        np.testing.assert_allclose(embedding, mean, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(logits, dense(mean, params["classifier"]), rtol=1e-9, atol=1e-12)
 
 
 def test_bfloat16_sums_the_gradient_of_a_bias_in_float32():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +14,13 @@ from distill_jax.axes.init import AnchorMosaics
 from distill_jax.axes.objective import PairedFeatures
 from distill_jax.axes.optimiser import ResidualAdam
 from distill_jax.axes.parameterisation import MultiFormation
-from distill_jax.axes.selector import Anchors, NoReal
+from distill_jax.axes.selector import Anchors, NoReal, anchors, surest_images
 from distill_jax.check_spec import check
 from distill_jax.distill import init_state
 from distill_jax.methods import CIM
 from distill_jax.recipes import resolve
 from distill_jax.tree import stack
-from distill_jax.types import Array, RealData, RequestError
+from distill_jax.types import Array, NetOutput, RealData, RequestError
 from tests import toy
 from tests.golden_weights import pixels
 from tests.test_patches import CLASS, FIGURES, MEAN, NET, STD, normalised, observer
@@ -47,6 +48,26 @@ def test_anchors_and_their_mosaics_golden() -> None:
     assert int(memory[3].max()) < 12, "a smaller class shows only its own images"
     mosaics = AnchorMosaics().images(NET, observer(), data, 3, 2, jax.random.key(0))
     np.testing.assert_allclose(mosaics[CLASS], figure("init"), atol=1e-6)
+
+
+class Bright:
+    """A network that takes bright images for class 0 and dark ones for class 1."""
+
+    def apply(self, model, x: Array, train: bool) -> tuple[NetOutput, dict]:
+        mean = jnp.mean(x, axis=(1, 2, 3))
+        return NetOutput(jnp.stack([mean, -mean], axis=1), (), mean[:, None]), {}
+
+
+@pytest.mark.parametrize(("n", "candidates"), [(3, 5), (8, 10)])
+def test_anchors_are_of_the_first_images_of_a_class(monkeypatch: pytest.MonkeyPatch, n: int, candidates: int) -> None:
+    """Later images of a class are brighter. The run distils class 1 before class 0."""
+    monkeypatch.setattr(anchors, "FIRST", 5)
+    images = np.repeat(np.arange(12) * 20, 2)[:, None, None, None]
+    data = RealData.from_arrays(images, np.tile([0, 1], 12), [0.5], [0.5]).of_classes((1, 0))
+    net: Any = Bright()
+    dark, bright = jax.jit(lambda data: surest_images(net, net, data, n))(data)
+    np.testing.assert_array_equal(bright, np.arange(candidates)[::-1][:n])
+    np.testing.assert_array_equal(dark, np.arange(n))
 
 
 def loss_of(block: int):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distill_jax.axes.init import patches as patches_module
 from distill_jax.axes.init import tile
 from distill_jax.axes.init.patches import RealPatches, losses, patches, surest
 from distill_jax.nets import ConvNet, from_torch
@@ -64,6 +67,46 @@ def test_boxes_are_squares_inside_the_image() -> None:
     assert (top + height).max() == 24 and (left + width).max() == 30
     # The least area is 8 % of 24 x 30, the largest square 24 x 24.
     assert height.min() == 8 and height.max() == 24
+
+
+def test_areas_and_places_of_boxes_are_uniform_and_independent() -> None:
+    """All limits are five standard errors."""
+    draw = jax.jit(RealPatches(smallest=0.2).boxes, static_argnums=(1, 2))
+    boxes = np.asarray(draw(jax.random.key(0), (4000,), (64, 64, 3)), np.float64)
+    for share in (0.1, 0.5, 0.9):
+        limit = 5 * np.sqrt(share * (1 - share) / len(boxes))
+        assert np.mean(boxes[:, 2] ** 2 / 64**2 < 0.2 + 0.8 * share) == pytest.approx(share, abs=limit)
+    top, left, side, _ = boxes[boxes[:, 2] < 48].T  # larger boxes have few places
+    down, across = (top + 0.5) / (65 - side), (left + 0.5) / (65 - side)
+    for place in (down, across):
+        assert np.mean(place) == pytest.approx(0.5, abs=5 / np.sqrt(12 * len(side)))
+    assert np.abs(np.corrcoef([side, down, across]) - np.eye(3)).max() < 5 / np.sqrt(len(side))
+
+
+def test_each_cell_shows_the_surest_patch_of_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images have four constant quarters, which are the patches. The loss of class c is least for a patch with the
+    value c in network space. The run distils class 1 before class 0. Class 1 has fewer images, none of which is shown
+    twice."""
+    counts, mean, std = (6, 5), 0.5, 0.2
+    labels = np.repeat([0, 1], counts)
+    quarters = np.random.default_rng(0).permutation(256)[: 4 * len(labels)].reshape(-1, 2, 2)
+    images = quarters.repeat(4, axis=1).repeat(4, axis=2)[..., None]
+    corners = jnp.asarray([[top, left, 4, 4] for top in (0, 4) for left in (0, 4)])
+    monkeypatch.setattr(RealPatches, "boxes", lambda self, key, dims, shape: jnp.broadcast_to(corners, (*dims, 4)))
+
+    def distance(net, model, x: Array, shape, c: Array) -> Array:
+        return jnp.abs(jnp.mean(x, axis=(1, 2, 3)) - jnp.asarray(c, x.dtype))
+
+    monkeypatch.setattr(patches_module, "losses", distance)
+    data = RealData.from_arrays(images, labels, [mean], [std]).of_classes((1, 0))
+    init: Any = RealPatches(crops=4)
+    made = jax.jit(lambda data, key: init.images(None, None, data, 1, 2, key))(data, jax.random.key(2))
+    shown = np.asarray(made)[:, 0, ::4, ::4, 0].reshape(2, 4) * 255
+    for row, c in enumerate((1, 0)):
+        patch = quarters[labels == c].reshape(-1, 4)
+        far = np.abs((patch / 255 - mean) / std - c)
+        best = np.argsort(far.min(axis=1))[:4]
+        np.testing.assert_allclose(shown[row], patch[best, far[best].argmin(axis=1)], atol=1e-3)
 
 
 @pytest.mark.parametrize(("factor", "side"), [(1, 16), (2, 17)])

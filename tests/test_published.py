@@ -6,6 +6,7 @@ import pytest
 
 from distill_jax import published
 from distill_jax.methods import PRESETS
+from distill_jax.nets import ConvNet
 from distill_jax.recipes import RECIPES, recipe_named, resolve
 
 SHAPES = {"mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "tiny": (64, 64, 3)}
@@ -134,7 +135,21 @@ def test_dm_steps_larger_with_many_images(dataset: str, ipc: int, rate: float) -
     assert resolve("dm", dataset, ipc=ipc).spec.optimiser.lr == rate  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(("side", "depth"), [(8, 1), (16, 2), (32, 3), (64, 4), (96, 4), (128, 5), (256, 6), (512, 6)])
+def test_a_convnet_leaves_four_pixels_of_a_side(side: int, depth: int) -> None:
+    assert resolve("dm", shape=(side, side, 3)).spec.net == ConvNet(depth)
+
+
+@pytest.mark.parametrize(("dataset", "classes"), [("cifar10", 10), ("cifar100", 100)])
+@pytest.mark.parametrize("ipc", [1, 10, 15, 50])
+def test_rat_bptt_scores_every_size_after_as_many_steps(dataset: str, classes: int, ipc: int) -> None:
+    protocol = resolve("rat_bptt", dataset, ipc=ipc).protocol
+    batches = -(-classes * ipc // protocol.batch)
+    assert protocol.name == "rat" and abs(protocol.epochs * batches - 1000) <= batches / 2
+
+
 def test_a_subset_of_imagenet_for_trajectories() -> None:
     spec = resolve("mtt", "imagenet_subset", ipc=1, shape=(128, 128, 3)).spec
     assert spec.net.depth == 5 and spec.models.start == 10 and spec.models.size == 100  # type: ignore[attr-defined]
     assert (spec.objective.steps, spec.models.ahead, spec.optimiser.lr) == (20, 2, 1000.0)  # type: ignore[attr-defined]
+    assert spec.objective.rate_lr == 1e-6  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ import csv
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ from distill_jax.cli.session.score import Scorer
 from distill_jax.cli.session.workdir import CELLS, REPRODUCED, REPRODUCED_PAGE, RESULT
 from distill_jax.cli.tables import compare, table
 from distill_jax.cli.tables.curve import Point
-from distill_jax.cli.tables.page import reached
+from distill_jax.cli.tables.page import Gain, Outcome, figures, page, reached
+from distill_jax.cli.tables.plan import Reproduce, planned
 from distill_jax.distill import run_block
+from distill_jax.published.tables import Acceleration, Cell, Table
 from tests.tiny import NET, PLAIN, POOL
 
 SHORT = [*NET, "--inner-steps", "3", "--update.images", "64", "--protocol.epochs", "2"]
@@ -178,6 +181,22 @@ def test_a_budget_is_stated_and_applied(own: str, tmp_path: Path, capsys: pytest
     assert (run / RESULT).stat().st_mtime_ns > before, "the run starts again"
 
 
+@pytest.mark.parametrize(("budget", "steps"), [(1.0, "6"), (0.5, "3"), (0.1, "2")])
+def test_an_acceleration_takes_its_share_of_the_budget(
+    budget: float, steps: str, own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are at least as many steps as points."""
+    plan = planned(Reproduce(own, budget=budget, seeds=4), ["--net.norm", "none"])
+    monkeypatch.setattr(compare, "resolve_request", lambda words: words)
+    monkeypatch.setattr(compare, "execute", lambda words, interrupts: words)
+    session: Any = SimpleNamespace(plan=plan, workdir=SimpleNamespace(path=tmp_path), interrupts=None)
+    words: Any = table._curves(session, plan.table.accelerations[0])
+    found = {name: words[words.index(name) + 1] for name in ("--steps", "--points", "--seeds", "--repeats", "--ipc")}
+    assert found == {"--steps": steps, "--points": "2", "--seeds": "4", "--repeats": "1", "--ipc": "1"}
+    assert words[1:3] == ["--dataset", "digits"] and words[4:6] == ["idc: idc", f"acc_dd: acc_dd {' '.join(POOL)}"]
+    assert words[-2:] == ["--net.norm", "none"] and "--net.depth" in words[words.index("--") :]
+
+
 def test_a_comparison_that_breaks_is_listed(
     own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -215,3 +234,36 @@ def test_the_step_at_which_an_accuracy_is_reached() -> None:
     assert reached(points, 45.0) == (15.0, 4.0)
     assert reached(points, 15.0) == (0.0, 1.0), "the initial images reach it"
     assert reached(points, 56.0) is None
+
+
+def test_the_figures_of_a_cell_are_of_the_means_of_the_seeds() -> None:
+    cell = Cell("dm", (), "dm", "digits", False, "digits", 1, published=46.0)
+    of_seeds = ([40.0, 42.0], 1.0, 10.0), ([44.0, 46.0], 2.0, 20.0), ([48.0, 50.0], 6.0, 30.0)
+    runs = [
+        {"accuracy": accuracy, "steps": 5, "seconds": {"pretrain": pretrain, "distill": distill}, "device": "cpu"}
+        for accuracy, pretrain, distill in of_seeds
+    ]
+    names, row = figures([Outcome(cell, ["dm", "digits"], "dsa", tuple(runs))], 1.0)
+    found = dict(zip(names, row, strict=True))
+    half = 4.3027 * 4 / 3**0.5  # t(0.975) for 2 degrees of freedom (from a table), and the standard deviation is 4
+    expected = {"accuracy": 45.0, "std": 4.0, "low": 45 - half, "high": 45 + half, "seeds": 3, "networks": 6}
+    expected |= {"difference": -1.0, "within_1": True, "pretrain_seconds": 3.0, "distill_seconds": 20.0}
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-3)
+
+
+def test_an_acceleration_is_the_geometric_mean_of_the_ratios_of_the_seeds() -> None:
+    """The slow method takes 4, 2 and 4 times the steps and 2 times the seconds; a fourth seed never reaches 50 %."""
+
+    def curves(*ends: tuple[int, float, float]) -> list[list[Point]]:
+        return [[Point(0, 0.0, [10.0]), Point(step, seconds, [last])] for step, seconds, last in ends]
+
+    slow = curves((40, 8.0, 50.0), (40, 6.0, 50.0), (80, 4.0, 50.0), (80, 9.0, 40.0))
+    fast = curves((10, 4.0, 50.0), (20, 3.0, 50.0), (20, 2.0, 50.0), (10, 1.0, 50.0))
+    of = Acceleration("digits", "idc", "acc_dd --live 1", 50.0, 80, 2, "digits")
+    shown = page(Table("own", "", "", (), (of,)), [], [Gain(of, {("idc", 1): slow, ("acc_dd", 1): fast})], 1.0, "")
+    rows = [line for line in shown.splitlines() if line.startswith("| digits, 1 |")]
+    # The logarithms to base 2 are 2, 1, 2, and t(0.975) is 4.3027 for 2 degrees of freedom (from a table).
+    mean, half = 5 / 3, 4.3027 * (1 / 3) ** 0.5 / 3**0.5
+    ratio = f"{2**mean:.2f} ({2 ** (mean - half):.2f} to {2 ** (mean + half):.2f})"
+    assert rows[0] == "| digits, 1 | 50 % | idc | 3 of 4 seeds | 53.3 | 6.0 |  |  |"
+    assert rows[1] == f"| digits, 1 | 50 % | acc_dd | 4 of 4 seeds | 15.0 | 2.5 | {ratio} | 2.00 (2.00 to 2.00) |"

@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 
 from distill_jax.axes.init import KMeansInit, tile
-from distill_jax.axes.selector import NoReal, RandomBatch, Representative, choose, embed, kmeans, representatives
+from distill_jax.axes.selector import (
+    NoReal,
+    RandomBatch,
+    Representative,
+    choose,
+    embed,
+    kmeans,
+    representative,
+    representatives,
+)
 from distill_jax.contracts import Initialisation, Selector
 from distill_jax.nets import ConvNet
 from distill_jax.types import Model, NetOutput, RealData, RequestError
@@ -109,6 +118,21 @@ def test_clustering_repeats_every_few_steps_with_the_current_model(data):
     # If the model makes all images alike, the first image is nearest to every centre.
     blind = MODEL._replace(params={"scale": jnp.zeros(())})
     np.testing.assert_array_equal(select(FEW, blind, data, jnp.asarray(3), NONE, KEY)[0], 0)
+
+
+@pytest.mark.parametrize("selector", [Representative(4), Representative(5, 1, 7, "plus-plus", True, 2)])
+def test_clustering_follows_the_options(selector, data, monkeypatch):
+    clusterings = []
+
+    def choose(rule, net, model, data, k, key, normalise, chunk):
+        clusterings.append((rule.keywords, k, normalise, chunk))
+        return jnp.zeros((3, k), jnp.int32)
+
+    monkeypatch.setattr(representative, "choose", choose)
+    selector.select(NET, MODEL, data, selector.init(NET, None, data), jnp.asarray(0), KEY)
+    options = {"iterations": selector.iterations, "start": selector.start}
+    assert clusterings[0] == (options, selector.batch, selector.normalise, selector.chunk)
+    assert (selector.start, selector.iterations) in (("random", 100), ("plus-plus", 7))
 
 
 def test_the_selection_does_not_depend_on_how_many_classes_are_visited_at_once(data):

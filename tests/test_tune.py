@@ -5,6 +5,7 @@ import json
 import shlex
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -19,10 +20,12 @@ from distill_jax.cli.request import arguments
 from distill_jax.cli.session import resume
 from distill_jax.cli.session.setup import set_up
 from distill_jax.cli.session.workdir import Workdir
+from distill_jax.cli.tuning import race
 from distill_jax.cli.tuning import result as tuned
 from distill_jax.data import Dataset
 from distill_jax.distill import Problem
-from distill_jax.halving import Speed
+from distill_jax.evaluation import Protocol
+from distill_jax.halving import Rung, Schedule, Speed
 from distill_jax.spec import as_arrays
 from tests.test_resume import Killed, dies
 from tests.tiny import count_calls
@@ -130,6 +133,27 @@ def test_survivors_continue_from_their_state(finished: Path):
     last = Checkpoints(finished / "points/1/checkpoints").restore(alone)
     assert last is not None and last.step == 6
     np.testing.assert_array_equal(last.state.synthetic.images, alone.synthetic.images)
+
+
+def test_each_candidate_has_its_own_networks_and_none_if_it_diverged(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    images = np.zeros((3, 1, 1, 1, 1, 1))
+    images[1] = np.nan
+    states = SimpleNamespace(synthetic=SimpleNamespace(images=images), loss=np.asarray([0.5, np.inf, 2.0]))
+    monkeypatch.setattr(race, "_states", lambda *_: states)
+    monkeypatch.setattr(race.Race, "stacked", lambda self, alive: None)
+    monkeypatch.setattr(sweep, "training_sets", lambda *_: None)
+    protocols: list[Protocol] = []
+
+    def score(what: str, sets: None, protocol: Protocol) -> dict[str, list[float]]:
+        protocols.append(protocol)
+        return {"per_repeat": [10.0, 12.0, 20.0, 22.0, 30.0, 32.0]}
+
+    scorer: Any = SimpleNamespace(score=score, protocol=Protocol())
+    other: Any = None
+    schedule = Schedule([Rung(3, 4, 2)], epochs=7)
+    found = race._scored(race.Race(other, [], other, scorer, other), schedule, [[0, 1, 2]], 0)
+    assert found == [([10.0, 12.0], 0.5), ([0.0, 0.0], np.inf), ([30.0, 32.0], 2.0)]
+    assert protocols == [Protocol(epochs=7)] and "1 of 3 candidates diverged" in capsys.readouterr().err
 
 
 def test_one_trace_per_rung(finished: Path):

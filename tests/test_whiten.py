@@ -69,6 +69,9 @@ def test_a_whitened_data_set_is_a_data_set() -> None:
     exact = rows @ zca_matrix(rows, 0.1)
     ours = white.x_train.reshape(exact.shape).astype(float)
     assert np.corrcoef(exact.ravel(), ours.ravel())[0, 1] > 0.999
+    # Statistics of a recipe belong to the original images.
+    shown_with = white.real_data((0.3,), (0.2,)).normaliser
+    np.testing.assert_array_equal([*shown_with.mean, *shown_with.std], [*white.mean, *white.std])
     # Networks see the whitened values unscaled, and the rounding of a byte is a twentieth of a standard deviation.
     shown = (white.x_train / 255 - white.mean) / white.std
     assert np.abs(shown.reshape(exact.shape) - exact).mean() < 0.02 * exact.std()

@@ -211,26 +211,30 @@ def _run_phases(session: Session, options: Distill, given: PyTree) -> dict[str, 
     pool = pool_for(setup, workdir, data, given, interrupts)
     clock.spent("pretrain")
 
-    def scorer_for(source: Dataset) -> tuple[Scorer, Dataset]:
-        """Return the scorer and the data set to score on: the part of ``source`` with the classes of --classes."""
-        part = source.part(source.name, setup.spec.classes) if setup.spec.classes else source
+    def part_of(source: Dataset) -> Dataset:
+        """Return ``source``, or its part with the classes of --classes."""
+        return source.part(source.name, setup.spec.classes) if setup.spec.classes else source
+
+    def scorer_for(source: Dataset) -> Scorer:
+        """Return the scorer on the test images of ``source``."""
+        part = part_of(source)
         net = setup.spec.net.build(part.shape, part.classes)
         protocol, test = setup.experiment.protocol, part.test_arrays()
-        return Scorer(net, protocol, test, data.normaliser, setup.keys.score, interrupts), part
+        return Scorer(net, protocol, test, data.normaliser, setup.keys.score, interrupts)
 
-    held_out_scorer = scorer_for(setup.data)[0] if options.eval_every else None
+    held_out_scorer = scorer_for(setup.data) if options.eval_every else None
     distilled = optimise(session, pool, options.save_every, options.eval_every, held_out_scorer, options.tensorboard)
     distilled = rounded(distilled) if options.uint8 else distilled
     if _keeps_images(setup):
         _save(workdir, distilled)
 
-    scorer, part = scorer_for(setup.source)
-    sets = repeated(distilled, options.repeats)
-    real = (setup.feed(part) if setup.spec.classes else data).at(0)
+    scorer, sets = scorer_for(setup.source), repeated(distilled, options.repeats)
+    decoded = len(sets.store.images)  # before random images join them in one store
+    real = (setup.feed(part_of(setup.data)) if setup.spec.classes else data).at(0)
 
     def baseline(name: str) -> Baseline:
         labeller = scorer._replace(teachers=setup.spec.models.teachers(pool)) if name == "random_soft" else scorer
-        return BASELINES[name](labeller, real, setup.spec.ipc, len(sets.store.images), options.repeats, setup.keys.draw)
+        return BASELINES[name](labeller, real, setup.spec.ipc, decoded, options.repeats, setup.keys.draw)
 
     clock.spent("evaluate")
     to_compare = {name: baseline(name) for name in options.resolved_baselines(setup.spec)}

@@ -31,7 +31,7 @@ class RealPatches(Initialisation):
     """
 
     candidates: int = 300
-    """number of random images per class, distinct as long as the class has enough"""
+    """number of random images per class, or all of them if the class has fewer"""
     crops: int = 5
     """number of random square patches per image"""
     smallest: float = 0.08
@@ -62,21 +62,24 @@ class RealPatches(Initialisation):
         boxes = self.boxes(box_key, (data.classes, n, self.crops), shape)
         cell = (shape[0] // factor, shape[1] // factor)
 
-        def class_mosaics(args: tuple[Array, Array, Array]) -> Array:
-            rows, boxes, c = args
+        def class_mosaics(args: tuple[Array, Array, Array, Array]) -> Array:
+            rows, boxes, c, count = args
 
             def patch_losses(args: tuple[Array, Array]) -> Array:
                 row, boxes = args
                 x = data.normaliser.to_network(patches(as_pixels(data.images[row]), boxes, cell))
                 return losses(net, model, x, shape, c)
 
-            image, crop = surest(tree.map_chunks(patch_losses, (rows, boxes), min(AT_ONCE, n)), ipc * factor**2)
+            of_patches = tree.map_chunks(patch_losses, (rows, boxes), min(AT_ONCE, n))
+            # The candidates of a class of fewer than n images repeat, and an image contributes one patch.
+            of_patches = jnp.where(jnp.arange(n)[:, None] < count, of_patches, jnp.inf)
+            image, crop = surest(of_patches, ipc * factor**2)
             best = jax.vmap(patches, (0, 0, None))(
                 as_pixels(data.images[rows[image]]), boxes[image, crop][:, None], cell
             )
             return tile(best[:, 0], ipc, factor, shape[:2])
 
-        return jax.lax.map(class_mosaics, (rows, boxes, data.labels[data.index[:, 0]]))
+        return jax.lax.map(class_mosaics, (rows, boxes, data.labels[data.index[:, 0]], data.counts))
 
     def boxes(self, key: Array, dims: tuple[int, ...], shape: tuple[int, int, int]) -> Array:
         """Draw random squares in images of ``shape``, int32 [*dims, 4]: top, left, height, width."""

@@ -135,10 +135,12 @@ def _run(setup: Setup, problem: Problem, budget: Budget, clock: Clock, interrupt
 
     def mark(step: int, state: State) -> _Mark:
         rate = spec.objective.learned_rate(state.synthetic.learnable)
-        return _Mark(step, clock.seconds["pretrain"] + clock.seconds["distill"], training_set(problem, state), rate)
+        made = jax.block_until_ready(training_set(problem, state))
+        return _Mark(step, clock.seconds["pretrain"] + clock.seconds["distill"], made, rate)
 
     marks = [] if spec.steps and budget.points == 1 else [mark(0, state)]
     begun = len(marks)
+    clock.spent(None)  # recording a set is not part of the run, here and below
     with Bar(f"{setup.method} {setup.seed}", 100, unit="%") as bar:
 
         def stop(block: Block) -> bool:
