@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from distill_jax.run import Block
 from distill_jax.train import NetworkSGD, rate_drops, reset_momentum
 from distill_jax.types import Array, Model, Normaliser, RequestError, TrainSet
 from tests.golden_weights import GOLDEN
+from tests.recorder import Recorder
 
 SHAPE, C = (4, 4, 1), 2
 NET = ConvNet(depth=1, width=2).build(SHAPE, C)
@@ -110,6 +112,32 @@ def test_the_loop_takes_the_steps_of_the_protocol(name: str) -> None:
     share = one.stats["norm0"]["mean"] / (after["norm0"]["mean"] / 0.1)
     epochs = 4 + (name in ("dc-bench", "cafe", "dsa", "datm"))
     np.testing.assert_allclose(np.log(1 - share) / np.log(0.9), 3 * epochs, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("schedule", "drop"), [("half", 1), ("constant", 9)])
+def test_each_network_trains_on_its_own_set_in_new_orders_at_the_rate_of_the_epoch(schedule: Any, drop: int) -> None:
+    """Two sets of five images, image i of which is the constant i, in batches of two: the last batch has one image."""
+    epochs, n = 2, 5
+    net = Recorder(3 * epochs, 2, (1, 1, 1), C)
+    store = TrainSet(jnp.arange(10.0).reshape(10, 1, 1, 1), jax.nn.one_hot(jnp.arange(10) % C, C))
+    sets = Sets(store, jnp.arange(10, dtype=jnp.int32).reshape(2, n))
+    plain = Protocol(schedule=schedule, epochs=epochs, batch=2, momentum=0.0, weight_decay=0.0, rate=0.4)
+    protocol = replace(plain, cutmix=0.0, augment=NoAugment())
+    images, slopes = net.seen(trained(net, protocol, sets))
+    shown, weights = images.reshape(2, epochs, 6).astype(int), np.abs(slopes).sum(axis=3).reshape(2, epochs, 6)
+    for r in range(2):
+        np.testing.assert_array_equal(np.sort(shown[r, :, :n]), [np.arange(n) + r * n] * epochs)
+    assert len(np.unique((shown[..., :n] % n).reshape(4, n), axis=0)) == 4
+    rates = np.where(np.arange(epochs) < drop, 0.4, 0.04)[:, None] * [0.5, 0.5, 0.5, 0.5, 1, 0]
+    np.testing.assert_allclose(weights, [rates] * 2, rtol=1e-5)
+
+
+def test_adam_trains_where_the_protocol_says_so() -> None:
+    """Adam's first step moves each parameter that has a gradient by the learning rate, however small the gradient."""
+    net = Recorder(1, 4, (1, 1, 1), C)
+    store = TrainSet(jnp.arange(4.0).reshape(4, 1, 1, 1), jnp.asarray([[1, 0], [0, 1], [0.6, 0.4], [0.4, 0.6]]))
+    _, slopes = net.seen(trained(net, replace(PLAIN["rat"], epochs=1, rate=0.01), Sets.same(store, 1)))
+    np.testing.assert_allclose(np.abs(slopes), 0.01, rtol=1e-4)
 
 
 def test_dc_begins_with_a_new_optimiser_where_the_rate_drops() -> None:
