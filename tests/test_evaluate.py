@@ -94,6 +94,13 @@ def test_the_named_protocols() -> None:
         Protocol(schedule="dcc").validate()  # type: ignore[arg-type]
 
 
+def test_another_set_is_trained_on_for_about_as_many_steps() -> None:
+    protocol = Protocol(epochs=300, batch=256)
+    assert evaluation.matched_epochs(protocol, 10, 50_000).epochs == 2  # 300 steps; an epoch of the other has 196
+    assert evaluation.matched_epochs(protocol, 500, 257) == protocol  # two steps an epoch in both
+    assert evaluation.matched_epochs(replace(protocol, epochs=5), 10, 50_000).epochs == 1
+
+
 # ------------------------------------------------------------------ what the loop does
 
 

@@ -191,9 +191,10 @@ class LearnsAScalar(WithSpread):
     """A plug-in with a learned scalar that is no learning rate unless ``is_rate``."""
 
     is_rate: bool = False
+    start: float = 0.5
 
     def learnable(self) -> Array:
-        return jnp.float32(0.5)
+        return jnp.asarray(self.start, jnp.float32)
 
     def learned_rate(self, learnable: Array) -> Array | None:
         return learnable if self.is_rate else super().learned_rate(learnable)
@@ -202,6 +203,6 @@ class LearnsAScalar(WithSpread):
 @pytest.mark.parametrize("is_rate", [False, True])
 def test_a_learned_scalar_is_a_rate_only_if_the_objective_says_so(is_rate: bool):
     spec = replace(SPEC, objective=LearnsAScalar(is_rate=is_rate))
-    points = sweep.stacked(problem(spec), [spec], ROOTS[:1])
+    points = sweep.stacked(problem(spec), sweep.specs_of(spec, {"objective.start": [0.5, 0.25]}), ROOTS[:1])
     rates = sweep.training_sets(points, sweep.init_states(points, 1), 2).rates
-    assert rates is None if not is_rate else np.asarray(rates).tolist() == [0.5, 0.5]
+    assert rates is None if not is_rate else np.asarray(rates).tolist() == [0.5, 0.5, 0.25, 0.25]
