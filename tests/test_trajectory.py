@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from distill_jax import tree
@@ -143,8 +143,9 @@ def test_the_learning_rate_of_the_student_is_learned_with_momentum() -> None:
     rate, optimiser = objective.learnable(), objective.learnable_optimiser()
     state = optimiser.init(rate)
     for _ in range(2):
+        step: Any
         step, state = optimiser.update(jnp.ones(()), state, rate)
-        rate = optax.apply_updates(rate, step)
+        rate += step
     np.testing.assert_allclose(rate, 0.5 - 0.1 * (1 + 1.5), rtol=1e-6)
 
 
