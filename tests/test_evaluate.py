@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -18,8 +18,8 @@ from distill_jax.distilled import DistilledSet
 from distill_jax.evaluation import PROTOCOLS, Protocol, Sets, evaluate, train_networks
 from distill_jax.nets import ConvNet
 from distill_jax.run import Block
-from distill_jax.train import NetworkSGD, rate_drops, reset_momentum
-from distill_jax.types import Array, Model, Normaliser, RequestError, TrainSet
+from distill_jax.train import NetworkSGD, Pipeline, rate_drops, reset_momentum
+from distill_jax.types import Array, Model, NetOutput, Normaliser, RequestError, TrainSet
 from tests.golden_weights import GOLDEN
 from tests.recorder import Recorder
 
@@ -139,6 +139,18 @@ def test_each_network_trains_on_its_own_set_in_new_orders_at_the_rate_of_the_epo
     np.testing.assert_allclose(weights, [rates] * 2, rtol=1e-5)
 
 
+def test_networks_train_with_the_augmentation_and_the_cutmix_of_the_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Pipeline] = []
+
+    def train(net, model, optimiser, state, store, order, pipeline, key, normaliser) -> tuple[Any, ...]:
+        asked.append(pipeline)
+        return model, state, None
+
+    monkeypatch.setattr(evaluation, "train", train)
+    trained(NET, Protocol(epochs=1, batch=3, cutmix=0.4, augment=Siamese("crop")), Sets.same(images(5), 1))
+    assert asked == [Pipeline(3, 0.4, Siamese("crop"))]
+
+
 def test_adam_trains_where_the_protocol_says_so() -> None:
     """Adam's first step moves each parameter that has a gradient by the learning rate, however small the gradient."""
     net = Recorder(1, 4, (1, 1, 1), C)
@@ -220,6 +232,23 @@ def test_the_same_seed_gives_the_same_accuracy() -> None:
     one, again, other = (evaluation.test_accuracies(NET, of, test, AS_THEY_ARE) for of in models)
     assert one == again != other
     assert one[0] != one[1], "repeats have different seeds"
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A network that predicts the pixel of an image plus its only parameter, modulo three."""
+
+    def apply(self, model: Model, x: Array, train: bool) -> tuple[NetOutput, Any]:
+        pixel = jnp.round(x[:, 0, 0, 0]).astype(jnp.int32)
+        return NetOutput(jax.nn.one_hot((pixel + model.params["shift"]) % 3, 3), (), x), {}
+
+
+def test_accuracy_is_the_percentage_of_correct_predictions_of_each_network() -> None:
+    pixels = np.arange(8) % 3
+    labels = np.where(np.arange(8) < 5, pixels, (pixels + 1) % 3)
+    test = jnp.asarray(pixels.reshape(8, 1, 1, 1), jnp.uint8), jnp.asarray(labels)
+    models, raw = Model({"shift": jnp.arange(3)}, {}), Normaliser(jnp.zeros(1), jnp.full(1, 1 / 255))
+    assert evaluation.test_accuracies(Reader(), models, test, raw) == [62.5, 37.5, 0.0]  # type: ignore[arg-type]
 
 
 def test_a_set_must_fit_the_data_that_score_it() -> None:

@@ -13,8 +13,15 @@ import pytest
 from distill_jax.augment import NoAugment, Siamese
 from distill_jax.axes.init import Noise
 from distill_jax.axes.parameterisation import Pixels
-from distill_jax.axes.selector import RandomBatch
-from distill_jax.contracts import ClassObjective, ModelSource, ModelUpdate, Optimiser, Perturbation
+from distill_jax.contracts import (
+    ClassObjective,
+    Initialisation,
+    ModelSource,
+    ModelUpdate,
+    Optimiser,
+    Perturbation,
+    Selector,
+)
 from distill_jax.distill import Problem, State, _batches, init_state, matching, run_block
 from distill_jax.nets import ConvNet
 from distill_jax.run import Keys
@@ -29,11 +36,30 @@ class Numbers(ModelSource):
     def sample(self, net: Net, pool: PyTree, live: int, outer: Array | int, key: Array) -> Model:
         return Model({"w": jax.random.uniform(key, (live,))}, {"outer": jnp.full(live, outer)})
 
+    def teachers(self, pool: PyTree) -> Model | None:
+        return pool
+
 
 @choice
 class PlusTwo(Perturbation):
     def perturb(self, models: Model, key: Array) -> Model:
         return models._replace(params={"w": models.params["w"] + 2})
+
+
+@choice
+class First(Selector):
+    """Selects the first images, and keeps what it is asked with."""
+
+    batch: int = 2
+
+    def init(self, net: Net, teachers: Model | None, data: RealData) -> PyTree:
+        return {"inner": jnp.zeros((), jnp.int32), "w": jnp.zeros(()), "drawn": jnp.zeros(())}
+
+    def select(
+        self, net: Net, model: Model, data: RealData, memory: PyTree, inner: Array, key: Array
+    ) -> tuple[Array, PyTree]:
+        rows = jnp.tile(jnp.arange(self.batch), (data.classes, 1))
+        return rows, {"inner": inner, "w": model.params["w"], "drawn": jax.random.uniform(key)}
 
 
 @choice
@@ -75,10 +101,23 @@ class Record(ModelUpdate):
         return model, {"begun": state["begun"], "drawn": jax.random.uniform(key), "shown": syn.images}
 
 
+@choice
+class OfModel(Initialisation):
+    """Images that are the number of the model."""
+
+    def images(self, net: Net, model: Model, data: RealData, ipc: int, factor: int, key: Array) -> Array:
+        return jnp.broadcast_to(model.params["w"], (2, ipc, 1, 1, 1))
+
+
+@choice
+class OfTeacher(OfModel):
+    uses_teacher = True
+
+
 SPEC = Spec(
     models=Numbers(),
     perturb=PlusTwo(),
-    selector=RandomBatch(2),
+    selector=First(),
     parameterisation=Pixels("normalised"),
     augment=NoAugment(),
     objective=Times(),
@@ -121,6 +160,12 @@ def test_models_and_updates_are_new_and_independent_in_each_outer_iteration(stat
     assert len(np.unique([state.update["drawn"] for state in states[1:]])) == 12
 
 
+def test_selections_are_for_the_first_model_and_know_the_inner_step(states: list[State]) -> None:
+    for step, state in enumerate(states[1:]):
+        assert state.selector["inner"] == step % 2 and state.selector["w"] == state.models.params["w"][0]
+    assert len({float(state.selector["drawn"]) for state in states[1:]}) == 6
+
+
 def test_images_follow_the_mean_gradient_at_the_rate_of_the_outer_iteration(states: list[State]) -> None:
     mean = 0.0
     for step, (before, after) in enumerate(zip(states[:-1], states[1:], strict=True)):
@@ -131,6 +176,13 @@ def test_images_follow_the_mean_gradient_at_the_rate_of_the_outer_iteration(stat
         np.testing.assert_allclose(after.loss, mean, rtol=1e-5)
         assert after.optimiser.images == step + 1, "the optimiser goes on in the next outer iteration"
         np.testing.assert_allclose(after.update["shown"], [moved.reshape(2, 1, 1, 1)] * 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("init", [OfModel(), OfTeacher()])
+def test_initial_images_see_the_first_model_or_the_first_teacher(init: OfModel) -> None:
+    pool = Model({"w": jnp.asarray([7.0, 8.0])}, {"outer": jnp.zeros(2, jnp.int32)})
+    state = init_state(replace(problem(init=init, parameterisation=Pixels()), pool=pool))
+    np.testing.assert_array_equal(state.synthetic.images, 7 if init.uses_teacher else state.models.params["w"][0])
 
 
 def test_each_phase_of_a_run_has_a_key_of_its_own() -> None:

@@ -10,7 +10,7 @@ import pytest
 from distill_jax import distill, sweep
 from distill_jax.augment import NoAugment
 from distill_jax.axes.init import Mix
-from distill_jax.axes.labels import SoftLabels
+from distill_jax.axes.labels import LearnedLabels, SoftLabels
 from distill_jax.axes.models import EarlyStagePool
 from distill_jax.axes.optimiser import ClassByClassSGD
 from distill_jax.axes.parameterisation import MultiFormation, Pixels
@@ -176,7 +176,8 @@ def test_training_sets_have_the_labels_and_all_cells_of_the_saved_set() -> None:
     soft = toy.problem("acc_dd", labels=SoftLabels(), parameterisation=Pixels())
     images = np.zeros((1, 8, 8, 1), np.uint8)
     data = Dataset.from_arrays("toy", np.repeat(images, 2, 0), np.arange(2), np.repeat(images, 2, 0), np.arange(2))
-    for problem in (bound, soft):
+    learned = toy.problem("idc", labels=LearnedLabels(), parameterisation=Pixels())
+    for problem in (bound, learned, soft):
         problems = sweep.stacked(problem, [problem.spec], [problem.root])
         states = sweep.init_states(problems)
         found = sweep.training_sets(problems, states, repeats=1).store

@@ -91,5 +91,18 @@ def test_training_on_synthetic_images_takes_epochs_without_cutmix(trained: list[
     assert call.data is SYN and call.pipeline == Pipeline(3, 0.0, Siamese("crop")) and call.normaliser is None
 
 
+@pytest.mark.parametrize("choice", [TrainOnReal(images=4, batch=4), TrainOnSynthetic()])
+def test_a_model_and_its_momentum_go_on_in_the_next_update(choice: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[list[float]] = []
+
+    def train(net, model, optimiser, state, *_) -> tuple[Any, Any, Any]:
+        given.append([float(jnp.ravel(jax.tree.leaves(part)[0])[0]) for part in (model, state)])
+        return *jax.tree.map(lambda a: a + 1, (model, state)), None
+
+    monkeypatch.setattr(between, "train", train)
+    update(choice, 3)
+    np.testing.assert_allclose(np.diff(given, axis=0), 1, rtol=1e-6)
+
+
 def test_a_frozen_model_keeps_its_weights() -> None:
     assert Frozen().update(NET, MODEL, None, REAL, SYN, jax.random.key(0)) == (MODEL, None)
