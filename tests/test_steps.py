@@ -13,6 +13,7 @@ import pytest
 from distill_jax.augment import NoAugment, Siamese
 from distill_jax.axes.init import Noise
 from distill_jax.axes.parameterisation import Pixels
+from distill_jax.axes.perturb import NoPerturbation
 from distill_jax.contracts import (
     ClassObjective,
     Initialisation,
@@ -21,6 +22,7 @@ from distill_jax.contracts import (
     Optimiser,
     Perturbation,
     Selector,
+    SetObjective,
 )
 from distill_jax.distill import Problem, State, _batches, init_state, matching, run_block
 from distill_jax.nets import ConvNet
@@ -185,6 +187,11 @@ def test_initial_images_see_the_first_model_or_the_first_teacher(init: OfModel) 
     np.testing.assert_array_equal(state.synthetic.images, 7 if init.uses_teacher else state.models.params["w"][0])
 
 
+def test_initial_images_of_a_normalised_space_are_normalised() -> None:
+    run = replace(problem(init=OfTeacher()), pool=Model({"w": jnp.asarray([7.0])}, {}))
+    np.testing.assert_allclose(init_state(run).synthetic.images, 7 * 255, rtol=1e-6)
+
+
 def test_each_phase_of_a_run_has_a_key_of_its_own() -> None:
     keys = [jax.random.key_data(key).tobytes() for seed in (0, 1) for key in Keys.of(seed)]
     assert len(keys) == len(set(keys)) == 8
@@ -198,6 +205,56 @@ def test_classes_draw_independently_and_models_alike() -> None:
     one, other = np.asarray(gradients(jax.random.split(jax.random.key(0), 400))).T
     # If each model drew for itself, a mean of three draws would deviate by 0.17; a single one deviates by 0.29.
     assert 0.26 < one.std() < 0.32 and abs(np.corrcoef(one, other)[0, 1]) < 0.2
+
+
+@choice
+class TimesAll(SetObjective):
+    """A loss of all classes whose gradient by every pixel is the number of the model."""
+
+    def set_loss(self, net: Net, model: Model, real: Array, syn: Synthetic, key: Array) -> Array:
+        return model.params["w"] * jnp.sum(syn.images)
+
+
+def test_the_loss_of_all_classes_is_the_mean_over_models() -> None:
+    run, models = problem(objective=TimesAll()), Model({"w": jnp.asarray([1.0, 2.0, 6.0])}, {})
+    synthetic, rows = Synthetic(jnp.ones((2, 1, 1, 1, 1))), jnp.zeros((2, 2), jnp.int32)
+    loss, gradient = jax.jit(matching)(run, models, synthetic, rows, jax.random.key(0))
+    np.testing.assert_allclose([loss, *gradient.images.ravel()], [6, 3, 3], rtol=1e-6)
+
+
+@choice
+class LeaveAfterTwo(ModelUpdate):
+    """Is done with the first model after one update and with the second after two."""
+
+    leaves_early = True
+
+    def begin(self, net: Net, model: Model, data: RealData, key: Array) -> tuple[Model, PyTree]:
+        return model, {"left": model.stats["number"] + 1}
+
+    def update(
+        self, net: Net, model: Model, state: PyTree, data: RealData, syn: TrainSet, key: Array
+    ) -> tuple[Model, PyTree]:
+        return model, {"left": state["left"] - 1}
+
+    def leave(self, state: PyTree) -> Array:
+        return state["left"] <= 0
+
+
+@choice
+class Numbered(Numbers):
+    def sample(self, net: Net, pool: PyTree, live: int, outer: Array | int, key: Array) -> Model:
+        return Model({"w": jnp.ones(live)}, {"number": jnp.arange(live)})
+
+
+def test_an_outer_iteration_whose_models_are_all_done_skips_its_other_steps() -> None:
+    run = problem(models=Numbered(), perturb=NoPerturbation(), update=LeaveAfterTwo(), inner_steps=4)
+    state, moves = init_state(run), []
+    for _ in range(8):
+        before = np.asarray(state.synthetic.images)
+        state, _ = run_block(run, state, 1)
+        moves.append(float((before - state.synthetic.images).max()))
+    np.testing.assert_allclose(moves, [1, 1, 0, 0, 2, 2, 0, 0], rtol=1e-5)  # the rate doubles in the second iteration
+    assert int(state.step) == 8 and int(state.optimiser.images) == 4
 
 
 def test_a_step_shows_random_decoded_images() -> None:
