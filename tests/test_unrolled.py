@@ -176,6 +176,11 @@ def test_the_classes_of_a_step_draw_their_images_independently() -> None:
     assert np.abs([np.mean(drawn == image, axis=0) - 0.25 for image in range(4)]).max() < 0.11
 
 
+def test_every_class_is_drawn_equally_often() -> None:
+    rows = jax.jit(jax.vmap(lambda key: SMALL.picks(key, 5, 4).rows))(jax.random.split(jax.random.key(0), 400))
+    assert np.abs(np.bincount(np.asarray(rows).ravel() // 4) - 160).max() < 49, "five standard errors"
+
+
 @pytest.fixture
 def without_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the loss return the number of steps before the window, and the real images."""

@@ -91,7 +91,9 @@ def test_training_on_synthetic_images_takes_epochs_without_cutmix(trained: list[
     assert call.data is SYN and call.pipeline == Pipeline(3, 0.0, Siamese("crop")) and call.normaliser is None
 
 
-@pytest.mark.parametrize("choice", [TrainOnReal(images=4, batch=4), TrainOnSynthetic()])
+@pytest.mark.parametrize(
+    "choice", [TrainOnReal(images=4, batch=4), TrainOnReal(images=4, batch=4, early=2), TrainOnSynthetic()]
+)
 def test_a_model_and_its_momentum_go_on_in_the_next_update(choice: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[list[float]] = []
 
