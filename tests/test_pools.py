@@ -29,21 +29,24 @@ COLOUR = Siamese("color")
 RATES = NetworkSGD(0.3, 0.2, 0.1)
 
 
-def test_each_network_trains_in_new_orders_and_keeps_its_momentum() -> None:
-    """Image i of five is the constant i. A step's logits go on with the momentum of its gradient, and the rate drops in
-    the fourth epoch.
+def test_each_epoch_of_a_network_shows_the_images_anew_and_goes_on_with_its_momentum() -> None:
+    """Image i of five is the constant i and moves by less than half. A step's logits go on with the momentum of its
+    gradient, and the rate drops in the fourth epoch.
     """
     epochs, n, momentum = 4, 5, 0.5
     net = Recorder(3 * epochs, 2, (1, 1, 1), 2)
     data = RealData.from_arrays(np.arange(n).reshape(n, 1, 1, 1), np.arange(n) % 2, [0], [1 / 255])
     sgd = NetworkSGD(0.4, momentum, 0.0)
-    pool = train_pool(net, data, 2, epochs, Pipeline(2, 0.0), sgd, jax.random.key(0), no_tick, keep=(1, 3, epochs))
+    pool = train_pool(
+        net, data, 2, epochs, Pipeline(2, 0.0, COLOUR), sgd, jax.random.key(0), no_tick, keep=(1, 3, epochs)
+    )
     np.testing.assert_array_equal(pool.stats["steps"], [[3, 9, 12]] * 2)
 
     images, slopes = net.seen(jax.tree.map(lambda a: a[:, -1], pool))
-    shown = images.round().astype(int).reshape(2 * epochs, 6)[:, :n]
+    pixels = images.reshape(2 * epochs, 6)[:, :n]
+    shown = np.round(pixels)
     np.testing.assert_array_equal(np.sort(shown), [np.arange(n)] * len(shown))
-    assert len(np.unique(shown, axis=0)) == len(shown)
+    assert len(np.unique(shown, axis=0)) == len(shown) and len(np.unique(pixels - shown)) == pixels.size
     rates = np.repeat([0.4, 0.4, 0.4, 0.08], 3)
     moves = [sum(rates[k] * momentum ** (k - t) for k in range(t, len(rates))) for t in range(len(rates))]
     weights = np.reshape(moves, (epochs, 3, 1)) * [[0.5, 0.5], [0.5, 0.5], [1, 0]]

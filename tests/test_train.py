@@ -66,6 +66,11 @@ def test_a_single_epoch_keeps_its_learning_rate() -> None:
         np.testing.assert_array_equal(jax.vmap(rate_drops(1, 9, schedule))(jnp.arange(9)), 1.0)
 
 
+def test_two_drops_in_one_epoch_multiply() -> None:
+    rates = jax.vmap(rate_drops(3, 2))(jnp.arange(6))
+    np.testing.assert_allclose(rates, [1, 1, 1, 1, 0.04, 0.04], rtol=1e-6)
+
+
 def test_pretraining_rate_golden() -> None:
     with np.load(GOLDEN / "schedule.npz") as golden:
         cases = {name: golden[name] for name in golden if name.startswith("accdd_pretrain_lr_")}
