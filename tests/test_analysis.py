@@ -102,8 +102,9 @@ def test_a_walk_in_blocks_is_the_walk_at_once(problem: Problem) -> None:
 def test_a_walk_measures_its_selections_for_the_model_that_they_were_made_for(problem: Problem) -> None:
     selectors = (RandomBatch(4), Representative(4, every=2))
     walk = analysis.walk_on(problem, selectors, analysis.begin_walk(problem, selectors, 5), 0, 1)
-    model = jax.tree.map(jnp.copy, walk.model)
+    model, kept = jax.tree.map(jnp.copy, (walk.model, walk.rows[1]))
     walk = analysis.walk_on(problem, selectors, walk, 1, 1)
+    np.testing.assert_array_equal(walk.rows[1], kept)  # two steps share a clustering
     for s, rows in enumerate(walk.rows):
         found = analysis.distances(problem.net, model, problem.data, rows)
         np.testing.assert_allclose(walk.seen.mean[s, 1], found.mean, rtol=1e-4)

@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distill_jax.augment import Siamese
 from distill_jax.axes.models import RandomInit
 from distill_jax.axes.selector import RandomBatch
 from distill_jax.axes.update import DynamicTraining, Watcher, dynamic
 from distill_jax.distill import Problem, init_state, inner_step
 from distill_jax.methods import CAFE
 from distill_jax.nets import ConvNet, from_torch
+from distill_jax.train import Pipeline
 from distill_jax.types import (
     Array,
     Model,
@@ -116,6 +118,8 @@ def test_every_epoch_and_reading_of_a_phase_draws_anew(monkeypatch: pytest.Monke
         return jnp.zeros(())
 
     def train(net, model, optimiser, state, syn, order, pipeline, key):
+        assert pipeline == Pipeline(5, 0.0, Siamese("flip"))
+
         def seen(number, rows) -> None:
             epochs.append((float(number), np.asarray(rows).tobytes()))
 
@@ -124,7 +128,8 @@ def test_every_epoch_and_reading_of_a_phase_draws_anew(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(dynamic, "accuracy", accuracy)
     monkeypatch.setattr(dynamic, "train", train)
-    update, syn = DynamicTraining(max_epochs=4), TrainSet(jnp.zeros((9, 1, 1, 1)), jnp.eye(9))
+    update = DynamicTraining(max_epochs=4, batch=5, augment=Siamese("flip"))
+    syn = TrainSet(jnp.zeros((9, 1, 1, 1)), jnp.eye(9))
     data = RealData.from_arrays(np.zeros((2, 1, 1, 1)), np.arange(2), [0.0], [1.0])
     model, state = update.begin(ScriptedNet(()), Model({}, {}), data, jax.random.key(0))  # type: ignore[arg-type]
     for seed in range(2):

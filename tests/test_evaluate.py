@@ -13,11 +13,12 @@ import pytest
 
 from distill_jax import evaluation
 from distill_jax.augment import NoAugment, Siamese
+from distill_jax.axes.parameterisation import Pixels
 from distill_jax.data import Dataset, digits, whitened
 from distill_jax.distilled import DistilledSet
 from distill_jax.evaluation import PROTOCOLS, Protocol, Sets, evaluate, train_networks
 from distill_jax.nets import ConvNet
-from distill_jax.run import Block
+from distill_jax.run import Block, Keys
 from distill_jax.train import NetworkSGD, Pipeline, rate_drops, reset_momentum
 from distill_jax.types import Array, Model, NetOutput, Normaliser, RequestError, TrainSet
 from tests.golden_weights import GOLDEN
@@ -137,6 +138,8 @@ def test_each_epoch_of_a_network_shows_its_own_set_anew_at_the_rate_of_the_epoch
     shown = np.round(pixels)
     for r in range(2):
         np.testing.assert_array_equal(np.sort(shown[r]), [np.arange(n) + r * n] * epochs)
+    labels = np.argmax(slopes, axis=3).reshape(2, epochs, 6)[..., :n]
+    np.testing.assert_array_equal(labels, shown % C)
     assert len(np.unique((shown % n).reshape(4, n), axis=0)) == 4 and len(np.unique(pixels - shown)) == pixels.size
     rates = np.where(np.arange(epochs) < drop, 0.4, 0.04)[:, None] * [0.5, 0.5, 0.5, 0.5, 1, 0]
     np.testing.assert_allclose(weights, [rates] * 2, rtol=1e-5)
@@ -160,6 +163,19 @@ def test_adam_trains_where_the_protocol_says_so() -> None:
     store = TrainSet(jnp.arange(4.0).reshape(4, 1, 1, 1), jnp.asarray([[1, 0], [0, 1], [0.6, 0.4], [0.4, 0.6]]))
     _, slopes = net.seen(trained(net, replace(PLAIN["rat"], epochs=1, rate=0.01), Sets.same(store, 1)))
     np.testing.assert_allclose(np.abs(slopes), 0.01, rtol=1e-4)
+
+
+def test_adam_has_the_momentum_and_the_weight_decay_of_the_protocol() -> None:
+    """The second step has no gradient: only the first moment of the first step and the decay move the weight."""
+    protocol = replace(PROTOCOLS["rat"], rate=0.01, momentum=0.7)
+    for decay in (0.0, 0.1):
+        adam = evaluation._transform(replace(protocol, weight_decay=decay), 1)
+        weight, state = jnp.ones(()), adam.init(jnp.ones(()))
+        moved: Any
+        for gradient in (1.0, 0.0):
+            moved, state = adam.update(jnp.asarray(gradient), state, weight)
+        first, second = 0.7 * 0.3 / (1 - 0.7**2), 0.999 * 0.001 / (1 - 0.999**2)
+        np.testing.assert_allclose(moved, -0.01 * (first / np.sqrt(second) + decay), rtol=3e-4)  # 0.999 in float32
 
 
 def test_dc_begins_with_a_new_optimiser_where_the_rate_drops() -> None:
@@ -264,6 +280,25 @@ def test_a_set_must_fit_the_data_that_score_it() -> None:
             evaluate(distilled, other)
     with pytest.warns(UserWarning, match="the set was distilled from other images than digits"):
         evaluate(distilled, data.withhold(0.5, 0), replace(PLAIN["dsa"], epochs=1), ConvNet(1, 2), repeats=1)
+
+
+def test_the_set_says_how_test_images_are_normalised(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(evaluation, "train_networks", lambda *args: asked.update(trained=args))
+    monkeypatch.setattr(evaluation, "test_accuracies", lambda *args: asked.update(tested=args))
+    data, shown = digits(), DistilledSet.load("digits-ipc1")
+    given = Normaliser(jnp.full(1, 0.25), jnp.full(1, 0.75))
+    stored = jnp.asarray(shown.images).reshape(10, 1, 8, 8, 1)
+    distilled = DistilledSet.of(Pixels(), stored, shown.card["class_names"], given, {})
+    evaluate(distilled, data, PLAIN["dsa"], ConvNet(1, 2), repeats=3, seed=7)
+    _, _, sets, key, of_training = asked["trained"]
+    _, _, (x, y), of_test = asked["tested"]
+    for normaliser in (of_training, of_test):
+        jax.tree.map(np.testing.assert_array_equal, normaliser, given)
+    np.testing.assert_array_equal(x, data.x_test)
+    np.testing.assert_array_equal(y, data.y_test)
+    np.testing.assert_allclose(sets.store.images, (shown.images - 0.25) / 0.75, atol=1e-6)
+    assert sets.rows.tolist() == [list(range(10))] * 3 and key == Keys.of(7).score
 
 
 def test_networks_train_at_the_learned_rate_of_the_set() -> None:

@@ -47,6 +47,7 @@ def test_each_epoch_of_a_network_shows_the_images_anew_and_goes_on_with_its_mome
     shown = np.round(pixels)
     np.testing.assert_array_equal(np.sort(shown), [np.arange(n)] * len(shown))
     assert len(np.unique(shown, axis=0)) == len(shown) and len(np.unique(pixels - shown)) == pixels.size
+    np.testing.assert_array_equal(np.argmax(slopes, axis=3).reshape(2 * epochs, 6)[:, :n], shown % 2)
     rates = np.repeat([0.4, 0.4, 0.4, 0.08], 3)
     moves = [sum(rates[k] * momentum ** (k - t) for k in range(t, len(rates))) for t in range(len(rates))]
     weights = np.reshape(moves, (epochs, 3, 1)) * [[0.5, 0.5], [0.5, 0.5], [1, 0]]

@@ -63,6 +63,7 @@ def test_updates_go_on_in_one_permutation_of_the_real_images(trained: list[Train
     data, _, pipeline, normaliser = trained[0]
     assert pipeline == Pipeline(2, 0.3, Siamese("color")) and normaliser is REAL.normaliser
     np.testing.assert_array_equal(data.images, REAL.images)
+    np.testing.assert_array_equal(data.targets, np.eye(2)[np.arange(8) % 2])
 
 
 @pytest.mark.parametrize(("images", "steps"), [(5, 2), (3, 1), (8, 3)])
