@@ -19,10 +19,9 @@ from distill_jax.distilled import DistilledSet
 from distill_jax.evaluation import PROTOCOLS, Protocol, Sets, evaluate, train_networks
 from distill_jax.nets import ConvNet
 from distill_jax.run import Block, Keys
-from distill_jax.train import NetworkSGD, Pipeline, rate_drops, reset_momentum
+from distill_jax.train import NetworkSGD, rate_drops, reset_momentum
 from distill_jax.types import Array, Model, NetOutput, Normaliser, RequestError, TrainSet
 from tests.golden_weights import GOLDEN
-from tests.recorder import Recorder
 
 SHAPE, C = (4, 4, 1), 2
 NET = ConvNet(depth=1, width=2).build(SHAPE, C)
@@ -120,62 +119,6 @@ def test_the_loop_takes_the_steps_of_the_protocol(name: str) -> None:
     share = one.stats["norm0"]["mean"] / (after["norm0"]["mean"] / 0.1)
     epochs = 4 + (name in ("dc-bench", "cafe", "dsa", "datm"))
     np.testing.assert_allclose(np.log(1 - share) / np.log(0.9), 3 * epochs, rtol=1e-3)
-
-
-@pytest.mark.parametrize(("schedule", "drop"), [("half", 1), ("constant", 9)])
-def test_each_epoch_of_a_network_shows_its_own_set_anew_at_the_rate_of_the_epoch(schedule: Any, drop: int) -> None:
-    """Two sets of five images, image i of which is the constant i and moves by less than half, in batches of two: the
-    last batch has one image.
-    """
-    epochs, n = 2, 5
-    net = Recorder(3 * epochs, 2, (1, 1, 1), C)
-    store = TrainSet(jnp.arange(10.0).reshape(10, 1, 1, 1), jax.nn.one_hot(jnp.arange(10) % C, C))
-    sets = Sets(store, jnp.arange(10, dtype=jnp.int32).reshape(2, n))
-    plain = Protocol(schedule=schedule, epochs=epochs, batch=2, momentum=0.0, weight_decay=0.0, rate=0.4)
-    protocol = replace(plain, cutmix=0.0, augment=Siamese("color"))
-    images, slopes = net.seen(trained(net, protocol, sets))
-    pixels, weights = images.reshape(2, epochs, 6)[..., :n], np.abs(slopes).sum(axis=3).reshape(2, epochs, 6)
-    shown = np.round(pixels)
-    for r in range(2):
-        np.testing.assert_array_equal(np.sort(shown[r]), [np.arange(n) + r * n] * epochs)
-    labels = np.argmax(slopes, axis=3).reshape(2, epochs, 6)[..., :n]
-    np.testing.assert_array_equal(labels, shown % C)
-    assert len(np.unique((shown % n).reshape(4, n), axis=0)) == 4 and len(np.unique(pixels - shown)) == pixels.size
-    rates = np.where(np.arange(epochs) < drop, 0.4, 0.04)[:, None] * [0.5, 0.5, 0.5, 0.5, 1, 0]
-    np.testing.assert_allclose(weights, [rates] * 2, rtol=1e-5)
-
-
-def test_networks_train_with_the_augmentation_and_the_cutmix_of_the_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Pipeline] = []
-
-    def train(net, model, optimiser, state, store, order, pipeline, key, normaliser) -> tuple[Any, ...]:
-        asked.append(pipeline)
-        return model, state, None
-
-    monkeypatch.setattr(evaluation, "train", train)
-    trained(NET, Protocol(epochs=1, batch=3, cutmix=0.4, augment=Siamese("crop")), Sets.same(images(5), 1))
-    assert asked == [Pipeline(3, 0.4, Siamese("crop"))]
-
-
-def test_adam_trains_where_the_protocol_says_so() -> None:
-    """Adam's first step moves each parameter that has a gradient by the learning rate, however small the gradient."""
-    net = Recorder(1, 4, (1, 1, 1), C)
-    store = TrainSet(jnp.arange(4.0).reshape(4, 1, 1, 1), jnp.asarray([[1, 0], [0, 1], [0.6, 0.4], [0.4, 0.6]]))
-    _, slopes = net.seen(trained(net, replace(PLAIN["rat"], epochs=1, rate=0.01), Sets.same(store, 1)))
-    np.testing.assert_allclose(np.abs(slopes), 0.01, rtol=1e-4)
-
-
-def test_adam_has_the_momentum_and_the_weight_decay_of_the_protocol() -> None:
-    """The second step has no gradient: only the first moment of the first step and the decay move the weight."""
-    protocol = replace(PROTOCOLS["rat"], rate=0.01, momentum=0.7)
-    for decay in (0.0, 0.1):
-        adam = evaluation._transform(replace(protocol, weight_decay=decay), 1)
-        weight, state = jnp.ones(()), adam.init(jnp.ones(()))
-        moved: Any
-        for gradient in (1.0, 0.0):
-            moved, state = adam.update(jnp.asarray(gradient), state, weight)
-        first, second = 0.7 * 0.3 / (1 - 0.7**2), 0.999 * 0.001 / (1 - 0.999**2)
-        np.testing.assert_allclose(moved, -0.01 * (first / np.sqrt(second) + decay), rtol=3e-4)  # 0.999 in float32
 
 
 def test_dc_begins_with_a_new_optimiser_where_the_rate_drops() -> None:
