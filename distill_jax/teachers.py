@@ -13,9 +13,6 @@ from distill_jax.micro_batches import forward_batch
 from distill_jax.spec import Spec
 from distill_jax.types import Array, Model, Net, PyTree, TrainSet
 
-AT_ONCE = 256
-"""maximum number of images held in float32 at a time"""
-
 
 def with_teacher_labels(distilled: DistilledSet, net: Net, teachers: Model) -> DistilledSet:
     """Return ``distilled`` with soft labels: the mean class probabilities of the ``teachers``, Model[P], for each

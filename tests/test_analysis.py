@@ -40,6 +40,8 @@ def test_part_limits_the_images_of_each_class() -> None:
     of_class = {(image.tobytes(), int(c)) for image, c in zip(np.asarray(whole.images), whole.labels, strict=True)}
     kept = {(image.tobytes(), int(c)) for image, c in zip(np.asarray(part.images), part.labels, strict=True)}
     assert len(kept) == 15 and kept < of_class
+    other = analysis.part(toy.data(), 8, jax.random.key(0))
+    assert other.images.tobytes() != part.images.tobytes(), "random images"
 
 
 def test_gradient_norms_equal_those_of_a_loop(problem: Problem, model: Model) -> None:
@@ -95,6 +97,18 @@ def test_a_walk_in_blocks_is_the_walk_at_once(problem: Problem) -> None:
     start = init_state(problem).models.params
     moved = jax.tree.map(lambda a, b: bool(jnp.any(a[0] != b)), start, whole.model.params)
     assert any(jax.tree.leaves(moved)), "the network takes the method's updates"
+
+
+def test_a_walk_measures_its_selections_for_the_model_that_they_were_made_for(problem: Problem) -> None:
+    selectors = (RandomBatch(4), Representative(4, every=2))
+    walk = analysis.walk_on(problem, selectors, analysis.begin_walk(problem, selectors, 5), 0, 1)
+    model, kept = jax.tree.map(jnp.copy, (walk.model, walk.rows[1]))
+    walk = analysis.walk_on(problem, selectors, walk, 1, 1)
+    np.testing.assert_array_equal(walk.rows[1], kept)  # two steps share a clustering
+    for s, rows in enumerate(walk.rows):
+        found = analysis.distances(problem.net, model, problem.data, rows)
+        np.testing.assert_allclose(walk.seen.mean[s, 1], found.mean, rtol=1e-4)
+        np.testing.assert_allclose(walk.seen.cover[s, 1], found.cover, rtol=1e-3)
 
 
 def gradients(problem: Problem, models: Model) -> Array:

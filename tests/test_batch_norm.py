@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distill_jax import tree
 from distill_jax.augment import NoAugment
+from distill_jax.axes.init import CorrectlyClassified
+from distill_jax.axes.labels import LearnedLabels
+from distill_jax.axes.selector import embed
+from distill_jax.axes.update import accuracy
+from distill_jax.contracts import ClassObjective
 from distill_jax.distill import init_state, run_block
 from distill_jax.evaluation import Protocol, Sets, train_networks
 from distill_jax.nets import ConvNet
+from distill_jax.spec import CHOICES
 from distill_jax.train import count_correct
-from distill_jax.types import Model, Normaliser, TrainSet
+from distill_jax.types import Array, Model, Net, NetOutput, Normaliser, Synthetic, TrainSet
 from tests import toy
 
 BATCH = ConvNet(depth=1, width=4, norm="batch")
@@ -51,6 +61,56 @@ def test_evaluation_uses_the_running_statistics_and_nothing_of_the_batch() -> No
     jax.tree.map(np.testing.assert_array_equal, stats, model.stats)
     other = model._replace(stats={"norm0": {"mean": jnp.full(4, -1.0), "var": jnp.full(4, 2.0)}})
     assert not np.allclose(NET.apply(other, x, train=False)[0].logits, whole.logits, atol=1e-3)
+
+
+class Asked:
+    """A network that keeps the mode of each of its calls."""
+
+    def __init__(self, net: Net) -> None:
+        self.net, self.trains = net, set[bool]()
+
+    def init(self, key: Array) -> Model:
+        return self.net.init(key)
+
+    def apply(self, model: Model, x: Array, train: bool) -> tuple[NetOutput, Any]:
+        self.trains.add(train)
+        return self.net.apply(model, x, train)
+
+
+def test_objectives_see_networks_in_training_mode_and_only_paired_features_in_evaluation_mode() -> None:
+    """Only batch norm makes a difference, and the golden networks of the other objectives have none."""
+    net = BATCH.build(toy.SHAPE, 2)
+    model = net.init(jax.random.key(0))
+    model = model._replace(target=model.params)
+    images, key = jnp.zeros((2, 3, *toy.SHAPE)), jax.random.key(1)
+    for name, make in CHOICES["objective"].items():
+        objective, asked = make(), Asked(net)
+        if isinstance(objective, ClassObjective):
+            loss = partial(objective.class_loss, asked, model, images[0], images[0], jnp.asarray(0))
+        else:
+            shown = Synthetic(images, learnable=objective.learnable())
+            loss = partial(objective.set_loss, asked, model, images, shown)
+        jax.eval_shape(loss, key)
+        assert asked.trains == {name != "paired"}, name
+
+
+def test_labels_and_initial_images_come_from_networks_in_evaluation_mode_and_cafes_readings_do_not() -> None:
+    net, data = BATCH.build(toy.SHAPE, 2), toy.data()
+    model, key = net.init(jax.random.key(0)), jax.random.key(1)
+    teachers, initial = tree.stack([model]), TrainSet(jnp.zeros((4, *toy.SHAPE)), jnp.eye(2)[jnp.arange(4) // 2])
+    calls: dict[bool, list[Callable[[Any], Any]]] = {
+        False: [
+            lambda net: LearnedLabels(start="teachers").init(net, teachers, initial),
+            lambda net: CorrectlyClassified().images(net, model, data, 2, 1, key),
+            lambda net: embed(net, model, data, True),
+        ],
+        True: [lambda net: accuracy(net, model, data, 3, key)],
+    }
+    for train, functions in calls.items():
+        for function in functions:
+            asked = Asked(net)
+            jax.eval_shape(partial(function, asked))
+            assert asked.trains == {train}
 
 
 @pytest.mark.parametrize(

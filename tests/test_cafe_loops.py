@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distill_jax.augment import Siamese
 from distill_jax.axes.models import RandomInit
 from distill_jax.axes.selector import RandomBatch
-from distill_jax.axes.update import DynamicTraining, Watcher
+from distill_jax.axes.update import DynamicTraining, Watcher, dynamic
 from distill_jax.distill import Problem, init_state, inner_step
 from distill_jax.methods import CAFE
 from distill_jax.nets import ConvNet, from_torch
+from distill_jax.train import Pipeline
 from distill_jax.types import (
     Array,
     Model,
@@ -105,6 +107,37 @@ def test_loops_end_when_the_scripted_accuracies_say_so(golden: dict[str, np.ndar
     script = jnp.pad(golden["inner_hits"], ((0, 0), (1, 600 - 61)))
     trained = updated(script, start(), update)[0].stats["steps"]
     np.testing.assert_array_equal(trained, np.minimum(golden["inner_steps"], 30), "as scripted, or bounded")
+
+
+def test_every_epoch_and_reading_of_a_phase_draws_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings: list[float] = []
+    epochs: list[tuple[float, bytes]] = []
+
+    def accuracy(net, model, data, images, key) -> Array:
+        jax.debug.callback(lambda number: readings.append(float(number)), jax.random.uniform(key))
+        return jnp.zeros(())
+
+    def train(net, model, optimiser, state, syn, order, pipeline, key):
+        assert pipeline == Pipeline(5, 0.0, Siamese("flip"))
+
+        def seen(number, rows) -> None:
+            epochs.append((float(number), np.asarray(rows).tobytes()))
+
+        jax.debug.callback(seen, jax.random.uniform(key), order.rows)
+        return model, state, None
+
+    monkeypatch.setattr(dynamic, "accuracy", accuracy)
+    monkeypatch.setattr(dynamic, "train", train)
+    update = DynamicTraining(max_epochs=4, batch=5, augment=Siamese("flip"))
+    syn = TrainSet(jnp.zeros((9, 1, 1, 1)), jnp.eye(9))
+    data = RealData.from_arrays(np.zeros((2, 1, 1, 1)), np.arange(2), [0.0], [1.0])
+    model, state = update.begin(ScriptedNet(()), Model({}, {}), data, jax.random.key(0))  # type: ignore[arg-type]
+    for seed in range(2):
+        key = jax.random.key(seed)
+        model, state = update.update(ScriptedNet(()), model, state, data, syn, key)  # type: ignore[arg-type]
+    jax.effects_barrier()
+    assert len(readings) == len(set(readings)) == 10
+    assert len(epochs) == len({number for number, _ in epochs}) == len({rows for _, rows in epochs}) == 8
 
 
 @choice

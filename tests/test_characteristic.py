@@ -218,6 +218,26 @@ def test_calibration_adds_the_loss_of_the_trained_network() -> None:
     np.testing.assert_allclose(both(*asked), expected, rtol=1e-6)
 
 
+def test_features_of_the_last_block_are_compared_at_new_standard_normal_frequencies(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        CharacteristicFunction, "distance", lambda self, real, syn, frequencies: (real, syn, frequencies)
+    )
+    net = ConvNet(2, 4).build(toy.SHAPE, 2)
+    model, (real, syn) = net.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (2, 3, *toy.SHAPE))
+    objective = CharacteristicFunction(frequencies=400)
+    found = jax.jit(lambda key: objective.class_loss(net, model, real, syn, jnp.asarray(1), key))
+    (of_real, of_syn, one), (*_, other) = (jax.tree.map(np.asarray, found(jax.random.key(seed))) for seed in (0, 1))
+    for features, images in ((of_real, real), (of_syn, syn)):
+        embedding = jax.jit(lambda x: net.apply(model, x, True)[0].embedding)(images)
+        np.testing.assert_allclose(features, embedding, atol=1e-5)
+    assert one.shape == (400, 16)
+    # Five standard errors of 6400 numbers.
+    np.testing.assert_allclose([one.mean(), one.std(), np.mean(np.abs(one) < 1)], [0, 1, 0.683], atol=0.063)
+    assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.063
+
+
 def test_bad_requests() -> None:
     for objective in (CharacteristicFunction(frequencies=0), CharacteristicFunction(phase=0.0)):
         with pytest.raises(RequestError, match="objective"):

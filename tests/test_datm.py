@@ -173,6 +173,20 @@ def test_a_run_begins_with_images_and_labels_of_its_experts() -> None:
     np.testing.assert_allclose(state.synthetic.labels.reshape(4, 2), expected, atol=1e-5)
 
 
+def test_labels_start_as_sure_of_their_class_and_are_learned_with_momentum() -> None:
+    labels = LearnedLabels(lr=0.1, momentum=0.5, confidence=3.0)
+    initial = TrainSet(jnp.zeros((4, 1, 1, 1)), jnp.eye(2)[jnp.asarray([0, 0, 1, 1])])
+    start = labels.init(None, None, initial)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(start, [[[3, 0]] * 2, [[0, 3]] * 2])
+    moved, optimiser = start, labels.optimiser()
+    state = optimiser.init(moved)
+    for _ in range(2):
+        step: Any
+        step, state = optimiser.update(jnp.ones_like(moved), state, moved)
+        moved += step
+    np.testing.assert_allclose(moved, start - 0.1 * (1 + 1.5), rtol=1e-6)
+
+
 @pytest.mark.parametrize("ipc", [2, 6])
 def test_correct_images_come_first(ipc: int) -> None:
     net, data = ConvNet(1, 4).build(toy.SHAPE, 2), toy.data()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +13,14 @@ import pytest
 
 from distill_jax import evaluation
 from distill_jax.augment import NoAugment, Siamese
+from distill_jax.axes.parameterisation import Pixels
 from distill_jax.data import Dataset, digits, whitened
 from distill_jax.distilled import DistilledSet
 from distill_jax.evaluation import PROTOCOLS, Protocol, Sets, evaluate, train_networks
 from distill_jax.nets import ConvNet
-from distill_jax.run import Block
+from distill_jax.run import Block, Keys
 from distill_jax.train import NetworkSGD, rate_drops, reset_momentum
-from distill_jax.types import Array, Model, Normaliser, RequestError, TrainSet
+from distill_jax.types import Array, Model, NetOutput, Normaliser, RequestError, TrainSet
 from tests.golden_weights import GOLDEN
 
 SHAPE, C = (4, 4, 1), 2
@@ -195,6 +197,23 @@ def test_the_same_seed_gives_the_same_accuracy() -> None:
     assert one[0] != one[1], "repeats have different seeds"
 
 
+@dataclass(frozen=True)
+class Reader:
+    """A network that predicts the pixel of an image plus its only parameter, modulo three."""
+
+    def apply(self, model: Model, x: Array, train: bool) -> tuple[NetOutput, Any]:
+        pixel = jnp.round(x[:, 0, 0, 0]).astype(jnp.int32)
+        return NetOutput(jax.nn.one_hot((pixel + model.params["shift"]) % 3, 3), (), x), {}
+
+
+def test_accuracy_is_the_percentage_of_correct_predictions_of_each_network() -> None:
+    pixels = np.arange(8) % 3
+    labels = np.where(np.arange(8) < 5, pixels, (pixels + 1) % 3)
+    test = jnp.asarray(pixels.reshape(8, 1, 1, 1), jnp.uint8), jnp.asarray(labels)
+    models, raw = Model({"shift": jnp.arange(3)}, {}), Normaliser(jnp.zeros(1), jnp.full(1, 1 / 255))
+    assert evaluation.test_accuracies(Reader(), models, test, raw) == [62.5, 37.5, 0.0]  # type: ignore[arg-type]
+
+
 def test_a_set_must_fit_the_data_that_score_it() -> None:
     data, distilled = digits(), DistilledSet.load("digits-ipc1")
     x, y = data.x_test[:, :4, :4], data.y_test
@@ -205,6 +224,25 @@ def test_a_set_must_fit_the_data_that_score_it() -> None:
             evaluate(distilled, other)
     with pytest.warns(UserWarning, match="the set was distilled from other images than digits"):
         evaluate(distilled, data.withhold(0.5, 0), replace(PLAIN["dsa"], epochs=1), ConvNet(1, 2), repeats=1)
+
+
+def test_the_set_says_how_test_images_are_normalised(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(evaluation, "train_networks", lambda *args: asked.update(trained=args))
+    monkeypatch.setattr(evaluation, "test_accuracies", lambda *args: asked.update(tested=args))
+    data, shown = digits(), DistilledSet.load("digits-ipc1")
+    given = Normaliser(jnp.full(1, 0.25), jnp.full(1, 0.75))
+    stored = jnp.asarray(shown.images).reshape(10, 1, 8, 8, 1)
+    distilled = DistilledSet.of(Pixels(), stored, shown.card["class_names"], given, {})
+    evaluate(distilled, data, PLAIN["dsa"], ConvNet(1, 2), repeats=3, seed=7)
+    _, _, sets, key, of_training = asked["trained"]
+    _, _, (x, y), of_test = asked["tested"]
+    for normaliser in (of_training, of_test):
+        jax.tree.map(np.testing.assert_array_equal, normaliser, given)
+    np.testing.assert_array_equal(x, data.x_test)
+    np.testing.assert_array_equal(y, data.y_test)
+    np.testing.assert_allclose(sets.store.images, (shown.images - 0.25) / 0.75, atol=1e-6)
+    assert sets.rows.tolist() == [list(range(10))] * 3 and key == Keys.of(7).score
 
 
 def test_networks_train_at_the_learned_rate_of_the_set() -> None:

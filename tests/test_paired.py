@@ -20,7 +20,7 @@ from distill_jax.distill import init_state
 from distill_jax.methods import CIM
 from distill_jax.recipes import resolve
 from distill_jax.tree import stack
-from distill_jax.types import Array, NetOutput, RealData, RequestError
+from distill_jax.types import Array, Model, NetBlock, NetOutput, RealData, RequestError
 from tests import toy
 from tests.golden_weights import pixels
 from tests.test_patches import CLASS, FIGURES, MEAN, NET, STD, normalised, observer
@@ -78,6 +78,24 @@ def loss_of(block: int):
         return PairedFeatures(block).class_loss(NET, observer(), anchors, shown, jnp.int32(CLASS), jax.random.key(0))
 
     return loss
+
+
+class Plain:
+    """A network whose only block is the image."""
+
+    def init(self, key: Array) -> Model:
+        return Model({}, {})
+
+    def apply(self, model: Model, x: Array, train: bool) -> tuple[NetOutput, Any]:
+        return NetOutput(x, (NetBlock(x, x),), x), {}
+
+
+def test_each_decoded_image_is_paired_with_its_own_real_image_and_others_are_left_out() -> None:
+    real, syn = (
+        jnp.asarray(x).reshape(-1, 1, 1, 1) * jnp.ones((1, 2, 2, 1)) for x in ([0.0, 1.0, 2.0, 9.0], [0.5, 4.0])
+    )
+    loss = PairedFeatures().class_loss(Plain(), Model({}, {}), real, syn, jnp.asarray(0), jax.random.key(0))
+    np.testing.assert_allclose(loss, 0.5 + 3)
 
 
 # Ten times the distance of the original in float32 from itself in float64 (golden README).

@@ -128,6 +128,9 @@ def test_training_set_is_class_major_in_network_space():
     assert got.images.shape == (3 * 8, 8, 8, 1) and got.targets.dtype == jnp.float32
     np.testing.assert_array_equal(np.argmax(got.targets, axis=1), np.repeat(np.arange(3), 8))
     close(got.images[8:16], (how.decode(images[1]) - 0.4) / 0.2, 1e-5)
+    logits = jnp.arange(18.0).reshape(3, 2, 3) ** 2 / 50
+    learned = decoded_set(Pixels(), Synthetic(images, logits), data)
+    close(learned.targets, jax.nn.softmax(logits.reshape(6, 3)), 1e-6)
     close(as_network(Pixels("normalised"), images, data), images, 0)
     close(stored(Pixels("normalised"), images), images, 0)
     close(stored(how, images), np.clip(images, 0, 1), 0)

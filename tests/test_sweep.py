@@ -10,7 +10,7 @@ import pytest
 from distill_jax import distill, sweep
 from distill_jax.augment import NoAugment
 from distill_jax.axes.init import Mix
-from distill_jax.axes.labels import SoftLabels
+from distill_jax.axes.labels import LearnedLabels, SoftLabels
 from distill_jax.axes.models import EarlyStagePool
 from distill_jax.axes.optimiser import ClassByClassSGD
 from distill_jax.axes.parameterisation import MultiFormation, Pixels
@@ -176,7 +176,8 @@ def test_training_sets_have_the_labels_and_all_cells_of_the_saved_set() -> None:
     soft = toy.problem("acc_dd", labels=SoftLabels(), parameterisation=Pixels())
     images = np.zeros((1, 8, 8, 1), np.uint8)
     data = Dataset.from_arrays("toy", np.repeat(images, 2, 0), np.arange(2), np.repeat(images, 2, 0), np.arange(2))
-    for problem in (bound, soft):
+    learned = toy.problem("idc", labels=LearnedLabels(), parameterisation=Pixels())
+    for problem in (bound, learned, soft):
         problems = sweep.stacked(problem, [problem.spec], [problem.root])
         states = sweep.init_states(problems)
         found = sweep.training_sets(problems, states, repeats=1).store
@@ -191,9 +192,10 @@ class LearnsAScalar(WithSpread):
     """A plug-in with a learned scalar that is no learning rate unless ``is_rate``."""
 
     is_rate: bool = False
+    start: float = 0.5
 
     def learnable(self) -> Array:
-        return jnp.float32(0.5)
+        return jnp.asarray(self.start, jnp.float32)
 
     def learned_rate(self, learnable: Array) -> Array | None:
         return learnable if self.is_rate else super().learned_rate(learnable)
@@ -202,6 +204,6 @@ class LearnsAScalar(WithSpread):
 @pytest.mark.parametrize("is_rate", [False, True])
 def test_a_learned_scalar_is_a_rate_only_if_the_objective_says_so(is_rate: bool):
     spec = replace(SPEC, objective=LearnsAScalar(is_rate=is_rate))
-    points = sweep.stacked(problem(spec), [spec], ROOTS[:1])
+    points = sweep.stacked(problem(spec), sweep.specs_of(spec, {"objective.start": [0.5, 0.25]}), ROOTS[:1])
     rates = sweep.training_sets(points, sweep.init_states(points, 1), 2).rates
-    assert rates is None if not is_rate else np.asarray(rates).tolist() == [0.5, 0.5]
+    assert rates is None if not is_rate else np.asarray(rates).tolist() == [0.5, 0.5, 0.25, 0.25]

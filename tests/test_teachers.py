@@ -25,7 +25,7 @@ RUN = ["acc_dd", "digits", *NET, *POOL, *SHORT, *PLAIN, "--outer-steps", "1", "-
 
 
 def test_labels_are_mean_probabilities_in_evaluation_mode(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distill_jax.teachers.AT_ONCE", 20)
+    monkeypatch.setattr("distill_jax.teachers.forward_batch", lambda images: 20)
     hard = made()
     net = ConvNet(1, 4, norm="batch").build(hard.shape, C)
     teachers = jax.vmap(net.init)(jax.random.split(jax.random.key(0), 2))

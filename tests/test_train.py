@@ -16,6 +16,7 @@ from distill_jax.platform import compiled_for
 from distill_jax.train import NetworkSGD, Order, Pipeline, epochs_order, images_order, rate_drops, train
 from distill_jax.types import Normaliser, TrainSet
 from tests.golden_weights import GOLDEN, cifar_normalised, deterministic
+from tests.recorder import Recorder
 
 NET = ConvNet(depth=3, width=16).build((32, 32, 3), 10)
 
@@ -65,6 +66,11 @@ def test_a_single_epoch_keeps_its_learning_rate() -> None:
         np.testing.assert_array_equal(jax.vmap(rate_drops(1, 9, schedule))(jnp.arange(9)), 1.0)
 
 
+def test_two_drops_in_one_epoch_multiply() -> None:
+    rates = jax.vmap(rate_drops(3, 2))(jnp.arange(6))
+    np.testing.assert_allclose(rates, [1, 1, 1, 1, 0.04, 0.04], rtol=1e-6)
+
+
 def test_pretraining_rate_golden() -> None:
     with np.load(GOLDEN / "schedule.npz") as golden:
         cases = {name: golden[name] for name in golden if name.startswith("accdd_pretrain_lr_")}
@@ -91,6 +97,16 @@ def test_an_epoch_shows_every_image_once() -> None:
     assert epochs_order(jax.random.key(0), 10, 64, 1).rows.shape == (1, 10)
 
 
+def test_every_epoch_has_an_order_of_its_own() -> None:
+    epochs = np.asarray(epochs_order(jax.random.key(0), 9, 3, 40).rows).reshape(40, 9)
+    rounds = np.asarray(images_order(jax.random.key(1), 9, 3, 360).rows).reshape(40, 9)
+    for orders in (epochs, rounds):
+        assert len(np.unique(orders, axis=0)) == 40
+        # The standard error of a mean of 40 numbers from 0 to 8 is 0.4.
+        np.testing.assert_allclose(orders.mean(axis=0), 4, atol=1.6)
+        np.testing.assert_array_equal(np.sort(orders), [np.arange(9)] * 40)
+
+
 def test_images_do_not_repeat_while_they_last() -> None:
     rows = np.asarray(images_order(jax.random.key(0), 100, 10, 100).rows).ravel()
     assert len(set(rows)) == 100
@@ -111,6 +127,33 @@ def test_padding_rows_do_not_count() -> None:
 
     padded = Order(jnp.asarray([[0, 1, 2, 0, 1]]), jnp.asarray([[1.0, 1.0, 1.0, 0.0, 0.0]]))
     _close(trained(padded), trained(Order(jnp.asarray([[0, 1, 2]]), jnp.ones((1, 3)))), 1e-6)
+
+
+def test_every_image_of_every_step_is_augmented_by_itself_and_then_mixed() -> None:
+    """Image i is the constant i in network space. Colour moves it by less than half as a whole, so the network sees one
+    value for each image, also in the pixels that cutmix pastes into another.
+    """
+    steps, n = 60, 6
+    net = Recorder(steps, n, (8, 8, 1), n)
+    data = TrainSet(jnp.repeat(4 * jnp.arange(n, dtype=jnp.uint8), 64).reshape(n, 8, 8, 1), jnp.eye(n))
+    order = Order(jnp.tile(jnp.arange(n, dtype=jnp.int32), (steps, 1)), jnp.ones((steps, n)))
+    model, sgd, pipeline = net.init(jax.random.key(0)), optax.sgd(1.0), Pipeline(n, 0.5, Siamese("color"))
+    fours = Normaliser(jnp.zeros(1), jnp.full(1, 4 / 255))
+    model, *_ = train(net, model, sgd, sgd.init(model.params), data, order, pipeline, jax.random.key(1), fours)
+    images, slopes = net.seen(model)
+    kinds = np.round(images[..., 0])[..., None] == np.arange(n)
+    shares = kinds.mean(axis=(2, 3))
+    np.testing.assert_allclose(n * slopes + 1 / n, shares, atol=1e-6)  # targets are the shares of pixels
+
+    moved = images - np.round(images)
+    colours = [[moved[t][kinds[t, ..., i]] for i in range(n)] for t in range(steps)]
+    assert max(np.ptp(pixels) for step in colours for pixels in step) < 1e-5
+    table = np.asarray([[pixels[0] for pixels in step] for step in colours])
+    assert len(np.unique(table)) == steps * n and np.abs(table.mean(axis=0)).max() < 0.15 < 0.45 < np.abs(table).max()
+
+    mixed = 1 - shares.max(axis=2).min(axis=1)
+    # Half of the steps are mixed, give or take three standard errors; boxes of no pixel leave some of them unmixed.
+    assert 0.25 < np.mean(mixed > 0) < 0.65 and len(np.unique(mixed)) > 8
 
 
 def test_hits_are_counted_once_whatever_the_chunk() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from distill_jax import tree
-from distill_jax.augment import NoAugment
+from distill_jax.augment import NoAugment, Siamese
 from distill_jax.axes.models import EarlyStagePool, ExpertTrajectories, RandomInit, train_pool
 from distill_jax.axes.objective import TrajectoryMatching
 from distill_jax.axes.optimiser import SGD
@@ -109,6 +110,43 @@ def test_the_student_takes_as_many_steps_as_asked() -> None:
     moved, (d_images, d_rate) = loss(images, jnp.asarray(0.1))
     assert 0 < moved != 1 and d_rate != 0
     assert np.all(np.abs(d_images).sum(axis=(2, 3, 4)) > 0), "an epoch shows every image"
+
+
+def test_the_steps_of_the_student_show_all_images_in_a_new_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three steps show all of eight images, and two steps begin a second epoch."""
+    asked: list[tuple[TrainSet, Order, Pipeline]] = []
+
+    def train(net, model, optimiser, state, syn, order, pipeline, key, remat):
+        asked.append((syn, order, pipeline))
+        return model, state, None
+
+    monkeypatch.setattr("distill_jax.axes.objective.trajectory.train", train)
+    model = Model({"w": jnp.zeros(2)}, {}, {"w": jnp.ones(2)})
+    synthetic = Synthetic(jnp.arange(8.0).reshape(4, 2, 1, 1, 1), learnable=jnp.asarray(0.1))
+    objective = TrajectoryMatching(steps=5, batch=3, augment=Siamese("flip"))
+    for key in jax.random.split(jax.random.key(0), 2):
+        objective.set_loss(None, model, synthetic.images[:, :0], synthetic, key)  # type: ignore[arg-type]
+    for syn, order, pipeline in asked:
+        np.testing.assert_array_equal(syn.images.ravel(), np.arange(8))
+        np.testing.assert_array_equal(syn.targets, np.repeat(np.eye(4), 2, axis=0))
+        np.testing.assert_array_equal(np.sort(order.rows[:3].ravel()[:8]), np.arange(8))
+        np.testing.assert_array_equal(order.weights, [[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 1, 1], [1, 1, 1]])
+        assert len(set(np.asarray(order.rows[3:]).ravel().tolist())) == 6 and pipeline == Pipeline(
+            3, 0.0, Siamese("flip")
+        )
+    orders = [np.asarray(order.rows)[first : first + 2] for _, order, _ in asked for first in (0, 3)]
+    assert len({rows.tobytes() for rows in orders}) == 4
+
+
+def test_the_learning_rate_of_the_student_is_learned_with_momentum() -> None:
+    objective = TrajectoryMatching(rate=0.5, rate_lr=0.1, rate_momentum=0.5)
+    rate, optimiser = objective.learnable(), objective.learnable_optimiser()
+    state = optimiser.init(rate)
+    for _ in range(2):
+        step: Any
+        step, state = optimiser.update(jnp.ones(()), state, rate)
+        rate += step
+    np.testing.assert_allclose(rate, 0.5 - 0.1 * (1 + 1.5), rtol=1e-6)
 
 
 # ------------------------------------------------------------------ experts

@@ -10,10 +10,10 @@ import numpy as np
 import optax
 import pytest
 
-from distill_jax.augment import NoAugment
+from distill_jax.augment import NoAugment, Siamese
 from distill_jax.axes.init import Noise, unit_length
 from distill_jax.axes.labels import LearnedLabels
-from distill_jax.axes.objective import InnerAdam, TruncatedBackprop, after_window
+from distill_jax.axes.objective import InnerAdam, TruncatedBackprop, after_window, unrolled
 from distill_jax.axes.optimiser import Adam, ClippedAdam
 from distill_jax.check_spec import check
 from distill_jax.distill import init_state, matching
@@ -163,6 +163,63 @@ def test_a_step_uses_images_of_some_classes() -> None:
     assert rows.shape == (2,) and len(set(rows // 2)) == 2
     everything = replace(SMALL, batch=9, class_batch=0).picks(jax.random.key(0), 3, 2).rows
     np.testing.assert_array_equal(everything, np.arange(6))
+
+
+def test_the_classes_of_a_step_draw_their_images_independently() -> None:
+    some = replace(SMALL, class_batch=0)
+    rows = np.asarray(
+        jax.jit(jax.vmap(lambda key: some.picks(key, 5, 4).rows))(jax.random.split(jax.random.key(0), 400))
+    )
+    np.testing.assert_array_equal(rows // 4, [np.arange(5)] * 400)
+    drawn = rows % 4
+    assert np.abs(np.corrcoef(drawn.T) - np.eye(5)).max() < 0.25, "five standard errors"
+    assert np.abs([np.mean(drawn == image, axis=0) - 0.25 for image in range(4)]).max() < 0.11
+
+
+def test_every_class_is_drawn_equally_often() -> None:
+    rows = jax.jit(jax.vmap(lambda key: SMALL.picks(key, 5, 4).rows))(jax.random.split(jax.random.key(0), 400))
+    assert np.abs(np.bincount(np.asarray(rows).ravel() // 4) - 160).max() < 49, "five standard errors"
+
+
+@pytest.fixture
+def without_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the loss return the number of steps before the window, and the real images."""
+    monkeypatch.setattr(TruncatedBackprop, "warm", lambda self, net, model, syn, steps, classes, key: (steps, None))
+    monkeypatch.setattr(unrolled, "after_window", lambda net, model, taped, state, syn, order, real, *_: (model, real))
+
+
+@pytest.mark.usefixtures("without_training")
+def test_every_number_of_steps_is_equally_frequent() -> None:
+    """Of at most seven steps, the last two are in the window, and at least one is before it."""
+    _, _, real, syn = small_problem()
+    loss = jax.jit(jax.vmap(lambda key: SMALL.set_loss(None, None, real, syn, key)[0]))  # type: ignore
+    steps, counts = np.unique(loss(jax.random.split(jax.random.key(0), 1000)), return_counts=True)
+    assert steps.tolist() == [1, 2, 3, 4, 5]
+    assert np.abs(counts - 200).max() < 63, "five standard errors"
+
+
+@pytest.mark.usefixtures("without_training")
+def test_every_real_image_is_augmented_by_itself() -> None:
+    _, _, real, syn = small_problem()
+    mirrored = replace(SMALL, augment=Siamese("flip"))
+    _, shown = jax.jit(lambda key: mirrored.set_loss(None, None, real, syn, key))(jax.random.key(0))  # type: ignore
+    before = real.reshape(15, 4, 4, 1)
+    is_flipped, is_same = (np.all(np.asarray(shown.images == x), axis=(1, 2, 3)) for x in (before[:, :, ::-1], before))
+    assert (is_flipped ^ is_same).all() and 0 < is_flipped.sum() < 15
+
+
+def test_synthetic_batches_are_augmented_before_and_in_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Pipeline] = []
+
+    def train(net, model, optimiser, state, data, order, pipeline, key, remat=False):
+        asked.append(pipeline)
+        return model, state, None
+
+    monkeypatch.setattr(unrolled, "train", train)
+    net, model, real, syn = small_problem()
+    mirrored = replace(SMALL, augment=Siamese("flip"))
+    jax.eval_shape(lambda key: mirrored.set_loss(net, model, real, syn, key), jax.random.key(0))
+    assert asked == [Pipeline(2, 0.0, Siamese("flip"))] * 2
 
 
 @pytest.mark.slow

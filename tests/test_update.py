@@ -63,6 +63,7 @@ def test_updates_go_on_in_one_permutation_of_the_real_images(trained: list[Train
     data, _, pipeline, normaliser = trained[0]
     assert pipeline == Pipeline(2, 0.3, Siamese("color")) and normaliser is REAL.normaliser
     np.testing.assert_array_equal(data.images, REAL.images)
+    np.testing.assert_array_equal(data.targets, np.eye(2)[np.arange(8) % 2])
 
 
 @pytest.mark.parametrize(("images", "steps"), [(5, 2), (3, 1), (8, 3)])
@@ -89,6 +90,21 @@ def test_training_on_synthetic_images_takes_epochs_without_cutmix(trained: list[
     (call,) = trained
     np.testing.assert_array_equal(np.sort(call.rows.reshape(2, 6)), [np.arange(6)] * 2)
     assert call.data is SYN and call.pipeline == Pipeline(3, 0.0, Siamese("crop")) and call.normaliser is None
+
+
+@pytest.mark.parametrize(
+    "choice", [TrainOnReal(images=4, batch=4), TrainOnReal(images=4, batch=4, early=2), TrainOnSynthetic()]
+)
+def test_a_model_and_its_momentum_go_on_in_the_next_update(choice: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[list[float]] = []
+
+    def train(net, model, optimiser, state, *_) -> tuple[Any, Any, Any]:
+        given.append([float(jnp.ravel(jax.tree.leaves(part)[0])[0]) for part in (model, state)])
+        return *jax.tree.map(lambda a: a + 1, (model, state)), None
+
+    monkeypatch.setattr(between, "train", train)
+    update(choice, 3)
+    np.testing.assert_allclose(np.diff(given, axis=0), 1, rtol=1e-6)
 
 
 def test_a_frozen_model_keeps_its_weights() -> None:

@@ -16,9 +16,12 @@ from distill_jax.cli.output.display import Bar
 from distill_jax.cli.process.interrupts import Interrupts
 from distill_jax.evaluation import Protocol, Sets, matched_epochs, test_accuracies, train_networks
 from distill_jax.run import Block
-from distill_jax.teachers import AT_ONCE, probabilities
+from distill_jax.teachers import probabilities
 from distill_jax.train import real_train_set
 from distill_jax.types import Array, Model, Net, Normaliser, RealData, RequestError, TrainSet
+
+AT_ONCE = 256
+"""maximum number of images held in float32 at a time"""
 
 
 class Scorer(NamedTuple):
