@@ -89,6 +89,14 @@ def test_each_source_trains_as_its_fields_say(
         assert pool.target is None if not source.ahead else pool.target["w"].tolist() == [6] * 3
 
 
+def test_members_are_drawn_uniformly_and_with_replacement() -> None:
+    pool = Model({"w": jnp.arange(4)}, {})
+    keys = jax.random.split(jax.random.key(0), 1500)
+    drawn = jax.vmap(lambda key: EARLY.sample(None, pool, 2, 0, key).params["w"])(keys)  # type: ignore[arg-type]
+    counts = np.histogram2d(*np.asarray(drawn).T, bins=4)[0]
+    np.testing.assert_allclose(counts / 1500, 1 / 16, atol=0.032)  # five standard errors
+
+
 def test_interpolated_models_are_uniform_on_their_lines() -> None:
     """Parameters are 1 before and 0 after training, plus 10 for the second member."""
     ends = jnp.asarray([[1.0, 0.0], [11.0, 10.0]])
