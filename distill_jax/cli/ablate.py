@@ -58,8 +58,8 @@ class Ablate(Resumable, arguments.Common):
     """score on a tenth of the training data, which is withheld from distillation, instead of on the test set; use it to
     choose a value"""
 
-    def check(self) -> None:
-        super().check()
+    def validate_options(self) -> None:
+        super().validate_options()
         require_at_least(1, self, "seeds", "repeats")
 
     @property

@@ -71,8 +71,8 @@ class Analyse(Resumable, arguments.Common):
     repeats: int = 3
     """networks trained to score each run with --pretraining-epochs"""
 
-    def check(self) -> None:
-        super().check()
+    def validate_options(self) -> None:
+        super().validate_options()
         if self.walk < 1:
             raise RequestError(f"steps is {self.walk}: it must be at least 1")
         require_at_least(0, self, "samples", "late_epochs")

@@ -80,8 +80,8 @@ class Distill(OnHosts, Resumable, arguments.Common):
     uint8: FlagCreatePairsOff[bool] = False
     """round the images to 8 bits before they are scored and saved, which makes the file about a third of the size"""
 
-    def check(self) -> None:
-        super().check()
+    def validate_options(self) -> None:
+        super().validate_options()
         if self.tensorboard:
             require_tensorboard()
         require_at_least(1, self, "repeats")

@@ -53,8 +53,8 @@ class Tune(Resumable, arguments.Common):
     pool: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """pool from experiments.pretrain --eval-every 1; default: pretrain one"""
 
-    def check(self) -> None:
-        super().check()
+    def validate_options(self) -> None:
+        super().validate_options()
         if not self.tune or len(set(self.tune)) < len(self.tune):
             raise RequestError("--tune needs one or several different numbers, as in --tune optimiser.lr perturb.max")
         if not 0 < self.seconds < float("inf"):

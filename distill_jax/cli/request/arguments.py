@@ -100,7 +100,7 @@ class Common:
     deterministic: FlagCreatePairsOff[bool] = False
     """use deterministic GPU operations, so that every run gives the same bits"""
 
-    def check(self) -> None:
+    def validate_options(self) -> None:
         """Raise RequestError for values of the runner's own options that are invalid on any data set."""
 
 
@@ -126,7 +126,7 @@ def request(argv: Sequence[str], options: type[Options]) -> Request[Options]:
     validate(experiment.protocol, "protocol.")
     lookup("protocol", experiment.protocol.name, PROTOCOLS)
     check_numbers(parsed.seed, parsed.devices)
-    parsed.check()
+    parsed.validate_options()
     if parsed.deterministic:
         backend.deterministic_operations()
     data = read(parsed.dataset, parsed.side, chosen_classes(parsed.subset))

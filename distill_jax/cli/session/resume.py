@@ -39,7 +39,7 @@ class Resumable:
     overwrite: FlagCreatePairsOff[bool] = False
     """delete the earlier run in WORKDIR and start again"""
 
-    def check(self) -> None:
+    def validate_options(self) -> None:
         """Raise RequestError for option values that are invalid on any data set."""
         refuse_empty(self.workdir)
         if self.resume and self.overwrite:

@@ -65,7 +65,7 @@ def run(argv: list[str]) -> None:
 def resolve_request(argv: list[str]) -> Comparison:
     """Resolve ``argv``. Raise RequestError, before anything is written, if it is invalid."""
     options, shared = parsed_with_shared(Compare, argv, "reproduce compare")
-    options.check()
+    options.validate_options()
     setups = {(name, ipc): entrant(line, ipc, options, shared) for name, ipc, line in options.lines}
     path = options.folder(f"compare-{next(iter(setups.values())).folder}")
     return Comparison(options, setups, path, command_line("reproduce", argv))

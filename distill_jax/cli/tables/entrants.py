@@ -55,8 +55,8 @@ class Compare(Resumable):
     """score on a tenth of the training data, withheld from everything else, instead of on the test set"""
     devices: arguments.Devices = 0
 
-    def check(self) -> None:
-        super().check()
+    def validate_options(self) -> None:
+        super().validate_options()
         require_at_least(1, self, "seeds", "repeats")
         _ = self.budget  # raises RequestError if it is invalid
 

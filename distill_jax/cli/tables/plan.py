@@ -44,8 +44,8 @@ class Reproduce(Resumable):
     """R: networks trained from scratch on each set"""
     devices: arguments.Devices = 0
 
-    def check(self) -> None:
-        super().check()
+    def validate_options(self) -> None:
+        super().validate_options()
         if not 0 < self.budget < math.inf:
             raise RequestError(f"budget is {self.budget:g}: give a number above 0")
         require_at_least(1, self, "seeds", "repeats")

@@ -61,7 +61,7 @@ class Session:
 
 def run(argv: list[str]) -> None:
     options, shared = parsed_with_shared(Reproduce, argv, "reproduce")
-    options.check()
+    options.validate_options()
     plan = planned(options, shared)
     outcomes, gains = plan.outcomes(), plan.gains()
     for gain in gains.values():
