@@ -26,6 +26,8 @@ def joined(parts: Sequence[DistilledSet]) -> DistilledSet:
         raise RequestError("the first set has all classes: make parts with experiments.distill --classes 0:5")
     for other in rest:
         _check_fit(first, other)
+    if any(part.soft is not None for part in parts):
+        raise RequestError("a part has soft labels: join the parts with hard labels, as distill writes them")
     names = first.card["part_of"]
     images_of: dict[str, np.ndarray] = {}
     for part in parts:

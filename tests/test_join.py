@@ -82,6 +82,7 @@ def test_parts_that_do_not_fit_are_refused(parts: Path) -> None:
         ([first, first], "class 0 is in two parts"),
         ([first, second.with_card(ipc=2)], "ipc is 1 in one and 2 in another"),
         ([first, second.with_card(recipe="mnist")], "recipe is digits"),
+        ([part.with_soft(np.full((5, 5), 0.2, np.float32)) for part in (first, second)], "a part has soft labels"),
     ):
         with pytest.raises(RequestError, match=wrong):
             joined(these)

@@ -226,18 +226,21 @@ def test_flat_maps_have_finite_gradients():
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (lambda: ConvNet(0).validate(), "depth is 0: give an integer of at least 1"),
-        (lambda: ConvNet(width=-1).validate(), "width is -1"),
-        (lambda: ConvNet(norm="instnace").validate(), "norm 'instnace' is unknown: did you mean instance?"),  # type: ignore[arg-type]
+        (lambda: ConvNet(0).validate(), "net.depth is 0: give an integer of at least 1"),
+        (lambda: ConvNet(width=-1).validate(), "net.width is -1"),
+        (lambda: ConvNet(norm="instnace").validate(), "net.norm 'instnace' is unknown: did you mean instance?"),  # type: ignore[arg-type]
         (lambda: ConvNet(activation="zzz").validate(), "choose one of relu leaky_relu"),  # type: ignore[arg-type]
         (lambda: ConvNet(width=6, norm="group").validate(), "cannot split 6 channels into 4"),
-        (lambda: ConvNet(4).build((8, 8, 1), 10), "depth 4 shrinks 8x8 images to nothing: use a depth of at most 3"),
+        (
+            lambda: ConvNet(4).build((8, 8, 1), 10),
+            "net.depth 4 shrinks 8x8 images to nothing: use a depth of at most 3",
+        ),
         (lambda: ConvNet(6).build((28, 28, 1), 10), "at most 5"),
         (lambda: VGG11().build((4, 9, 3), 10), "images of 4x9 are too small for this network: give at least 8x8"),
-        (lambda: DenseNet((6, 0)).validate(), "layers[1] is 0"),
+        (lambda: DenseNet((6, 0)).validate(), "net.layers[1] is 0"),
         (lambda: LeNet(norm="group").validate(), "cannot split 6 channels"),
-        (lambda: ViT(width=10).validate(), "width 10 cannot be divided among 4 heads"),
-        (lambda: ViT(patch=5).build((8, 8, 1), 10), "patch 5 does not divide 8x8 images: use one of [1, 2, 4, 8]"),
+        (lambda: ViT(width=10).validate(), "net.width 10 cannot be divided among 4 heads"),
+        (lambda: ViT(patch=5).build((8, 8, 1), 10), "net.patch 5 does not divide 8x8 images: use one of [1, 2, 4, 8]"),
     ],
 )
 def test_invalid_requests_name_the_fix(request_, message):

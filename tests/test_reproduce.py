@@ -13,6 +13,7 @@ import pytest
 from distill_jax.cli import distill, reproduce
 from distill_jax.cli.process import clock as process_clock
 from distill_jax.cli.session.atomic import read_json
+from distill_jax.cli.session.setup import Setup
 from distill_jax.cli.session.workdir import COMPARED, COMPARED_PLOT, COMPARED_TABLE, DISTILLED, RESULT
 from distill_jax.cli.tables import compare
 from distill_jax.cli.tables import curve as curves
@@ -174,6 +175,32 @@ def test_a_method_with_its_own_ipc_runs_only_at_that_ipc() -> None:
     assert list(found) == [("random", 1), ("a", 1), ("random", 10), ("a", 10)]
     rates = {key: setup.spec.optimiser.lr for key, setup in found.items() if key[0] == "a"}  # type: ignore[attr-defined]
     assert rates == {("a", 1): 1.0, ("a", 10): 10.0}
+
+
+def test_a_resumed_comparison_may_have_other_methods(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only new methods run. A method that was left out meanwhile is kept, and refused if its settings have changed."""
+    ran = []
+
+    def curve(setup: Setup, *_: object) -> list[Point]:
+        ran.append(setup.method)
+        return [Point(1, 1.0, [50.0, 52.0])]
+
+    monkeypatch.setattr(compare, "curve", curve)
+
+    def resumed(*methods: str, resume: tuple[str, ...] = ("--resume",)) -> tuple[int, list[str]]:
+        ran.clear()
+        line = ["compare", "--dataset", "digits", "--steps", "1", "--workdir", str(tmp_path), "--methods", *methods]
+        return reproduce.main([*line, *resume, "--", *NET]), list(ran)
+
+    assert resumed("random", "mine: dm --optimiser.lr 1", resume=()) == (0, ["random", "dm"])
+    assert resumed("random", "idc") == (0, ["idc"])
+    assert [row["method"] for row in rows(tmp_path / COMPARED)] == ["random", "idc"]
+    assert resumed("mine: dm --optimiser.lr 2") == (2, [])
+    assert "mine, ipc 1.spec.optimiser.lr was 1.0, now it is 2.0" in capsys.readouterr().err
+    assert resumed("idc", "mine: dm --optimiser.lr 1") == (0, [])
+    assert [row["method"] for row in rows(tmp_path / COMPARED)] == ["idc", "mine"]
 
 
 @pytest.mark.parametrize(

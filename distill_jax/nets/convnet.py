@@ -29,7 +29,7 @@ class ConvNet(Architecture):
     def validate(self) -> None:
         require_positive(depth=self.depth, width=self.width)
         if self.depth > DEEPEST:  # each layer adds to the compile time
-            raise RequestError(f"depth is {self.depth}: give at most {DEEPEST}")
+            raise RequestError(f"net.depth is {self.depth}: give at most {DEEPEST}")
         require_norm(self.norm, self.width)
         require_choice("activation", self.activation, ACTIVATIONS)
         require_choice("pooling", self.pooling, POOLINGS)
@@ -45,7 +45,7 @@ class ConvNet(Architecture):
         if self.pooling != "none" and self.depth > deepest:
             height, width, _ = shape
             mend = f"use a depth of at most {deepest}" if deepest else "use --net mlp, or --net.pooling none"
-            raise RequestError(f"depth {self.depth} shrinks {height}x{width} images to nothing: {mend}")
+            raise RequestError(f"net.depth {self.depth} shrinks {height}x{width} images to nothing: {mend}")
         return FlaxNet(_ConvNet(self, padding, classes), shape, classes, self.dtype)
 
 

@@ -54,7 +54,7 @@ class FlaxNet:
 def require_choice(field: str, value: str, names: Iterable[str]) -> None:
     """Raise RequestError, which names the nearest name, unless ``value`` is one of ``names``."""
     if value not in (names := list(names)):
-        raise RequestError(f"{field} {value!r} is unknown: {near_miss(str(value), names)}")
+        raise RequestError(f"net.{field} {value!r} is unknown: {near_miss(str(value), names)}")
 
 
 def require_dtype(dtype: str) -> None:
@@ -67,7 +67,7 @@ def require_norm(norm: str, width: int) -> None:
     require_choice("norm", norm, get_args(NormName))
     if norm == "group" and width % GROUPS:
         raise RequestError(
-            f"norm 'group' cannot split {width} channels into {GROUPS} groups: choose another width or norm"
+            f"net.norm 'group' cannot split {width} channels into {GROUPS} groups: choose another width or norm"
         )
 
 
@@ -84,4 +84,4 @@ def require_positive(**fields: int) -> None:
     """Raise RequestError if a field is not an integer of at least 1."""
     for name, value in fields.items():
         if not isinstance(value, int) or value < 1:
-            raise RequestError(f"{name} is {value!r}: give an integer of at least 1")
+            raise RequestError(f"net.{name} is {value!r}: give an integer of at least 1")

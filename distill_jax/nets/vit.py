@@ -32,7 +32,7 @@ class ViT(Architecture):
         require_dtype(self.dtype)
         if self.width % self.heads:
             raise RequestError(
-                f"width {self.width} cannot be divided among {self.heads} heads: make it a multiple of {self.heads}"
+                f"net.width {self.width} cannot be divided among {self.heads} heads: make it a multiple of {self.heads}"
             )
 
     def build(self, shape: tuple[int, int, int], classes: int) -> FlaxNet:
@@ -44,7 +44,7 @@ class ViT(Architecture):
         divisors = [p for p in range(1, min(height, width) + 1) if height % p == width % p == 0]
         patch = self.patch or max(p for p in divisors if p <= max(min(height, width) // 7, 2))
         if patch not in divisors:
-            raise RequestError(f"patch {patch} does not divide {height}x{width} images: use one of {divisors}")
+            raise RequestError(f"net.patch {patch} does not divide {height}x{width} images: use one of {divisors}")
         return FlaxNet(_ViT(self, patch, classes), shape, classes, self.dtype)
 
 

@@ -39,7 +39,7 @@ RUN = (
 
 MAY_DIFFER = (
     "spec.outer_steps", "spec.labels", "protocol", "repeats", "baselines", "save_every", "eval_every", "versions",
-    "uint8", "sources",
+    "uint8", "sources", "methods",
 )  # fmt: skip
 """fields of ``config.json`` that may change when a run is resumed"""
 

@@ -28,7 +28,9 @@ from distill_jax.cli.session.workdir import (
     COMPARED_PLOT,
     COMPARED_RUNS,
     COMPARED_TABLE,
+    CONFIG,
     Workdir,
+    check_same,
     open_workdir,
 )
 from distill_jax.cli.tables.curve import Point, curve
@@ -94,12 +96,19 @@ def execute(comparison: Comparison, interrupts: Interrupts) -> Curves:
 
 
 def _begin(workdir: Workdir, options: Compare, setups: Mapping[tuple[str, int], Setup]) -> dict[str, Any]:
-    """Prepare the workdir and return the finished runs of an earlier process by name."""
+    """Prepare the workdir and return the finished runs of an earlier process by name.
+
+    A resumed comparison may have other methods and sizes. Those that it had before must be the same.
+    """
     described = {f"{line}, ipc {ipc}": setup.describe() for (line, ipc), setup in setups.items()}
     versions = {name: version for of in described.values() for name, version in of.pop("versions").items()}
+    before = ((workdir.read(CONFIG) or {}) if options.resume else {}).get("methods", {})
+    for name in before.keys() & described.keys():
+        check_same({name: before[name]}, {name: described[name]})
     budget = {"seconds": options.seconds, "steps": options.steps, "points": options.points}
     about = {"repeats_of_each": options.repeats, "held_out": options.held_out, "versions": versions}
-    config = {"schema": 1, "methods": described, "budget": budget, **about}
+    # Methods that this process leaves out stay on record, because their runs do.
+    config = {"schema": 1, "methods": before | described, "budget": budget, **about}
     begun = workdir.begin(config, options.resume, options.overwrite)
     return (workdir.read(COMPARED_RUNS) if begun else None) or {}
 
