@@ -107,6 +107,17 @@ def test_an_invalid_table_is_refused(text: str, said: str, tmp_path: Path) -> No
         table(str(tmp_path / "own.toml"))
 
 
+def test_the_example_in_the_documentation_is_a_table(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "papers.md").read_text()
+    (tmp_path / "mine.toml").write_text(page.partition("```toml\n")[2].partition("```")[0])
+    made = table(str(tmp_path / "mine.toml"))
+    assert [(cell.key, cell.published) for cell in made.cells] == [
+        ("dm-digits-ipc1", 80.0), ("dm-digits-ipc10", 92.0), ("short-digits-ipc1", None)
+    ]  # fmt: skip
+    plan = planned(Reproduce(str(tmp_path / "mine.toml")), [])
+    assert len(plan.outcomes()) == 3 and len(plan.gains()) == 1
+
+
 def test_an_unknown_table_is_refused() -> None:
     with pytest.raises(RequestError, match="did you mean cifar10"):
         table("cifr10")
