@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import get_type_hints
@@ -31,10 +32,19 @@ def validate(value: Choice, path: str = "") -> None:
     try:
         value.validate()
     except RequestError as error:
-        # A choice that is on no axis does not know the name of its field.
-        raise error if value.axis else RequestError(f"{path}{error}") from None
+        raise RequestError(_with_path(str(error), value, path)) from None
     except TypeError as error:  # a card that was edited by hand
         raise RequestError(f"{path[:-1] or 'spec'}: a value has the wrong type ({error}): give a number") from error
+
+
+def _with_path(message: str, value: Choice, path: str) -> str:
+    """Return ``message``, which begins with the name of a field of ``value``, with the ``path`` to this field.
+
+    A choice knows its axis at most, and not whether it is part of another choice. A user's message may begin otherwise.
+    """
+    field = message.removeprefix(f"{value.axis}.")
+    names = {of.name for of in fields(value)}  # type: ignore[arg-type]
+    return path + field if re.split(r"\W", field)[0] in names else message
 
 
 def check(spec: Spec, shape: Shape, counts: list[int], names: Sequence[str] = ()) -> None:

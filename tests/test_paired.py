@@ -143,8 +143,8 @@ def test_a_recipe_sets_as_many_anchors_as_decoded_images() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"ipc": 2}, "need --selector.batch 8"),
-        ({"selector": Anchors(16)}, "a class has only 12 images"),
+        ({"ipc": 2}, "give a number from 8"),
+        ({"selector": Anchors(16)}, "to 12, the images of the smallest class"),
         ({"ipc": 4}, "has only 12: use a smaller --ipc"),
         ({"selector": resolve("dm").spec.selector}, "use --selector anchors"),
         ({"selector": NoReal()}, "NoReal selects none"),

@@ -61,8 +61,8 @@ class Anchors(Selector):
             )
         if not decoded <= self.batch <= fewest:
             raise RequestError(
-                f"selector.batch is {self.batch}: ipc {ipc} and factor {factor} need --selector.batch {decoded} or "
-                f"more, and a class has only {fewest} images"
+                f"selector.batch is {self.batch}: give a number from {decoded}, which ipc {ipc} and factor {factor} "
+                f"need, to {fewest}, the images of the smallest class"
             )
 
     def init(self, net: Net, teachers: Model | None, data: RealData) -> Array:
