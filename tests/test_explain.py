@@ -11,10 +11,14 @@ import pytest
 
 from distill_jax.axes.init import RandomReal
 from distill_jax.axes.optimiser import Adam
+from distill_jax.axes.selector import Representative
 from distill_jax.cli import explain
 from distill_jax.cli.cost.jaxpr import Cost, cost
+from distill_jax.cli.cost.memory import shapes
+from distill_jax.cli.cost.shapes import real_shapes
 from distill_jax.contracts import Optimiser
 from distill_jax.methods import METHODS
+from distill_jax.nets import ConvNet
 from distill_jax.nets.conv import conv2d
 from distill_jax.published import compared
 from distill_jax.recipes import resolve
@@ -115,6 +119,22 @@ def test_an_unknown_data_set_is_read(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_part_of_the_images_on_the_device(capsys: pytest.CaptureFixture[str]):
     text = explained(capsys, "dm", "digits", "--net.width", "4", "--resident-images", "50")
     assert "uint8 [500, 8, 8, 1]" in text and "500 images" in text
+
+
+def selection(inner: int, every: int) -> tuple[float, str]:
+    """Return the FLOPs of the selection in a step, and what is said about it."""
+    dm = resolve("dm", "digits", ipc=1, shape=(8, 8, 1)).spec
+    dm = replace(dm, net=ConvNet(1, 4), selector=Representative(4, every=every), inner_steps=inner)
+    lines = explain._costs(*shapes(dm, real_shapes(900, (8, 8, 1), [90] * 10)))
+    amount, unit, said = re.findall(r"selection +([\d.]+) ([kM])FLOP.*iB  (.*)", "\n".join(lines))[0]
+    return float(amount) * {"k": 1e3, "M": 1e6}[unit], said
+
+
+@pytest.mark.parametrize(("inner", "share", "said"), [(1, 1, ""), (15, 2 / 15, ", every 10 steps")])
+def test_every_outer_iteration_begins_with_a_selection(inner: int, share: float, said: str):
+    alone, (shared, words) = selection(inner, 1)[0], selection(inner, 10)
+    assert shared == pytest.approx(share * alone, rel=0.01), "numbers are printed with few digits"
+    assert words == f"Representative{said}"
 
 
 def test_a_network_without_a_first_convolution(capsys: pytest.CaptureFixture[str]):

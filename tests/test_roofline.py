@@ -1,7 +1,11 @@
 """Tests the costs of small hand-written programs in the form in which the compilers of a GPU and a TPU print them."""
 
+import re
+from dataclasses import replace
+
 import pytest
 
+from distill_jax.axes.selector import Representative
 from distill_jax.cli import explain
 from distill_jax.cli.cost import compiler
 from distill_jax.cli.cost.devices import DEVICES
@@ -165,6 +169,18 @@ def test_the_report() -> None:
     assert "limited by launches" in text and "40,000 steps" in text
     assert "NOT fit: try --class-chunk 1" in report(H100, spec, Memory(2**30, 2**37), STEPS, 40.0)
     assert "MEM_FRACTION" in report(H100, spec, Memory(2**30, 70 * 2**30), STEPS, 40.0)
+
+
+@pytest.mark.parametrize(("inner", "selecting", "every"), [(1, 1, 1), (3, 1, 3), (10, 1, 10), (15, 2, 10)])
+def test_steps_that_select_cost_more_in_the_report(inner: int, selecting: int, every: int) -> None:
+    """A step of the program above starts 65 kernels if it takes the expensive branch, as one that selects, else 64."""
+    spec = resolve("dm", "digits", ipc=1, shape=(8, 8, 1)).spec
+    spec = replace(spec, outer_steps=7, inner_steps=inner, selector=Representative(4, every=10))
+    run = re.search(r"the run +([\d,]+) .* (\d+) steps(.*)", report(H100, spec, Memory(0, 0), STEPS, 1.0))
+    assert run is not None
+    assert run[1].replace(",", "") == str(7 * (65 * selecting + 64 * (inner - selecting)))
+    assert run[2] == str(7 * inner)
+    assert run[3] == ("" if inner == 1 else f", of which every {every}th selects; the others take 0.2 ms")
 
 
 def test_without_the_compiler(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
