@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distill_jax.axes.parameterisation import Pixels
 from distill_jax.checkpoint import load_pool
 from distill_jax.cli import evaluate, export, import_set, join, pretrain
 from distill_jax.distilled import DistilledSet, content_hash
 from distill_jax.formats import FORMATS, pool_from_torch
 from distill_jax.formats.torch_file import dumps
 from distill_jax.nets import ConvNet, from_torch
-from distill_jax.types import RequestError
+from distill_jax.types import Normaliser, RequestError
 from tests.golden_weights import cifar_normalised, deterministic, golden_figures
 from tests.sets import NAMES, made, softened
 
@@ -75,6 +76,17 @@ def test_values_that_a_format_clips_are_reported(tmp_path: Path, capsys: pytest.
     assert re.search(r"\d % of the pixel values were outside \[0, 1\] and are clipped", said.err)
     card = json.loads((tmp_path / "png" / "card.json").read_text())
     assert card["bits"] == 8 and card["score"] is None, "the score was that of other images"
+
+
+def test_normalised_pixels_of_black_and_white_are_not_reported_as_clipped(tmp_path: Path, capsys: Any) -> None:
+    pixels = np.tile(np.linspace(0, 1, 8, dtype=np.float32)[:, None], (2, 1, 8, 8, 1))
+    normaliser = Normaliser(jnp.asarray([0.4465]), jnp.asarray([0.2010]))
+    images = normaliser.to_network(jnp.asarray(pixels))
+    distilled = DistilledSet.of(Pixels("normalised"), images, ("a", "b"), normaliser, {})
+    assert -1e-6 < distilled.arrays(normalised=False)[0].min() < 0, "a normalised 0 has an error of float32"
+    distilled.save(tmp_path / "set.npz")
+    assert export.main([str(tmp_path / "set.npz"), "png", str(tmp_path / "png")]) == 0
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("runner", [export, import_set])
