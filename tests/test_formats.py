@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -81,6 +82,18 @@ def test_a_learned_rate_is_exported(tmp_path: Path) -> None:
     (tmp_path / "out" / "card.json").unlink()
     assert read(FORMATS["dd-ranking"], tmp_path / "out", **TOLD).card["rate"] == 0.015625
     assert not any("lr.pt" in name for name in encode(made(), FORMATS["dd-ranking"])[0])
+
+
+def test_a_learned_rate_is_one_number_above_zero(tmp_path: Path) -> None:
+    write(made().with_card(rate=0.5), FORMATS["dd-ranking"], tmp_path / "out")
+    (tmp_path / "out" / "card.json").unlink()
+    for held in (0.25, np.array([0.25], np.float32), np.array(0.25, jnp.bfloat16)):
+        (tmp_path / "out" / "lr.pt").write_bytes(dumps(held))
+        assert read(FORMATS["dd-ranking"], tmp_path / "out", **TOLD).card["rate"] == 0.25
+    for held in (np.array([0.5, 0.25]), np.nan, np.inf, 0.0, -0.5, "0.5", None, [0.5, 0.25]):
+        (tmp_path / "out" / "lr.pt").write_bytes(dumps(held))
+        with pytest.raises(RequestError, match=r"lr\.pt holds no learning rate: give one number above 0"):
+            read(FORMATS["dd-ranking"], tmp_path / "out", **TOLD)
 
 
 @pytest.mark.parametrize("name", FORMATS)

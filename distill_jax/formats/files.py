@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from distill_jax.data.dataset import Dataset, reason
-from distill_jax.distilled import DistilledSet
+from distill_jax.distilled import SCHEMA, DistilledSet
 from distill_jax.formats.assemble import as_stored, assemble
 from distill_jax.formats.format import Contents, Format
 from distill_jax.formats.snippet import snippet
@@ -151,6 +151,11 @@ def _read_card(folder: Path) -> dict[str, Any]:
         raise RequestError(f"{folder / CARD} cannot be read ({reason(error)}): mend it, or move it away") from error
     if not isinstance(card, dict):
         raise RequestError(f"{folder / CARD} is not a card: mend it, or move it away")
+    schema = card.get("schema", SCHEMA)
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise RequestError(
+            f"{folder / CARD} has schema {schema}, and this version of distill_jax reads up to {SCHEMA}: update it"
+        )
     return card
 
 
