@@ -161,10 +161,11 @@ def _read_card(folder: Path) -> dict[str, Any]:
 
 def _find_zca(folder: Path, card: Mapping[str, Any], dataset: Dataset | None) -> np.ndarray | None:
     """Return the matrix that whitens real images if the set replaces whitened images, else None. The matrix is the file
-    beside the set, or without a card and that file the matrix of ``dataset``."""
+    beside the set; without that file, and unless the card says whether the set is whitened, that of ``dataset``."""
     path = folder / ZCA
-    if not card.get("zca", not card and path.exists()):
-        return None if card or dataset is None or dataset.whitening is None else dataset.whitening.matrix
+    if not card.get("zca", path.exists()):
+        whitening = None if "zca" in card or dataset is None else dataset.whitening
+        return None if whitening is None else whitening.matrix
     try:
         return np.asarray(np.load(path, allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
