@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.lines import Line2D
 
 from distill_jax import analysis
 from distill_jax.axes.selector import RandomBatch
@@ -212,16 +213,20 @@ def test_the_sentences_state_the_figures() -> None:
 PRETRAINED = {"epochs": [0, 4], "accuracy": [[50.0, 52.0], [60.0, 62.0]]}
 
 
+def drawn(line: Line2D) -> np.ndarray:
+    return np.asarray(line.get_ydata(), float)
+
+
 def test_the_picture_shows_the_figures() -> None:
     norms, means, covers, models, pretraining = draw("title", {**MEASURED, "pretraining": PRETRAINED}).axes
-    np.testing.assert_allclose(norms.lines[0].get_ydata(), [0.75, 1.75])
+    np.testing.assert_allclose(drawn(norms.lines[0]), [0.75, 1.75])
     assert [line.get_label() for line in norms.lines] == ["all images", "random batch", "representative batch"]
-    assert [float(line.get_ydata()[0]) for line in norms.lines[1:]] == [1.25, 0.625]
+    assert [drawn(line)[0] for line in norms.lines[1:]] == [1.25, 0.625]
     for axes, expected in ((means, ([2, 3], [2.25, 2.75])), (covers, ([7, 7], [6, 5]))):
         assert [line.get_label() for line in axes.lines] == ["random", "representative"]
         for line, of in zip(axes.lines, expected, strict=True):
             np.testing.assert_array_equal(line.get_xdata(), [1, 2])
-            np.testing.assert_allclose(line.get_ydata(), of)
+            np.testing.assert_allclose(drawn(line), of)
     assert means.get_title("left").startswith("Mean of 2 images") and covers.get_title("left").startswith("From an")
     assert [label.get_text() for label in models.get_xticklabels()] == ["random"]
     np.testing.assert_array_equal(pretraining.lines[0].get_xdata(), [0, 0, 4, 4])
@@ -232,7 +237,7 @@ def test_norms_belong_to_the_images_that_they_are_listed_for(monkeypatch: pytest
     are nearer to its centre."""
     data = toy.data()
     assert data.counts.tolist() == [9, 7]
-    seen = analysis.Distances(*(start + np.arange(8.0).reshape(2, 2, 2) for start in (0, 10)))  # [S, T, C]
+    seen = analysis.Distances(*(start + jnp.arange(8.0).reshape(2, 2, 2) for start in (0, 10)))  # [S, T, C]
     rows = (np.array([[0, 8], [0, 6]]), np.array([[2, 1], [3, 3]]))  # within each class
     walk = SimpleNamespace(model=None, rows=rows, seen=seen)
     monkeypatch.setattr(phases, "_walked", lambda inputs: walk)

@@ -3,6 +3,7 @@
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -64,13 +65,13 @@ def test_only_images_rounded_to_bytes_are_compressed(tmp_path: Path) -> None:
 def test_a_file_whose_card_contradicts_its_soft_labels_is_refused(tmp_path: Path) -> None:
     soft = make_set().with_soft(make_set().targets())
     arrays = {"images": soft.images, "labels": soft.labels}
-    half = {"soft": soft.targets() / 2}
+    half: dict[str, Any] = {"soft": soft.targets() / 2}
     hashed = {name: content_hash(soft.images, soft.labels, of) for name, of in (("no", None), ("half", half["soft"]))}
     for card, more, said in (
         ({**soft.card, "labels": "hard"}, {"soft": soft.targets()}, "contradicts the soft labels"),
         ({**soft.card, "hash": hashed["no"]}, {}, "contradicts the soft labels"),
         ({**soft.card, "hash": hashed["half"]}, half, "not rows of probabilities"),
     ):
-        np.savez(tmp_path / "set.npz", card=np.array(json.dumps(card)), **arrays, **more)
+        np.savez(tmp_path / "set.npz", card=np.array(json.dumps(card)), **arrays, **more)  # type: ignore[arg-type]
         with pytest.raises(RequestError, match=said):
             DistilledSet.load(tmp_path / "set.npz")

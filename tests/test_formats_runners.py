@@ -125,6 +125,38 @@ def test_export_and_import_on_the_command_line(tmp_path: Path, capsys: pytest.Ca
     assert "has images 8x8x3, but the set 9x9x3: add --side 9" in capsys.readouterr().err
 
 
+def test_an_imported_set_names_its_data_set(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "in.npz"
+    values = np.random.default_rng(0).random((4, 1, 8, 8)).astype(np.float32)
+    (tmp_path / "data.pt").write_bytes(dumps([values, np.array([1, 0, 1, 0])]))
+    line = ["idc", str(tmp_path / "data.pt"), "--factor", "1", "--dataset", "digits", "--out", str(out)]
+    assert import_set.main([*line, "--subset", "7", "2"]) == 0
+    card = DistilledSet.load(out).card
+    assert (card["dataset"], card["subset"], card["class_names"]) == ("digits", ["7", "2"], ["7", "2"])
+    out.unlink()
+    # The names in a card have precedence, but the set still has to have the classes of the data set.
+    (tmp_path / "card.json").write_text(json.dumps({"class_names": ["a", "b"], "dataset": "mine"}))
+    assert import_set.main(line) == 2
+    assert "digits has 10 classes, but the set 2: give the data set" in capsys.readouterr().err
+    assert import_set.main([*line, "--subset", "0:3"]) == 2
+    assert "digits has 3 classes with this --subset, but the set 2" in capsys.readouterr().err
+    assert import_set.main([*line, "--subset", "7", "2"]) == 0
+    card = DistilledSet.load(out).card
+    assert (card["dataset"], card["imported"], card["class_names"]) == ("mine", "idc", ["a", "b"])
+
+
+@pytest.mark.parametrize("how", ["packed", "decoded"])
+def test_the_images_of_an_export_are_stored_as_asked(how: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    made().save(tmp_path / "set.npz")
+    assert export.main([str(tmp_path / "set.npz"), "png", str(tmp_path / "png"), "--images", how]) == 0
+    assert len(list((tmp_path / "png").glob("train/*/*.png"))) == {"packed": 6, "decoded": 30}[how]
+    said = {
+        "packed": "6 images 9x9x3 of 3 classes, packed, 30 when decoded",
+        "decoded": "30 images 9x9x3 of 3 classes,",
+    }
+    assert said[how] in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "line, said",
     [
