@@ -108,6 +108,10 @@ def test_missing_and_wrong_files_are_refused(tmp_path: Path) -> None:
         read(FORMATS["idc"], tmp_path, **TOLD)
     with pytest.raises(RequestError, match="1 files are given"):
         read(FORMATS["mtt"], tmp_path / "data.pt", **TOLD)
+    with pytest.raises(RequestError, match="3 files are given"):
+        read(FORMATS["mtt"], *[tmp_path / "data.pt"] * 3, **TOLD)
+    with pytest.raises(RequestError, match="4 files are given: give the files images.pt labels.pt lr.pt"):
+        read(FORMATS["dd-ranking"], *[tmp_path / "data.pt"] * 4, **TOLD)
     with pytest.raises(RequestError, match="'data'"):
         read(FORMATS["dc"], tmp_path / "data.pt", **TOLD)
 
