@@ -43,6 +43,19 @@ def test_networks_of_pytorch_make_a_pool_with_equal_logits(tmp_path: Path) -> No
     np.testing.assert_allclose(out.logits, golden["logits"], atol=2e-6)
 
 
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "net"])
+def test_the_weights_of_a_checkpoint_are_found(tmp_path: Path, key: str) -> None:
+    net, ours = ConvNet(1, 2).build((8, 8, 1), 2), {"conv.weight": (2, 1, 3, 3), "conv.bias": (2,)}
+    ours |= {"norm.weight": (2,), "norm.bias": (2,), "classifier.weight": (2, 32), "classifier.bias": (2,)}
+    weights = {name: np.full(shape, n, np.float32) for n, (name, shape) in enumerate(ours.items())}
+    checkpoint = {"epoch": 3, "optimizer": {"lr": 0.1}, "model": {"of": "another"}, key: weights}
+    if key == "net":  # keys are tried in order
+        del checkpoint["model"]
+    (tmp_path / "x.pt").write_bytes(dumps(checkpoint))
+    pool = pool_from_torch(net, [tmp_path / "x.pt"])
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b), pool.params, from_torch(net, weights).params)
+
+
 @pytest.mark.parametrize(
     "held, said",
     [
