@@ -117,7 +117,7 @@ class DistilledSet:
         card = self.card
         if card["factor"] == 1:
             return Pixels(card["space"])
-        return MultiFormation(card["factor"], card.get("decode", "single"), card.get("bound") or 128, card["space"])
+        return MultiFormation(card["factor"], card.get("decode") or "single", card.get("bound") or 128, card["space"])
 
     def with_factor(self, factor: int) -> DistilledSet:
         """Return the set with another decoding factor. Raise RequestError if its soft labels are of the old factor."""
@@ -282,8 +282,12 @@ def _wrong(
         return "labels are not int32 0, ..., 0, 1, ..., C-1"
     if card["space"] not in ("pixel", "normalised") or not isinstance(card["factor"], int) or card["factor"] < 1:
         return "the card's space or factor is invalid"
+    try:
+        DistilledSet(images, labels, card).parameterisation.validate()
+    except RequestError as error:
+        return f"in the card {error}"
     mean, std = (np.asarray(card[key], np.float32) for key in ("mean", "std"))
-    if not (mean.shape == std.shape == images.shape[3:] and np.isfinite(mean).all() and (std > 0).all()):
+    if not (mean.shape == std.shape == images.shape[3:] and np.isfinite([mean, std]).all() and (std > 0).all()):
         return f"the card's mean and std are not {images.shape[3]} numbers each, one per channel, with std above 0"
     if card["hash"] != content_hash(images, labels, soft, zca):
         return "the content does not match the card's hash"

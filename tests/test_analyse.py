@@ -2,17 +2,27 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.lines import Line2D
 
 from distill_jax import analysis
 from distill_jax.axes.selector import RandomBatch
 from distill_jax.cli import analyse
 from distill_jax.cli.evidence import phases
+from distill_jax.cli.evidence.picture import draw
+from distill_jax.cli.evidence.sentences import sentences
+from distill_jax.cli.process.interrupts import Interrupts
 from distill_jax.cli.session import resume
 from distill_jax.data import Dataset, load
-from distill_jax.types import choice
+from distill_jax.recipes import resolve
+from distill_jax.types import Model, choice
+from tests import toy
 
 LINE = """
     acc_dd digits --net.width 4 --net.depth 1 --models.size 2 --models.epochs 1 --augment none
@@ -150,3 +160,119 @@ def test_wrong_requests(line: str, message: str, tmp_path: Path, capsys: pytest.
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not workdir.exists()
+
+
+# ------------------------------------------------------------------ the figures
+
+MEASURED: dict = {
+    "samples": 2,
+    "steps": 2,
+    "batches": {
+        "distances": {  # [steps][classes]
+            "random": {"mean": [[1.0, 3.0], [2.0, 4.0]], "cover": [[8.0, 6.0], [8.0, 6.0]]},
+            "representative": {"mean": [[1.0, 3.5], [1.0, 4.5]], "cover": [[7.0, 5.0], [7.0, 3.0]]},
+        },
+        "norms": {  # [classes][tenths] and [classes][images of the batch]
+            "class": [2.0, 4.0],
+            "by_distance": [[1.0, 3.0], [4.0, 8.0]],
+            "selected": {"random": [[2.0, 4.0], [4.0, 4.0]], "representative": [[1.0, 1.0], [2.0, 4.0]]},
+        },
+    },
+    "models": {
+        "random": {
+            "models": 2,
+            "cosine": {"mean": 0.125, "std": None, "per_repeat": [0.125]},
+            "interval": None,
+            "length": {"mean": 12.5, "std": 0.5, "per_repeat": [12.0, 13.0]},
+        }
+    },
+    "pretraining": {"epochs": [0, 4], "accuracy": [[50.0], [60.0, 62.0, 64.0]]},
+}
+"""an analysis of two classes, whose figures can be computed by hand"""
+
+
+def test_the_sentences_state_the_figures() -> None:
+    lines = sentences(MEASURED).splitlines()
+    assert [line[:2] for line in lines] == ["- "] * 7
+    # Relative norms of the two classes: 1/2 and 4/4, 3/2 and 8/4; batches: 3/2 and 4/4, 1/2 and 3/4.
+    assert "is 0.750 ± 0.354 in the tenth nearest to the centre and 1.750 ± 0.354 in the farthest" in lines[0]
+    assert "in a batch of 2: random 1.250 ± 0.354, representative 0.625 ± 0.177 (" in lines[0]
+    assert "a network after 2 steps" in lines[0]
+    # Means over the steps: 1.5 and 3.5 against 1 and 4; 8 and 6 against 7 and 4.
+    assert "mean of its class: random 2.500 ± 1.414, representative 2.500 ± 2.121 (" in lines[1]
+    assert "representative is nearer in 1 of 2 classes" in lines[1]
+    assert "image in the batch: random 7.000 ± 1.414, representative 5.500 ± 2.121 (" in lines[2]
+    assert "representative is nearer in 2 of 2 classes" in lines[2]
+    assert lines[3] == "- Cosine of the gradients of the same images under two models: random 0.125 (2 models)."
+    assert lines[4] == "- Length of these gradients: random 12.5."
+    assert lines[5] == "- After 0 epochs of pretraining: 50.00 % of held-out images (seeds)."
+    # Student's t of two degrees of freedom: 62 plus or minus 4.303 x 2 / sqrt(3).
+    assert lines[6].endswith("62.00 ± 2.00 % of held-out images (seeds) (95 %: 57.0 to 67.0).")
+
+
+PRETRAINED = {"epochs": [0, 4], "accuracy": [[50.0, 52.0], [60.0, 62.0]]}
+
+
+def drawn(line: Line2D) -> np.ndarray:
+    return np.asarray(line.get_ydata(), float)
+
+
+def test_the_picture_shows_the_figures() -> None:
+    norms, means, covers, models, pretraining = draw("title", {**MEASURED, "pretraining": PRETRAINED}).axes
+    np.testing.assert_allclose(drawn(norms.lines[0]), [0.75, 1.75])
+    assert [line.get_label() for line in norms.lines] == ["all images", "random batch", "representative batch"]
+    assert [drawn(line)[0] for line in norms.lines[1:]] == [1.25, 0.625]
+    for axes, expected in ((means, ([2, 3], [2.25, 2.75])), (covers, ([7, 7], [6, 5]))):
+        assert [line.get_label() for line in axes.lines] == ["random", "representative"]
+        for line, of in zip(axes.lines, expected, strict=True):
+            np.testing.assert_array_equal(line.get_xdata(), [1, 2])
+            np.testing.assert_allclose(drawn(line), of)
+    assert means.get_title("left").startswith("Mean of 2 images") and covers.get_title("left").startswith("From an")
+    assert [label.get_text() for label in models.get_xticklabels()] == ["random"]
+    np.testing.assert_array_equal(pretraining.lines[0].get_xdata(), [0, 0, 4, 4])
+
+
+def test_norms_belong_to_the_images_that_they_are_listed_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Class 0 has 9 images and class 1 has 7. The norm of each image is its number, and the later images of a class
+    are nearer to its centre."""
+    data = toy.data()
+    assert data.counts.tolist() == [9, 7]
+    seen = analysis.Distances(*(start + jnp.arange(8.0).reshape(2, 2, 2) for start in (0, 10)))  # [S, T, C]
+    rows = (np.array([[0, 8], [0, 6]]), np.array([[2, 1], [3, 3]]))  # within each class
+    walk = SimpleNamespace(model=None, rows=rows, seen=seen)
+    monkeypatch.setattr(phases, "_walked", lambda inputs: walk)
+    monkeypatch.setattr(analysis, "gradient_norms", lambda *_: jnp.arange(16.0))
+    monkeypatch.setattr(analysis, "centre_distances", lambda *_: -jnp.arange(16.0))
+    inputs: Any = SimpleNamespace(
+        problem=SimpleNamespace(net=None, data=data), selectors={"random": None, "representative": None}
+    )
+    found = phases.batches(inputs)
+    assert found["distances"] == {
+        "random": {"mean": [[0, 1], [2, 3]], "cover": [[10, 11], [12, 13]]},
+        "representative": {"mean": [[4, 5], [6, 7]], "cover": [[14, 15], [16, 17]]},
+    }
+    assert found["norms"] == {
+        "class": [4, 12],
+        # As many parts as the smaller class has images, nearest first: the larger class has two parts of two images.
+        "by_distance": [[7.5, 5.5, 4, 3, 2, 1, 0], [15, 14, 13, 12, 11, 10, 9]],
+        "selected": {"random": [[0, 8], [9, 15]], "representative": [[2, 1], [12, 12]]},
+    }
+
+
+def test_lengths_and_cosines_of_gradients_are_means_over_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_two_models = iter([[[3.0, 4.0], [0.0, 1.0]], [[3.0, 4.0], [2.0, 0.0]]])  # [C][E]
+    kind = Model(np.zeros((2, 1)), {})
+    monkeypatch.setattr(analysis, "matching_gradient", lambda *_: jnp.asarray(next(of_two_models)))
+    monkeypatch.setattr(phases, "_kinds", lambda _: {"two": kind, "a pool of one": jax.tree.map(lambda a: a[:1], kind)})
+    monkeypatch.setattr(phases, "init_state", lambda _: SimpleNamespace(synthetic=None))
+    monkeypatch.setattr(phases, "draw_distinct", lambda *_: None)
+    inputs: Any = SimpleNamespace(
+        setup=SimpleNamespace(spec=resolve("dm", "digits").spec, keys=SimpleNamespace(score=jax.random.key(0))),
+        problem=SimpleNamespace(data=None),
+        selectors={"random": RandomBatch(3)},
+        interrupts=Interrupts(),
+    )
+    found = phases.models(inputs)
+    assert found is not None and list(found) == ["two"] and found["two"]["models"] == 2
+    np.testing.assert_allclose(found["two"]["length"]["per_repeat"], [(5 + 1) / 2, (5 + 2) / 2], rtol=1e-6)
+    assert found["two"]["cosine"]["mean"] == pytest.approx((1 + 0) / 2)

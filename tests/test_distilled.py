@@ -183,6 +183,9 @@ IMAGES = make_set().images
         ({"mean": "x"}, "card"),
         ({"mean": ["a", "b"]}, "card"),
         ({"std": [0.5, 0.0]}, "std above 0"),
+        ({"std": [0.5, float("inf")]}, "std above 0"),
+        ({"decode": "spiral"}, "decode_type is 'spiral'"),
+        ({"bound": "few"}, "card"),
     ],
 )
 def test_a_file_that_makes_no_sense_is_refused(tmp_path: Path, changes: dict, message: str) -> None:

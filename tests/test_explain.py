@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -11,10 +12,14 @@ import pytest
 
 from distill_jax.axes.init import RandomReal
 from distill_jax.axes.optimiser import Adam
+from distill_jax.axes.selector import RandomBatch, Representative
 from distill_jax.cli import explain
 from distill_jax.cli.cost.jaxpr import Cost, cost
+from distill_jax.cli.cost.memory import shapes
+from distill_jax.cli.cost.shapes import real_shapes
 from distill_jax.contracts import Optimiser
 from distill_jax.methods import METHODS
+from distill_jax.nets import ConvNet
 from distill_jax.nets.conv import conv2d
 from distill_jax.published import compared
 from distill_jax.recipes import resolve
@@ -48,6 +53,12 @@ def test_scan_counts_as_often_as_it_runs():
     assert cost(repeated, ones(3, 3)).flops == 11 * 2 * 27
     assert cost(jax.jit(repeated), ones(3, 3)) == cost(repeated, ones(3, 3))
     assert cost(lambda x: jax.lax.map(repeated, x), ones(5, 3, 3)).flops == 5 * 11 * 2 * 27
+
+
+def test_bytes_of_operands_and_results_are_of_their_own_types():
+    halves = (jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((3, 4), (4, 5)))
+    product = partial(jnp.matmul, preferred_element_type=jnp.float32)
+    assert cost(product, *halves).bytes == 2 * (12 + 20) + 4 * 15
 
 
 def test_a_loop_of_unknown_length_counts_once_with_a_note():
@@ -115,6 +126,48 @@ def test_an_unknown_data_set_is_read(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_part_of_the_images_on_the_device(capsys: pytest.CaptureFixture[str]):
     text = explained(capsys, "dm", "digits", "--net.width", "4", "--resident-images", "50")
     assert "uint8 [500, 8, 8, 1]" in text and "500 images" in text
+
+
+def selection(inner: int, every: int) -> tuple[float, str]:
+    """Return the FLOPs of the selection in a step, and what is said about it."""
+    dm = resolve("dm", "digits", ipc=1, shape=(8, 8, 1)).spec
+    dm = replace(dm, net=ConvNet(1, 4), selector=Representative(4, every=every), inner_steps=inner)
+    lines = explain._costs(*shapes(dm, real_shapes(900, (8, 8, 1), [90] * 10)))
+    amount, unit, said = re.findall(r"selection +([\d.]+) ([kM])FLOP.*iB  (.*)", "\n".join(lines))[0]
+    return float(amount) * {"k": 1e3, "M": 1e6}[unit], said
+
+
+@pytest.mark.parametrize(("inner", "share", "said"), [(1, 1, ""), (15, 2 / 15, ", every 10 steps")])
+def test_every_outer_iteration_begins_with_a_selection(inner: int, share: float, said: str):
+    alone, (shared, words) = selection(inner, 1)[0], selection(inner, 10)
+    assert shared == pytest.approx(share * alone, rel=0.01), "numbers are printed with few digits"
+    assert words == f"Representative{said}"
+
+
+def test_the_parts_of_a_run_add_up(monkeypatch: pytest.MonkeyPatch):
+    """A step selects once, sweeps once and updates each of 3 models; a run has 5 x 4 steps, and a pool 7 networks."""
+    parts = {"pretrain": 10, "_select": 3, "matching_sweep": 20, "model_update": 100}
+    monkeypatch.setattr(
+        explain, "cost", lambda f, *_: Cost(parts[f.__name__] * 1000, 1024 * len(f.__name__), f.__name__ == "pretrain")
+    )
+    spec = resolve("acc_dd", "digits", ipc=1, shape=(8, 8, 1)).spec
+    spec = replace(spec, net=ConvNet(1, 4), live=3, outer_steps=5, inner_steps=4, selector=RandomBatch(4))
+    spec = replace(spec, models=replace(spec.models, size=7))  # type: ignore[type-var]
+    lines = explain._costs(*shapes(spec, real_shapes(900, (8, 8, 1), [90] * 10)))
+    rows = [re.split("  +", line) for line in lines[1:7]]
+    assert [row[:3] for row in rows] == [
+        ["selection", "3.0 kFLOP", "7.0 KiB"],
+        ["matching sweep", "20.0 kFLOP", "14.0 KiB"],
+        ["model update", "300 kFLOP", "36.0 KiB"],
+        ["inner step", "323 kFLOP", "57.0 KiB"],
+        ["the run", "6.5 MFLOP", "1.1 MiB"],
+        ["pool, before it", "70.0 kFLOP", "56.0 KiB"],
+    ]
+    assert rows[4][3] == "5 outer x 4 inner steps" and lines[-1].startswith("A loop whose length depends")
+    parts["_select"] = 0
+    assert not any(
+        line.startswith("selection") for line in explain._costs(*shapes(spec, real_shapes(900, (8, 8, 1), [90] * 10)))
+    )
 
 
 def test_a_network_without_a_first_convolution(capsys: pytest.CaptureFixture[str]):

@@ -5,11 +5,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from distill_jax.axes.parameterisation import MultiFormation, Pixels
-from distill_jax.data import load
+from distill_jax.cli.session.optimise import rounded
+from distill_jax.data import load, whitened
+from distill_jax.distilled import DistilledSet
 from distill_jax.formats import FORMATS, Contents, Format, encode, read, write
 from distill_jax.formats.png import folder_names
 from distill_jax.formats.torch_file import dumps
@@ -83,6 +86,18 @@ def test_a_learned_rate_is_exported(tmp_path: Path) -> None:
     assert not any("lr.pt" in name for name in encode(made(), FORMATS["dd-ranking"])[0])
 
 
+def test_a_learned_rate_is_one_number_above_zero(tmp_path: Path) -> None:
+    write(made().with_card(rate=0.5), FORMATS["dd-ranking"], tmp_path / "out")
+    (tmp_path / "out" / "card.json").unlink()
+    for held in (0.25, np.array([0.25], np.float32), np.array(0.25, jnp.bfloat16)):
+        (tmp_path / "out" / "lr.pt").write_bytes(dumps(held))
+        assert read(FORMATS["dd-ranking"], tmp_path / "out", **TOLD).card["rate"] == 0.25
+    for held in (np.array([0.5, 0.25]), np.nan, np.inf, 0.0, -0.5, "0.5", None, [0.5, 0.25]):
+        (tmp_path / "out" / "lr.pt").write_bytes(dumps(held))
+        with pytest.raises(RequestError, match=r"lr\.pt holds no learning rate: give one number above 0"):
+            read(FORMATS["dd-ranking"], tmp_path / "out", **TOLD)
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_without_a_card_the_user_must_describe_the_set(tmp_path: Path, name: str) -> None:
     form = FORMATS[name]
@@ -113,6 +128,56 @@ def test_the_real_data_give_what_is_missing_except_the_normalisation(tmp_path: P
         read(FORMATS["dc"], tmp_path / "res_DM.pt", dataset=data)
     found = read(FORMATS["dc"], tmp_path / "res_DM.pt", dataset=data, mean=(0.5,), std=(0.25,))
     assert found.card["mean"] == [0.5]
+
+
+def test_what_is_given_takes_precedence_over_the_real_data(tmp_path: Path) -> None:
+    data, white = load("digits"), whitened(load("digits"))
+    images, names = np.random.default_rng(0).random((10, 1, 8, 8)).astype(np.float32), list("ABCDEFGHIJ")
+    (tmp_path / "data.pt").write_bytes(dumps([images, np.arange(10)]))
+    (tmp_path / "images_best.pt").write_bytes(dumps(images))
+    (tmp_path / "labels_best.pt").write_bytes(dumps(np.arange(10)))
+    told: Any = {"class_names": names, "mean": (0.25,), "std": (0.75,)}
+    for name, real in (("idc", data), ("mtt", white)):
+        card = read(FORMATS[name], tmp_path, factor=1, dataset=real, **told).card
+        assert (card["class_names"], card["mean"], card["std"]) == (names, [0.25], [0.75])
+        (tmp_path / "card.json").write_text(json.dumps({**told, "class_names": names[::-1]}))
+        card = read(FORMATS[name], tmp_path, factor=1, std=(0.5,), dataset=real).card
+        assert (card["class_names"], card["mean"], card["std"]) == (names[::-1], [0.25], [0.5])
+        (tmp_path / "card.json").unlink()
+
+
+def test_only_pixels_that_are_still_multiples_of_eight_bits_are_said_to_be() -> None:
+    plain, packed = made(Pixels()).with_card(bits=8), made().with_card(bits=8)
+    for distilled, name, how, bits in (
+        (plain, "idc", None, True), (plain, "mtt", None, False), (packed, "idc", True, True),
+        (packed, "idc", False, False), (packed, "mtt", None, False),
+    ):  # fmt: skip
+        exported = encode(distilled, FORMATS[name], how)[1]
+        assert ("bits" in exported.card) == bits
+
+
+def test_the_score_of_a_set_stays_if_its_images_do() -> None:
+    score = {"mean": 50.0}
+    eight = rounded(made(Pixels())).with_card(score=score)
+    assert encode(eight, FORMATS["png"])[1].card["score"] == score
+    assert encode(made(Pixels()).with_card(score=score), FORMATS["png"])[1].card["score"] is None
+    assert "score" not in encode(made(Pixels()), FORMATS["png"])[1].card
+    assert encode(made(Pixels()).with_card(score=score), FORMATS["mtt"])[1].card["score"] == score
+
+
+def test_an_export_keeps_the_version_that_made_the_set() -> None:
+    assert encode(made().with_card(library="distill_jax 0.0"), FORMATS["mtt"])[1].card["library"] == "distill_jax 0.0"
+
+
+@pytest.mark.parametrize("shape", [(8, 9), (9, 8)])
+def test_normalised_images_are_packed_only_if_their_cells_fill_them(shape: tuple[int, int]) -> None:
+    # Decoding pads with grey, which is 0.5 as a pixel and another number when normalised.
+    images = jnp.zeros((C, IPC, *shape, 3))
+    normaliser = made().normaliser
+    distilled = DistilledSet.of(MultiFormation(2, space="normalised"), images, tuple("abc"), normaliser, {})
+    with pytest.raises(RequestError, match="factor does not divide the sides"):
+        encode(distilled, FORMATS["idc"])
+    assert encode(distilled, FORMATS["idc"], packed=False)[1].shape == (*shape, 3)
 
 
 def test_a_user_defined_format(tmp_path: Path) -> None:

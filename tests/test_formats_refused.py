@@ -1,5 +1,6 @@
 """Tests the files that an import refuses."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -64,13 +65,30 @@ def test_invalid_contents_are_refused(tmp_path: Path, held: Any, said: str) -> N
         ({"mean": (0.5,)}, "mean"), ({"std": (0.5, 0.5, 0)}, "std"), ({"std": (np.inf,) * 3}, "std"),
         ({"mean": "abc"}, "are invalid"), ({"space": "x"}, "space"), ({"class_names": ()}, "0 classes"),
         ({"class_names": list("abcde")}, "5"), ({"class_names": list("abcdef")}, "from 0 to 2"),
-        ({"class_names": 3}, "are invalid"),
+        ({"class_names": 3}, "are invalid"), ({"std": (1e39,) * 3}, "std"), ({"std": (1e-46,) * 3}, "std"),
+        ({"mean": (1e39,) * 3}, "mean"),
     ],
 )  # fmt: skip
 def test_invalid_descriptions_are_refused(tmp_path: Path, told: dict, said: str) -> None:
     (tmp_path / "data.pt").write_bytes(dumps([IMAGES, LABELS]))
     with pytest.raises(RequestError, match=said):
         read(FORMATS["idc"], tmp_path, **{"factor": 1, **TOLD, **told})
+
+
+@pytest.mark.parametrize(
+    "fields, said",
+    [
+        ({"decode": "spiral"}, "decode_type is 'spiral'"), ({"bound": "few"}, "are invalid"),
+        ({"schema": 2}, "reads up to 1: update it"), ({"schema": "one"}, "reads up to 1"),
+        ({"zca": True}, "zca.npy, which must whiten"),
+    ],
+)  # fmt: skip
+def test_a_card_that_says_more_than_this_version_knows_is_refused(tmp_path: Path, fields: dict, said: str) -> None:
+    write(made(), FORMATS["idc"], tmp_path / "out")
+    path = tmp_path / "out" / "card.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **fields}))
+    with pytest.raises(RequestError, match=said):
+        read(FORMATS["idc"], tmp_path / "out")
 
 
 def test_the_space_can_be_given(tmp_path: Path) -> None:
@@ -90,6 +108,10 @@ def test_missing_and_wrong_files_are_refused(tmp_path: Path) -> None:
         read(FORMATS["idc"], tmp_path, **TOLD)
     with pytest.raises(RequestError, match="1 files are given"):
         read(FORMATS["mtt"], tmp_path / "data.pt", **TOLD)
+    with pytest.raises(RequestError, match="3 files are given"):
+        read(FORMATS["mtt"], *[tmp_path / "data.pt"] * 3, **TOLD)
+    with pytest.raises(RequestError, match="4 files are given: give the files images.pt labels.pt lr.pt"):
+        read(FORMATS["dd-ranking"], *[tmp_path / "data.pt"] * 4, **TOLD)
     with pytest.raises(RequestError, match="'data'"):
         read(FORMATS["dc"], tmp_path / "data.pt", **TOLD)
 

@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distill_jax.axes.parameterisation import Pixels
 from distill_jax.checkpoint import load_pool
 from distill_jax.cli import evaluate, export, import_set, join, pretrain
 from distill_jax.distilled import DistilledSet, content_hash
 from distill_jax.formats import FORMATS, pool_from_torch
 from distill_jax.formats.torch_file import dumps
 from distill_jax.nets import ConvNet, from_torch
-from distill_jax.types import RequestError
+from distill_jax.types import Normaliser, RequestError
 from tests.golden_weights import cifar_normalised, deterministic, golden_figures
 from tests.sets import NAMES, made, softened
 
@@ -40,6 +41,19 @@ def test_networks_of_pytorch_make_a_pool_with_equal_logits(tmp_path: Path) -> No
     first = jax.tree.map(lambda a: a[0], pool)
     out, _ = jax.jit(net.apply, static_argnums=2)(first, jnp.asarray(cifar_normalised(golden["x_u8"])), False)
     np.testing.assert_allclose(out.logits, golden["logits"], atol=2e-6)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "net"])
+def test_the_weights_of_a_checkpoint_are_found(tmp_path: Path, key: str) -> None:
+    net, ours = ConvNet(1, 2).build((8, 8, 1), 2), {"conv.weight": (2, 1, 3, 3), "conv.bias": (2,)}
+    ours |= {"norm.weight": (2,), "norm.bias": (2,), "classifier.weight": (2, 32), "classifier.bias": (2,)}
+    weights = {name: np.full(shape, n, np.float32) for n, (name, shape) in enumerate(ours.items())}
+    checkpoint = {"epoch": 3, "optimizer": {"lr": 0.1}, "model": {"of": "another"}, key: weights}
+    if key == "net":  # keys are tried in order
+        del checkpoint["model"]
+    (tmp_path / "x.pt").write_bytes(dumps(checkpoint))
+    pool = pool_from_torch(net, [tmp_path / "x.pt"])
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b), pool.params, from_torch(net, weights).params)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +91,17 @@ def test_values_that_a_format_clips_are_reported(tmp_path: Path, capsys: pytest.
     assert card["bits"] == 8 and card["score"] is None, "the score was that of other images"
 
 
+def test_normalised_pixels_of_black_and_white_are_not_reported_as_clipped(tmp_path: Path, capsys: Any) -> None:
+    pixels = np.tile(np.linspace(0, 1, 8, dtype=np.float32)[:, None], (2, 1, 8, 8, 1))
+    normaliser = Normaliser(jnp.asarray([0.4465]), jnp.asarray([0.2010]))
+    images = normaliser.to_network(jnp.asarray(pixels))
+    distilled = DistilledSet.of(Pixels("normalised"), images, ("a", "b"), normaliser, {})
+    assert -1e-6 < distilled.arrays(normalised=False)[0].min() < 0, "a normalised 0 has an error of float32"
+    distilled.save(tmp_path / "set.npz")
+    assert export.main([str(tmp_path / "set.npz"), "png", str(tmp_path / "png")]) == 0
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("runner", [export, import_set])
 def test_the_runners_answer_help(runner: Any, capsys: pytest.CaptureFixture) -> None:
     assert runner.main(["--help"]) == 0
@@ -111,6 +136,38 @@ def test_export_and_import_on_the_command_line(tmp_path: Path, capsys: pytest.Ca
     line = ["idc", str(tmp_path / "out" / "data.pt"), "--factor", "2", "--dataset", f"npz:{tmp_path}/small.npz"]
     assert import_set.main([*line, "--out", str(tmp_path / "small-set.npz")]) == 2
     assert "has images 8x8x3, but the set 9x9x3: add --side 9" in capsys.readouterr().err
+
+
+def test_an_imported_set_names_its_data_set(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "in.npz"
+    values = np.random.default_rng(0).random((4, 1, 8, 8)).astype(np.float32)
+    (tmp_path / "data.pt").write_bytes(dumps([values, np.array([1, 0, 1, 0])]))
+    line = ["idc", str(tmp_path / "data.pt"), "--factor", "1", "--dataset", "digits", "--out", str(out)]
+    assert import_set.main([*line, "--subset", "7", "2"]) == 0
+    card = DistilledSet.load(out).card
+    assert (card["dataset"], card["subset"], card["class_names"]) == ("digits", ["7", "2"], ["7", "2"])
+    out.unlink()
+    # The names in a card have precedence, but the set still has to have the classes of the data set.
+    (tmp_path / "card.json").write_text(json.dumps({"class_names": ["a", "b"], "dataset": "mine"}))
+    assert import_set.main(line) == 2
+    assert "digits has 10 classes, but the set 2: give the data set" in capsys.readouterr().err
+    assert import_set.main([*line, "--subset", "0:3"]) == 2
+    assert "digits has 3 classes with this --subset, but the set 2" in capsys.readouterr().err
+    assert import_set.main([*line, "--subset", "7", "2"]) == 0
+    card = DistilledSet.load(out).card
+    assert (card["dataset"], card["imported"], card["class_names"]) == ("mine", "idc", ["a", "b"])
+
+
+@pytest.mark.parametrize("how", ["packed", "decoded"])
+def test_the_images_of_an_export_are_stored_as_asked(how: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    made().save(tmp_path / "set.npz")
+    assert export.main([str(tmp_path / "set.npz"), "png", str(tmp_path / "png"), "--images", how]) == 0
+    assert len(list((tmp_path / "png").glob("train/*/*.png"))) == {"packed": 6, "decoded": 30}[how]
+    said = {
+        "packed": "6 images 9x9x3 of 3 classes, packed, 30 when decoded",
+        "decoded": "30 images 9x9x3 of 3 classes,",
+    }
+    assert said[how] in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

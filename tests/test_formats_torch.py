@@ -10,6 +10,7 @@ import pytest
 
 from distill_jax.axes.parameterisation import MultiFormation, Pixels
 from distill_jax.formats import FORMATS, encode, read, write
+from distill_jax.formats.format import dataset_name
 from distill_jax.types import RequestError
 from tests.sets import NAMES, PACKED, SIDE, TOLD, C, made, softened
 
@@ -87,6 +88,47 @@ def test_the_script_of_every_format_compiles() -> None:
         if name != "huggingface":
             files, _ = encode(made(), form, packed=form.packed)
             compile(files["use_in_pytorch.py"], name, "exec")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_script_normalises_pixels_only(name: str) -> None:
+    form = FORMATS[name]
+    files, exported = encode(made(), form, packed=form.packed)
+    text = files["use_in_pytorch.py"].decode()
+    assert "MEAN, STD = [0.5, 0.25, 0.125], [0.5, 0.25, 2.0]\n" in text
+    assert 'CLASSES = ["cat", "dog", "crème brûlée"]\n' in text
+    assert ("images = normalise(images)" in text) == (form.space == "pixel")
+    assert ("images = torch.cat([decode(x)" in text) == form.packed
+    held = "6 images of 3 classes, packed: decode() returns 30 images" if form.packed else "30 images of 3 classes"
+    assert f"The files hold {held}; {'pixels in [0, 1]' if form.space == 'pixel' else 'already normalised'}." in text
+    assert len(exported.images) == (6 if form.packed else 30)
+
+
+def test_the_name_of_a_file_of_dc_says_what_is_in_it() -> None:
+    assert "res_ACCDD_OWN_ConvNet_2ipc.pt" in encode(made(Pixels()), FORMATS["dc"])[0]
+    unknown = made(Pixels()).with_card(method=None, dataset=None)
+    assert "res_DM_DATA_ConvNet_2ipc.pt" in encode(unknown, FORMATS["dc"])[0]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name"),
+    [
+        ("cifar10", "cifar10"), ("zca:cifar10", "cifar10"), ("npz:/my/own.npz", "own"), ("zca:npz:/my/own.npz", "own"),
+        ("folder:/my/photos", "photos"), (None, "data"),
+    ],
+)  # fmt: skip
+def test_an_export_names_the_data_set_without_its_path(dataset: str | None, name: str) -> None:
+    assert dataset_name({"dataset": dataset}) == name
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_page_of_a_set_on_hugging_face_says_how_to_use_it(packed: bool) -> None:
+    pytest.importorskip("pyarrow")
+    text = encode(made(), FORMATS["huggingface"], packed)[0]["README.md"].decode()
+    assert f"\n{6 if packed else 30} synthetic images of 3 classes, learned with acc_dd on own\n" in text
+    assert f"- Images are **{'packed' if packed else 'decoded'}**, with pixels" in text
+    assert ("Each is a grid of 2x2 images" in text) == packed
+    assert "mean `[0.5, 0.25, 0.125]` and std `[0.5, 0.25, 2.0]`" in text
 
 
 def test_centred_labels_of_kip_are_one_hot(tmp_path: Path) -> None:

@@ -7,21 +7,23 @@ from importlib import import_module
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distill_jax.axes.parameterisation import Pixels
 from distill_jax.check_spec import check
 from distill_jax.cli import distill, evaluate, explain, join
 from distill_jax.cli.session.atomic import read_json
 from distill_jax.cli.session.workdir import RESULT
 from distill_jax.data import digits
 from distill_jax.distill import init_state, matching
-from distill_jax.distilled import DistilledSet
+from distill_jax.distilled import DistilledSet, content_hash
 from distill_jax.join import joined
 from distill_jax.nets import ConvNet
 from distill_jax.recipes import resolve
 from distill_jax.run import distilled_set, prepare
-from distill_jax.types import RequestError
+from distill_jax.types import Normaliser, RequestError
 from tests.tiny import NET, TINY
 
 
@@ -88,6 +90,35 @@ def test_parts_that_do_not_fit_are_refused(parts: Path) -> None:
             joined(these)
     assert joined([first, second.with_card(seed=1)]).card["seed"] == [0, 1]
     assert joined([first, second.with_card(dataset="npz:elsewhere.npz")]).card["dataset"] == "digits"
+
+
+def part(names: str, *values: float, side: int = 4, **about: object) -> DistilledSet:
+    """Return a part of the classes a to d, whose images have one value for each class."""
+    images = jnp.asarray(values, float)[:, None, None, None, None] * jnp.ones((1, 2, side, side, 1))
+    normaliser = Normaliser(jnp.zeros(1), jnp.ones(1))
+    return DistilledSet.of(Pixels(), images, tuple(names), normaliser, {"part_of": list("abcd"), **about})
+
+
+def test_classes_are_joined_in_the_order_of_the_data_set() -> None:
+    parts = [part("ca", 0.3, 0.1, seed=7), part("d", 0.4, seed=3), part("b", 0.2, seed=7)]
+    made = joined(parts)
+    np.testing.assert_allclose(made.images[:, 0, 0, 0], np.repeat([0.1, 0.2, 0.3, 0.4], 2))
+    assert made.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3] and made.card["class_names"] == list("abcd")
+    assert made.card["seed"] == [7, 3] and made.card["parts"] == [each.card["hash"] for each in parts]
+    assert made.card["hash"] == content_hash(made.images, made.labels) and "part_of" not in made.card
+    assert joined([part("ab", 0, 0, seed=5), part("cd", 0, 0, seed=5)]).card["seed"] == 5
+
+
+def test_parts_of_other_sizes_or_data_sets_are_refused() -> None:
+    for other, wrong in (
+        (part("cd", 0, 0, side=5), "their images differ in size"),
+        (part("cd", 0, 0, data="x"), "data is None in one and x in another"),
+        (part("cd", 0, 0, part_of=list("abcde")), "part_of is"),
+    ):
+        with pytest.raises(RequestError, match=wrong):
+            joined([part("ab", 0, 0), other])
+    with pytest.raises(RequestError, match="2 classes are in no part: distill them with --classes 1 3"):
+        joined([part("ac", 0, 0)])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -19,12 +20,26 @@ def request(*words: str) -> Any:
     return arguments.request(["acc_dd", "digits", "--models.size", "2", *words], distill.Distill)
 
 
-def test_resident_arrays_are_added_up() -> None:
+def test_resident_arrays_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
     made = setup.set_up(request())
     parts = {part.name: part.bytes for part in memory.resident_parts(made.spec, made.data)}
     assert parts["real images"] == sum(leaf.nbytes for leaf in jax.tree.leaves(made.real_data()))
     assert parts["pool"] > 2 * 4 * 64 and parts["synthetic images and state"] > 10 * 64 * 4
     assert memory.available() is not None
+    # float32 images of the batches of the classes that a step takes at once
+    batch = made.spec.class_chunk * made.spec.selector.batch * 8 * 8
+    assert parts["a step's real images"] == 4 * batch
+    # With 50 images of a class at a time. Tracing the pool again would take seconds.
+    monkeypatch.setattr(memory, "shapes", lambda spec, data: (SimpleNamespace(spec=made.spec, data=data, pool=()), ()))
+    some = memory.resident_parts(made.spec, made.data, 50)[0].bytes
+    assert parts["real images"] > 2 * some > 2 * 10 * 50 * 8 * 8
+    assert memory.resident_parts(made.spec, made.data, 0)[0].bytes == parts["real images"], "0: all"
+
+
+def test_the_memory_of_a_device_is_what_is_not_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stats, there in (({"bytes_limit": 100, "bytes_in_use": 30}, 70), ({"bytes_limit": 100}, 100)):
+        monkeypatch.setattr(jax, "local_devices", lambda stats=stats: [SimpleNamespace(memory_stats=lambda: stats)])
+        assert memory.available() == there
 
 
 @pytest.mark.parametrize(

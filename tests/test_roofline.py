@@ -2,14 +2,9 @@
 
 import pytest
 
-from distill_jax.cli import explain
-from distill_jax.cli.cost import compiler
 from distill_jax.cli.cost.devices import DEVICES
-from distill_jax.cli.cost.fit import Memory, report
 from distill_jax.cli.cost.hlo import Buffer, parsed
-from distill_jax.cli.cost.roofline import Roofline
-from distill_jax.recipes import resolve
-from distill_jax.run import with_chunks
+from distill_jax.cli.cost.roofline import Roofline, Work
 
 H100 = DEVICES["h100"]
 
@@ -150,27 +145,156 @@ def test_a_tpu_keeps_some_arrays_on_the_chip_and_counts_padding() -> None:
     same = "ROOT %c = f32[1,4,4,1]{3,2,1,0} convolution(%p0, %p1), window={size=3x3 pad=1_1x1_1}, "
     work = one(same + "dim_labels=b01f_01io->b01f", "f32[1,4,4,1]{3,2,1,0}", "f32[3,3,1,1]{3,2,1,0}", device="v5e")
     assert work.flops == 2 * 10 * 10  # 10 of 12 taps a side lie inside
+    wide = same.replace("pad=1_1x1_1", "pad=2_2x2_2 rhs_dilate=2x2") + "dim_labels=b01f_01io->b01f"
+    work = one(wide, "f32[1,4,4,1]{3,2,1,0}", "f32[3,3,1,1]{3,2,1,0}", device="v5e")
+    assert work.flops == 2 * 8 * 8  # 2 + 4 + 2 of 12
+
+
+ROWS, INDEX = "f32[1000,256]{1,0}", "s32[]"
+ROW = 1024  # bytes
+
+
+@pytest.mark.parametrize(
+    ("line", "parameters", "nbytes"),
+    [
+        ("f32[10,256]{1,0} slice(%p0), slice={[0:10], [0:256]}", [ROWS], 2 * 10 * ROW),
+        ("f32[5,256]{1,0} gather(%p0, %p1), offset_dims={1}", [ROWS, "s32[5,1]{1,0}"], 2 * 5 * ROW),
+        ("f32[3,256]{1,0} dynamic-slice(%p0, %p1, %p1)", [ROWS, INDEX], 2 * 3 * ROW),
+        (f"{ROWS} dynamic-update-slice(%p0, %p1, %p2, %p2)", [ROWS, "f32[2,256]{1,0}", INDEX], 2 * 2 * ROW),
+        (f"{ROWS} scatter(%p0, %p1, %p2), to_apply=%add", [ROWS, "s32[4,1]{1,0}", "f32[4,256]{1,0}"], 2 * 4 * ROW),
+        (f"{ROWS} add(%p0, %p1)", [ROWS, ROWS], 3 * 1000 * ROW),
+        ("f32[<=9,256]{1,0} negate(%p0)", ["f32[<=9,256]{1,0}"], 2 * 9 * ROW),  # at most 9 rows
+        (f"{ROWS} negate(%p0)", ["bf16[1000,256]{1,0}"], 1000 * ROW // 2 + 1000 * ROW),
+        ("pred[1000,256]{1,0} is-finite(%p0)", [ROWS], 1000 * ROW + 1000 * ROW // 4),
+        (f"(f32[256]{{0}}, {ROWS}) sort(%p0, %p1)", ["f32[256]{0}", ROWS], 2 * (ROW + 1000 * ROW)),
+    ],
+)
+def test_a_kernel_reads_and_writes_only_the_part_that_it_needs(line: str, parameters: list[str], nbytes: int) -> None:
+    work = one(f"ROOT %r = {line}", *parameters)
+    assert work[:3] == (1, nbytes, 0)
+
+
+def test_asynchronous_transfers_take_time_but_no_kernel() -> None:
+    copied = one(f"ROOT %r = ({ROWS}, {ROWS}, u32[]{{:S(2)}}) copy-start(%p0)", ROWS)
+    assert copied[:3] == (0, 2 * 1000 * ROW, 0)
+    assert copied.seconds == copied.traffic == pytest.approx(2 * 1000 * ROW / (0.8 * H100.bandwidth))
+    assert one(f"ROOT %r = {ROWS} copy-done(%p0)", f"({ROWS}, {ROWS}, u32[])") == (0,) * 6
+    # A TPU brings a slice onto the chip: it is read from main memory unless its source is on the chip too.
+    chip = "f32[10,256]{1,0:T(8,128)S(1)}"
+    for layout, nbytes in (("{1,0:T(8,128)}", 10 * ROW), ("{1,0:T(8,128)S(1)}", 0)):
+        source = f"f32[1000,256]{layout}"
+        line = f"ROOT %r = (({source}), {chip}, s32[]{{:T(128)}}) slice-start(%p0), slice={{[0:10], [0:256]}}"
+        assert one(line, source, device="v5e")[:3] == (0, nbytes, 0)
+
+
+def fused(parameters: list[str], *body: str) -> Work:
+    """Return the work of a fusion with these lines over ``parameters``, named %p0, %p1, ..."""
+    inside = [f"  %p{i} = {shape} parameter({i})" for i, shape in enumerate(parameters)]
+    root = body[-1].removeprefix("ROOT %r = ").partition(") ")[0] + ")" if "= (" in body[-1] else body[-1].split()[3]
+    call = f"ROOT %f = {root} fusion({', '.join(f'%p{i}' for i in range(len(parameters)))}), kind=kLoop, calls=%inner"
+    inner, outer = ("\n".join([*inside, *(f"  {line}" for line in lines)]) for lines in (body, [call]))
+    text = f"HloModule f\n\n%inner () -> f32[] {{\n{inner}\n}}\n\nENTRY %main () -> f32[] {{\n{outer}\n}}"
+    return Roofline(parsed(text), H100).step()[0]
+
+
+def test_a_fusion_reads_what_its_instructions_use() -> None:
+    ten = "f32[10,256]{1,0}"
+    # Through a view of the same memory, only the slice is read.
+    view, slice_ = f"%v = {ROWS} bitcast(%p0)", f"ROOT %r = {ten} slice(%v), slice={{[0:10], [0:256]}}"
+    assert fused([ROWS], view, slice_).bytes == 2 * 10 * ROW
+    # Two slices that overlap read each row once.
+    most = "f32[600,256]{1,0}"
+    two = [f"%{name} = {most} slice(%p0), slice={{[{at}:{at + 600}], [0:256]}}" for name, at in (("a", 0), ("b", 400))]
+    assert fused([ROWS], *two, f"ROOT %r = {most} add(%a, %b)").bytes == (1000 + 600) * ROW
+    # A slice beside another use of the whole reads the whole, once.
+    both = [f"%n = {ROWS} negate(%p0)", f"%s = {ten} slice(%p0), slice={{[0:10], [0:256]}}"]
+    assert fused([ROWS], *both, f"ROOT %r = ({ROWS}, {ten}) tuple(%n, %s)").bytes == (1000 + 1000 + 10) * ROW
+    # A parameter that is not used is not read.
+    assert fused([ROWS, ten], f"ROOT %r = {ten} negate(%p1)").bytes == 2 * 10 * ROW
+
+
+def test_a_fusion_that_updates_in_place_writes_only_the_new_rows() -> None:
+    ten = "f32[10,256]{1,0}"
+    update = f"{ROWS} dynamic-update-slice(%p0, %p1, %p2, %p2)"
+    assert fused([ROWS, ten, INDEX], f"ROOT %r = {update}").bytes == 2 * 10 * ROW + 4
+    pair = [f"%u = {update}", f"%n = {ten} negate(%p1)", f"ROOT %r = ({ROWS}, {ten}) tuple(%u, %n)"]
+    assert fused([ROWS, ten, INDEX], *pair).bytes == 3 * 10 * ROW + 4
+    scattered = f"ROOT %r = {ROWS} scatter(%p0, %p1, %p2), to_apply=%add"
+    assert fused([ROWS, "s32[10,1]{1,0}", ten], scattered).bytes == 2 * 10 * ROW + 40
+    # An array that is made inside the fusion is written as a whole.
+    fresh = [f"%z = {ROWS} negate(%p0)", f"ROOT %r = {ROWS} dynamic-update-slice(%z, %p1, %p2, %p2)"]
+    assert fused([ROWS, ten, INDEX], *fresh).bytes == (1000 + 10 + 1000) * ROW + 4
+
+
+def test_the_matrix_products_of_a_fusion_add_up() -> None:
+    square = "bf16[64,64]{1,0}"
+    dot = "dot(%{}, %p1), lhs_contracting_dims={{1}}, rhs_contracting_dims={{0}}"
+    work = fused([square, square], f"%a = {square} {dot.format('p0')}", f"ROOT %r = {square} {dot.format('a')}")
+    assert work[:3] == (1, 3 * 64 * 64 * 2, 2 * 2 * 64**3)
+
+
+LOOPS = """HloModule loops
+
+%kernels (a: f32[8]) -> f32[8] {
+  %a = f32[8]{0} parameter(0)
+  %a1 = f32[8]{0} negate(%a)
+  ROOT %a2 = f32[8]{0} negate(%a1)
+}
+
+%once (b: f32[8]) -> f32[8] {
+  %b = f32[8]{0} parameter(0)
+  ROOT %b1 = f32[8]{0} negate(%b)
+}
+
+%checked (c: f32[8]) -> pred[] {
+  %c = f32[8]{0} parameter(0)
+  %c1 = f32[8]{0} negate(%c)
+  %c2 = f32[8]{0} negate(%c1)
+  ROOT %c3 = pred[] custom-call(%c2), custom_call_target="check"
+}
+
+%counted (i: s32[]) -> pred[] {
+  %i = s32[] parameter(0)
+  %n = s32[] constant(7)
+  ROOT %less = pred[] compare(%i, %n), direction=LT
+}
+
+%long (d: f32[8]) -> f32[8] {
+  %d = f32[8]{0} parameter(0)
+  %d1 = f32[8]{0} call(%d), to_apply=%inside
+  %d2 = f32[8]{0} while(%d1), condition=%checked, body=%once
+  ROOT %d3 = f32[8]{0} while(%d2), condition=%counted, body=%kernels
+}
+
+%inside (e: f32[8]) -> f32[8] {
+  %e = f32[8]{0} parameter(0)
+  %e1 = f32[8]{0} negate(%e)
+  ROOT %e2 = f32[8]{0} while(%e1), condition=%counted, body=%once, backend_config={"known_trip_count":{"n":"5"}}
+}
+
+ENTRY %main (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  %x = f32[8]{0} while(%p), condition=%checked, body=%once
+  ROOT %y = f32[8]{0} while(%x), condition=%checked, body=%long
+}
+"""
+
+
+def test_loops_in_calls_and_in_loops_are_counted_by_their_length() -> None:
+    """The outer loop is the longer of two. Its step is: a call of 1 kernel and 5 rounds of 1; a loop of unknown
+    length, which counts once with the 3 kernels of its condition; 7 rounds of 2; and 3 kernels of its own condition."""
+    step, loops = Roofline(parsed(LOOPS), H100).step()
+    assert step.kernels == (1 + 5 * 1) + (1 + 3) + 7 * 2 + 3
+    assert [(loop.trips, loop.round.kernels) for loop in loops] == [(5, 1), (1, 1), (7, 2)]
+    assert step.seconds == pytest.approx(step.kernels * 3e-6)
+
+
+def test_trips_are_known_only_of_loops_that_count_up_to_a_constant() -> None:
+    for old, new, trips in (("", "", 7), ("direction=LT", "direction=GT", None), ("constant(7)", "parameter(1)", None)):
+        program = parsed(LOOPS.replace(old, new) if old else LOOPS)
+        assert program.trips(program.computations["long"].instructions[-1]) == trips
 
 
 def test_a_text_without_a_program_is_refused() -> None:
     with pytest.raises(ValueError, match="ENTRY"):
         parsed("HloModule nothing")
-
-
-def test_the_report() -> None:
-    spec = with_chunks(resolve("acc_dd", "cifar10", ipc=10, shape=(32, 32, 3)).spec, (32, 32, 3), 10, "gpu")
-    text = report(H100, spec, Memory(2**30, 2**31), STEPS, 40.0)
-    assert "1.0 GiB of data and state, 2.0 GiB of temporaries, 3.8 % of 79.1 GiB: it fits" in text
-    assert "32 iterations" in text and "2 kernels and 0.006 ms each" in text and "0.195 ms" in text
-    assert "limited by launches" in text and "40,000 steps" in text
-    assert "NOT fit: try --class-chunk 1" in report(H100, spec, Memory(2**30, 2**37), STEPS, 40.0)
-    assert "MEM_FRACTION" in report(H100, spec, Memory(2**30, 70 * 2**30), STEPS, 40.0)
-
-
-def test_without_the_compiler(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(compiler, "_folders", lambda module: [])
-    for device, extra in (("h100", "cuda12"), ("v5e", "tpu")):
-        assert explain.main(["dm", "digits", "--device", device]) == 2
-        assert f"pip install -e '.[{extra}]'" in capsys.readouterr().err.splitlines()[-1]
-    assert explain.main(["dm", "digits", "--device", "h1000"]) == 2
-    assert "did you mean h100?" in capsys.readouterr().err

@@ -113,6 +113,22 @@ def test_an_imported_set_of_mtt_gets_its_matrix_from_the_data_set(data: Dataset,
     )
 
 
+def test_a_card_of_a_few_fields_does_not_hide_the_matrix(data: Dataset, tmp_path: Path) -> None:
+    distilled, plain = white(data), white(data).with_zca(None)
+    for made, folder in ((distilled, tmp_path / "white"), (plain, tmp_path / "plain")):
+        write(made, FORMATS["mtt"], folder)
+        card = json.loads((folder / "card.json").read_text())
+        few = {key: card[key] for key in ("class_names", "mean", "std")}
+        (folder / "card.json").write_text(json.dumps(few))
+    equal(read(FORMATS["mtt"], tmp_path / "white").with_card(**distilled.card), distilled)
+    assert read(FORMATS["mtt"], tmp_path / "white").zca is not None, "the file beside the set"
+    assert read(FORMATS["mtt"], tmp_path / "plain").zca is None
+    assert data.whitening is not None
+    np.testing.assert_array_equal(read(FORMATS["mtt"], tmp_path / "plain", dataset=data).zca, data.whitening.matrix)
+    (tmp_path / "plain" / "card.json").write_text(json.dumps({**few, "zca": False}))
+    assert read(FORMATS["mtt"], tmp_path / "plain", dataset=data).zca is None, "the card says so"
+
+
 def test_the_script_whitens(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     write(white(data), FORMATS["mtt"], tmp_path / "out")

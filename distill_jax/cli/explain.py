@@ -144,8 +144,10 @@ def _costs(problem: Problem, state: State) -> list[str]:
         cost(part, problem, state, problem.root) for part in (_select, matching_sweep, model_update)
     )
     update = update.times(spec.live)
-    every = spec.selector.every  # steps that share a selection share its cost
-    picked = Cost(picked.flops // every, picked.bytes // every, picked.open_loops)
+    # Every outer iteration begins with a selection. Steps that share a selection share its cost.
+    inner, every = spec.inner_steps, min(spec.selector.every, spec.inner_steps)
+    picked = picked.times(-(-inner // every))
+    picked = Cost(picked.flops // inner, picked.bytes // inner, picked.open_loops)
     step = picked + sweep + update
     selects = type(spec.selector).__name__ + (f", every {every} steps" if every > 1 else "")
     rows = [

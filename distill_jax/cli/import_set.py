@@ -78,6 +78,11 @@ def run(argv: list[str]) -> None:
             f"{options.dataset} has images {real}, but the set {ours}: add --side {distilled.shape[0]} for photographs "
             "or give the data set that the set was made from"
         )
+    if data is not None and data.classes != distilled.classes and "part_of" not in distilled.card:
+        raise RequestError(
+            f"{options.dataset} has {data.classes} classes{' with this --subset' * bool(only)}, but the set "
+            f"{distilled.classes}: give the data set that the set was made from, with its --subset"
+        )
     about = {"imported": options.format} | ({"dataset": options.dataset} if options.dataset else {})
     about |= {"subset": list(only)} if only else {}
     distilled = distilled.with_card(**{**about, **distilled.card})

@@ -90,7 +90,8 @@ def _check_and_build(contents: Contents, card: dict[str, Any], zca: np.ndarray |
     if not isinstance(factor, int) or factor < 1 or card["space"] not in ("pixel", "normalised"):
         raise RequestError(f"factor is {factor!r} and space {card['space']!r}: give 1 or more, and pixel or normalised")
     for key in ("mean", "std"):
-        values = np.asarray(card[key], np.float64)
+        with np.errstate(over="ignore"):
+            values = np.asarray(card[key], np.float32)  # the precision of the normaliser
         if values.shape != images.shape[3:] or not np.isfinite(values).all() or (key == "std" and (values <= 0).any()):
             number = "a number above 0" if key == "std" else "a number"
             raise RequestError(f"{key} is {card[key]}: give {number} for each of {images.shape[3]} channels")
@@ -126,6 +127,7 @@ def _build(
     classes, factor, space = len(card["class_names"]), card["factor"], card["space"]
     multi = MultiFormation(factor, card.get("decode") or "single", card.get("bound") or 128, space)
     parameterisation = multi if factor > 1 else Pixels(space)
+    parameterisation.validate()
     parameterisation.check((images.shape[1], images.shape[2], images.shape[3]))
     by_class = images.reshape(classes, -1, *images.shape[1:])
     names = tuple(map(str, card["class_names"]))

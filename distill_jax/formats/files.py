@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from distill_jax.data.dataset import Dataset, reason
-from distill_jax.distilled import DistilledSet
+from distill_jax.distilled import SCHEMA, DistilledSet
 from distill_jax.formats.assemble import as_stored, assemble
 from distill_jax.formats.format import Contents, Format
 from distill_jax.formats.snippet import snippet
@@ -151,15 +151,21 @@ def _read_card(folder: Path) -> dict[str, Any]:
         raise RequestError(f"{folder / CARD} cannot be read ({reason(error)}): mend it, or move it away") from error
     if not isinstance(card, dict):
         raise RequestError(f"{folder / CARD} is not a card: mend it, or move it away")
+    schema = card.get("schema", SCHEMA)
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise RequestError(
+            f"{folder / CARD} has schema {schema}, and this version of distill_jax reads up to {SCHEMA}: update it"
+        )
     return card
 
 
 def _find_zca(folder: Path, card: Mapping[str, Any], dataset: Dataset | None) -> np.ndarray | None:
     """Return the matrix that whitens real images if the set replaces whitened images, else None. The matrix is the file
-    beside the set, or without a card and that file the matrix of ``dataset``."""
+    beside the set; without that file, and unless the card says whether the set is whitened, that of ``dataset``."""
     path = folder / ZCA
-    if not card.get("zca", not card and path.exists()):
-        return None if card or dataset is None or dataset.whitening is None else dataset.whitening.matrix
+    if not card.get("zca", path.exists()):
+        whitening = None if "zca" in card or dataset is None else dataset.whitening
+        return None if whitening is None else whitening.matrix
     try:
         return np.asarray(np.load(path, allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:

@@ -206,6 +206,11 @@ def _encode(text: Any, encoding: Any) -> bytes:
     return _expect(str, text).encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    """Return the empty bytes, which pickle protocol 2 writes as a call. Arguments raise TypeError."""
+    return b""
+
+
 BUILDERS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": _dict,
     "torch._utils._rebuild_tensor_v2": _tensor,
@@ -218,6 +223,7 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "numpy.core.multiarray._reconstruct": _empty,
     "numpy._core.multiarray._reconstruct": _empty,
     "_codecs.encode": _encode,
+    "__builtin__.bytes": _no_bytes,
 }
 """{name that a stream may call: function that is called instead}"""
 

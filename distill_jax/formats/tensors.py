@@ -124,7 +124,12 @@ def _write_ranking(contents: Contents) -> dict[str, bytes]:
 def _read_ranking(files: Mapping[str, bytes]) -> Contents:
     images, labels, *rates = (loads(content, name) for name, content in files.items())
     contents = _to_contents([images, labels], " and ".join([*files][:2]), class_major=True)
-    return contents._replace(card={"rate": float(rates[0])} if rates else {})
+    if not rates:
+        return contents
+    rate = np.asarray(rates[0])
+    if rate.size != 1 or rate.dtype.kind not in "fiuV" or not 0 < rate.astype(float).item() < np.inf:  # bfloat16: V
+        raise RequestError(f"{[*files][2]} holds no learning rate: give one number above 0, or move it away")
+    return contents._replace(card={"rate": rate.astype(float).item()})
 
 
 DD_RANKING = Format(

@@ -96,7 +96,9 @@ def report(device: Device, spec: Spec, memory: Memory, text: str, seconds: float
     run, aside = step.times(spec.steps), ""
     if every > 1:
         usual = Roofline(program, device, dearest=False).step()[0]
-        run = usual.times(spec.steps * (1 - 1 / every)) + step.times(spec.steps / every)
+        # Each outer iteration begins with a selection.
+        selecting = spec.steps // spec.inner_steps * -(-spec.inner_steps // every)
+        run = usual.times(spec.steps - selecting) + step.times(selecting)
         aside = f", of which every {every}th selects; the others take {1e3 * usual.seconds:.1f} ms"
     long = [loop for loop in loops if loop.trips * loop.round.seconds > 0.01 * step.seconds]
     rows = [
