@@ -1,5 +1,8 @@
 """Tests the costs of small hand-written programs in the form in which the compilers of a GPU and a TPU print them."""
 
+import re
+
+import jax
 import pytest
 
 from distill_jax.cli import explain
@@ -7,7 +10,10 @@ from distill_jax.cli.cost import compiler
 from distill_jax.cli.cost.devices import DEVICES
 from distill_jax.cli.cost.fit import Memory, report
 from distill_jax.cli.cost.hlo import Buffer, parsed
+from distill_jax.cli.cost.memory import shapes
 from distill_jax.cli.cost.roofline import Roofline
+from distill_jax.cli.cost.shapes import real_shapes
+from distill_jax.distill import run_block
 from distill_jax.recipes import resolve
 from distill_jax.run import with_chunks
 
@@ -60,7 +66,7 @@ STEPS = """HloModule jit_block, is_scheduled=true, entry_computation_layout={(f3
   %i.2 = s32[] get-tuple-element(%arg.2), index=0
   %begins = pred[] get-tuple-element(%arg.2), index=1
   %rows.2 = f32[1000,256]{1,0} get-tuple-element(%arg.2), index=2
-  %begun = f32[1000,256]{1,0} conditional(%begins, %rows.2, %rows.2), true_computation=%dear, false_computation=%cheap
+  %begun = f32[1000,256]{1,0} conditional(%begins, %rows.2, %rows.2), true_computation=%dear, false_computation=%cheap, metadata={op_name="jit(block)/while/body/begin_outer/cond"}
   %start = (s32[], f32[1000,256]{1,0}) tuple(%i.2, %begun)
   %inner = (s32[], f32[1000,256]{1,0}) while(%start), condition=%more, body=%round, backend_config={"known_trip_count":{"n":"32"},"known_init_step":{"init":"0","step":"1"}}
   %after = f32[1000,256]{1,0} get-tuple-element(%inner), index=1
@@ -90,8 +96,31 @@ def test_an_iteration_of_the_outer_loop_with_inner_loops_and_its_most_expensive_
     assert loop.trips == 32 and loop.round[:3] == (2, 2 * (2 * 1024 + 4), 0)
     assert step[:3] == (1 + 32 * 2, 2 * 1024_000 + 32 * loop.round.bytes, 0)
     assert step.limit == "launches" and step.seconds == pytest.approx(65 * 3e-6)
-    usual = Roofline(parsed(STEPS), H100, dearest=False).step()[0]
+    usual = Roofline(parsed(STEPS), H100, skipped=("begin_outer",)).step()[0]
     assert usual.kernels == 64
+    assert Roofline(parsed(STEPS), H100, skipped=("select",)).step()[0] == step
+
+
+def test_loops_inside_the_branch_that_counts_and_loops_of_unknown_length() -> None:
+    dear = "  ROOT %copied = f32[1000,256]{1,0} copy(%b)"
+    inside = """  %b.0 = s32[] constant(0)
+  %b.1 = (s32[], f32[1000,256]{1,0}) tuple(%b.0, %b)
+  %b.2 = (s32[], f32[1000,256]{1,0}) while(%b.1), condition=%until, body=%round
+  ROOT %copied = f32[1000,256]{1,0} get-tuple-element(%b.2), index=1"""
+    until = """%until (arg.4: (s32[], f32[1000,256])) -> pred[] {
+  %arg.4 = (s32[], f32[1000,256]{1,0}) parameter(0)
+  %i.4 = s32[] get-tuple-element(%arg.4), index=0
+  ROOT %equal = pred[] compare(%i.4, %i.4), direction=EQ
+}
+
+%cheap"""
+    text = STEPS.replace(dear, inside).replace("%cheap", until, 1)
+    step, loops = Roofline(parsed(text), H100).step()
+    assert [loop.trips for loop in loops] == [None, 32]
+    assert step.kernels == 2 + 1 + 64  # an iteration of the loop, its condition, and the loop of 32 iterations
+    spec = resolve("acc_dd", "cifar10").spec
+    report_ = report(H100, spec, Memory(0, 0), text.replace("begin_outer", "other"), 1.0)
+    assert "loop of unknown length" in report_ and "depends on the data counts as one iteration" in report_
 
 
 def one(line: str, *parameters: str, device: str = "h100"):
@@ -161,10 +190,19 @@ def test_the_report() -> None:
     spec = with_chunks(resolve("acc_dd", "cifar10", ipc=10, shape=(32, 32, 3)).spec, (32, 32, 3), 10, "gpu")
     text = report(H100, spec, Memory(2**30, 2**31), STEPS, 40.0)
     assert "1.0 GiB of data and state, 2.0 GiB of temporaries, 3.8 % of 79.1 GiB: it fits" in text
-    assert "32 iterations" in text and "2 kernels and 0.006 ms each" in text and "0.195 ms" in text
+    assert "32 iterations" in text and "2 kernels and 0.006 ms each" in text and "0.192 ms" in text
     assert "limited by launches" in text and "40,000 steps" in text
+    # The copy of a megabyte begins an outer iteration, so only one in a hundred steps takes it.
+    assert "outer iteration" in text and re.search(r"the run +2,560,400 ", text)
     assert "NOT fit: try --class-chunk 1" in report(H100, spec, Memory(2**30, 2**37), STEPS, 40.0)
     assert "MEM_FRACTION" in report(H100, spec, Memory(2**30, 70 * 2**30), STEPS, 40.0)
+
+
+def test_the_program_names_the_parts_that_not_every_step_takes() -> None:
+    spec = resolve("dream", "cifar10", ipc=1, shape=(32, 32, 3)).spec
+    problem, state = shapes(spec, real_shapes(5_000, (32, 32, 3), [500] * 10))
+    text = run_block.lower(problem, state, jax.ShapeDtypeStruct((), "int32")).as_text(debug_info=True)
+    assert "/begin_outer/cond" in text and "/select/cond" in text
 
 
 def test_without_the_compiler(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

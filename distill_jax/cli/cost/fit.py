@@ -25,6 +25,9 @@ from distill_jax.platform import compiled_for
 from distill_jax.spec import Spec
 from distill_jax.types import RequestError, lookup
 
+BEGIN, SELECT = "begin_outer", "select"
+"""named scopes in ``distill.block`` of the parts that not every inner step takes"""
+
 PREALLOCATED = {"gpu": 0.75, "tpu": 1.0}
 """share of the device memory that jax allocates by default"""
 
@@ -91,17 +94,20 @@ def memory_of(compiled: Any) -> Memory:
 def report(device: Device, spec: Spec, memory: Memory, text: str, seconds: float) -> str:
     """Format the report from the compiled program's ``text``. ``seconds`` is its compile time."""
     program = parsed(text)
-    step, loops = Roofline(program, device).step()
     every = min(spec.selector.every, spec.inner_steps)
-    run, aside = step.times(spec.steps), ""
-    if every > 1:
-        usual = Roofline(program, device, dearest=False).step()[0]
-        run = usual.times(spec.steps * (1 - 1 / every)) + step.times(spec.steps / every)
-        aside = f", of which every {every}th selects; the others take {1e3 * usual.seconds:.1f} ms"
-    long = [loop for loop in loops if loop.trips * loop.round.seconds > 0.01 * step.seconds]
+    (step, loops), (usual, _), (beginning, _) = (
+        Roofline(program, device, skipped).step() for skipped in ((BEGIN,), (BEGIN, SELECT), (SELECT,))
+    )
+    # With a single inner step there is no condition: every step begins an outer iteration.
+    outer, selecting = beginning + usual.times(-1), step + usual.times(-1)
+    outers = int(spec.outer_steps)
+    run = usual.times(spec.steps) + selecting.times(spec.steps / every) + outer.times(outers)
+    aside = f", of which every {every}th selects; the others take {_time(usual.seconds)}" if every > 1 else ""
+    long = [loop for loop in loops if loop.trips is None or loop.trips * loop.round.seconds > 0.01 * step.seconds]
     rows = [
-        *(_row(f"loop of {loop.trips} iterations", loop.round.times(loop.trips), _each(loop)) for loop in long),
+        *(_row(_name(loop), loop.round.times(loop.trips or 1), _each(loop)) for loop in long),
         _row("inner step", step, _limits(step)),
+        *([_row("outer iteration", outer, "its start: new models")] if outer.seconds > 0.01 * step.seconds else []),
         _row("the run", run, f"{spec.steps:,} steps{aside}"),
     ]
     return "\n".join(
@@ -115,13 +121,20 @@ def report(device: Device, spec: Spec, memory: Memory, text: str, seconds: float
             "",
             f"The step is limited by {step.limit}. Memory and kernels are the compiler's. The time is an estimate:",
             f"for each kernel the longest of {1e6 * device.launch:.0f} us, {_rates(device)}.",
-            "It excludes pretraining and evaluation.",
+            "It excludes pretraining and evaluation." + (OPEN if any(loop.trips is None for loop in loops) else ""),
         ]
     )
 
 
+OPEN = " A loop whose length depends on the data counts as one iteration."
+
+
 def _row(name: str, work: Work, note: str) -> tuple[str, ...]:
     return name, f"{work.kernels:,.0f}", size(work.bytes), arithmetic(work.flops), _time(work.seconds), note
+
+
+def _name(loop: Loop) -> str:
+    return "loop of unknown length" if loop.trips is None else f"loop of {loop.trips} iterations"
 
 
 def _each(loop: Loop) -> str:
