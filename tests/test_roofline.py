@@ -1,6 +1,7 @@
 """Tests the costs of small hand-written programs in the form in which the compilers of a GPU and a TPU print them."""
 
 import re
+from dataclasses import replace
 
 import jax
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from distill_jax.cli import explain
 from distill_jax.cli.cost import compiler
 from distill_jax.cli.cost.devices import DEVICES
-from distill_jax.cli.cost.fit import Memory, report
+from distill_jax.cli.cost.fit import Advice, Memory, report
 from distill_jax.cli.cost.hlo import Buffer, parsed
 from distill_jax.cli.cost.memory import shapes
 from distill_jax.cli.cost.roofline import Roofline
@@ -119,7 +120,7 @@ def test_loops_inside_the_branch_that_counts_and_loops_of_unknown_length() -> No
     assert [loop.trips for loop in loops] == [None, 32]
     assert step.kernels == 2 + 1 + 64  # an iteration of the loop, its condition, and the loop of 32 iterations
     spec = resolve("acc_dd", "cifar10").spec
-    report_ = report(H100, spec, Memory(0, 0), text.replace("begin_outer", "other"), 1.0)
+    report_ = report(H100, spec, Memory(0, 0), text.replace("begin_outer", "other"), 1.0, Advice("", ""))
     assert "loop of unknown length" in report_ and "depends on the data counts as one iteration" in report_
 
 
@@ -188,14 +189,35 @@ def test_a_text_without_a_program_is_refused() -> None:
 
 def test_the_report() -> None:
     spec = with_chunks(resolve("acc_dd", "cifar10", ipc=10, shape=(32, 32, 3)).spec, (32, 32, 3), 10, "gpu")
-    text = report(H100, spec, Memory(2**30, 2**31), STEPS, 40.0)
+    advice = Advice("the pool 90.0 GiB, give a smaller --models.size", "--class-chunk 1")
+    text = report(H100, spec, Memory(2**30, 2**31), STEPS, 40.0, advice)
     assert "1.0 GiB of data and state, 2.0 GiB of temporaries, 3.8 % of 79.1 GiB: it fits" in text
     assert "32 iterations" in text and "2 kernels and 0.006 ms each" in text and "0.192 ms" in text
     assert "limited by launches" in text and "40,000 steps" in text
     # The copy of a megabyte begins an outer iteration, so only one in a hundred steps takes it.
     assert "outer iteration" in text and re.search(r"the run +2,560,400 ", text)
-    assert "NOT fit: try --class-chunk 1" in report(H100, spec, Memory(2**30, 2**37), STEPS, 40.0)
-    assert "MEM_FRACTION" in report(H100, spec, Memory(2**30, 70 * 2**30), STEPS, 40.0)
+    for args, temporaries, verdict in [
+        (2**30, 2**37, "does NOT fit: try --class-chunk 1"),
+        (2**37, 2**30, "does NOT fit: the pool 90.0 GiB, give a smaller --models.size"),
+        (2**30, 70 * 2**30, "MEM_FRACTION"),
+    ]:
+        assert verdict in report(H100, spec, Memory(args, temporaries), STEPS, 40.0, advice)
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "temporaries"),
+    [
+        ("acc_dd", "--resident-images (now 100)", "--class-chunk 1, --net.dtype bfloat16, a smaller --selector.batch"),
+        ("mtt", "give a smaller --models.size", "--net.dtype bfloat16, a smaller --objective.batch"),
+    ],
+)
+def test_advice_names_options_that_the_program_heeds(method: str, arguments: str, temporaries: str) -> None:
+    spec = resolve(method, "cifar10", ipc=1, shape=(32, 32, 3)).spec
+    problem, state = shapes(replace(spec, class_chunk=10), real_shapes(1_000, (32, 32, 3), [100] * 10))
+    if method == "acc_dd":
+        problem = replace(problem, pool=None)
+    advice = Advice.of(problem, state)
+    assert arguments in advice.arguments and advice.temporaries.startswith(temporaries)
 
 
 def test_the_program_names_the_parts_that_not_every_step_takes() -> None:
