@@ -96,7 +96,7 @@ def inner_step(problem: Problem, state: State, key: Array) -> State:
     outer, inner = state.step // spec.inner_steps, state.step % spec.inner_steps
     args = (problem.net, tree.take(state.models, 0), data.of_classes(spec.classes), state.selector, inner, select_key)
     # Every device computes the whole selection, because sending it would cost more.
-    selection, selector = mesh.replicated(spec.selector.select(*args))
+    selection, selector = mesh.replicated(jax.named_scope("select")(spec.selector.select)(*args))
     (images, *leaves), (images_state, *states) = state.synthetic, state.optimiser
     scale = spec.optimiser.schedule(outer, spec.outer_steps)
     images, images_state = spec.optimiser.before(images, images_state, scale)
@@ -183,7 +183,8 @@ def block(problem: Problem, state: State, steps: Array | int) -> tuple[State, Ar
         state, losses = carry
         outer_key, inner_key = jax.random.split(jax.random.fold_in(problem.root, state.step))
         begins = state.step % spec.inner_steps == 0
-        state = jax.lax.cond(begins, lambda s: begin_outer(problem, s, outer_key), lambda s: s, state)
+        with jax.named_scope("begin_outer"):  # in a compiled program, cost.fit recognises parts by such names
+            state = jax.lax.cond(begins, lambda s: begin_outer(problem, s, outer_key), lambda s: s, state)
         if spec.update.leaves_early:
             done = jnp.all(jax.vmap(spec.update.leave)(state.update))
             state = jax.lax.cond(done, lambda s: s, lambda s: inner_step(problem, s, inner_key), state)

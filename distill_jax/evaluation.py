@@ -25,7 +25,6 @@ from distill_jax.contracts import Architecture, Augmentation
 from distill_jax.data import Dataset
 from distill_jax.distilled import DistilledSet
 from distill_jax.nets import ConvNet
-from distill_jax.platform import on_cpu
 from distill_jax.run import BlockSize, Callback, Keys, host_loop
 from distill_jax.train import (
     SCHEDULES,
@@ -34,6 +33,7 @@ from distill_jax.train import (
     count_correct,
     epochs_order,
     init_networks,
+    networks_at_once,
     rate_drops,
     reset_momentum,
     train,
@@ -161,11 +161,11 @@ def train_networks(
 ) -> Model:
     """Train one network from scratch on each of R sets; return Model[R]. ``callbacks`` see blocks of epochs.
 
-    Each device trains ``chunk`` networks at once (0: one on a CPU, else all). The result depends neither on ``chunk``
-    nor on the blocks.
+    Each device trains ``chunk`` networks at once (0: ``networks_at_once``). The result depends neither on ``chunk`` nor
+    on the blocks.
     """
-    repeats = sets.rows.shape[0]
-    chunk = chunk or (1 if on_cpu() else repeats)
+    repeats, size = sets.rows.shape
+    chunk = chunk or networks_at_once(repeats, min(protocol.batch, size), sets.store.images.shape[1:])
     keys = jax.random.split(key, repeats)
     models = init_networks(net, keys)
     sets = sets if protocol.name in LEARNED_RATE else sets._replace(rates=None)

@@ -122,6 +122,20 @@ def reset_momentum(state: PyTree) -> PyTree:
     return optax.tree.set(state, trace=jax.tree.map(jnp.zeros_like, optax.tree.get(state, "trace")))
 
 
+TRAINED_PIXELS = 2**21
+"""maximum number of pixels in the batches of the networks that an accelerator trains at once: more than enough to fill
+the device. In a ConvNet of width 128 their activations take 1.3 kilobytes per pixel."""
+
+
+def networks_at_once(networks: int, batch: int, shape: tuple[int, ...]) -> int:
+    """Return how many of ``networks`` networks a device trains side by side on batches of ``batch`` images of ``shape``
+    (H, W, c): one on a CPU; on an accelerator as many as TRAINED_PIXELS allows, and a divisor of ``networks`` if one is
+    near, because a remainder would compile a second program."""
+    most = 1 if on_cpu() else max(1, min(networks, TRAINED_PIXELS // (batch * shape[0] * shape[1])))
+    divisor = max(n for n in range(1, most + 1) if networks % n == 0)
+    return divisor if 2 * divisor >= most else most
+
+
 @partial(jax.jit, static_argnums=0)
 def init_networks(net: Net, keys: Array) -> Model:
     """Return one untrained network for each of ``keys`` [P], as Model[P]."""

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from distill_jax.axes.objective import LayerwiseAlignment, Terms, alignment_terms
+from distill_jax.axes.objective import LayerwiseAlignment, Terms, alignment, alignment_terms
 from distill_jax.axes.optimiser import SGD
 from distill_jax.axes.update import DynamicTraining
 from distill_jax.check_spec import check
@@ -46,7 +46,11 @@ def flat_terms(net: Net, model: Model, real: Array, syn: Array) -> Array:
 # ------------------------------------------------------------------ the loss
 
 
-def test_every_term_and_its_derivative(golden: dict[str, np.ndarray]) -> None:
+@pytest.mark.parametrize("pixels", [alignment.PIXELS, 3 * 8 * 32 * 32], ids=["all classes", "two classes at once"])
+def test_every_term_and_its_derivative(
+    golden: dict[str, np.ndarray], pixels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alignment, "PIXELS", pixels)
     net, model = network(golden)
     real, syn = images(golden)
 

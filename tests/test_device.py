@@ -71,3 +71,11 @@ def test_explain_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert kernels == pytest.approx(2754, rel=0.2)
     assert traffic == pytest.approx(0.67 * 43.9e9 / 2**30, rel=0.2)
     assert arithmetic == pytest.approx(1.08, rel=0.2)
+
+
+def test_cafe_passes_the_real_images_of_many_classes_in_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert explain.main(["cafe", "cifar100", "--ipc", "10", "--device", "h100"]) == 0
+    text = capsys.readouterr().out
+    temporaries = re.search(r"([\d.]+) GiB of temporaries", text)
+    assert temporaries is not None and float(temporaries.group(1)) <= 5  # 16.4 GiB with all classes at once
+    assert re.search(r"loop of unknown length +2,\d\d\d ", text)

@@ -3,8 +3,10 @@
 import pytest
 
 from distill_jax.cli.cost.devices import DEVICES
+from distill_jax.cli.cost.fit import Advice, Memory, report
 from distill_jax.cli.cost.hlo import Buffer, parsed
 from distill_jax.cli.cost.roofline import Roofline, Work
+from distill_jax.recipes import resolve
 
 H100 = DEVICES["h100"]
 
@@ -55,7 +57,7 @@ STEPS = """HloModule jit_block, is_scheduled=true, entry_computation_layout={(f3
   %i.2 = s32[] get-tuple-element(%arg.2), index=0
   %begins = pred[] get-tuple-element(%arg.2), index=1
   %rows.2 = f32[1000,256]{1,0} get-tuple-element(%arg.2), index=2
-  %begun = f32[1000,256]{1,0} conditional(%begins, %rows.2, %rows.2), true_computation=%dear, false_computation=%cheap
+  %begun = f32[1000,256]{1,0} conditional(%begins, %rows.2, %rows.2), true_computation=%dear, false_computation=%cheap, metadata={op_name="jit(block)/while/body/begin_outer/cond"}
   %start = (s32[], f32[1000,256]{1,0}) tuple(%i.2, %begun)
   %inner = (s32[], f32[1000,256]{1,0}) while(%start), condition=%more, body=%round, backend_config={"known_trip_count":{"n":"32"},"known_init_step":{"init":"0","step":"1"}}
   %after = f32[1000,256]{1,0} get-tuple-element(%inner), index=1
@@ -85,8 +87,31 @@ def test_an_iteration_of_the_outer_loop_with_inner_loops_and_its_most_expensive_
     assert loop.trips == 32 and loop.round[:3] == (2, 2 * (2 * 1024 + 4), 0)
     assert step[:3] == (1 + 32 * 2, 2 * 1024_000 + 32 * loop.round.bytes, 0)
     assert step.limit == "launches" and step.seconds == pytest.approx(65 * 3e-6)
-    usual = Roofline(parsed(STEPS), H100, dearest=False).step()[0]
+    usual = Roofline(parsed(STEPS), H100, skipped=("begin_outer",)).step()[0]
     assert usual.kernels == 64
+    assert Roofline(parsed(STEPS), H100, skipped=("select",)).step()[0] == step
+
+
+def test_loops_inside_the_branch_that_counts_and_loops_of_unknown_length() -> None:
+    dear = "  ROOT %copied = f32[1000,256]{1,0} copy(%b)"
+    inside = """  %b.0 = s32[] constant(0)
+  %b.1 = (s32[], f32[1000,256]{1,0}) tuple(%b.0, %b)
+  %b.2 = (s32[], f32[1000,256]{1,0}) while(%b.1), condition=%until, body=%round
+  ROOT %copied = f32[1000,256]{1,0} get-tuple-element(%b.2), index=1"""
+    until = """%until (arg.4: (s32[], f32[1000,256])) -> pred[] {
+  %arg.4 = (s32[], f32[1000,256]{1,0}) parameter(0)
+  %i.4 = s32[] get-tuple-element(%arg.4), index=0
+  ROOT %equal = pred[] compare(%i.4, %i.4), direction=EQ
+}
+
+%cheap"""
+    text = STEPS.replace(dear, inside).replace("%cheap", until, 1)
+    step, loops = Roofline(parsed(text), H100).step()
+    assert [loop.trips for loop in loops] == [None, 32]
+    assert step.kernels == 2 + 1 + 64  # an iteration of the loop, its condition, and the loop of 32 iterations
+    spec = resolve("acc_dd", "cifar10").spec
+    report_ = report(H100, spec, Memory(0, 0), text.replace("begin_outer", "other"), 1.0, Advice("", ""))
+    assert "loop of unknown length" in report_ and "depends on the data counts as one iteration" in report_
 
 
 def one(line: str, *parameters: str, device: str = "h100"):
@@ -285,7 +310,7 @@ def test_loops_in_calls_and_in_loops_are_counted_by_their_length() -> None:
     length, which counts once with the 3 kernels of its condition; 7 rounds of 2; and 3 kernels of its own condition."""
     step, loops = Roofline(parsed(LOOPS), H100).step()
     assert step.kernels == (1 + 5 * 1) + (1 + 3) + 7 * 2 + 3
-    assert [(loop.trips, loop.round.kernels) for loop in loops] == [(5, 1), (1, 1), (7, 2)]
+    assert [(loop.trips, loop.round.kernels) for loop in loops] == [(5, 1), (None, 1), (7, 2)]
     assert step.seconds == pytest.approx(step.kernels * 3e-6)
 
 

@@ -13,7 +13,16 @@ from distill_jax.augment import Siamese
 from distill_jax.nets import ConvNet, from_torch
 from distill_jax.nets.net import DTypeName
 from distill_jax.platform import compiled_for
-from distill_jax.train import NetworkSGD, Order, Pipeline, epochs_order, images_order, rate_drops, train
+from distill_jax.train import (
+    NetworkSGD,
+    Order,
+    Pipeline,
+    epochs_order,
+    images_order,
+    networks_at_once,
+    rate_drops,
+    train,
+)
 from distill_jax.types import Normaliser, TrainSet
 from tests.golden_weights import GOLDEN, cifar_normalised, deterministic
 from tests.recorder import Recorder
@@ -206,3 +215,13 @@ def test_one_vector_of_parameters_trains_as_separate_arrays(dtype: DTypeName, to
             there = _trained(dtype, optimiser, remat=momentum)
     assert jax.tree.structure(there) == jax.tree.structure(here)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance), there, here)
+
+
+def test_networks_that_train_at_once_have_batches_that_fit_an_accelerator() -> None:
+    assert networks_at_once(5, 256, (32, 32, 3)) == 1
+    with compiled_for("gpu"):
+        assert networks_at_once(5, 64, (32, 32, 3)) == 5
+        assert networks_at_once(100, 256, (64, 64, 3)) == 2
+        assert networks_at_once(100, 256, (128, 128, 3)) == networks_at_once(5, 64, (224, 224, 3)) == 1
+        assert networks_at_once(60, 64, (32, 32, 3)) == 30
+        assert networks_at_once(101, 64, (32, 32, 3)) == 32

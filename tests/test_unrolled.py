@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -279,6 +280,13 @@ def test_recipe_has_the_published_numbers() -> None:
     assert (how.window, how.steps, how.batch, how.class_batch, how.inner.lr) == (60, 200, 10, 0, 1e-3)
     assert (spec.selector.batch, spec.optimiser.lr, spec.parameterisation.space) == (500, 1e-3, "normalised")
     assert (experiment.protocol.name, experiment.protocol.optimiser, experiment.protocol.rate) == ("rat", "adam", 1e-3)
+
+
+def test_a_step_on_tiny_imagenet_shows_a_thousand_real_images() -> None:
+    spec = resolve("rat_bptt", "tiny", ipc=10, shape=(64, 64, 3)).spec
+    how, optimiser = cast(Any, spec.objective), cast(Any, spec.optimiser)
+    assert (how.window, how.steps, how.batch, how.class_batch) == (100, 300, 1, 50)
+    assert (200 * spec.selector.batch, optimiser.lr) == (1000, 3e-4)
 
 
 @pytest.mark.parametrize(

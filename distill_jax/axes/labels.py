@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from distill_jax.contracts import Labels
+from distill_jax.micro_batches import forward_batch
 from distill_jax.types import Array, Model, Net, RequestError, TrainSet, choice, require_optimiser
 
 
@@ -50,8 +51,12 @@ class LearnedLabels(Labels):
         if not self.init_uses_teachers or teachers is None:
             return self.confidence * initial.targets.reshape(classes, -1, classes)
 
+        n, step = len(initial.images), forward_batch(initial.images)
+        rows = (jnp.arange(-(-n // step) * step) % n).reshape(-1, step)
+
         def teacher_logits(model: Model) -> Array:
-            return net.apply(model, initial.images, train=False)[0].logits
+            batches = jax.lax.map(lambda rows: net.apply(model, initial.images[rows], train=False)[0].logits, rows)
+            return batches.reshape(-1, classes)[:n]
 
         logits = teachers_logits(jax.lax.map(teacher_logits, teachers), jnp.argmax(initial.targets, axis=-1))
         return logits.reshape(classes, -1, classes)

@@ -18,6 +18,7 @@ from distill_jax.train import (
     epochs_order,
     images_order,
     init_networks,
+    networks_at_once,
     rate_drops,
     real_train_set,
     train,
@@ -38,7 +39,7 @@ from distill_jax.types import (
 )
 
 AT_ONCE = 8
-"""most networks that an accelerator trains side by side: the activations of a hundred experts do not fit"""
+"""maximum number of networks that an accelerator trains at once, so that progress is shown and saved often"""
 
 
 @choice
@@ -168,12 +169,12 @@ def train_pool(
 ) -> Model:
     """Train ``size`` networks from different seeds and return Model[P, T], after each epoch in ``keep``.
 
-    ``keep`` defaults to 0, 1, ..., ``epochs``. A call of a compiled epoch trains one network on each CPU device or
-    AT_ONCE on each accelerator. ``falling`` drops the learning rate towards the end as in evaluation; otherwise it is
-    constant. ``members`` stores each group as soon as it is finished. If ``data`` comes in portions, an epoch visits as
-    many of them, in order, as make up the data.
+    ``keep`` defaults to 0, 1, ..., ``epochs``. A call of a compiled epoch trains ``networks_at_once`` networks on
+    each device, but at most AT_ONCE. ``falling`` drops the learning rate towards the end as in evaluation; otherwise it
+    is constant. ``members`` stores each group as soon as it is finished. If ``data`` comes in portions, an epoch visits
+    as many of them, in order, as make up the data.
     """
-    at_once = (1 if on_cpu() else AT_ONCE) * mesh.size()
+    at_once = min(AT_ONCE, networks_at_once(size, pipeline.batch, data.at(0).images.shape[1:])) * mesh.size()
     length = epochs if falling else None
     keep = tuple(range(epochs + 1)) if keep is None else keep
     groups = []

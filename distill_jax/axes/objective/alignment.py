@@ -11,6 +11,9 @@ import optax
 from distill_jax.contracts import SetObjective
 from distill_jax.types import Array, Model, Net, Synthetic, choice
 
+PIXELS = 2**22
+"""maximum number of pixels of real images that pass through the network at once, half a kilobyte each at width 128"""
+
 
 class Terms(NamedTuple):
     """The unweighted terms of the loss, each a scalar >= 0."""
@@ -25,29 +28,64 @@ class Terms(NamedTuple):
     """cross-entropy of the real images when the synthetic class centres classify them"""
 
 
+class Statistics(NamedTuple):
+    """What the terms need of the images of each class."""
+
+    blocks: tuple[Array, ...]
+    """[C, ...]: mean of each block's output before pooling"""
+    pooled: Array
+    """[C, ...]: mean of the deepest block's output after pooling"""
+    centre: Array
+    """[C, E]: mean of the embedding"""
+    embedding: Array
+    """[C, B, E]: the embedding of each image"""
+
+
 def alignment_terms(net: Net, model: Model, real: Array, syn: Array) -> Terms:
     """Return the terms for ``real`` [C, B, H, W, c] and ``syn`` [C, D, H, W, c] in network space.
 
     Every term is a *sum* over classes, channels, pixels or real images, never a mean, as in the released code.
     """
     classes, batch = real.shape[:2]
-    syn_out = net.apply(model, syn.reshape(-1, *syn.shape[2:]), train=True)[0]
-    real_out = jax.lax.stop_gradient(net.apply(model, real.reshape(-1, *real.shape[2:]), train=True)[0])
-
-    def class_means(h: Array) -> Array:
-        return jnp.mean(h.reshape(classes, -1, *h.shape[1:]), axis=1)
+    ours, theirs = _statistics(net, model, syn), jax.lax.stop_gradient(_real_statistics(net, model, real))
 
     def distance(a: Array, b: Array) -> Array:
-        return jnp.sum((class_means(a) - class_means(b)) ** 2)
+        return jnp.sum((a - b) ** 2)
 
-    scores = real_out.embedding @ class_means(syn_out.embedding).T
+    scores = theirs.embedding.reshape(classes * batch, -1) @ ours.centre.T
     labels = jnp.repeat(jnp.arange(classes), batch)
     return Terms(
-        blocks=tuple(distance(a.before, b.before) for a, b in zip(real_out.blocks, syn_out.blocks, strict=True)),
-        pooled=distance(real_out.blocks[-1].after, syn_out.blocks[-1].after),
-        centre=distance(real_out.embedding, syn_out.embedding),
+        blocks=tuple(map(distance, theirs.blocks, ours.blocks)),
+        pooled=distance(theirs.pooled, ours.pooled),
+        centre=distance(theirs.centre, ours.centre),
         discrimination=jnp.sum(optax.softmax_cross_entropy_with_integer_labels(scores, labels)),
     )
+
+
+def _real_statistics(net: Net, model: Model, real: Array) -> Statistics:
+    """Return the statistics of ``real`` [C, B, H, W, c], a few classes at a time if they have more than PIXELS pixels.
+    Batch norm combines the images of all classes."""
+    classes, batch, height, width, _ = real.shape
+    most = max(1, PIXELS // (batch * height * width))
+    some = classes if model.stats else max(n for n in range(1, min(most, classes) + 1) if classes % n == 0)
+    if some == classes:
+        return _statistics(net, model, real)
+    groups = jax.lax.map(lambda x: _statistics(net, model, x), real.reshape(-1, some, *real.shape[1:]))
+    return jax.tree.map(lambda a: a.reshape(classes, *a.shape[2:]), groups)
+
+
+def _statistics(net: Net, model: Model, images: Array) -> Statistics:
+    """Return the statistics of ``images`` [C, N, H, W, c]."""
+    classes = images.shape[0]
+    out = net.apply(model, images.reshape(-1, *images.shape[2:]), train=True)[0]
+
+    def of_classes(h: Array) -> Array:
+        return h.reshape(classes, -1, *h.shape[1:])
+
+    means = tuple(jnp.mean(of_classes(block.before), axis=1) for block in out.blocks)
+    embedding = of_classes(out.embedding)
+    pooled = jnp.mean(of_classes(out.blocks[-1].after), axis=1)
+    return Statistics(means, pooled, jnp.mean(embedding, axis=1), embedding)
 
 
 @choice

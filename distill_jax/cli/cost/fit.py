@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import jax
@@ -16,14 +17,18 @@ from jax.sharding import SingleDeviceSharding
 
 from distill_jax.cli.cost.devices import DEVICES, Device
 from distill_jax.cli.cost.hlo import parsed
-from distill_jax.cli.cost.memory import shapes
+from distill_jax.cli.cost.memory import parts_of, shapes
 from distill_jax.cli.cost.roofline import Loop, Roofline, Work
 from distill_jax.cli.cost.shapes import resolved
 from distill_jax.cli.output.display import arithmetic, duration, size, table
-from distill_jax.distill import run_block
+from distill_jax.contracts import ClassObjective
+from distill_jax.distill import Problem, State, run_block
 from distill_jax.platform import compiled_for
 from distill_jax.spec import Spec
 from distill_jax.types import RequestError, lookup
+
+BEGIN, SELECT = "begin_outer", "select"
+"""named scopes in ``distill.block`` of the parts that not every inner step takes"""
 
 PREALLOCATED = {"gpu": 0.75, "tpu": 1.0}
 """share of the device memory that jax allocates by default"""
@@ -42,6 +47,35 @@ class Memory(NamedTuple):
         return self.arguments + self.temporaries
 
 
+class Advice(NamedTuple):
+    """What to give if a program does not fit."""
+
+    arguments: str
+    """options that make the largest array on the device smaller"""
+    temporaries: str
+    """options that make a step smaller"""
+
+    @staticmethod
+    def of(problem: Problem, state: State) -> Advice:
+        spec = problem.spec
+        part = max(parts_of(problem, state, portions=True)[:3], key=lambda part: part.bytes)
+        options = []
+        if spec.class_chunk > 1 and isinstance(spec.objective, ClassObjective):
+            options.append("--class-chunk 1")
+        if spec.model_chunk > 1:
+            options.append("--model-chunk 1")
+        if getattr(spec.net, "dtype", "") == "float32":
+            options.append("--net.dtype bfloat16")
+        batches = [path for path in ("selector.batch", "objective.batch", "update.batch") if _has(spec, path)]
+        options.append("a smaller " + " or ".join(f"--{path}" for path in batches or ["ipc"]))
+        return Advice(f"{part.name} {size(part.bytes)}, give {part.knob}", ", ".join(options))
+
+
+def _has(spec: Spec, path: str) -> bool:
+    axis, name = path.split(".")
+    return name in {field.name for field in fields(getattr(spec, axis))}
+
+
 def main(argv: list[str]) -> int:
     """Print the report and return the exit code."""
     # The parent set JAX_PLATFORMS to cpu,cuda to register the CUDA plugin, of which only the compiler is used.
@@ -54,8 +88,8 @@ def main(argv: list[str]) -> int:
         problem, state = shapes(experiment.spec, data)
         began = time.perf_counter()
         compiled = compiled_block(device, problem, state)
-    spec, seconds = problem.spec, time.perf_counter() - began
-    print(report(device, spec, memory_of(compiled), compiled.as_text(), seconds))
+    seconds, advice = time.perf_counter() - began, Advice.of(problem, state)
+    print(report(device, problem.spec, memory_of(compiled), compiled.as_text(), seconds, advice))
     return 0
 
 
@@ -88,22 +122,24 @@ def memory_of(compiled: Any) -> Memory:
 # ------------------------------------------------------------------ the report
 
 
-def report(device: Device, spec: Spec, memory: Memory, text: str, seconds: float) -> str:
+def report(device: Device, spec: Spec, memory: Memory, text: str, seconds: float, advice: Advice) -> str:
     """Format the report from the compiled program's ``text``. ``seconds`` is its compile time."""
     program = parsed(text)
-    step, loops = Roofline(program, device).step()
     every = min(spec.selector.every, spec.inner_steps)
-    run, aside = step.times(spec.steps), ""
-    if every > 1:
-        usual = Roofline(program, device, dearest=False).step()[0]
-        # Each outer iteration begins with a selection.
-        selecting = spec.steps // spec.inner_steps * -(-spec.inner_steps // every)
-        run = usual.times(spec.steps - selecting) + step.times(selecting)
-        aside = f", of which every {every}th selects; the others take {1e3 * usual.seconds:.1f} ms"
-    long = [loop for loop in loops if loop.trips * loop.round.seconds > 0.01 * step.seconds]
+    (step, loops), (usual, _), (beginning, _) = (
+        Roofline(program, device, skipped).step() for skipped in ((BEGIN,), (BEGIN, SELECT), (SELECT,))
+    )
+    # With a single inner step there is no condition: every step begins an outer iteration.
+    outer, selecting = beginning + usual.times(-1), step + usual.times(-1)
+    outers = int(spec.outer_steps)
+    selections = outers * -(-spec.inner_steps // every)  # each outer iteration begins with one
+    run = usual.times(spec.steps) + selecting.times(selections) + outer.times(outers)
+    aside = f", of which every {every}th selects; the others take {_time(usual.seconds)}" if every > 1 else ""
+    long = [loop for loop in loops if loop.trips is None or loop.trips * loop.round.seconds > 0.01 * step.seconds]
     rows = [
-        *(_row(f"loop of {loop.trips} iterations", loop.round.times(loop.trips), _each(loop)) for loop in long),
+        *(_row(_name(loop), loop.round.times(loop.trips or 1), _each(loop)) for loop in long),
         _row("inner step", step, _limits(step)),
+        *([_row("outer iteration", outer, "its start: new models")] if outer.seconds > 0.01 * step.seconds else []),
         _row("the run", run, f"{spec.steps:,} steps{aside}"),
     ]
     return "\n".join(
@@ -111,19 +147,26 @@ def report(device: Device, spec: Spec, memory: Memory, text: str, seconds: float
             f"on {device.title}, compiled without the device in {duration(seconds)} "
             f"(--class-chunk {spec.class_chunk} --model-chunk {spec.model_chunk})",
             "",
-            _fits(device, memory),
+            _fits(device, memory, advice),
             "",
             *table([("", "kernels", "bytes moved", "arithmetic", "time", ""), *rows], numbers=True),
             "",
             f"The step is limited by {step.limit}. Memory and kernels are the compiler's. The time is an estimate:",
             f"for each kernel the longest of {1e6 * device.launch:.0f} us, {_rates(device)}.",
-            "It excludes pretraining and evaluation.",
+            "It excludes pretraining and evaluation." + (OPEN if any(loop.trips is None for loop in loops) else ""),
         ]
     )
 
 
+OPEN = " A loop whose length depends on the data counts as one iteration."
+
+
 def _row(name: str, work: Work, note: str) -> tuple[str, ...]:
     return name, f"{work.kernels:,.0f}", size(work.bytes), arithmetic(work.flops), _time(work.seconds), note
+
+
+def _name(loop: Loop) -> str:
+    return "loop of unknown length" if loop.trips is None else f"loop of {loop.trips} iterations"
 
 
 def _each(loop: Loop) -> str:
@@ -148,16 +191,16 @@ def _rates(device: Device) -> str:
     return f"bytes / {1e-12 / per_byte:.2f} TB/s and FLOP / {1e-12 / per_wide:.3g} TF/s{half}"
 
 
-def _fits(device: Device, memory: Memory) -> str:
+def _fits(device: Device, memory: Memory, advice: Advice) -> str:
     share = memory.total / device.memory
     if share <= PREALLOCATED[device.platform]:
         verdict = "it fits"
     elif share <= 0.95:
         verdict = "it fits with XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 in the environment"
     elif memory.arguments > device.memory:
-        verdict = "it does NOT fit: choose fewer classes at a time (--classes, then join), or smaller images"
+        verdict = f"it does NOT fit: {advice.arguments}"
     else:
-        verdict = "it does NOT fit: try --class-chunk 1 --model-chunk 1, or a smaller batch"
+        verdict = f"it does NOT fit: try {advice.temporaries}"
     return (
         f"memory: {size(memory.arguments)} of data and state, {size(memory.temporaries)} of temporaries, "
         f"{100 * share:.1f} % of {size(device.memory)}: {verdict}"

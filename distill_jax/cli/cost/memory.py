@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -58,13 +59,18 @@ def resident_parts(spec: Spec, data: Dataset, resident: int | None = None) -> li
     """Return the arrays of a run that stay on one device, and the real images of a step, the least that it adds."""
     counts = [min(resident or count, count) for count in data.counts.tolist()]
     problem, state = shapes(spec, real_shapes(sum(counts), data.shape, counts))
-    height, width, channels = data.shape
-    batch = 4 * problem.spec.class_chunk * spec.selector.batch * height * width * channels
+    return parts_of(problem, state, resident is not None)
+
+
+def parts_of(problem: Problem, state: State, portions: bool) -> list[Part]:
+    """Return the parts of ``resident_parts``. ``portions``: whether the command has the option --resident-images."""
+    data, spec = problem.data, problem.spec
+    batch = 4 * spec.class_chunk * spec.selector.batch * math.prod(data.images.shape[1:])
     fewer = "a smaller --side, or some of the classes with --subset"
-    if resident is not None:
-        fewer = f"fewer of a class at a time with --resident-images (now {max(counts)}), or {fewer}"
+    if portions:
+        fewer = f"fewer of a class at a time with --resident-images (now {data.index.shape[1]}), or {fewer}"
     return [
-        Part("real images", nbytes(problem.data), fewer),
+        Part("real images", nbytes(data), fewer),
         Part("pool", nbytes(problem.pool), "a smaller --models.size"),
         Part("synthetic images and state", nbytes(state), "a smaller --ipc"),
         Part("a step's real images", batch, "--class-chunk 1, or a smaller --selector.batch"),

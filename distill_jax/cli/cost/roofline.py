@@ -1,7 +1,8 @@
 """A roofline estimate of a compiled program: each kernel takes the longest of its launch, traffic and arithmetic.
 
 The body of a loop counts once per iteration, or once if the trip count is unknown. Of a condition the most expensive
-branch counts. The estimate is computed from the text of the program without running it.
+branch counts, unless the condition belongs to a part of the program that is said to be skipped. The estimate is
+computed from the text of the program without running it.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class Work(NamedTuple):
 class Loop(NamedTuple):
     """A loop inside the counted part of a program."""
 
-    trips: int
+    trips: int | None
+    """number of iterations; None if it depends on the data"""
     round: Work
     """work of one iteration, including inner loops"""
 
@@ -66,16 +68,16 @@ FREE_CALLS = (
 class Roofline:
     """A program on a device."""
 
-    def __init__(self, program: Program, device: Device, dearest: bool = True) -> None:
-        """``dearest``: whether the most expensive branch of a condition counts, or the cheapest."""
+    def __init__(self, program: Program, device: Device, skipped: tuple[str, ...] = ()) -> None:
+        """Of a condition inside a named scope in ``skipped`` (``jax.named_scope``), the cheapest branch counts."""
         self.program = program
         self.device = device
-        self._side = max if dearest else min
+        self.skipped = skipped
         self._works: dict[str, Work] = {}
 
     def step(self) -> tuple[Work, list[Loop]]:
-        """Return the work of one iteration of the outermost loop of unknown length, and its unconditional inner loops.
-        If there is no such loop, return those of the whole program."""
+        """Return the work of one iteration of the outermost loop of unknown length, and the loops in the branches that
+        count. If there is no such loop, return those of the whole program."""
         entry = self.program.computations[self.program.entry]
         open_ = [one for one in entry.instructions if one.opcode == "while" and self.program.trips(one) is None]
         if not open_:
@@ -92,11 +94,13 @@ class Roofline:
         return self._works[computation]
 
     def _loops(self, computation: str) -> list[Loop]:
-        """Return the unconditional loops of a computation, without nested loops."""
+        """Return the loops of a computation, without nested loops."""
         found = []
         for one in self.program.computations[computation].instructions:
             if one.opcode == "while":
-                found.append(Loop(self.program.trips(one) or 1, self.work(one.called("body")[0])))
+                found.append(Loop(self.program.trips(one), self.work(one.called("body")[0])))
+            elif one.opcode == "conditional":
+                found += self._loops(self._branch(one))
             elif one.opcode == "call":
                 found += self._loops(one.called("to_apply")[0])
         return found
@@ -109,8 +113,7 @@ class Roofline:
             trips = self.program.trips(one)
             return round_ + self.work(one.called("condition")[0]) if trips is None else round_.times(trips)
         if code == "conditional":
-            sides = one.called("true_computation", "false_computation", "branch_computations")
-            return self._side((self.work(side) for side in sides), key=lambda work: work.seconds)
+            return self.work(self._branch(one))
         if code == "call" or (code == "async-start" and one.called("calls")):
             return self.work((one.called("to_apply") + one.called("calls"))[0])
         if code in FREE or code.endswith("-done") or one.attribute("custom_call_target") in FREE_CALLS:
@@ -121,6 +124,13 @@ class Roofline:
             return Work(0, nbytes, 0, 0, seconds[1], 0)
         bound = [t if t == max(seconds) else 0.0 for t in seconds]
         return Work(1, nbytes, flops, *bound)
+
+    def _branch(self, one: Instruction) -> str:
+        """Return the branch of a condition that counts."""
+        scopes = re.search(r'op_name="([^"]*)"', one.rest)
+        side = min if scopes and set(self.skipped) & set(scopes.group(1).split("/")) else max
+        sides = one.called("true_computation", "false_computation", "branch_computations")
+        return side(sides, key=lambda name: self.work(name).seconds)
 
     # -------------------------------------------------------------- bytes
 
