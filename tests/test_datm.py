@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from distill_jax.augment import NoAugment
-from distill_jax.axes.init import CorrectlyClassified
+from distill_jax.axes.init import CorrectlyClassified, RandomReal
 from distill_jax.axes.labels import LearnedLabels, teachers_logits
 from distill_jax.axes.models import ExpertTrajectories
 from distill_jax.axes.objective import TrajectoryMatching
@@ -224,24 +224,34 @@ def test_correct_images_are_drawn_at_random_and_others_by_their_probability() ->
 
 
 @pytest.mark.parametrize(
-    ("ipc", "numbers"),
+    ("data", "ipc", "numbers", "batch"),
     [
-        (1, (80, 2, 0, 4, 4, 100, 5, 1e-7, 1.1)),
-        (10, (80, 2, 0, 10, 20, 100, 2, 1e-5, 1.0)),
-        (50, (80, 2, 0, 20, 40, 1000, 2, 1e-5, 1.0)),
-        (1000, (100, 2, 40, 60, 60, 50, 10, 1e-5, 1.0)),
+        ("cifar10", 1, (80, 2, 0, 4, 4, 100, 5, 1e-7, 1.1), 0),
+        ("cifar10", 10, (80, 2, 0, 10, 20, 100, 2, 1e-5, 1.0), 0),
+        ("cifar10", 50, (80, 2, 0, 20, 40, 1000, 2, 1e-5, 1.0), 0),
+        ("cifar10", 1000, (100, 2, 40, 60, 60, 50, 10, 1e-5, 1.0), 1000),
+        ("cifar100", 1, (40, 3, 0, 10, 20, 1000, 10, 1e-5, 1.0), 0),
+        ("cifar100", 10, (80, 2, 0, 30, 50, 1000, 10, 1e-5, 1.0), 0),
+        ("cifar100", 50, (80, 2, 20, 70, 70, 1000, 10, 1e-5, 1.0), 1000),
+        ("cifar100", 100, (80, 2, 30, 70, 70, 50, 10, 1e-5, 1.0), 1000),
+        ("tiny", 1, (40, 2, 0, 15, 20, 10_000, 10, 1e-4, 1.0), 0),
+        ("tiny", 10, (40, 2, 10, 50, 50, 100, 10, 1e-4, 1.0), 500),
+        ("tiny", 50, (20, 2, 40, 70, 70, 100, 10, 1e-4, 1.0), 1000),
     ],
 )
-def test_recipes_have_the_published_numbers(ipc: int, numbers: tuple[float, ...]) -> None:
-    experiment = resolve("datm", "cifar10", ipc=ipc)
+def test_recipes_have_the_published_numbers(data: str, ipc: int, numbers: tuple[float, ...], batch: int) -> None:
+    experiment = resolve("datm", data, ipc=ipc, shape=(64, 64, 3) if data == "tiny" else (32, 32, 3))
     spec, student, experts = experiment.spec, experiment.spec.objective, experiment.spec.models
     assert isinstance(student, TrajectoryMatching) and isinstance(experts, ExpertTrajectories)
     assert isinstance(spec.labels, LearnedLabels) and isinstance(spec.optimiser, SGD)
     lr = spec.optimiser.lr
     ours = (student.steps, experts.ahead, experts.first, experts.grows_from, experts.start, lr)
     assert (*ours, spec.labels.lr, student.rate_lr, student.threshold) == numbers
+    assert (student.batch, experts.size, student.rate) == (batch, 100, 0.01)
     assert (spec.labels.momentum, experts.epochs, experts.batch, spec.outer_steps) == (0.9, 100, 256, 10_000)
     assert (experiment.protocol.name, experiment.protocol.batch) == ("datm", 128)
+    real = (data, ipc) == ("cifar100", 50)
+    assert type(spec.init) is (RandomReal if real else CorrectlyClassified)
 
 
 @pytest.mark.parametrize(

@@ -282,11 +282,25 @@ def test_recipe_has_the_published_numbers() -> None:
     assert (experiment.protocol.name, experiment.protocol.optimiser, experiment.protocol.rate) == ("rat", "adam", 1e-3)
 
 
-def test_a_step_on_tiny_imagenet_shows_a_thousand_real_images() -> None:
-    spec = resolve("rat_bptt", "tiny", ipc=10, shape=(64, 64, 3)).spec
-    how, optimiser = cast(Any, spec.objective), cast(Any, spec.optimiser)
-    assert (how.window, how.steps, how.batch, how.class_batch) == (100, 300, 1, 50)
-    assert (200 * spec.selector.batch, optimiser.lr) == (1000, 3e-4)
+@pytest.mark.parametrize(
+    ("data", "ipc", "classes", "numbers", "real", "batches"),
+    [
+        ("cifar100", 1, 100, (90, 130, 40, 1, 0, 3e-4), 5000, 1),
+        ("cifar100", 10, 100, (100, 300, 0, 1, 0, 1e-3), 5000, 10),
+        ("tiny", 10, 200, (100, 300, 0, 1, 50, 3e-4), 1000, 40),
+    ],
+)
+def test_recipes_for_many_classes_have_the_published_numbers(
+    data: str, ipc: int, classes: int, numbers: tuple[float, ...], real: int, batches: int
+) -> None:
+    """Window, total steps, fewest steps before the window, images of a class and classes (0: all) in a step of the
+    network, learning rate; real images in a step. The networks of the evaluation take a thousand steps."""
+    experiment = resolve("rat_bptt", data, ipc=ipc, shape=(64, 64, 3) if data == "tiny" else (32, 32, 3))
+    spec, how = experiment.spec, cast(Any, experiment.spec.objective)
+    lr = cast(Any, spec.optimiser).lr
+    assert (how.window, how.steps, how.least, how.batch, how.class_batch, lr) == numbers
+    assert classes * cast(Any, spec.selector).batch == real
+    assert experiment.protocol.batch * batches == classes * ipc and experiment.protocol.epochs * batches == 1000
 
 
 @pytest.mark.parametrize(
