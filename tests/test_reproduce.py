@@ -152,6 +152,33 @@ def test_sets_are_recorded_at_equal_shares_of_the_budget_and_recording_takes_non
     assert [mark[:2] for mark in marks] == moments
 
 
+def test_recorded_sets_outlast_the_arrays_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop donates its state to the next block, which overwrites the images and the learned rate."""
+
+    def state(number: int) -> Any:
+        return SimpleNamespace(synthetic=SimpleNamespace(learnable=jnp.full((), number), images=jnp.full((2,), number)))
+
+    def run(problem: Any, first: Any, callbacks: Any, size: Any) -> None:
+        states = [first, state(1), state(2)]
+        for number in (1, 2):
+            callbacks[0](Block(states[number], number - 1, number, np.ones(1), 1.0))
+        for donated in states:
+            donated.synthetic.learnable.delete()
+            donated.synthetic.images.delete()
+
+    monkeypatch.setattr(curves, "training_set", lambda problem, state: TrainSet(state.synthetic.images, jnp.ones(2)))
+    monkeypatch.setattr(curves, "init_state", lambda problem: state(0))
+    monkeypatch.setattr(curves, "run", run)
+    spec = SimpleNamespace(steps=2, objective=SimpleNamespace(learned_rate=lambda learnable: learnable))
+    setup, problem, interrupts = cast(
+        Any, (SimpleNamespace(method="mtt", seed=0), SimpleNamespace(spec=spec), SimpleNamespace(check=lambda: None))
+    )
+    marks = curves._run(setup, problem, Budget(steps=2, points=2), process_clock.Clock(), interrupts)
+    assert [(mark.set.images.tolist(), float(cast(Any, mark.rate))) for mark in marks] == [
+        ([0, 0], 0.0), ([1, 1], 1.0), ([2, 2], 2.0)
+    ]  # fmt: skip
+
+
 def test_held_out_never_uses_the_test_set() -> None:
     options = Compare("compare", "digits", held_out=True)
     job = entrant("dm", 1, options, [])

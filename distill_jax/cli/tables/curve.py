@@ -134,8 +134,8 @@ def _run(setup: Setup, problem: Problem, budget: Budget, clock: Clock, interrupt
     clock.spent("distill")
 
     def mark(step: int, state: State) -> _Mark:
-        rate = spec.objective.learned_rate(state.synthetic.learnable)
-        made = jax.block_until_ready(training_set(problem, state))
+        recorded = training_set(problem, state), spec.objective.learned_rate(state.synthetic.learnable)
+        made, rate = jax.block_until_ready(jax.tree.map(jnp.copy, recorded))  # the next block overwrites the state
         return _Mark(step, clock.seconds["pretrain"] + clock.seconds["distill"], made, rate)
 
     marks = [] if spec.steps and budget.points == 1 else [mark(0, state)]
