@@ -55,7 +55,7 @@ def run(argv: list[str]) -> None:
         print("", ask(device, argv), sep="\n")
     zca, own = options.dataset.startswith("zca:"), ", ".join(sorted(own_axes(experiment.spec)))
     settings = compared(options.method, recipe, experiment, (height, width, channels), data.classes, zca)
-    print("", *_published(settings), sep="\n")
+    print("", *_published(settings, recipe), sep="\n")
     if settings and own:
         print(f"\nSettings of your own choices ({own}) are not compared.")
 
@@ -70,10 +70,11 @@ def explained(experiment: Experiment, data: RealData) -> str:
     return "\n".join([*_walk(problem, state), "", *choices, "", *device, "", *_costs(problem, state)])
 
 
-def _published(settings: list[Comparison]) -> list[str]:
+def _published(settings: list[Comparison], recipe: str) -> list[str]:
     """Format a comparison of the settings with the published ones."""
     if not settings:
-        return ["No code was published for this method, data set, ipc and factor."]
+        said = "No settings of a released code are on record for this method, data set, ipc and factor."
+        return [said, f"distill_jax/recipes/{recipe}.py says where the numbers of the recipe come from."]
 
     def text(value: Any) -> str:
         return f"{value:g}" if isinstance(value, float) else str(value)
