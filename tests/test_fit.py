@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import jax
 import pytest
 
+from distill_jax.axes.objective import TrajectoryMatching
 from distill_jax.axes.selector import Representative
 from distill_jax.cli import explain
 from distill_jax.cli.cost import compiler
@@ -28,6 +29,9 @@ def test_the_report() -> None:
     assert "1.0 GiB of data and state, 2.0 GiB of temporaries, 3.8 % of 79.1 GiB: it fits" in text
     assert "32 iterations" in text and "2 kernels and 0.006 ms each" in text and "0.192 ms" in text
     assert "limited by launches" in text and "40,000 steps" in text
+    assert f"(--class-chunk {spec.class_chunk} --model-chunk {spec.model_chunk})" in text
+    whole = replace(spec, objective=TrajectoryMatching())
+    assert "(--model-chunk" in report(H100, whole, Memory(0, 0), STEPS, 40.0, ADVICE), "it ignores --class-chunk"
     # The copy of a megabyte begins an outer iteration, so only one in a hundred steps takes it.
     assert "outer iteration" in text and re.search(r"the run +2,560,400 ", text)
     for args, temporaries, verdict in [

@@ -144,8 +144,7 @@ def report(device: Device, spec: Spec, memory: Memory, text: str, seconds: float
     ]
     return "\n".join(
         [
-            f"on {device.title}, compiled without the device in {duration(seconds)} "
-            f"(--class-chunk {spec.class_chunk} --model-chunk {spec.model_chunk})",
+            f"on {device.title}, compiled without the device in {duration(seconds)} ({_chunks(spec)})",
             "",
             _fits(device, memory, advice),
             "",
@@ -159,6 +158,12 @@ def report(device: Device, spec: Spec, memory: Memory, text: str, seconds: float
 
 
 OPEN = " A loop whose length depends on the data counts as one iteration."
+
+
+def _chunks(spec: Spec) -> str:
+    """Return the options for chunks that the program heeds."""
+    by_class = isinstance(spec.objective, ClassObjective)
+    return f"--class-chunk {spec.class_chunk} " * by_class + f"--model-chunk {spec.model_chunk}"
 
 
 def _row(name: str, work: Work, note: str) -> tuple[str, ...]:
