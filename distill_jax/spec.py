@@ -147,8 +147,9 @@ def from_json(description: Any, *others: Any) -> Any:
     for value in known:
         if class_name(value) == description.get("choice"):
             parts = {name: from_json(part, *others) for name, part in description.items() if name != "choice"}
-            fits = parts.keys() <= {f.name for f in fields(value)} and None not in parts.values()
-            return replace(value, **parts) if fits else None
+            known_fields = parts.keys() <= {f.name for f in fields(value)}
+            readable = all(part is not None or description[name] is None for name, part in parts.items())
+            return replace(value, **parts) if known_fields and readable else None
     return None
 
 

@@ -24,6 +24,7 @@ from distill_jax.cli.output.plot import deviations
 from distill_jax.cli.request import arguments
 from distill_jax.cli.session.workdir import Workdir
 from distill_jax.run import Keys
+from distill_jax.types import RequestError
 from tests.tiny import count_calls
 
 SMALL = """
@@ -148,6 +149,13 @@ def test_swept_options_are_separated_from_the_rest():
         {"perturb.max": [0, 0.1]},
         ["acc_dd", "digits", "--ipc", "10", "--update.optimiser.lr", "0.1"],
     )
+
+
+def test_the_short_form_of_the_factor_is_swept_and_other_options_of_the_command_are_not() -> None:
+    swept, rest, _, _ = parse(["idc", "digits", "--factor", "1", "2"], ablate.Ablate)
+    assert swept == {"factor": [1, 2]} and "--factor" not in rest
+    with pytest.raises(RequestError, match="--seed takes one value"):
+        parse(["idc", "digits", "--seed", "1", "2"], ablate.Ablate)
 
 
 def test_names_are_swept_where_they_cannot_be_method_and_dataset():

@@ -22,7 +22,7 @@ def parse(
     lists = {name.replace("-", "_") for name in arguments.multi_valued(runner)}
     while True:
         swept, rest = take_swept(argv, lists)
-        for name in {field.name for field in fields(runner)} & swept.keys():
+        for name in {field.name for field in fields(runner)} & swept.keys() - {"factor"}:
             raise RequestError(f"--{name.replace('_', '-')} takes one value: give several to a setting of the method")
         for name in swept:
             if name.partition(".")[0] == "protocol":
