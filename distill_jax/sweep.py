@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill_jax import distill, mesh
+from distill_jax import distill, mesh, tree
 from distill_jax.axes.parameterisation import final_set
 from distill_jax.contracts import ClassObjective
 from distill_jax.distill import Problem, State
@@ -138,8 +138,7 @@ def automatic_chunk(problems: Problem) -> int:
     """Return how many points advance at once on each device.
 
     On a CPU it is one. On an accelerator it is as many as together match at most PIXELS_AT_ONCE pixels, because a point
-    that fills the device gains nothing from company, at most MOST_AT_ONCE, and a divisor of their number if one is
-    near, because a remainder would compile a second program.
+    that fills the device gains nothing from company, and at most MOST_AT_ONCE.
     """
     if on_cpu():
         return 1
@@ -148,9 +147,7 @@ def automatic_chunk(problems: Problem) -> int:
     classes = spec.class_chunk if isinstance(spec.objective, ClassObjective) else len(spec.classes) or data.classes
     pixels = max(1, classes * spec.model_chunk * images_of_class(spec) * height * width)
     points = -(-problems.root.shape[0] // mesh.size())
-    most = max(1, min(points, MOST_AT_ONCE, pixels_at_once(target()) // pixels))
-    divisor = max(n for n in range(1, most + 1) if points % n == 0)
-    return divisor if 2 * divisor >= most else most
+    return tree.chunk_within(points, min(MOST_AT_ONCE, pixels_at_once(target()) // pixels))
 
 
 @partial(jax.jit, static_argnames="chunk")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill_jax import distill, sweep
+from distill_jax import distill, sweep, tree
 from distill_jax.augment import NoAugment
 from distill_jax.axes.init import Mix
 from distill_jax.axes.labels import LearnedLabels, SoftLabels
@@ -223,3 +223,8 @@ def test_points_that_advance_at_once_together_match_as_many_pixels_as_fill_an_ac
         assert sweep.automatic_chunk(live) == 2
     with compiled_for("tpu"):
         assert sweep.automatic_chunk(wide) == 1
+
+
+@pytest.mark.parametrize("length, most, chunk", [(18, 8, 6), (18, 100, 18), (7, 3, 3), (9, 5, 3), (5, 0, 1)])
+def test_a_chunk_divides_the_length_if_a_divisor_is_near(length: int, most: int, chunk: int) -> None:
+    assert tree.chunk_within(length, most) == chunk

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from distill_jax import mesh
+from distill_jax import mesh, tree
 from distill_jax.axes.selector.kmeans import centroid, kmeans, medoids, squared_distances
 from distill_jax.micro_batches import forward_batch
 from distill_jax.platform import on_cpu
@@ -16,6 +16,11 @@ from distill_jax.types import Array, Model, Net, Normaliser, RealData
 
 Rule: TypeAlias = Callable[[Array, Array, int, Array], Array]
 """(points [N, E], number of real points, k, key) -> int32 [k]: indices of the chosen points"""
+
+
+NUMBERS_AT_ONCE = 2**28
+"""maximum number of numbers in the embeddings of the classes that an accelerator visits at once: a gigabyte, enough for
+all classes of CIFAR-10 or Tiny-ImageNet"""
 
 
 class Outputs(NamedTuple):
@@ -33,7 +38,8 @@ def choose(
     """Return int32 [C, k] rows of ``data.index`` that ``rule`` chooses in each class; no class may be smaller than
     ``k``.
 
-    Each device visits ``chunk`` classes at once (0: one on CPU, all elsewhere); the choice does not depend on it.
+    Each device visits ``chunk`` classes at once (0: one on CPU, elsewhere as many as NUMBERS_AT_ONCE allows). The
+    choice does not depend on it.
     """
     embeddings = embed(net, model, data, normalise)
 
@@ -41,7 +47,8 @@ def choose(
         index, count, key = args
         return rule(embeddings[index], count, k, key)
 
-    chunk = chunk or (1 if on_cpu() else data.classes)
+    numbers = data.index.shape[1] * embeddings.shape[1]
+    chunk = chunk or tree.chunk_within(data.classes, 1 if on_cpu() else NUMBERS_AT_ONCE // numbers)
     classes = (data.index, data.counts, jax.random.split(key, data.classes))
     return mesh.map_chunks(class_choice, classes, chunk, embeddings)
 
