@@ -160,6 +160,10 @@ def test_an_accelerator_visits_as_many_classes_at_once_as_fit(data, monkeypatch)
             chosen = choose(representatives, NET, MODEL, data, 4, KEY, False)
         assert chunks[-1] == chunk
         np.testing.assert_array_equal(chosen, four_medoids(data, KEY))
+    monkeypatch.setattr(rules, "MOST_NUMBERS", 0)  # embeds one class at a time
+    with compiled_for("gpu"):
+        chosen = choose(representatives, NET, MODEL, data, 4, KEY, False)
+    np.testing.assert_array_equal(chosen, four_medoids(data, KEY))
 
 
 def test_invalid_requests_are_refused():
