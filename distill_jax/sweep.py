@@ -138,7 +138,7 @@ def automatic_chunk(problems: Problem) -> int:
     """Return how many points advance at once on each device.
 
     On a CPU it is one. On an accelerator it is as many as together match at most PIXELS_AT_ONCE pixels, because a point
-    that fills the device gains nothing from company, and at most MOST_AT_ONCE.
+    that fills the device gains little from company, and at most MOST_AT_ONCE.
     """
     if on_cpu():
         return 1
