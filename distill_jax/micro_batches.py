@@ -2,7 +2,7 @@
 
 The activations of a micro-batch stay in the CPU's cache from one layer to the next. Gradients of 32x32 images take a
 third less time than in whole batches, and forward passes half the time or less (results/cpu.md). Accelerators process
-whole batches.
+whole batches, unless the activations of a training step would fill the memory.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ kernels."""
 FORWARD_PIXELS = 2**14
 """The maximum for forward passes, which keep no activations for a backward pass."""
 FEW = 4
+TRAINING_PIXELS = 2**22
+"""Maximum number of pixels in a micro-batch of a training step on an accelerator. In a ConvNet of width 128 their
+activations take five gigabytes."""
 
 # A context that is part of jit's cache keys, as in platform.py.
 _whole = jax.make_user_context(default_value=False)
@@ -44,21 +47,30 @@ def _max_images(images: Any, pixels: int) -> int:
     return max(1, pixels // each, min(FEW, FEW * pixels // each))
 
 
-def micro_batch(images: Array, pixels: int) -> int:
-    """Return the size of a micro-batch of ``images`` [N, H, W, c]: N on an accelerator; on a CPU the largest divisor of
-    N within ``pixels`` pixels, or within FEW images and FEW times as many pixels."""
-    n = images.shape[0]
-    limit = _max_images(images, pixels) if _is_split() else n
+def micro_batch(images: Array, pixels: int, on_accelerator: int | None = None) -> int:
+    """Return the size of a micro-batch of ``images`` [N, H, W, c]: the largest divisor of N within a limit.
+
+    On a CPU the limit is ``pixels`` pixels, or FEW images and FEW times as many pixels. On an accelerator it is
+    ``on_accelerator`` pixels (None: no limit).
+    """
+    n, height, width, _ = images.shape
+    limit = n
+    if _is_split():
+        limit = _max_images(images, pixels)
+    elif on_accelerator is not None and not _whole.value:
+        limit = max(1, on_accelerator // (height * width))
     return max((size for size in range(1, min(n, limit) + 1) if n % size == 0), default=n)
 
 
-def loss_and_gradient(loss: Callable[..., Array], params: PyTree, images: Array, *batch: Array) -> tuple[Array, PyTree]:
+def loss_and_gradient(
+    loss: Callable[..., Array], params: PyTree, images: Array, *batch: Array, on_accelerator: int | None = None
+) -> tuple[Array, PyTree]:
     """Return ``loss(params, images, *batch)`` and its gradient with respect to ``params``.
 
     ``loss`` must be a sum over ``images`` [N, H, W, c] of terms that do not depend on other images. The arrays in
-    ``batch`` are [N, ...].
+    ``batch`` are [N, ...]. ``on_accelerator`` as in ``micro_batch``.
     """
-    size, loss_and_grad = micro_batch(images, PIXELS), jax.value_and_grad(loss)
+    size, loss_and_grad = micro_batch(images, PIXELS, on_accelerator), jax.value_and_grad(loss)
     if size == images.shape[0]:
         return loss_and_grad(params, images, *batch)
     parts = [a.reshape(-1, size, *a.shape[1:]) for a in (images, *batch)]

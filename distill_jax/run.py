@@ -134,13 +134,22 @@ def with_chunks(spec: Spec, shape: Shape, classes: int, platform: str) -> Spec:
     """
     if platform == "cpu":
         return replace(spec, class_chunk=spec.class_chunk or 1, model_chunk=spec.model_chunk or 1)
-    decoded = spec.parameterisation.decoded(spec.ipc)
-    images = spec.selector.batch + min(decoded, spec.syn_batch or decoded)
-    ideal = PIXELS_AT_ONCE.get(platform, PIXELS_AT_ONCE["gpu"]) / (images * shape[0] * shape[1])
+    ideal = pixels_at_once(platform) / (images_of_class(spec) * shape[0] * shape[1])
     ratios = {n: max(n / ideal, ideal / n) for n in range(1, classes + 1) if classes % n == 0}
     near = [n for n in ratios if ratios[n] <= 1.5]
     chunk = min(near, key=ratios.__getitem__, default=max(1, min(int(ideal), classes)))
     return replace(spec, class_chunk=spec.class_chunk or chunk, model_chunk=spec.model_chunk or spec.live)
+
+
+def pixels_at_once(platform: str) -> int:
+    """Return the entry of PIXELS_AT_ONCE for an accelerator; an unknown one counts as a GPU."""
+    return PIXELS_AT_ONCE.get(platform, PIXELS_AT_ONCE["gpu"])
+
+
+def images_of_class(spec: Spec) -> int:
+    """Return B + D, the number of real and synthetic images that a step matches in each class."""
+    decoded = spec.parameterisation.decoded(spec.ipc)
+    return spec.selector.batch + min(decoded, spec.syn_batch or decoded)
 
 
 def prepare(

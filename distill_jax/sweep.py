@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill_jax import distill, mesh
+from distill_jax import distill, mesh, tree
 from distill_jax.axes.parameterisation import final_set
+from distill_jax.contracts import ClassObjective
 from distill_jax.distill import Problem, State
 from distill_jax.evaluation import Sets
-from distill_jax.platform import on_cpu
-from distill_jax.run import DEFAULT_SIZE, BlockSize, Callback, host_loop
+from distill_jax.platform import on_cpu, target
+from distill_jax.run import DEFAULT_SIZE, BlockSize, Callback, host_loop, images_of_class, pixels_at_once
 from distill_jax.spec import CHOICES, Spec, as_arrays
 from distill_jax.teachers import with_labels
 from distill_jax.types import Array, Choice, RequestError, TrainSet, near_miss
@@ -114,7 +115,7 @@ def run(
 ) -> State:
     """Run all points to the end of the run, or to step ``stop``, and return the states [S, ...].
 
-    Callbacks see losses [S, steps]. ``chunk`` points advance at once on each device (0: one on CPU, all elsewhere); the
+    Callbacks see losses [S, steps]. ``chunk`` points advance at once on each device (0: ``automatic_chunk``); the
     result does not depend on it.
     """
     chunk = chunk or automatic_chunk(problems)
@@ -128,9 +129,25 @@ def run(
     return host_loop(advance, states, int(states.step[0]), stop, callbacks, size)
 
 
+MOST_AT_ONCE = 8
+"""maximum number of points that advance at once. More would hardly be faster, because networks with different weights
+run their convolutions one by one, and objectives that differentiate through training store parameters of every step"""
+
+
 def automatic_chunk(problems: Problem) -> int:
-    """Return how many points advance at once: one on CPU, all elsewhere."""
-    return 1 if on_cpu() else problems.root.shape[0]
+    """Return how many points advance at once on each device.
+
+    On a CPU it is one. On an accelerator it is as many as together match at most PIXELS_AT_ONCE pixels, because a point
+    that fills the device gains little from company, and at most MOST_AT_ONCE.
+    """
+    if on_cpu():
+        return 1
+    spec, data = problems.spec, problems.data
+    height, width = data.images.shape[1:3]
+    classes = spec.class_chunk if isinstance(spec.objective, ClassObjective) else len(spec.classes) or data.classes
+    pixels = max(1, classes * spec.model_chunk * images_of_class(spec) * height * width)
+    points = -(-problems.root.shape[0] // mesh.size())
+    return tree.chunk_within(points, min(MOST_AT_ONCE, pixels_at_once(target()) // pixels))
 
 
 @partial(jax.jit, static_argnames="chunk")

@@ -15,7 +15,7 @@ from distill_jax import mesh
 from distill_jax.augment import NoAugment, draw_patches, mix
 from distill_jax.contracts import Augmentation
 from distill_jax.draws import permutations
-from distill_jax.micro_batches import forward_batch, loss_and_gradient
+from distill_jax.micro_batches import TRAINING_PIXELS, forward_batch, loss_and_gradient
 from distill_jax.platform import on_cpu
 from distill_jax.types import (
     Array,
@@ -224,7 +224,11 @@ def _loss(net: Net, params: PyTree, stats: PyTree, x: Array, targets: Array, wei
 
 def _loss_and_gradient(net: Net, batch: tuple[Array, Array, Array], params: PyTree) -> tuple[Array, PyTree]:
     """Return the loss and gradient of a network without running statistics."""
-    return loss_and_gradient(lambda params, *part: _loss(net, params, {}, *part)[0], params, *batch)
+
+    def loss(params: PyTree, *part: Array) -> Array:
+        return _loss(net, params, {}, *part)[0]
+
+    return loss_and_gradient(loss, params, *batch, on_accelerator=TRAINING_PIXELS)
 
 
 class _Packing(NamedTuple):

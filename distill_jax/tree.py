@@ -88,5 +88,13 @@ def map_chunks(f: Callable[..., PyTree], xs: PyTree, chunk: int) -> PyTree:
     return jax.lax.map(f, xs, batch_size=chunk if chunk > 1 else None)
 
 
+def chunk_within(length: int, most: int) -> int:
+    """Return a chunk for ``map_chunks`` over ``length`` entries, at most ``most``: a divisor of ``length`` if one is
+    near, because a remainder would compile a second program."""
+    most = max(1, min(length, most))
+    divisor = max(n for n in range(1, most + 1) if length % n == 0)
+    return divisor if 2 * divisor >= most else most
+
+
 def _name(path: tuple[Any, ...]) -> str:
     return str(getattr(path[-1], "key", path[-1]))

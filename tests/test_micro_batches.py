@@ -9,7 +9,14 @@ import pytest
 
 from distill_jax import micro_batches
 from distill_jax.axes.objective import CharacteristicFunction, FeatureMatching, class_gradient
-from distill_jax.micro_batches import PIXELS, forward_batch, loss_and_gradient, micro_batch, whole_batches
+from distill_jax.micro_batches import (
+    PIXELS,
+    TRAINING_PIXELS,
+    forward_batch,
+    loss_and_gradient,
+    micro_batch,
+    whole_batches,
+)
 from distill_jax.nets import ConvNet
 from distill_jax.platform import compiled_for
 
@@ -37,6 +44,16 @@ def test_batches_are_whole_on_an_accelerator_and_when_costs_are_counted(where):
     with where:
         assert micro_batch(images, PIXELS) == forward_batch(images) == 64
     assert micro_batch(images, PIXELS) == 4
+
+
+@pytest.mark.parametrize("n, side, size", [(256, 32, 256), (256, 128, 256), (256, 224, 64), (7, 2048, 1)])
+def test_an_accelerator_splits_a_training_batch_whose_activations_would_fill_its_memory(n: int, side: int, size: int):
+    images = np.broadcast_to(np.uint8(0), (n, side, side, 3))
+    with compiled_for("gpu"):
+        assert micro_batch(images, PIXELS, TRAINING_PIXELS) == size
+        assert micro_batch(images, PIXELS) == n
+        with whole_batches():
+            assert micro_batch(images, PIXELS, TRAINING_PIXELS) == n
 
 
 @pytest.mark.parametrize(
@@ -81,7 +98,7 @@ def test_a_class_gradient_is_that_of_the_whole_batch(
     whole = jax.jit(class_gradient, static_argnums=0)(net, model, x, jnp.int32(1))
     monkeypatch.setattr(micro_batches, "PIXELS", 128)
     seen = []
-    monkeypatch.setattr(micro_batches, "micro_batch", lambda images, pixels: seen.append(1) or 2)
+    monkeypatch.setattr(micro_batches, "micro_batch", lambda images, *limits: seen.append(1) or 2)
     parts = jax.jit(partial(class_gradient, constant=True), static_argnums=0)(net, model, x, jnp.int32(1))
     # Batch norm makes images depend on each other, so the batch is not split.
     assert bool(seen) == splits

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distill_jax import mesh
 from distill_jax.axes.init import KMeansInit, tile
 from distill_jax.axes.selector import (
     NoReal,
@@ -20,9 +22,11 @@ from distill_jax.axes.selector import (
     kmeans,
     representative,
     representatives,
+    rules,
 )
 from distill_jax.contracts import Initialisation, Selector
 from distill_jax.nets import ConvNet
+from distill_jax.platform import compiled_for
 from distill_jax.types import Model, NetOutput, RealData, RequestError
 
 COUNTS = (12, 20, 9)
@@ -139,6 +143,27 @@ def test_the_selection_does_not_depend_on_how_many_classes_are_visited_at_once(d
     shown = [np.asarray(four_medoids(data, KEY, chunk)) for chunk in (0, 1, 2, 3)]
     for other in shown[1:]:
         np.testing.assert_array_equal(shown[0], other)
+
+
+def test_an_accelerator_visits_as_many_classes_at_once_as_fit(data, monkeypatch):
+    chunks = []
+
+    def recorded(f, xs, chunk, *shared):
+        chunks.append(chunk)
+        return mesh.map_chunks(f, xs, chunk, *shared)
+
+    monkeypatch.setattr(rules, "mesh", SimpleNamespace(map_chunks=recorded))
+    numbers = data.index.shape[1] * embed(NET, MODEL, data, False).shape[1]
+    for most, chunk in ((rules.NUMBERS_AT_ONCE, data.classes), (numbers, 1)):
+        monkeypatch.setattr(rules, "NUMBERS_AT_ONCE", most)
+        with compiled_for("gpu"):
+            chosen = choose(representatives, NET, MODEL, data, 4, KEY, False)
+        assert chunks[-1] == chunk
+        np.testing.assert_array_equal(chosen, four_medoids(data, KEY))
+    monkeypatch.setattr(rules, "MOST_NUMBERS", 0)  # embeds one class at a time
+    with compiled_for("gpu"):
+        chosen = choose(representatives, NET, MODEL, data, 4, KEY, False)
+    np.testing.assert_array_equal(chosen, four_medoids(data, KEY))
 
 
 def test_invalid_requests_are_refused():

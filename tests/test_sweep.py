@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill_jax import distill, sweep
+from distill_jax import distill, sweep, tree
 from distill_jax.augment import NoAugment
 from distill_jax.axes.init import Mix
 from distill_jax.axes.labels import LearnedLabels, SoftLabels
@@ -21,6 +21,7 @@ from distill_jax.contracts import ClassObjective
 from distill_jax.data import Dataset
 from distill_jax.distill import Problem
 from distill_jax.nets import ConvNet
+from distill_jax.platform import compiled_for
 from distill_jax.run import Block, distilled_set
 from distill_jax.spec import Spec, as_arrays
 from distill_jax.types import Array, Model, Net, RealData, RequestError, choice
@@ -207,3 +208,23 @@ def test_a_learned_scalar_is_a_rate_only_if_the_objective_says_so(is_rate: bool)
     points = sweep.stacked(problem(spec), sweep.specs_of(spec, {"objective.start": [0.5, 0.25]}), ROOTS[:1])
     rates = sweep.training_sets(points, sweep.init_states(points, 1), 2).rates
     assert rates is None if not is_rate else np.asarray(rates).tolist() == [0.5, 0.5, 0.25, 0.25]
+
+
+def test_points_that_advance_at_once_together_match_as_many_pixels_as_fill_an_accelerator() -> None:
+    points = sweep.stacked(problem(), [SPEC] * 9, ROOTS)  # 18 points, each with a class of 4 + 1 images of 8x8
+    wide = replace(points, data=points.data._replace(images=jnp.zeros((12, 128, 128, 1), jnp.uint8)))
+    assert sweep.automatic_chunk(points) == 1
+    with compiled_for("gpu"):
+        assert sweep.automatic_chunk(points) == 6  # at most MOST_AT_ONCE, and a divisor of 18
+        assert sweep.automatic_chunk(wide) == 6
+        full = replace(wide, spec=replace(wide.spec, class_chunk=2, selector=RandomBatch(16)))
+        assert sweep.automatic_chunk(full) == 1
+        live = replace(wide, spec=replace(wide.spec, model_chunk=3))
+        assert sweep.automatic_chunk(live) == 2
+    with compiled_for("tpu"):
+        assert sweep.automatic_chunk(wide) == 1
+
+
+@pytest.mark.parametrize("length, most, chunk", [(18, 8, 6), (18, 100, 18), (7, 3, 3), (9, 5, 3), (5, 0, 1)])
+def test_a_chunk_divides_the_length_if_a_divisor_is_near(length: int, most: int, chunk: int) -> None:
+    assert tree.chunk_within(length, most) == chunk

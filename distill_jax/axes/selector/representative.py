@@ -30,7 +30,8 @@ class Representative(Selector):
     normalise: bool = False
     """embed normalised images; DREAM embeds images in [0, 1]"""
     chunk: int = 0
-    """number of classes clustered at once; 0: one on CPU, all elsewhere. Affects speed and memory, not the result"""
+    """number of classes clustered at once; 0: one on CPU, elsewhere as many as fit. Affects speed and memory, not the
+    result"""
 
     def validate(self) -> None:
         require_at_least(1, self, "batch", "every", "iterations")

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from distill_jax import mesh
+from distill_jax import mesh, tree
 from distill_jax.axes.selector.kmeans import centroid, kmeans, medoids, squared_distances
 from distill_jax.micro_batches import forward_batch
 from distill_jax.platform import on_cpu
@@ -16,6 +16,14 @@ from distill_jax.types import Array, Model, Net, Normaliser, RealData
 
 Rule: TypeAlias = Callable[[Array, Array, int, Array], Array]
 """(points [N, E], number of real points, k, key) -> int32 [k]: indices of the chosen points"""
+
+
+NUMBERS_AT_ONCE = 2**28
+"""maximum number of numbers in the embeddings of the classes that an accelerator visits at once: a gigabyte, enough for
+all classes of CIFAR-10 or Tiny-ImageNet"""
+MOST_NUMBERS = 2**31
+"""maximum number of numbers in the embeddings of all images. If they have more (ImageNet-1K), an accelerator embeds one
+class at a time"""
 
 
 class Outputs(NamedTuple):
@@ -33,17 +41,33 @@ def choose(
     """Return int32 [C, k] rows of ``data.index`` that ``rule`` chooses in each class; no class may be smaller than
     ``k``.
 
-    Each device visits ``chunk`` classes at once (0: one on CPU, all elsewhere); the choice does not depend on it.
+    Each device visits ``chunk`` classes at once (0: one on CPU, elsewhere as many as NUMBERS_AT_ONCE allows). The
+    choice does not depend on it.
     """
+    classes, at_once = (data.index, data.counts, jax.random.split(key, data.classes)), 1
+    if not on_cpu():
+        width = _embedding_width(net, model, data)
+        if data.images.shape[0] * width > MOST_NUMBERS:
+
+            def own_choice(args: tuple[Array, Array, Array], model: Model, data: RealData) -> Array:
+                index, count, key = args
+                own = data._replace(images=data.images[index])
+                return rule(embed(net, model, own, normalise), count, k, key)
+
+            return mesh.map_chunks(own_choice, classes, 1, model, data)
+        at_once = NUMBERS_AT_ONCE // (data.index.shape[1] * width)
     embeddings = embed(net, model, data, normalise)
 
     def class_choice(args: tuple[Array, Array, Array], embeddings: Array) -> Array:
         index, count, key = args
         return rule(embeddings[index], count, k, key)
 
-    chunk = chunk or (1 if on_cpu() else data.classes)
-    classes = (data.index, data.counts, jax.random.split(key, data.classes))
-    return mesh.map_chunks(class_choice, classes, chunk, embeddings)
+    return mesh.map_chunks(class_choice, classes, chunk or tree.chunk_within(data.classes, at_once), embeddings)
+
+
+def _embedding_width(net: Net, model: Model, data: RealData) -> int:
+    image = jax.ShapeDtypeStruct((1, *data.images.shape[1:]), jnp.float32)
+    return jax.eval_shape(lambda model, x: net.apply(model, x, train=False)[0].embedding, model, image).shape[1]
 
 
 def embed(net: Net, model: Model, data: RealData, normalise: bool, batch: int = 0) -> Array:
