@@ -229,6 +229,9 @@ def test_names_and_flags_run_one_after_the_other(tmp_path: Path, capsys):
     swept = "--init random noise --selector.cycle true false"
     assert ablate.main([*DM.split(), *swept.split(), "--workdir", str(tmp_path / "run")]) == 0
     assert "selector.cycle: true false (one after the other)" in capsys.readouterr().out
+    other = "--selector.cycle true false --init random noise"
+    assert ablate.main([*DM.split(), *other.split(), "--workdir", str(tmp_path / "run"), "--resume"]) == 2
+    assert 'order was ["init", "selector.cycle"], now it is ["selector.cycle", "init"]' in capsys.readouterr().err
     with (tmp_path / "run" / "ablation.csv").open() as file:
         lines = [(row["init"], row["selector.cycle"], row["loss"]) for row in csv.DictReader(file)]
     assert [line[:2] for line in lines[::2]] == [(i, c) for i in ("random", "noise") for c in ("true", "false")]

@@ -152,6 +152,30 @@ def test_sets_are_recorded_at_equal_shares_of_the_budget_and_recording_takes_non
     assert [mark[:2] for mark in marks] == moments
 
 
+@pytest.mark.parametrize(
+    ("budget", "steps", "found"),
+    [
+        (Budget(points=3), 500, [167, 334, 500]),
+        (Budget(points=3), 100, [34, 68, 100]),
+        (Budget(points=4), 5, [2, 3, 4, 5]),
+        (Budget(points=5), 1000, [200, 400, 600, 800, 1000]),
+        (Budget(steps=100, points=3), 102, [34, 68, 100]),
+        (Budget(steps=100, points=4), 100, [25, 50, 75, 100]),
+        (Budget(steps=30), 40, [30]),
+    ],
+)
+def test_blocks_end_soon_after_each_share_of_the_steps(budget: Budget, steps: int, found: list[int]) -> None:
+    """Blocks that end just before a share would record its set a whole block later."""
+    every = budget.every(steps)
+    ends = [*range(every, budget.steps or steps, every), budget.steps or steps]
+    shares = [int(budget.share(0.0, end, steps) * budget.points + 1e-9) for end in ends]
+    assert [ends[shares.index(n)] for n in sorted(set(shares) - {0})] == found
+
+
+def test_a_budget_of_seconds_lets_blocks_end_anywhere() -> None:
+    assert Budget(seconds=5.0, points=3).every(10**6) == 0 and Budget().every(100) == 0
+
+
 def test_held_out_never_uses_the_test_set() -> None:
     options = Compare("compare", "digits", held_out=True)
     job = entrant("dm", 1, options, [])

@@ -85,7 +85,9 @@ def run(argv: list[str]) -> None:
     given, path = given_pool(first, options.pool), options.folder(f"ablate-{first.folder}")
     with open_workdir(path) as workdir, Interrupts() as interrupts, resumable("ablate", argv, path):
         config = {**first.describe(), "swept": swept, "seeds": options.seeds, "repeats": options.repeats}
-        config |= {"held_out": options.held_out, **first.describe_figures(repeats=options.repeats)}
+        # The figures of an earlier process are in the order in which the settings were given.
+        figures = first.describe_figures(repeats=options.repeats, order=list(swept))
+        config |= {"held_out": options.held_out, **figures}
         workdir.begin(config, options.resume, options.overwrite)
         print(display.configuration(first.title, first.experiment))
         print(*_describe_sweep(numbers, structural), sep="\n", flush=True)
