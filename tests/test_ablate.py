@@ -238,6 +238,21 @@ def test_names_and_flags_run_one_after_the_other(tmp_path: Path, capsys):
     assert len({loss for *_, loss in lines}) == 8
 
 
+def test_the_configuration_has_the_settings_of_every_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    """Random networks, which come first, have no size. Without a record of the others, their figures would be mixed."""
+
+    def measured(setup: Any, runs: measure.Runs, group: Any, *_: object) -> list[measure.Row]:
+        return [measure.Row(group, seed, 50.0 + seed, 1.0) for seed in runs.seeds]
+
+    monkeypatch.setattr(ablate, "measure", measured)
+    line = [*SMALL.replace("--models.size 1", "").split(), "--models", "random", "early-stage", "--perturb", "none"]
+    line += ["--workdir", str(tmp_path / "run"), "--models.size"]
+    assert ablate.main([*line, "3"]) == 0
+    assert ablate.main([*line, "3", "--resume"]) == 0
+    assert ablate.main([*line, "5", "--resume"]) == 2
+    assert "runs.specs.1.models.size was 3, now it is 5" in capsys.readouterr().err
+
+
 def test_options_that_take_several_numbers_are_not_swept(tmp_path: Path, capsys):
     """--mean takes a number per channel, halve_at any number. Both are found out from the fields, also of plug-ins."""
     line = "dm digits --ipc 1 --optimiser.halve-at 0.5 0.75 --optimiser.lr 0.1 0.2 --mean 0.3 0.3 0.3 --std 0.2 0.2 0.2"

@@ -168,6 +168,14 @@ def test_resuming_a_missing_run_suggests_a_similar_folder(tmp_path: Path, capsys
     assert capsys.readouterr().err == f"there is {said}\n"
 
 
+@pytest.mark.parametrize("name", ["checkpoints", "points", "schedule.json"])
+def test_work_of_an_unknown_configuration_is_not_resumed(name: str, tmp_path: Path) -> None:
+    """``ablate`` and ``tune`` keep their figures in points, and would take those of another configuration."""
+    (tmp_path / name).mkdir()
+    with open_workdir(tmp_path) as workdir, pytest.raises(RequestError, match=f"has {name} but no config.json"):
+        workdir.begin({"versions": {}}, resume=True, overwrite=False)
+
+
 def test_checkpoints_without_a_configuration_are_not_resumed(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "4").mkdir(parents=True)
     with open_workdir(tmp_path) as workdir:

@@ -35,7 +35,7 @@ from distill_jax.cli.session.workdir import (
     Workdir,
     open_workdir,
 )
-from distill_jax.spec import CHOICES, Spec
+from distill_jax.spec import CHOICES, Spec, to_json
 from distill_jax.types import RequestError, require_at_least
 
 
@@ -86,7 +86,8 @@ def run(argv: list[str]) -> None:
     with open_workdir(path) as workdir, Interrupts() as interrupts, resumable("ablate", argv, path):
         config = {**first.describe(), "swept": swept, "seeds": options.seeds, "repeats": options.repeats}
         # The figures of an earlier process are in the order in which the settings were given.
-        figures = first.describe_figures(repeats=options.repeats, order=list(swept))
+        others = {str(number): to_json(setup.spec) for number, setup in enumerate(setups[1:], 1)}
+        figures = first.describe_figures(repeats=options.repeats, order=list(swept), specs=others)
         config |= {"held_out": options.held_out, **figures}
         workdir.begin(config, options.resume, options.overwrite)
         print(display.configuration(first.title, first.experiment))

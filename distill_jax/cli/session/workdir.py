@@ -112,10 +112,8 @@ class Workdir:
                     note = f"this run was started with {name} {was!r}, now it is {value!r}: its bits may differ"
                     print(note, file=sys.stderr)
         elif resume:
-            if self.has(CHECKPOINTS):
-                raise RequestError(
-                    f"{self.path} has checkpoints but no {CONFIG}: restore it, or give another --workdir"
-                )
+            for name in filter(self.has, (CHECKPOINTS, POINTS, SCHEDULE)):  # of which configuration?
+                raise RequestError(f"{self.path} has {name} but no {CONFIG}: restore it, or give another --workdir")
             self.warn_nothing_to_resume(CONFIG)
         if before is None or before != json.loads(json.dumps(config)):
             self.write(CONFIG, config)
