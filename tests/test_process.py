@@ -210,7 +210,7 @@ def test_a_commit_is_marked_if_files_have_changed(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("1")
     git("add", "file")
     git("commit", "-m", "first")
-    git("tag", "v1")
+    git("tag", "-a", "v1", "-m", "v1")
     clean = clock._commit(tmp_path)
     assert clean is not None and re.fullmatch("[0-9a-f]{40}", clean), "a tag must not hide the hash"
     (tmp_path / "file").write_text("2")
