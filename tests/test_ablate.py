@@ -253,6 +253,22 @@ def test_the_configuration_has_the_settings_of_every_choice(tmp_path: Path, monk
     assert "runs.specs.1.models.size was 3, now it is 5" in capsys.readouterr().err
 
 
+def test_all_points_take_their_networks_from_one_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    """Sizes run one after the other, so an interrupted sweep may have used --pool for the first of them."""
+
+    def measured(setup: Any, runs: measure.Runs, group: Any, *_: object) -> list[measure.Row]:
+        return [measure.Row(group, seed, 50.0, 1.0) for seed in runs.seeds]
+
+    monkeypatch.setattr(ablate, "measure", measured)
+    monkeypatch.setattr(ablate, "given_pool", lambda setup, path: path)
+    line = [*SMALL.split(), "--ipc", "1", "2", "--workdir", str(tmp_path / "run")]
+    assert ablate.main([*line, "--pool", "mine"]) == 0
+    assert ablate.main([*line, "--pool", "mine", "--resume"]) == 0
+    for other in ([], ["--pool", "another"]):
+        assert ablate.main([*line, *other, "--resume"]) == 2
+        assert 'runs.pool was "mine", now it is ' in capsys.readouterr().err
+
+
 def test_options_that_take_several_numbers_are_not_swept(tmp_path: Path, capsys):
     """--mean takes a number per channel, halve_at any number. Both are found out from the fields, also of plug-ins."""
     line = "dm digits --ipc 1 --optimiser.halve-at 0.5 0.75 --optimiser.lr 0.1 0.2 --mean 0.3 0.3 0.3 --std 0.2 0.2 0.2"

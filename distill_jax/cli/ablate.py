@@ -87,7 +87,8 @@ def run(argv: list[str]) -> None:
         config = {**first.describe(), "swept": swept, "seeds": options.seeds, "repeats": options.repeats}
         # The figures of an earlier process are in the order in which the settings were given.
         others = {str(number): to_json(setup.spec) for number, setup in enumerate(setups[1:], 1)}
-        figures = first.describe_figures(repeats=options.repeats, order=list(swept), specs=others)
+        pool = None if options.pool is None else str(options.pool)
+        figures = first.describe_figures(repeats=options.repeats, order=list(swept), specs=others, pool=pool)
         config |= {"held_out": options.held_out, **figures}
         workdir.begin(config, options.resume, options.overwrite)
         print(display.configuration(first.title, first.experiment))

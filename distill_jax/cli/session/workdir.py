@@ -75,7 +75,7 @@ class Workdir:
         """Replace the CSV file ``name``. The first of ``rows`` is the header."""
         if not hosts.is_first():
             return
-        with replaced(self.path / name) as temporary, temporary.open("w", newline="") as file:
+        with replaced(self.path / name) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
 
     def write_picture(self, name: str, figure: Any) -> None:
