@@ -62,11 +62,11 @@ class Budget:
             return 0
         if self.points == 1:
             return self.steps
-        steps = min(steps, self.steps or steps)
+        end = min(steps, self.steps or steps)
         # Rounded up, so that a block ends soon after each share and not just before it. Rounding would add up to more
         # than a share of very few steps.
-        share = -(-steps // self.points) if steps >= self.points**2 else 1
-        return math.gcd(share, self.steps) if self.steps else share
+        share = -(-end // self.points) if end >= self.points**2 else 1
+        return share if end == steps else math.gcd(share, end)  # a run that goes on must have a block that ends there
 
 
 class Point(NamedTuple):
