@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from distill_jax import mesh
+from distill_jax import mesh, tree
 from distill_jax.augment import NoAugment, draw_patches, mix
 from distill_jax.contracts import Augmentation
 from distill_jax.draws import permutations
@@ -129,11 +129,8 @@ the device. In a ConvNet of width 128 their activations take 1.3 kilobytes per p
 
 def networks_at_once(networks: int, batch: int, shape: tuple[int, ...]) -> int:
     """Return how many of ``networks`` networks a device trains side by side on batches of ``batch`` images of ``shape``
-    (H, W, c): one on a CPU; on an accelerator as many as TRAINED_PIXELS allows, and a divisor of ``networks`` if one is
-    near, because a remainder would compile a second program."""
-    most = 1 if on_cpu() else max(1, min(networks, TRAINED_PIXELS // (batch * shape[0] * shape[1])))
-    divisor = max(n for n in range(1, most + 1) if networks % n == 0)
-    return divisor if 2 * divisor >= most else most
+    (H, W, c): one on a CPU; on an accelerator as many as TRAINED_PIXELS allows (``tree.chunk_within``)."""
+    return 1 if on_cpu() else tree.chunk_within(networks, TRAINED_PIXELS // (batch * shape[0] * shape[1]))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -237,10 +237,44 @@ def test_names_and_flags_run_one_after_the_other(tmp_path: Path, capsys):
     swept = "--init random noise --selector.cycle true false"
     assert ablate.main([*DM.split(), *swept.split(), "--workdir", str(tmp_path / "run")]) == 0
     assert "selector.cycle: true false (one after the other)" in capsys.readouterr().out
+    other = "--selector.cycle true false --init random noise"
+    assert ablate.main([*DM.split(), *other.split(), "--workdir", str(tmp_path / "run"), "--resume"]) == 2
+    assert 'order was ["init", "selector.cycle"], now it is ["selector.cycle", "init"]' in capsys.readouterr().err
     with (tmp_path / "run" / "ablation.csv").open() as file:
         lines = [(row["init"], row["selector.cycle"], row["loss"]) for row in csv.DictReader(file)]
     assert [line[:2] for line in lines[::2]] == [(i, c) for i in ("random", "noise") for c in ("true", "false")]
     assert len({loss for *_, loss in lines}) == 8
+
+
+def test_the_configuration_has_the_settings_of_every_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    """Random networks, which come first, have no size. Without a record of the others, their figures would be mixed."""
+
+    def measured(setup: Any, runs: measure.Runs, group: Any, *_: object) -> list[measure.Row]:
+        return [measure.Row(group, seed, 50.0 + seed, 1.0) for seed in runs.seeds]
+
+    monkeypatch.setattr(ablate, "measure", measured)
+    line = [*SMALL.replace("--models.size 1", "").split(), "--models", "random", "early-stage", "--perturb", "none"]
+    line += ["--workdir", str(tmp_path / "run"), "--models.size"]
+    assert ablate.main([*line, "3"]) == 0
+    assert ablate.main([*line, "3", "--resume"]) == 0
+    assert ablate.main([*line, "5", "--resume"]) == 2
+    assert "runs.specs.1.models.size was 3, now it is 5" in capsys.readouterr().err
+
+
+def test_all_points_take_their_networks_from_one_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    """Sizes run one after the other, so an interrupted sweep may have used --pool for the first of them."""
+
+    def measured(setup: Any, runs: measure.Runs, group: Any, *_: object) -> list[measure.Row]:
+        return [measure.Row(group, seed, 50.0, 1.0) for seed in runs.seeds]
+
+    monkeypatch.setattr(ablate, "measure", measured)
+    monkeypatch.setattr(ablate, "given_pool", lambda setup, path: path)
+    line = [*SMALL.split(), "--ipc", "1", "2", "--workdir", str(tmp_path / "run")]
+    assert ablate.main([*line, "--pool", "mine"]) == 0
+    assert ablate.main([*line, "--pool", "mine", "--resume"]) == 0
+    for other in ([], ["--pool", "another"]):
+        assert ablate.main([*line, *other, "--resume"]) == 2
+        assert 'runs.pool was "mine", now it is ' in capsys.readouterr().err
 
 
 def test_options_that_take_several_numbers_are_not_swept(tmp_path: Path, capsys):

@@ -1,6 +1,7 @@
 """Tests that micro-batches give the loss, the gradient and the outputs of the whole batch."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +49,7 @@ def test_batches_are_whole_on_an_accelerator_and_when_costs_are_counted(where):
 
 @pytest.mark.parametrize("n, side, size", [(256, 32, 256), (256, 128, 256), (256, 224, 64), (7, 2048, 1)])
 def test_an_accelerator_splits_a_training_batch_whose_activations_would_fill_its_memory(n: int, side: int, size: int):
-    images = np.broadcast_to(np.uint8(0), (n, side, side, 3))
+    images: Any = np.broadcast_to(np.uint8(0), (n, side, side, 3))
     with compiled_for("gpu"):
         assert micro_batch(images, PIXELS, TRAINING_PIXELS) == size
         assert micro_batch(images, PIXELS) == n

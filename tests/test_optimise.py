@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 
 from distill_jax.cli.process import clock as process_clock
 from distill_jax.cli.process.clock import Clock
+from distill_jax.cli.process.interrupts import Interrupted
 from distill_jax.cli.session import optimise as session
 from distill_jax.evaluation import PROTOCOLS, Protocol
 from distill_jax.run import Block, BlockSize
@@ -42,6 +45,10 @@ class Course:
     """step of each checkpoint, and the seconds of distillation in it"""
     protocols: list[Protocol] = field(default_factory=list)
     """the protocol of each score"""
+    signalled: bool = False
+    """whether a signal comes while a set is scored"""
+    kept: int = 0
+    """step to which the log is cut back"""
     now: float = 0.0
 
     def run(self, problem: Any, first: Any, callbacks: Sequence[Callable], size: BlockSize, begin: int, *_: Any) -> Any:
@@ -54,11 +61,17 @@ class Course:
 
     def score(self, what: str, sets: Any, protocol: Protocol) -> dict[str, float]:
         self.now += 7
+        if self.signalled:
+            raise Interrupted(signal.SIGINT)
         self.protocols.append(protocol)
         return {"mean": 50.0}
 
     def save(self, step: int, state: Any, about: dict[str, Any]) -> None:
         self.saved.append((step, about["seconds"]["distill"]))
+        self.restored = SimpleNamespace(step=step, state=state, about=json.loads(json.dumps(about)), skipped=())
+
+    def cut(self, step: int) -> None:
+        self.kept = step
 
     def optimise(self, monkeypatch: pytest.MonkeyPatch, path: Path) -> Clock:
         """Run from the checkpoint to the end, saving every third outer iteration and scoring every second one."""
@@ -74,7 +87,7 @@ class Course:
         spec, clock = SimpleNamespace(inner_steps=2, outer_steps=4, steps=8), Clock()
         setup: Any = SimpleNamespace(spec=spec, problem=lambda *_: None)
         data: Any = SimpleNamespace(at=lambda n: None)
-        workdir: Any = SimpleNamespace(path=path, truncate_log=lambda step: None, log=self.lines.append)
+        workdir: Any = SimpleNamespace(path=path, truncate_log=self.cut, log=self.lines.append)
         interrupts: Any = SimpleNamespace(pending=lambda: False, check=lambda: None)
         scorer: Any = SimpleNamespace(score=self.score, protocol=PROTOCOLS["dsa"])
         session.optimise(session.Session(setup, data, workdir, clock, interrupts), None, 3, 2, scorer)
@@ -103,3 +116,24 @@ def test_a_resumed_run_counts_the_seconds_up_to_its_checkpoint_once(
     assert [(line["outer"], line["seconds"]) for line in course.lines] == [(4, 4.0)]
     assert course.saved == [(8, 4.0)]
     assert {phase: clock.seconds[phase] for phase in before} == {"pretrain": 20.0, "distill": 4.0, "evaluate": 14.0}
+
+
+def test_a_signal_during_a_score_saves_the_set_and_the_resumed_run_scores_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a checkpoint there, all steps since the last one would be lost: here two outer iterations, and with
+    ``--save-every 100 --eval-every 1`` up to 99."""
+    course = Course(signalled=True)
+    with pytest.raises(Interrupted):
+        course.optimise(monkeypatch, tmp_path)
+    assert course.saved == [(0, 0.0), (4, 2.0)] and [line["step"] for line in course.lines] == [2]
+    assert course.restored.about["seconds"]["evaluate"] == 7.0
+    with pytest.raises(Interrupted):
+        course.optimise(monkeypatch, tmp_path)
+    assert course.saved[2:] == [(4, 2.0)] and len(course.lines) == 1
+    course.signalled = False
+    course.optimise(monkeypatch, tmp_path)
+    assert course.kept == 3, "a line that was logged after the checkpoint of its step would be there twice"
+    assert course.saved[3:] == [(6, 3.0), (8, 4.0)] and "unscored" not in course.restored.about
+    figures = [(line["step"], line["loss"], line.get("held_out_accuracy"), line["seconds"]) for line in course.lines]
+    assert figures == [(2, 2.0, None, 1.0), (4, 4.0, 50.0, 2.0), (6, 6.0, None, 3.0), (8, 8.0, 50.0, 4.0)]

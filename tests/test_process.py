@@ -4,9 +4,11 @@ import errno
 import os
 import re
 import signal
+import subprocess
 import time
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ from benchmarks import benchmark
 from benchmarks.benchmark import Benchmark
 from distill_jax.cli import distill, evaluate, reproduce
 from distill_jax.cli.main import main
-from distill_jax.cli.process import clock
+from distill_jax.cli.process import backend, clock
 from distill_jax.cli.process.interrupts import Interrupted, Interrupts
 from distill_jax.cli.process.run_command import LESS_MEMORY, Broken, run_command
 from distill_jax.spec import Spec
@@ -135,3 +137,81 @@ def test_phases_are_disjoint_and_compilation_is_counted_once() -> None:
     assert sum(timed.seconds.values()) <= took - 0.05
     timed.add({"distill": 100.0})
     assert timed.rounded()["distill"] >= 100
+
+
+def ends_with(error: BaseException) -> int:
+    def run(argv: list[str]) -> None:
+        raise error
+
+    return run_command(run, [])
+
+
+def test_only_a_full_device_is_called_insufficient_memory(capsys) -> None:
+    full = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.\nin this:")
+    assert ends_with(full) == 1
+    said = "error: out of memory (RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.): try --class"
+    assert capsys.readouterr().err.startswith(said)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        ends_with(jax.errors.JaxRuntimeError("INTERNAL: a defect"))
+
+
+def test_errors_of_files_that_no_user_can_mend_keep_their_traceback() -> None:
+    for number in (errno.EIO, errno.ENOENT):
+        with pytest.raises(OSError, match="it"):
+            ends_with(OSError(number, "it", "file"))
+    for number, code in ((errno.EDQUOT, 1), (errno.EFBIG, 1), (errno.EACCES, 2), (errno.EROFS, 2), (errno.ELOOP, 2)):
+        assert ends_with(OSError(number, "it", "file")) == code
+
+
+def test_help_succeeds_and_a_command_line_that_is_wrong_does_not() -> None:
+    assert [ends_with(SystemExit(code)) for code in (0, 2, None)] == [0, 2, 0]
+
+
+def test_compiled_programs_are_kept_in_the_folder_of_the_user_unless_there_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed: dict[str, object] = {}
+    values: dict[str, object] = {"jax_compilation_cache_dir": None}
+    monkeypatch.setattr(backend.jax, "config", SimpleNamespace(values=values, update=changed.__setitem__))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    backend.keep_compiled_programs()
+    assert changed == {
+        "jax_compilation_cache_dir": str(tmp_path / "distill_jax"),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+    }
+    changed.clear()
+    values["jax_compilation_cache_dir"] = "mine"
+    backend.keep_compiled_programs()
+    assert not changed
+
+
+def test_flags_of_the_user_are_kept_and_none_is_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "--mine")
+    monkeypatch.setattr(backend.metadata, "version", lambda name: "0.10.2")
+    for _ in range(2):
+        backend.compile_faster()
+        assert os.environ["XLA_FLAGS"] == "--mine --xla_cpu_use_fusion_emitters=false"
+    backend.deterministic_operations()
+    assert os.environ["XLA_FLAGS"].endswith("=false --xla_gpu_deterministic_ops=true")
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setattr(backend.metadata, "version", lambda name: "0.11.0")
+    backend.compile_faster()
+    assert os.environ["XLA_FLAGS"] == "", "XLA ends the process on a flag that it does not know"
+
+
+def test_a_commit_is_marked_if_files_have_changed(tmp_path: Path) -> None:
+    def git(*words: str) -> None:
+        about = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", "-C", str(tmp_path), *about, *words], check=True, capture_output=True)
+
+    assert clock._commit(tmp_path) is None
+    git("init")
+    assert clock._commit(tmp_path) is None, "there is no commit yet"
+    (tmp_path / "file").write_text("1")
+    git("add", "file")
+    git("commit", "-m", "first")
+    git("tag", "-a", "v1", "-m", "v1")
+    clean = clock._commit(tmp_path)
+    assert clean is not None and re.fullmatch("[0-9a-f]{40}", clean), "a tag must not hide the hash"
+    (tmp_path / "file").write_text("2")
+    assert clock._commit(tmp_path) == f"{clean}-dirty"

@@ -179,6 +179,36 @@ def test_recorded_sets_outlast_the_arrays_of_the_run(monkeypatch: pytest.MonkeyP
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("budget", "steps", "found"),
+    [
+        (Budget(points=3), 500, [167, 334, 500]),
+        (Budget(points=3), 100, [34, 68, 100]),
+        (Budget(points=4), 5, [2, 3, 4, 5]),
+        (Budget(points=5), 1000, [200, 400, 600, 800, 1000]),
+        (Budget(steps=100, points=3), 102, [34, 68, 100]),
+        (Budget(steps=100, points=4), 100, [25, 50, 75, 100]),
+        (Budget(steps=1000, points=7), 1000, [143, 286, 429, 572, 715, 858, 1000]),
+        (Budget(steps=30), 40, [30]),
+    ],
+)
+def test_blocks_end_soon_after_each_share_of_the_steps(budget: Budget, steps: int, found: list[int]) -> None:
+    """Blocks that end just before a share would record its set a whole block later."""
+    every = budget.every(steps)
+    ends = [*range(every, budget.steps or steps, every), budget.steps or steps]
+    shares = [int(budget.share(0.0, end, steps) * budget.points + 1e-9) for end in ends]
+    assert [ends[shares.index(n)] for n in sorted(set(shares) - {0})] == found
+
+
+def test_blocks_are_short_only_if_the_run_would_go_on_after_its_budget() -> None:
+    budget = Budget(steps=1000, points=7)
+    assert budget.every(1000) == 143 and 1000 % budget.every(1008) == 0
+
+
+def test_a_budget_of_seconds_lets_blocks_end_anywhere() -> None:
+    assert Budget(seconds=5.0, points=3).every(10**6) == 0 and Budget().every(100) == 0
+
+
 def test_held_out_never_uses_the_test_set() -> None:
     options = Compare("compare", "digits", held_out=True)
     job = entrant("dm", 1, options, [])

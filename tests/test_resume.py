@@ -132,7 +132,7 @@ def test_a_signal_ends_after_the_block_and_saves(
     assert outcome(tmp_path) == uninterrupted
 
 
-@pytest.mark.parametrize("phase", ["pretraining", "scoring", "random images"])
+@pytest.mark.parametrize("phase", ["pretraining", "held-out accuracy", "scoring", "random images"])
 def test_a_phase_that_a_signal_interrupts_runs_again(phase, uninterrupted, tmp_path: Path, monkeypatch) -> None:
     from distill_jax.cli.output import display as show
 

@@ -27,6 +27,7 @@ from distill_jax.distill import Problem
 from distill_jax.evaluation import Protocol
 from distill_jax.halving import Rung, Schedule, Speed
 from distill_jax.spec import as_arrays
+from distill_jax.types import RequestError
 from tests.test_resume import Killed, dies
 from tests.tiny import count_calls
 
@@ -211,3 +212,119 @@ def test_a_folder_holds_one_race(finished: Path, capsys: pytest.CaptureFixture[s
     assert "--overwrite" in capsys.readouterr().err
     assert run(finished, "--resume", "--seconds", "50") == 2
     assert "tune.seconds was 100" in capsys.readouterr().err
+
+
+def rows_of(*figures: tuple[int, float, float]) -> list[tuned.Row]:
+    """Return a row for each (rung, rate, accuracy)."""
+    return [tuned.Row(rung, 4 * rung, {"lr": rate}, [of - 1, of + 1], 1.0) for rung, rate, of in figures]
+
+
+def test_the_best_of_the_last_rung_wins_and_its_settings_are_written(tmp_path: Path) -> None:
+    """A candidate that was ahead after fewer steps, with fewer networks, is not the winner."""
+    rows = rows_of((1, 0.1, 70.0), (1, 1.0, 60.0), (1, 10.0, 40.0), (2, 0.1, 62.0), (2, 1.0, 66.0))
+    setup: Any = SimpleNamespace(method="dm", dataset="folder:a b/photos", spec=SimpleNamespace(ipc=1))
+    lines = tuned.written(Workdir(tmp_path), setup, rows, {"ipc": 1, "lr": 0.5}, ("--side", "64"))
+    assert json.loads((tmp_path / "tuned.json").read_text()) == {"ipc": 1, "lr": 1.0}
+    cells = [line.split() for line in lines[1:4]]
+    assert cells[0] == ["0.1", "70.00", "±", "1.41", "62.00", "±", "1.41"]
+    assert cells[1] == ["1", "60.00", "±", "1.41", "66.00", "±", "1.41"]
+    assert cells[2] == ["10", "40.00", "±", "1.41"], "it was not in the second rung"
+    assert "best: lr 1, 66.00 ± 1.41 % of held-out images" in lines
+    words = shlex.split(lines[-1])
+    assert words[-6:] == ["dm", "folder:a b/photos", "--side", "64", "--config", str(tmp_path / "tuned.json")]
+    with (tmp_path / "tune.csv").open() as file:
+        assert next(csv.DictReader(file)) == {
+            "rung": "1", "step": "4", "lr": "0.1", "networks": "2", "accuracy": "70.0", "std": "1.4142", "loss": "1.0",
+        }  # fmt: skip
+
+
+def test_a_winner_at_the_edge_of_the_tried_values_is_reported() -> None:
+    rows = rows_of((1, 0.1, 70.0), (1, 1.0, 60.0), (1, 10.0, 40.0), (2, 0.1, 62.0), (2, 1.0, 66.0))
+    assert tuned._edges(rows, rows[4]) == []
+    for row, which in ((rows[3], "0.1 is the smallest"), (rows[2], "10 is the largest")):
+        (hint,) = tuned._edges(rows, row)
+        assert f"lr {which} value tried" in hint and hint.endswith(f"add --lr {row.point['lr']:g}")
+
+
+def test_the_schedule_says_what_it_cuts() -> None:
+    protocol = SimpleNamespace(name="idc", epochs=300)
+    setup: Any = SimpleNamespace(experiment=SimpleNamespace(protocol=protocol), spec=SimpleNamespace(steps=8))
+    whole = tuned.announced(Schedule([Rung(3, 4, 2), Rung(2, 8, 3)], 300), setup, 136)
+    assert [line.split() for line in whole[1:3]] == [["1", "3", "4", "2"], ["2", "2", "8", "3"]]
+    assert whole[3:] == ["scored on 136 held-out training images, protocol idc, 300 epochs"]
+    cut = tuned.announced(Schedule([Rung(3, 7, 2)], 30), setup, 136)
+    assert cut[2].endswith("30 epochs of its 300") and cut[3].startswith("tuning ends after 7 of 8 steps")
+
+
+def test_the_speed_leaves_out_the_block_that_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling takes 20 seconds and a step of all four candidates 2; the networks take 5 seconds to compile, 3 for an
+    epoch, and 1 to test."""
+    now = 0.0
+
+    def blocks(first: float, each: float, counts: Any, callbacks: Any) -> None:
+        nonlocal now
+        begin = 0
+        for number, count in enumerate(counts):
+            took = count * each + (first if number == 0 else 0.0)
+            now += took
+            block: Any = SimpleNamespace(seconds=took, first=begin, end=begin + count)
+            begin += count
+            if any([callback(block) for callback in callbacks]):
+                return
+        pytest.fail("the measurement must end")
+
+    def tested(*_: object) -> None:
+        nonlocal now
+        now += 1.0
+
+    monkeypatch.setattr(race, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(race.Race, "stacked", lambda self, alive: list(alive))
+    for name in ("init_states", "automatic_chunk", "training_sets"):
+        monkeypatch.setattr(sweep, name, lambda *_: None)
+    monkeypatch.setattr(sweep, "run", lambda problems, states, callbacks: blocks(20.0, 2.0, (1, 1, 5, 9), callbacks))
+    monkeypatch.setattr(race, "train_networks", lambda *of: blocks(5.0, 3.0, (1, 1, 4, 9), of[-1]))
+    monkeypatch.setattr(race, "test_accuracies", tested)
+    checks: list[int] = []
+    interrupts = SimpleNamespace(check=lambda: checks.append(1))
+    names = ("net", "protocol", "key", "normaliser", "test")
+    scorer: Any = SimpleNamespace(interrupts=interrupts, **dict.fromkeys(names))
+    other: Any = None
+    speed = race.measure_speed(race.Race(other, [{}] * 4, other, scorer, other), 3)
+    assert speed == Speed(step=0.5, epoch=3.0, compile=22.0, score=9.0) and len(checks) == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ("", 7),
+        ("--tune optimiser.lr optimiser.momentum", 5),
+        ("--tune optimiser.lr perturb.max perturb.min", 3),
+        ("--tune optimiser.lr perturb.max --candidates 9 --reach 4", 9),
+    ],
+)
+def test_more_numbers_have_fewer_values_each(options: str, count: int, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    asked: list[Any] = []
+
+    def candidates(spec: Any, *of: Any) -> None:
+        asked.extend(of)
+        raise RequestError("enough is known")
+
+    monkeypatch.setattr(tune, "candidates", candidates)
+    assert tune.main(["acc_dd", "digits", *options.split()]) == 2
+    assert asked[1:] == [count, 4.0 if "reach" in options else 30.0]
+
+
+def test_the_time_before_the_schedule_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 100 seconds, reading data, pretraining and measuring took 30."""
+    clock = iter((1000.0, 1030.0))
+    asked: list[Any] = []
+
+    def scheduled(*of: Any) -> None:
+        asked.extend(of)
+        raise RequestError("enough is known")
+
+    monkeypatch.setattr(tune, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(tune, "scheduled", scheduled)
+    line = "dm digits --seconds 100 --repeats 2 --outer-steps 4 --inner-steps 3 --protocol.epochs 9 --workdir"
+    assert tune.main([*line.split(), str(tmp_path)]) == 2
+    assert asked == [7, 2, 12, 9, Speed(0.01, 0.01, 0.0, 0.0), 70.0]

@@ -3,14 +3,18 @@ configuration.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from distill_jax.axes.optimiser import SGD
 from distill_jax.cli.session.atomic import read_json, replaced
+from distill_jax.cli.session.resume import warn_other_rates
 from distill_jax.cli.session.workdir import (
     CHECKPOINTS,
     CONFIG,
+    MEMBERS,
     METRICS,
     POOL,
     RUN,
@@ -20,6 +24,7 @@ from distill_jax.cli.session.workdir import (
     open_workdir,
     refuse_used,
 )
+from distill_jax.spec import Spec
 from distill_jax.types import RequestError
 
 
@@ -98,12 +103,12 @@ def test_a_folder_with_a_run_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def a_run_in(path: Path) -> None:
-    """Make the files of a run, its checkpoints and its pool."""
+    """Make the files of a run, its checkpoints, its pool, and the members of an incomplete pool."""
     for name in RUN:
         (path / name).touch()
     (path / CONFIG).write_text('{"schema": 1}')
     (path / CHECKPOINTS).unlink()
-    for name in (CHECKPOINTS, POOL):
+    for name in (CHECKPOINTS, POOL, MEMBERS):
         (path / name / "0").mkdir(parents=True)
         (path / name / "0" / "file").touch()
 
@@ -117,9 +122,10 @@ def test_clearing_keeps_foreign_files(tmp_path: Path) -> None:
 
 def test_a_separate_pool_is_kept(tmp_path: Path) -> None:
     """A pretrained pool is useful to the next run."""
-    (tmp_path / POOL / "0").mkdir(parents=True)
+    for name in (POOL, MEMBERS):
+        (tmp_path / name / "0").mkdir(parents=True)
     Workdir(tmp_path).clear()
-    assert (tmp_path / POOL / "0").exists()
+    assert (tmp_path / POOL / "0").exists() and (tmp_path / MEMBERS / "0").exists()
 
 
 @pytest.mark.parametrize("name", [name for name in RUN if name != CONFIG])
@@ -130,7 +136,7 @@ def test_foreign_files_are_never_deleted(name: str, tmp_path: Path) -> None:
     assert (tmp_path / name).read_text() == "mine"
 
 
-@pytest.mark.parametrize("folder", [CHECKPOINTS, POOL])
+@pytest.mark.parametrize("folder", [CHECKPOINTS, POOL, MEMBERS])
 def test_foreign_files_among_checkpoints_are_never_deleted(folder: str, tmp_path: Path) -> None:
     a_run_in(tmp_path)
     (tmp_path / folder / "thesis.pdf").touch()
@@ -160,6 +166,14 @@ def test_resuming_a_missing_run_suggests_a_similar_folder(tmp_path: Path, capsys
         assert not workdir.begin({"versions": {}}, resume=True, overwrite=False)
     said = f"no run to resume in {tmp_path / 'dmo'}: starting a new one (did you mean {tmp_path / 'demo'}?)"
     assert capsys.readouterr().err == f"there is {said}\n"
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "points", "schedule.json"])
+def test_work_of_an_unknown_configuration_is_not_resumed(name: str, tmp_path: Path) -> None:
+    """``ablate`` and ``tune`` keep their figures in points, and would take those of another configuration."""
+    (tmp_path / name).mkdir()
+    with open_workdir(tmp_path) as workdir, pytest.raises(RequestError, match=f"has {name} but no config.json"):
+        workdir.begin({"versions": {}}, resume=True, overwrite=False)
 
 
 def test_checkpoints_without_a_configuration_are_not_resumed(tmp_path: Path) -> None:
@@ -227,6 +241,26 @@ def test_other_changes_are_refused_by_field(path: str, value: object) -> None:
         check_same(_with(path, value), BEFORE)
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "field"),
+    [
+        ({"choice": "HardLabels"}, {"choice": "SoftLabels"}, ""),
+        ({"choice": "SoftLabels"}, {"choice": "HardLabels"}, ""),
+        ({"choice": "LearnedLabels", "lr": 1.0}, {"choice": "LearnedLabels", "lr": 1.0}, ""),
+        ({"choice": "LearnedLabels", "lr": 1.0}, {"choice": "LearnedLabels", "lr": 2.0}, "spec.labels.lr"),
+        ({"choice": "HardLabels"}, {"choice": "LearnedLabels"}, "spec.labels.choice"),
+        ({"choice": "mine:Labels", "lr": 1.0}, {"choice": "mine:Labels", "lr": 2.0}, "spec.labels.lr"),
+    ],
+)
+def test_only_labels_of_finished_images_may_change_on_resume(before: dict, now: dict, field: str) -> None:
+    """Learned labels are a part of every step, so another rate would make a set that no single command makes."""
+    runs = [{**BEFORE, "spec": {"ipc": 1, "labels": labels}} for labels in (before, now)]
+    if not field:
+        return check_same(*runs)
+    with pytest.raises(RequestError, match=field):
+        check_same(*runs)
+
+
 def _with(path: str, value: object) -> dict:
     changed = json.loads(json.dumps(BEFORE))
     *nodes, last = path.split(".")
@@ -235,3 +269,15 @@ def _with(path: str, value: object) -> dict:
         node = node[name]
     node[last] = value
     return changed
+
+
+def test_an_extended_run_says_that_its_rates_were_others(capsys: pytest.CaptureFixture[str]) -> None:
+    """CAFE halves its rate after 6, 8 and 9 tenths of the run. The first 6 of 10 outer steps had the whole rate, which
+    they also have in a run of 20."""
+    spec = Spec(optimiser=SGD(halve_at=(0.6, 0.8, 0.9)), outer_steps=20, inner_steps=3)
+    for before, taken, warned in ((10, 18, False), (10, 19, True), (20, 60, False), (30, 21, False), (30, 39, True)):
+        warn_other_rates(spec, before, taken)
+        said = f"learning rates of a run of {before} outer steps: the images will not be those of a run of 20 from"
+        assert (said in capsys.readouterr().err) == warned
+    warn_other_rates(replace(spec, optimiser=SGD()), 10, 30)
+    assert not capsys.readouterr().err

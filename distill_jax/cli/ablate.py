@@ -35,7 +35,7 @@ from distill_jax.cli.session.workdir import (
     Workdir,
     open_workdir,
 )
-from distill_jax.spec import CHOICES, Spec
+from distill_jax.spec import CHOICES, Spec, to_json
 from distill_jax.types import RequestError, require_at_least
 
 
@@ -85,7 +85,11 @@ def run(argv: list[str]) -> None:
     given, path = given_pool(first, options.pool), options.folder(f"ablate-{first.folder}")
     with open_workdir(path) as workdir, Interrupts() as interrupts, resumable("ablate", argv, path):
         config = {**first.describe(), "swept": swept, "seeds": options.seeds, "repeats": options.repeats}
-        config |= {"held_out": options.held_out, **first.describe_figures(repeats=options.repeats)}
+        # The figures of an earlier process are in the order in which the settings were given.
+        others = {str(number): to_json(setup.spec) for number, setup in enumerate(setups[1:], 1)}
+        pool = None if options.pool is None else str(options.pool)
+        figures = first.describe_figures(repeats=options.repeats, order=list(swept), specs=others, pool=pool)
+        config |= {"held_out": options.held_out, **figures}
         workdir.begin(config, options.resume, options.overwrite)
         print(display.configuration(first.title, first.experiment))
         print(*_describe_sweep(numbers, structural), sep="\n", flush=True)

@@ -30,8 +30,8 @@ from distill_jax.cli.request import arguments
 from distill_jax.cli.request.choices import choice_name
 from distill_jax.cli.session.atomic import read_json, replaced
 from distill_jax.cli.session.optimise import Session, optimise, rounded
-from distill_jax.cli.session.pool import given_pool, pool_for
-from distill_jax.cli.session.resume import Resumable, resumable
+from distill_jax.cli.session.pool import given_pool, has_pool, pool_for
+from distill_jax.cli.session.resume import Resumable, resumable, warn_other_rates
 from distill_jax.cli.session.score import BASELINES, Baseline, Scorer, share_store
 from distill_jax.cli.session.setup import Setup, refuse_different, set_up
 from distill_jax.cli.session.workdir import (
@@ -39,7 +39,6 @@ from distill_jax.cli.session.workdir import (
     CONFIG,
     DISTILLED,
     GRID,
-    POOL,
     REPORT,
     RESULT,
     Workdir,
@@ -138,7 +137,7 @@ def resolve_request(argv: list[str]) -> ResolvedRequest:
         )
     if "random_soft" in baselines and setup.spec.classes:
         raise RequestError("the pool's networks label all classes: leave out either --classes or random_soft")
-    if isinstance(config, Mapping) and path is not None and hosts.broadcast((path / POOL).is_dir):
+    if isinstance(config, Mapping) and path is not None and has_pool(path):
         # The run has its own copy of --pool, which may have moved since.
         options = replace(options, pool=options.pool or (config.get("pool") and Path(config["pool"])))
         pool = None
@@ -174,6 +173,8 @@ def _begin(workdir: Workdir, setup: Setup, options: Distill) -> Mapping[str, Any
             f"the run in {workdir.path} has already taken {steps[0]} steps: give at least "
             f"--outer-steps {-(-steps[0] // setup.spec.inner_steps)}, or another --workdir"
         )
+    if steps and earlier_config is not None:
+        warn_other_rates(setup.spec, earlier_config["spec"]["outer_steps"], steps[0])
     result = workdir.read(RESULT) if workdir.begin(config, options.resume, options.overwrite) else None
     if result is not None and _relevant(result["config"]) == _relevant(config):
         return result

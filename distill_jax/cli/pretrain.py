@@ -23,7 +23,7 @@ from distill_jax.cli.process.interrupts import Interrupts
 from distill_jax.cli.process.launch import OnHosts
 from distill_jax.cli.process.run_command import run_command
 from distill_jax.cli.request import arguments
-from distill_jax.cli.session.pool import make_pool
+from distill_jax.cli.session.pool import has_pool, make_pool
 from distill_jax.cli.session.resume import Resumable, resumable
 from distill_jax.cli.session.setup import Setup, refuse_different, set_up
 from distill_jax.cli.session.workdir import CONFIG, MEMBERS, POOL, new_folder, open_workdir
@@ -58,7 +58,7 @@ def run(argv: list[str]) -> None:
     print(display.configuration(setup.title, setup.experiment))
     with open_workdir(path) as workdir, Interrupts() as interrupts, resumable("pretrain", argv, path):
         hosts.broadcast(lambda: _refuse_used(path, options))
-        if options.resume and workdir.has(POOL):
+        if options.resume and has_pool(path):
             _, about = load_pool(path / POOL)
             check_pool(about, setup.describe_pool())
             _check_made(about, setup, options)

@@ -112,8 +112,9 @@ def _from_variables(variables: Mapping[str, str]) -> Launch:
         return Launch()
     address, *numbers = (variables[name] for name in names)
     port, hosts, host = (_number(name, text, 0) for name, text in zip(names[1:], numbers, strict=True))
-    shared = int(variables.get("LOCAL_WORLD_SIZE", "1")) > 1
-    return Launch(f"{address}:{port + 1}", hosts, host, [int(variables["LOCAL_RANK"])] if shared else None)
+    shared = _number("LOCAL_WORLD_SIZE", variables.get("LOCAL_WORLD_SIZE", "1"), 1) > 1
+    device = [_number("LOCAL_RANK", variables.get("LOCAL_RANK", ""), 0)] if shared else None
+    return Launch(f"{address}:{port + 1}", hosts, host, device)
 
 
 def join(launch: Launch) -> None:

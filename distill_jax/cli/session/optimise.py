@@ -17,7 +17,7 @@ from distill_jax.checkpoint import Checkpoints
 from distill_jax.cli.output.display import Bar
 from distill_jax.cli.output.tensorboard import event_writer
 from distill_jax.cli.process.clock import Clock
-from distill_jax.cli.process.interrupts import Interrupts
+from distill_jax.cli.process.interrupts import Interrupted, Interrupts
 from distill_jax.cli.process.run_command import Broken
 from distill_jax.cli.session import resume
 from distill_jax.cli.session.score import Scorer
@@ -56,9 +56,9 @@ def optimise(
     problem = setup.problem(session.data.at(0), pool)
     checkpoints = Checkpoints(workdir.path / CHECKPOINTS)
 
-    def write(step: int, state: State) -> None:
+    def write(step: int, state: State, **about: Any) -> None:
         clock.spent("distill")
-        checkpoints.save(step, state, {"seconds": clock.seconds})
+        checkpoints.save(step, state, {"seconds": clock.seconds, **about})
 
     restored = checkpoints.restore(jax.eval_shape(init_state, problem))
     if restored is None:
@@ -69,8 +69,11 @@ def optimise(
         clock.add(restored.about["seconds"])
         for damaged in restored.skipped if hosts.is_first() else ():
             print(f"the checkpoint of step {damaged} is damaged: continuing from step {step}", file=sys.stderr)
-    workdir.truncate_log(step)
-    write_event = event_writer(workdir.path / EVENTS, step) if tensorboard and hosts.is_first() else None
+    # The line of a set whose score a signal interrupted: it is scored, and logged, again.
+    unscored = None if restored is None else restored.about.get("unscored")
+    logged = step - (unscored is not None)
+    workdir.truncate_log(logged)
+    write_event = event_writer(workdir.path / EVENTS, logged) if tensorboard and hosts.is_first() else None
     saved, saved_at = step, time.monotonic()
     held_out: dict[str, str] = {}
     images_per_step = _images_per_step(setup)
@@ -89,19 +92,27 @@ def optimise(
         clock.spent("distill")
         for step, loss in enumerate(block.losses, block.first + 1):
             outer, rest = divmod(step, spec.inner_steps)
-            if rest:
-                continue
-            line: dict[str, Any] = {"outer": outer, "step": step, "loss": float(loss)}
-            if scorer is not None and eval_every and outer % eval_every == 0:
-                current = as_set(session, problem, block.state)
-                protocol = at_learned_rate(scorer.protocol, current)
-                line["held_out_accuracy"] = scorer.score("held-out accuracy", repeated(current, 1), protocol)["mean"]
-                held_out["held-out"] = f"{line['held_out_accuracy']:.1f} %"
+            if not rest:
+                record({"outer": outer, "step": step, "loss": float(loss)}, block.state)
+
+    def record(line: dict[str, Any], state: State) -> None:
+        """Log ``line``, with the held-out accuracy of ``state`` if it is due."""
+        if scorer is not None and eval_every and line["outer"] % eval_every == 0:
+            current = as_set(session, problem, state)
+            protocol = at_learned_rate(scorer.protocol, current)
+            try:
+                accuracy = scorer.score("held-out accuracy", repeated(current, 1), protocol)["mean"]
+            except Interrupted:
                 clock.spent("evaluate")
-            line["seconds"] = round(clock.seconds["distill"], 3)
-            workdir.log(line)
-            if write_event is not None:
-                write_event(line)
+                write(line["step"], state, unscored=line)
+                raise
+            line = {**line, "held_out_accuracy": accuracy}
+            held_out["held-out"] = f"{accuracy:.1f} %"
+            clock.spent("evaluate")
+        line = {**line, "seconds": round(clock.seconds["distill"], 3)}
+        workdir.log(line)
+        if write_event is not None:
+            write_event(line)
 
     def save(block: Block) -> None:
         nonlocal saved, saved_at
@@ -110,6 +121,9 @@ def optimise(
         if hosts.maximum(due) or block.end == spec.steps or session.interrupts.pending():
             write(block.end, block.state)
             saved, saved_at = block.end, time.monotonic()
+
+    if unscored is not None:
+        record(unscored, state)
 
     with Bar("distilling", spec.steps, start=step, unit="steps") as bar:
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from distill_jax import hosts
-from distill_jax.checkpoint import check_pool, load_pool, save_pool
+from distill_jax.checkpoint import Checkpoints, check_pool, load_pool, save_pool
 from distill_jax.cli.output.display import Bar
 from distill_jax.cli.process.interrupts import Interrupts
 from distill_jax.cli.session.setup import Setup
@@ -19,6 +19,12 @@ from distill_jax.types import Feed, PyTree, RequestError
 def pool_path(path: Path) -> Path:
     """Return the path of the pool in ``path``, which is the pool itself or a workdir."""
     return path / POOL if hosts.broadcast((path / POOL).is_dir) else path
+
+
+def has_pool(path: Path) -> bool:
+    """Return whether the workdir ``path`` has a complete pool. A process that is killed while saving leaves a folder
+    without one."""
+    return bool(Checkpoints(path / POOL).steps())
 
 
 def given_pool(setup: Setup, path: Path | None) -> PyTree:
@@ -58,7 +64,7 @@ def pool_for(setup: Setup, workdir: Workdir, data: Feed, given: PyTree, interrup
     if setup.spec.models.size == 0:
         return None
     path = workdir.path / POOL
-    if not workdir.has(POOL):
+    if not has_pool(workdir.path):
         if given is not None:
             save_pool(path, given, setup.describe_pool())
         else:

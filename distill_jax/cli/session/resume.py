@@ -13,6 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from tyro.conf import FlagCreatePairsOff, arg
 
 from distill_jax import hosts
@@ -21,6 +24,7 @@ from distill_jax.cli.process.interrupts import Interrupted, Interrupts
 from distill_jax.cli.request.parser import invocation
 from distill_jax.cli.session.workdir import new_folder, refuse_empty, refuse_used
 from distill_jax.run import Block, Callback
+from distill_jax.spec import Spec
 from distill_jax.types import RequestError
 
 AGAIN = ("--resume", "--overwrite")
@@ -75,6 +79,24 @@ def resumable(runner: str, argv: Sequence[str], path: Path | None = None) -> Ite
         words[end:end] = ["--resume"] if path is None or given else ["--workdir", str(path), "--resume"]
         print(f"to resume: {shlex.join([*invocation(runner), *words])}", file=sys.stderr)
         raise
+
+
+def warn_other_rates(spec: Spec, before: int, taken: int) -> None:
+    """Print a warning if the learning rates of the ``taken`` inner steps, which followed a schedule over ``before``
+    outer steps, are not those of ``spec``."""
+    if before == spec.outer_steps:
+        return
+    outer = jnp.arange(-(-taken // spec.inner_steps))
+    then, now = (
+        jax.vmap(lambda outer, all=all: jnp.asarray(spec.optimiser.schedule(outer, all), jnp.float32))(outer)
+        for all in (before, spec.outer_steps)
+    )
+    if not np.array_equal(then, now):
+        print(
+            f"the steps so far had the learning rates of a run of {before} outer steps: the images will not be those "
+            f"of a run of {spec.outer_steps} from the start",
+            file=sys.stderr,
+        )
 
 
 def saving(checkpoints: Checkpoints, end: int, interrupts: Interrupts) -> Callback:

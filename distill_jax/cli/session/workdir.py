@@ -25,6 +25,7 @@ from distill_jax.types import RequestError
 CONFIG, METRICS, RESULT, EVALUATION = "config.json", "metrics.jsonl", "result.json", "evaluation.json"
 GRID, REPORT, CHECKPOINTS, POOL = "grid.png", "report.html", "checkpoints", "pool"
 MEMBERS, EVENTS = "pool-members", "tensorboard"
+POOLS = POOL, MEMBERS
 SWEPT, SWEPT_PLOT, POINTS = "ablation.csv", "ablation.png", "points"
 SCHEDULE, TUNED, TUNING, TUNING_PLOT = "schedule.json", "tuned.json", "tune.csv", "tune.png"
 COMPARED, COMPARED_TABLE, COMPARED_PLOT, COMPARED_RUNS = "compare.csv", "compare.md", "compare.png", "compare.json"
@@ -42,6 +43,8 @@ MAY_DIFFER = (
     "uint8", "sources", "methods",
 )  # fmt: skip
 """fields of ``config.json`` that may change when a run is resumed"""
+LABELS_OF_THE_END = ("HardLabels", "SoftLabels")
+"""labels that only finished images get; others are learned with the images, and may not change"""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Workdir:
         """Replace the CSV file ``name``. The first of ``rows`` is the header."""
         if not hosts.is_first():
             return
-        with replaced(self.path / name) as temporary, temporary.open("w", newline="") as file:
+        with replaced(self.path / name) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
 
     def write_picture(self, name: str, figure: Any) -> None:
@@ -109,10 +112,8 @@ class Workdir:
                     note = f"this run was started with {name} {was!r}, now it is {value!r}: its bits may differ"
                     print(note, file=sys.stderr)
         elif resume:
-            if self.has(CHECKPOINTS):
-                raise RequestError(
-                    f"{self.path} has checkpoints but no {CONFIG}: restore it, or give another --workdir"
-                )
+            for name in filter(self.has, (CHECKPOINTS, POINTS, SCHEDULE)):  # of which configuration?
+                raise RequestError(f"{self.path} has {name} but no {CONFIG}: restore it, or give another --workdir")
             self.warn_nothing_to_resume(CONFIG)
         if before is None or before != json.loads(json.dumps(config)):
             self.write(CONFIG, config)
@@ -127,14 +128,15 @@ class Workdir:
         print(f"there is no run to resume in {self.path}: starting a new one{hint}", file=sys.stderr)
 
     def clear(self) -> None:
-        """Delete the files of an earlier run, including its pool, and nothing else.
+        """Delete the files of an earlier run, including its pool and the finished members of an incomplete one, and
+        nothing else.
 
         Raise RequestError, before anything is deleted, if something else has the name of such a file.
         """
         ours = _is_ours(self.path / CONFIG)
-        found = [name for name in (*RUN, POOL) if self.has(name) and (ours or name != POOL)]
+        found = [name for name in (*RUN, *POOLS) if self.has(name) and (ours or name not in POOLS)]
         for name in found:
-            if not ours or (name in (CHECKPOINTS, POOL, POINTS, EVENTS) and not _only_checkpoints(self.path / name)):
+            if not ours or (name in (CHECKPOINTS, *POOLS, POINTS, EVENTS) and not _only_checkpoints(self.path / name)):
                 raise RequestError(f"{self.path / name} was not made by a run: remove it, or give another --workdir")
         for name in sorted(found, key=CONFIG.__eq__):  # config.json last, because it marks the folder as a run's
             path = self.path / name
@@ -232,8 +234,10 @@ def new_folder(name: str, under: Path = Path("runs")) -> Path:
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise RequestError, naming the field, if a run would be resumed with another configuration."""
     old, new = flat(before), flat(json.loads(json.dumps(now)))
+    labels = {of.get("spec.labels.choice", LABELS_OF_THE_END[0]) for of in (old, new)}
+    may_differ = [name for name in MAY_DIFFER if name != "spec.labels" or labels <= set(LABELS_OF_THE_END)]
     for name in old | new:
-        if old.get(name) != new.get(name) and not any(f"{name}.".startswith(f"{free}.") for free in MAY_DIFFER):
+        if old.get(name) != new.get(name) and not any(f"{name}.".startswith(f"{free}.") for free in may_differ):
             mend = "the options that the run was started with"
             if name == "data.fingerprint":
                 mend = "the images that the run was started with, because the data set has changed"

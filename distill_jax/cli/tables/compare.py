@@ -57,7 +57,7 @@ def run(argv: list[str]) -> None:
     path = comparison.path
     with Interrupts() as interrupts, resumable("reproduce", argv, path):
         execute(comparison, interrupts)
-    print((path / COMPARED_TABLE).read_text())
+    print((path / COMPARED_TABLE).read_text(encoding="utf-8"))
     print(
         f"figures {path / COMPARED}, table {path / COMPARED_TABLE}"
         + (f", picture {path / COMPARED_PLOT}" if comparison.options.points > 1 else "")

@@ -55,6 +55,19 @@ class Budget:
             return min(1.0, seconds / self.seconds)
         return min(1.0, step / max(1, min(steps, self.steps or steps)))
 
+    def every(self, steps: int) -> int:
+        """Return the number of steps whose multiples blocks end at, so that the sets of a run of ``steps`` are recorded
+        at equal shares; 0 if any block will do."""
+        if self.seconds:
+            return 0
+        if self.points == 1:
+            return self.steps
+        end = min(steps, self.steps or steps)
+        # Rounded up, so that a block ends soon after each share and not just before it. Rounding would add up to more
+        # than a share of very few steps.
+        share = -(-end // self.points) if end >= self.points**2 else 1
+        return share if end == steps else math.gcd(share, end)  # a run that goes on must have a block that ends there
+
 
 class Point(NamedTuple):
     """The score of an intermediate set."""
@@ -155,12 +168,7 @@ def _run(setup: Setup, problem: Problem, budget: Budget, clock: Clock, interrupt
             return spent >= 1
 
         seconds = min(1.0, budget.seconds / budget.points / 4) if budget.seconds else 1.0
-        # A block ends at every equal share of the steps.
-        steps = min(spec.steps, budget.steps or spec.steps)
-        every = max(1, steps // budget.points) if budget.points > 1 and not budget.seconds else 0
-        if budget.steps:
-            every = math.gcd(every, budget.steps) if every else budget.steps
-        run(problem, state, [stop], BlockSize(seconds, every=every))
+        run(problem, state, [stop], BlockSize(seconds, every=budget.every(spec.steps)))
     return marks
 
 

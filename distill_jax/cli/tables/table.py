@@ -73,7 +73,7 @@ def run(argv: list[str]) -> None:
         session = Session(plan, workdir, command, interrupts, outcomes, gains, finished)
         _write(session)
         failed = _execute(session)
-    print((path / REPRODUCED_PAGE).read_text())
+    print((path / REPRODUCED_PAGE).read_text(encoding="utf-8"))
     print(f"table {path / REPRODUCED_PAGE}, figures {path / REPRODUCED}, a folder for each run in {path / CELLS}")
     if failed:
         raise Broken(f"{', '.join(failed)} failed, as the table says: --resume tries again")
