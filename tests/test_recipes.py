@@ -55,7 +55,8 @@ def test_idc_of_the_users_own_data_is_that_of_cifar10_with_fewer_images_in_an_up
         assert spec(method, "generic").optimiser == spec(method, "cifar10").optimiser
         assert (spec(method, "generic").update.images, spec(method, "cifar10").update.images) == (500, 2000)
     large = resolve("acc_dd", "generic", ipc=5, shape=(64, 64, 3)).spec
-    assert large.optimiser == ClassByClassSGD(pytest.approx(2e-2))  # half the images, four times the area
+    assert isinstance(large.optimiser, ClassByClassSGD)
+    assert large.optimiser.lr == pytest.approx(2e-2)  # half the images, four times the area
 
 
 def test_trajectories_on_the_users_own_data_are_few_and_short() -> None:
