@@ -122,15 +122,15 @@ def reset_momentum(state: PyTree) -> PyTree:
     return optax.tree.set(state, trace=jax.tree.map(jnp.zeros_like, optax.tree.get(state, "trace")))
 
 
-TRAINED_PIXELS = 2**21
+PIXELS_SIDE_BY_SIDE = 2**21
 """maximum number of pixels in the batches of the networks that an accelerator trains at once: more than enough to fill
 the device. In a ConvNet of width 128 their activations take 1.3 kilobytes per pixel."""
 
 
 def networks_at_once(networks: int, batch: int, shape: tuple[int, ...]) -> int:
     """Return how many of ``networks`` networks a device trains side by side on batches of ``batch`` images of ``shape``
-    (H, W, c): one on a CPU; on an accelerator as many as TRAINED_PIXELS allows (``tree.chunk_within``)."""
-    return 1 if on_cpu() else tree.chunk_within(networks, TRAINED_PIXELS // (batch * shape[0] * shape[1]))
+    (H, W, c): one on a CPU; on an accelerator as many as PIXELS_SIDE_BY_SIDE allows (``tree.chunk_within``)."""
+    return 1 if on_cpu() else tree.chunk_within(networks, PIXELS_SIDE_BY_SIDE // (batch * shape[0] * shape[1]))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -34,7 +34,8 @@ def test_a_card_names_its_data_and_classes(tmp_path: Path) -> None:
         assert dataset_of(a_set(dataset=here), "x.npz") == (here, None)
         with pytest.raises(RequestError, match="there is no .*b.npz here: give --dataset"):
             dataset_of(a_set(dataset=gone), "x.npz")
-    for card in ({}, {"dataset": None}, {"dataset": ""}):
+    cards: tuple[dict[str, Any], ...] = ({}, {"dataset": None}, {"dataset": ""})
+    for card in cards:
         with pytest.raises(RequestError, match="the card of x.npz names no data set: give --dataset"):
             dataset_of(a_set(**card), "x.npz")
 
