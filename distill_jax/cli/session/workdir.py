@@ -43,7 +43,7 @@ MAY_DIFFER = (
     "uint8", "sources", "methods",
 )  # fmt: skip
 """fields of ``config.json`` that may change when a run is resumed"""
-LABELS_OF_THE_END = ("HardLabels", "SoftLabels")
+FINAL_LABELS = ("HardLabels", "SoftLabels")
 """labels that only finished images get; others are learned with the images, and may not change"""
 
 
@@ -234,8 +234,8 @@ def new_folder(name: str, under: Path = Path("runs")) -> Path:
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise RequestError, naming the field, if a run would be resumed with another configuration."""
     old, new = flat(before), flat(json.loads(json.dumps(now)))
-    labels = {of.get("spec.labels.choice", LABELS_OF_THE_END[0]) for of in (old, new)}
-    may_differ = [name for name in MAY_DIFFER if name != "spec.labels" or labels <= set(LABELS_OF_THE_END)]
+    labels = {of.get("spec.labels.choice", FINAL_LABELS[0]) for of in (old, new)}
+    may_differ = [name for name in MAY_DIFFER if name != "spec.labels" or labels <= set(FINAL_LABELS)]
     for name in old | new:
         if old.get(name) != new.get(name) and not any(f"{name}.".startswith(f"{free}.") for free in may_differ):
             mend = "the options that the run was started with"
