@@ -3,6 +3,9 @@
 ``map_chunks`` maps a function over independent entries and gives each device an equal part of them. ``batch_sum`` sums
 the gradient of a training step over the devices. XLA reduces everything else (the matching loss). On one device both
 are plain calls and leave no trace in the program.
+
+The devices of a CPU are its cores. A device without work leaves its core to the operations of the others, so it must
+neither compute padding nor repeat what another device computes.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -26,11 +29,15 @@ from distill_jax.types import Array, PyTree
 
 AXIS = "devices"
 MIN_PIXELS_TO_SUM, MIN_PIXELS_TO_SPLIT = 2**11, 2**14
-"""Minimum number of pixels in each CPU device's part of a batch, for ``batch_sum`` and for ``split_batch``. CPU devices
-do not share smaller batches, because synchronising would cost more time than sharing saves."""
+"""Minimum number of pixels in each CPU device's part of a batch, for ``batch_sum`` and for ``split_batch``. Smaller
+parts would cost more time for synchronising than sharing saves."""
+FEW = 4
+"""A part of up to this many images needs no micro-batches."""
 
 _on_one_device: ContextVar[bool] = ContextVar("on_one_device", default=False)
 """True while tracing a function that runs on one device of a map"""
+_shared_work: ContextVar[list[str] | None] = ContextVar("shared_work", default=None)
+"""the names of the operations that share work, while tracing a function to find out whether it does"""
 
 
 def size() -> int:
@@ -48,25 +55,60 @@ def map_chunks(f: Callable[..., PyTree], xs: PyTree, chunk: int, *shared: PyTree
     """Map ``f(x, *shared)`` over the leading axis of ``xs``; each device visits ``chunk`` entries at a time.
 
     The arrays in ``shared`` are replicated. ``f`` must not close over arrays. If the number of devices does not divide
-    the length, ``xs`` is padded and the results of the padding are dropped.
+    the length, ``xs`` is padded and the results of the padding are dropped. The devices share the work of a single
+    entry where ``f`` splits it, and otherwise one CPU device, or each accelerator, does all of it.
     """
     n, length = size(), jax.tree.leaves(xs)[0].shape[0]
-    if n == 1 or length == 1:
+    plain = n == 1 or length == 1
+    if n > length == 1 and on_cpu():
+        f = jax.jit(f)  # traced once
+        plain = _shares_work(f, tree.take(xs, 0), *shared)
+    if plain:
         return tree.map_chunks(lambda x: f(x, *shared), xs, chunk)
+    _note("map_chunks")
     whole = -(-length // n) * n
+    rows = jnp.arange(whole)
     if whole > length:
-        rows = jnp.arange(whole) % length
-        xs = jax.tree.map(lambda a: a[rows], xs)
+        xs = jax.tree.map(lambda a: a[rows % length], xs)
 
-    def share(xs: PyTree, *shared: PyTree) -> PyTree:
+    def share(xs: PyTree, rows: Array, *shared: PyTree) -> PyTree:
+        def entry(x: tuple[PyTree, Array]) -> PyTree:
+            return f(x[0], *shared) if whole == length else _unless_padding(x[1] < length, f, x[0], *shared)
+
         with on_one_device():
-            return tree.map_chunks(lambda x: f(x, *shared), xs, chunk)
+            return tree.map_chunks(entry, (xs, rows), chunk)
 
-    specs = (PartitionSpec(AXIS), *(PartitionSpec() for _ in shared))
+    specs = (PartitionSpec(AXIS), PartitionSpec(AXIS), *(PartitionSpec() for _ in shared))
     mapped = jax.shard_map(share, mesh=all_devices(), in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False)
-    out = mapped(xs, *shared)
+    out = mapped(xs, rows, *shared)
     # Gather once here: otherwise XLA would gather the result again at each use.
     return out if whole == length else replicated(jax.tree.map(lambda a: a[:length], out))
+
+
+def _unless_padding(real: Array, f: Callable[..., PyTree], *args: PyTree) -> PyTree:
+    """Return ``f(*args)``, or on a CPU zeros for padding, where ``real`` is false."""
+    if not on_cpu():
+        return f(*args)
+    f = jax.jit(f)  # traced once
+    like = jax.eval_shape(f, *args)
+    return jax.lax.cond(real, f, lambda *_: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like), *args)
+
+
+def _shares_work(f: Callable[..., PyTree], *args: PyTree) -> bool:
+    """Return whether ``f`` shares work among the devices."""
+    token = _shared_work.set([])
+    try:
+        jax.eval_shape(f, *args)
+        return bool(_shared_work.get())
+    finally:
+        _shared_work.reset(token)
+
+
+def _note(operation: str) -> None:
+    """Note that ``operation`` shares the work of the function that is being traced."""
+    operations = _shared_work.get()
+    if operations is not None:
+        operations.append(operation)
 
 
 @contextmanager
@@ -103,6 +145,7 @@ def shard_leading(arrays: PyTree, length: int) -> PyTree:
     """
     if size() == 1:
         return arrays
+    _note("shard_leading")
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arrays))
     place = jax.lax.with_sharding_constraint if traced else _put
     return jax.tree.map(place, arrays, _shardings(arrays, length))
@@ -128,27 +171,36 @@ def shard_state(state: Any) -> Any:
     return shard_leading(state, 0)._replace(synthetic=by_class[0], optimiser=by_class[1])
 
 
-def split_batch(batch: PyTree) -> PyTree:
-    """Split the batch of a training step, images [N, H, W, c] first, over the devices if it is large enough."""
-    if not _worth_sharing(batch, MIN_PIXELS_TO_SPLIT):
+def split_batch(batch: tuple[Array, ...], pad: bool) -> tuple[Array, ...]:
+    """Split the batch of a training step, images [N, H, W, c] first and their weights last, over the devices if it is
+    large enough. If they do not divide it, images of weight 0 fill it up; without ``pad`` it stays whole."""
+    count, part = _shares(batch, MIN_PIXELS_TO_SPLIT)
+    if count == 1 or count < size() or not (pad or len(batch[0]) % count == 0):
         return batch
+    _note("split_batch")
+    batch = _filled_up(batch, part * size())
     # Replicate first, so that each device computes the whole batch and nothing is sent.
     for spec in (PartitionSpec(), PartitionSpec(AXIS)):
         batch = jax.lax.with_sharding_constraint(batch, NamedSharding(all_devices(), spec))
     return batch
 
 
-def batch_sum(f: Callable[..., PyTree], batch: PyTree, *shared: PyTree) -> PyTree:
-    """Return ``f(batch, *shared)``, a sum over the batch of a training step, images [N, H, W, c] first.
+def batch_sum(f: Callable[..., PyTree], batch: tuple[Array, ...], *shared: PyTree) -> PyTree:
+    """Return ``f(batch, *shared)``, a weighted sum over the batch of a training step, images [N, H, W, c] first and
+    their weights last.
 
     If the batch is large enough, each device computes the sum over its part. ``f`` must not close over arrays.
     """
-    if not _worth_sharing(batch, MIN_PIXELS_TO_SUM):
+    count, part = _shares(batch, MIN_PIXELS_TO_SUM)
+    if count == 1:
         return f(batch, *shared)
+    _note("batch_sum")
+    busy = -(-len(batch[0]) // part)  # the other devices have only images of weight 0
 
-    def share(batch: PyTree, *shared: PyTree) -> PyTree:
+    def share(batch: tuple[Array, ...], *shared: PyTree) -> PyTree:
         with on_one_device():
-            leaves, structure = jax.tree.flatten(f(batch, *shared))
+            own = f if busy == size() else partial(_unless_padding, jax.lax.axis_index(AXIS) < busy, f)
+            leaves, structure = jax.tree.flatten(own(batch, *shared))
         # All arrays are reduced as one vector, so that CPU devices synchronise once. Scalars are reduced separately, so
         # that XLA can drop the unused ones.
         arrays = [i for i, a in enumerate(leaves) if a.ndim]
@@ -158,10 +210,25 @@ def batch_sum(f: Callable[..., PyTree], batch: PyTree, *shared: PyTree) -> PyTre
 
     specs = (PartitionSpec(AXIS), *(PartitionSpec() for _ in shared))
     mapped = jax.shard_map(share, mesh=all_devices(), in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
-    return mapped(replicated(batch), *shared)  # replicated first for the reason given in split_batch
+    # Replicated first for the reason given in split_batch.
+    return mapped(replicated(_filled_up(batch, part * size())), *shared)
 
 
-def _worth_sharing(batch: PyTree, pixels: int) -> bool:
-    """Return whether the devices divide the batch, and, on CPUs, whether each part has at least ``pixels`` pixels."""
-    n, height, width, _ = jax.tree.leaves(batch)[0].shape
-    return size() > 1 and n % size() == 0 and not (on_cpu() and n * height * width < pixels * size())
+def _shares(batch: tuple[Array, ...], pixels: int) -> tuple[int, int]:
+    """Return how many devices share ``batch``, images [N, H, W, c] first, and how many images each gets at most. On a
+    CPU each gets at least ``pixels`` pixels. A part is an even number, unless it is small or the devices divide the
+    batch, because a prime number has no micro-batches."""
+    n, height, width, _ = batch[0].shape
+    count = min(size(), max(1, n * height * width // pixels) if on_cpu() else n)
+    part = -(-n // count)
+    return count, part if part <= FEW or n % count == 0 else part + part % 2
+
+
+def _filled_up(batch: tuple[Array, ...], length: int) -> tuple[Array, ...]:
+    """Return ``batch``, arrays [N, ...], with ``length`` entries. The new ones have weight 0."""
+    n = len(batch[0])
+    if n == length:
+        return batch
+    rows = jnp.arange(length)
+    *arrays, weights = (a[rows % n] for a in batch)
+    return (*arrays, jnp.where(rows < n, weights, 0))

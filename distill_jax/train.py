@@ -198,7 +198,7 @@ def train(
         weights = order.weights.astype(accumulator_dtype(x.dtype))
         batch, params = (x, targets, weights / jnp.sum(weights)), packing.unpack(packed)
         if stats or remat:  # batch norm combines images in the network too, and remat differentiates the whole step
-            batch = mesh.split_batch(batch)
+            batch = mesh.split_batch(batch, pad=not stats)
             (loss, stats), grads = jax.value_and_grad(partial(_loss, net), has_aux=True)(params, stats, *batch)
         else:
             loss, grads = mesh.batch_sum(partial(_loss_and_gradient, net), batch, params)

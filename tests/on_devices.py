@@ -52,7 +52,7 @@ def small(method: str, ipc: int = 1, batch: int = 8, side: int = 8) -> Spec:
         "models": {"size": 3, "epochs": 1, "start": 2, "batch": 16, "augment": NoAugment()},
         "selector": {"batch": batch},
         "augment": {"strategy": "crop"},
-        "update": {"images": 32, "batch": 16, "epochs": 2, "augment": Siamese("color")},
+        "update": {"images": 32, "batch": 12, "epochs": 2, "augment": Siamese("color")},
         "objective": {"steps": 2},
     }
     for axis, values in fields.items():
@@ -66,7 +66,7 @@ def one_sweep(method: str) -> dict[str, Any]:
     spec = replace(small(method), live=2 if method == "mtt" else 1)
     problem = mesh.replicated(prepare(spec, images(3, 8)))
     state = mesh.shard_state(mesh.replicated(init_state(problem)))
-    threshold, mesh.MIN_PIXELS_TO_SUM = mesh.MIN_PIXELS_TO_SUM, 0  # small batches of the update are distributed too
+    threshold, mesh.MIN_PIXELS_TO_SUM = mesh.MIN_PIXELS_TO_SUM, 1  # small batches of the update are distributed too
     state = jax.jit(inner_step)(problem, state, jax.random.key(1))
     mesh.MIN_PIXELS_TO_SUM = threshold
     params = jax.tree.leaves(state.models.params)

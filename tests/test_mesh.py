@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ from benchmarks.scaling import GATHERED
 from distill_jax import mesh
 from distill_jax.cli.process.backend import physical_cores, share_processors
 from distill_jax.nets import ConvNet
+from distill_jax.platform import compiled_for
 from tests.on_devices import QUESTIONS
 from tests.tiny import python
 
@@ -55,10 +57,38 @@ def test_one_device_is_a_plain_map() -> None:
 
 
 @pytest.mark.parametrize(
+    "platform, devices, batch, shares",
+    [
+        ("cpu", 2, (64, 32, 32, 3), (2, 32)),
+        ("cpu", 6, (64, 32, 32, 3), (6, 12)),  # an odd number, eleven, would have no micro-batches
+        ("cpu", 12, (64, 32, 32, 3), (12, 6)),
+        ("cpu", 64, (64, 32, 32, 3), (32, 2)),  # a core gets at least 2048 pixels
+        ("cpu", 2, (10, 32, 32, 3), (2, 5)),
+        ("cpu", 8, (64, 8, 8, 1), (2, 32)),
+        ("cpu", 8, (10, 8, 8, 1), (1, 10)),
+        ("gpu", 6, (64, 8, 8, 1), (6, 12)),
+        ("gpu", 8, (3, 8, 8, 1), (3, 1)),
+    ],
+)
+def test_any_number_of_devices_shares_a_batch(
+    platform: Any, devices: int, batch: tuple[int, ...], shares: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mesh, "size", lambda: devices)
+    with compiled_for(platform):
+        assert mesh._shares((jnp.zeros(batch),), mesh.MIN_PIXELS_TO_SUM) == shares
+
+
+def test_images_that_fill_up_a_batch_have_no_weight() -> None:
+    images, weights = mesh._filled_up((jnp.arange(5.0)[:, None], jnp.full(5, 0.2)), 8)
+    np.testing.assert_array_equal(images[:, 0], [0, 1, 2, 3, 4, 0, 1, 2])
+    np.testing.assert_array_equal(weights, np.float32([0.2] * 5 + [0] * 3))
+
+
+@pytest.mark.parametrize(
     "method", ["acc_dd", *(pytest.param(method, marks=pytest.mark.slow) for method in ("dsa", "dream", "mtt"))]
 )
 def test_one_sweep_is_the_same_on_one_device_and_on_eight(method: str) -> None:
-    """With three classes on eight devices, five devices compute results that are dropped."""
+    """With three classes on eight devices, five have no class, and with batches of twelve, two have no image."""
     one, eight = here(f"sweep {method}"), on(8, f"sweep {method}")
     assert one["devices"] == 1 and eight["devices"] == 8
     for name in ("images", "loss", "params"):
