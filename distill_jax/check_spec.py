@@ -41,7 +41,7 @@ def require_type(kind: type, example: str, **given: Any) -> None:
     """Raise RequestError if an argument in ``given``, by name, is not of ``kind``; ``example`` says how to get one."""
     for name, value in given.items():
         if not isinstance(value, kind):
-            raise RequestError(f"{name} is of type {type(value).__name__}: give a {kind.__name__}, such as {example}")
+            raise RequestError(f"{name} is of type {type(value).__name__}: give {kind.__name__}, such as {example}")
 
 
 def _with_path(message: str, value: Choice, path: str) -> str:
