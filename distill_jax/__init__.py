@@ -42,3 +42,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(f"distill_jax.{_HOME[name]}"), name)
     raise AttributeError(f"module 'distill_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

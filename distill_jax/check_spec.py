@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from distill_jax import contracts
 from distill_jax.axes.parameterisation import unbounded
@@ -35,6 +35,13 @@ def validate(value: Choice, path: str = "") -> None:
         raise RequestError(_with_path(str(error), value, path)) from None
     except TypeError as error:  # a card that was edited by hand
         raise RequestError(f"{path[:-1] or 'spec'}: a value has the wrong type ({error}): give a number") from error
+
+
+def require_type(kind: type, example: str, **given: Any) -> None:
+    """Raise RequestError if an argument in ``given``, by name, is not of ``kind``; ``example`` says how to get one."""
+    for name, value in given.items():
+        if not isinstance(value, kind):
+            raise RequestError(f"{name} is of type {type(value).__name__}: give {kind.__name__}, such as {example}")
 
 
 def _with_path(message: str, value: Choice, path: str) -> str:

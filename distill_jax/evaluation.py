@@ -20,7 +20,7 @@ import optax
 from distill_jax import hosts, mesh
 from distill_jax.augment import NoAugment, Siamese
 from distill_jax.check_data import check_same_data
-from distill_jax.check_spec import check_augmentations, validate
+from distill_jax.check_spec import check_augmentations, require_type, validate
 from distill_jax.contracts import Architecture, Augmentation
 from distill_jax.data import Dataset
 from distill_jax.distilled import DistilledSet
@@ -194,10 +194,14 @@ def evaluate(
     learned rate of the set. Raise RequestError if the protocol, the network or the set does not fit ``data``, and warn
     if the set was distilled from other images.
     """
+    protocol, net = protocol or IDC_PROTOCOL, net or ConvNet()
+    require_type(DistilledSet, "DistilledSet.load(PATH)", distilled=distilled)
+    require_type(Dataset, "load(DATASET)", data=data)
+    require_type(Protocol, 'evaluation.PROTOCOLS["idc"]', protocol=protocol)
+    require_type(Architecture, "nets.ConvNet()", net=net)
     if warning := check_same_data(distilled, "the set", data, data.name):
         warnings.warn(warning, stacklevel=2)
-    protocol, network = protocol or IDC_PROTOCOL, (net or ConvNet()).build(data.shape, data.classes)
-    protocol = at_learned_rate(protocol, distilled)
+    network, protocol = net.build(data.shape, data.classes), at_learned_rate(protocol, distilled)
     validate(protocol, "protocol.")
     check_augmentations(protocol, data.shape, "protocol.")
     models = train_networks(network, protocol, repeated(distilled, repeats), Keys.of(seed).score, distilled.normaliser)

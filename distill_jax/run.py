@@ -15,7 +15,7 @@ import numpy as np
 
 from distill_jax import hosts, mesh
 from distill_jax.axes.parameterisation import stored
-from distill_jax.check_spec import check
+from distill_jax.check_spec import check, require_type
 from distill_jax.data import Dataset, feed
 from distill_jax.distill import LONGEST_BLOCK, Problem, State, init_state, run_block
 from distill_jax.distilled import DistilledSet
@@ -166,7 +166,7 @@ def prepare(
     portions; the problem holds the first portion. Raise RequestError if the spec is invalid or does not fit the data.
     """
     real = data.real_data(spec.mean, spec.std) if real is None else real
-    check(spec, data.shape, real.at(0).counts.tolist())
+    check(spec, data.shape, real.at(0).counts.tolist(), data.class_names)
     spec = with_chunks(spec, data.shape, data.classes, target())
     net, keys = spec.net.build(data.shape, data.classes), Keys.of(seed)
     spec = as_arrays(spec)
@@ -235,15 +235,18 @@ def distil(
     """Distil ``data`` and return the set, the same as ``experiments.distill --seed SEED`` makes with this spec. It has
     the same bits on the same devices and with the same XLA_FLAGS, which the command sets itself.
 
-    ``resident`` is the number of real images per class on the device (``data.Buffer``); 0: all. Raise RequestError if
-    the spec does not fit the data, and FloatingPointError if the images diverge.
+    Each of ``callbacks`` gets every Block of steps, and ends the run by returning True. ``resident`` is the number of
+    real images per class on the device (``data.Buffer``); 0: all. Raise RequestError if the spec does not fit the data,
+    and FloatingPointError if the images diverge.
     """
+    require_type(Spec, "resolve(METHOD, DATASET).spec", spec=spec)
+    require_type(Dataset, "load(DATASET)", data=data)
     real = feed(data, resident, seed, spec.mean, spec.std)
     problem = prepare(spec, data, seed, real=real)
     state = run(problem, init_state(problem), callbacks, real=real)
     if not np.isfinite(np.asarray(hosts.gather(state.synthetic.images))).all():
         raise FloatingPointError("the images are no longer finite: try a smaller learning rate, or check the objective")
-    return distilled_set(problem, data, state, {"seed": seed})
+    return distilled_set(problem, data, state, {"seed": int(seed)})  # the card is JSON
 
 
 def distilled_set(problem: Problem, data: Dataset, state: State, about: dict[str, Any]) -> DistilledSet:

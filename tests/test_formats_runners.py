@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from distill_jax.axes.parameterisation import Pixels
 from distill_jax.checkpoint import load_pool
@@ -249,6 +250,20 @@ def test_evaluate_says_what_a_set_of_another_codebase_lacks(tmp_path: Path, caps
         assert said in capsys.readouterr().err, line
     found, data = evaluate._read(evaluate.Evaluate(tmp_path / "idc" / "data.pt", "digits", factor=1))
     assert data is not None and found.card["class_names"] == list(data.class_names)
+
+
+def test_photographs_get_the_side_of_a_set_of_another_codebase(tmp_path: Path, capsys) -> None:
+    names = sorted(NAMES)
+    for n, name in enumerate(4 * names):  # not square: without a side, they are cropped to 224 pixels
+        (folder := tmp_path / "photos" / name).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (10, 12), (n, 0, 0)).save(folder / f"{n}.png")
+    made().with_card(class_names=names).save(tmp_path / "set.npz")
+    assert export.main([str(tmp_path / "set.npz"), "idc", str(tmp_path / "idc")]) == 0
+    # The epochs are refused after the data are read, so that nothing trains.
+    line = [str(tmp_path / "idc"), "--dataset", f"folder:{tmp_path}/photos", "--nets", "convnet"]
+    assert evaluate.main([*line, "--epochs", "0"]) == 2
+    said = capsys.readouterr().err
+    assert "cropped to 9x9" in said and "protocol.epochs is 0" in said
 
 
 def test_damaged_sets_of_this_library_are_not_taken_for_those_of_another(tmp_path: Path, capsys) -> None:

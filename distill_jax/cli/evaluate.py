@@ -112,7 +112,8 @@ def run(argv: list[str]) -> None:
     evaluations.read(out, "give another --out")  # refuses any other file before training
     for name in options.nets or ():
         choose("net", name)
-    data = data or read(options.dataset, distilled.shape[0], arguments.chosen_classes(options.subset))
+    if data is None or data.shape != distilled.shape:  # photographs, which were cropped to the default side
+        data = read(options.dataset, distilled.shape[0], arguments.chosen_classes(options.subset))
     if warning := check_same_data(distilled, options.path, data, options.dataset):
         print(f"warning: {warning}", file=sys.stderr)
     experiment = _experiment(distilled, options)

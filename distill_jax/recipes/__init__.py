@@ -76,8 +76,11 @@ def resolve(
     ``recipe`` is one of RECIPES, or a data set: a name implies its recipe, and ``npz:PATH`` and the like ``generic``.
     ``axes`` replaces choices, e.g. ``{"perturb": Directions()}``. The recipe sets only those of their numbers that have
     the default of their class, and no number of the user's own classes. ``protocol`` is one of PROTOCOLS, by default
-    the method's own. Raise RequestError for an unknown method, recipe or protocol, with the nearest known name.
+    the method's own. Raise RequestError for an unknown method, recipe, axis or protocol, with the nearest known
+    name.
     """
+    for axis in axes or {}:
+        lookup("axis", axis, CHOICES)
     spec = replace(lookup("method", method, PRESETS), ipc=ipc, **(axes or {}))
     scoring = PROTOCOL_OF.get(method, IDC_PROTOCOL) if protocol is None else lookup("protocol", protocol, PROTOCOLS)
     experiment = apply(method, Experiment(spec, scoring), common(shape))
