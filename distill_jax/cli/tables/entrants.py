@@ -116,4 +116,8 @@ def entrant(line: str, ipc: int, options: Compare, shared: list[str]) -> Setup:
     request = arguments.request(words, Entrant)
     if (request.options.subset or ()) != only:
         raise RequestError("all methods are compared on the same classes: give --subset next to --dataset")
+    if request.experiment.protocol.name != options.protocol:
+        raise RequestError("all methods are compared under the same protocol: give --protocol next to --dataset")
+    if request.options.seed:
+        raise RequestError("all methods are compared with the same seeds, 0, 1, ...: leave out --seed")
     return set_up(request, eval_every=int(options.held_out))
