@@ -129,8 +129,8 @@ def _check_targets(spec: Spec) -> None:
     if spec.models.gives_target and not spec.objective.needs_target:
         raise RequestError(
             f"models {models} has targets that objective {objective} does not use: "
-            "use --objective trajectory or calibrated, or other models (--models early-stage, or --models interpolated "
-            "without --models.trained)"
+            "use --objective trajectory or calibrated, or other models (--models early-stage without --models.ahead, "
+            "or --models interpolated without --models.trained)"
         )
 
 

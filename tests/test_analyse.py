@@ -145,7 +145,7 @@ def test_targets_and_a_user_defined_selector(tmp_path: Path, capsys: pytest.Capt
         ("acc_dd digits --networks 1", "networks is 1"),
         ("acc_dd digits --samples 500", "the analysis uses 131 images of class 8"),
         ("acc_dd digits --samples 50 --images 20", "the analysis uses 20 images of class 0"),
-        ("acc_dd digits --ipc 30 --images 20", "ipc is 30"),
+        ("acc_dd digits --ipc 30 --images 20", "images is 20: give at least 30 (--ipc)"),
         ("idc digits --pool somewhere", "uses no pool"),
         ("idc digits --pretraining-epochs 0 1", "add --models early-stage"),
         ("acc_dd digits --pretraining-epochs 1 1", "repeated value"),

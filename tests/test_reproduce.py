@@ -26,10 +26,13 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_options_that_the_command_sets_are_refused_after_the_dashes(capsys: pytest.CaptureFixture[str]) -> None:
-    line = ["compare", "--dataset", "digits", "--methods", "dm", "--steps", "1", "--", "--seed", "5"]
+@pytest.mark.parametrize("option", ["--seed", "--ipc", "--repeats"])
+def test_options_that_the_command_sets_are_refused_after_the_dashes(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["compare", "--dataset", "digits", "--methods", "dm", "--steps", "1", "--", option, "5"]
     assert reproduce.main(line) == 2
-    assert "--seed cannot follow after --" in capsys.readouterr().err
+    assert f"{option} cannot follow after --" in capsys.readouterr().err
 
 
 def test_methods_are_compared_under_equal_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,9 +120,15 @@ def test_a_resumed_comparison_may_have_other_methods(
         (["--dataset", "digits", "--methods", "a: dm", "a: idc"], "2 methods are called 'a' at ipc 1"),
         (["--dataset", "digits", "--ipc", "1", "2", "--methods", "dm --ipc 3"], "--ipc 1 2 does not include"),
         (["--dataset", "digits", "--seeds", "0"], "seeds is 0"),
+        (["--dataset", "digits", "--methods"], "--methods or --ipc has no value"),
+        (["--dataset", "digits", "--ipc", "--methods", "dm"], "--methods or --ipc has no value"),
+        (["--dataset", "digits", "--methods", "dm", "--ipc", "1", "1"], "ipc has a repeated value in 1 1"),
         (["--dataset", "digits", "--methods", "dm", "--", "--foo", "5"], "--foo"),
         (["--dataset", "digits", "--methods", "dm", "--", "--foo", "5"], "experiments.distill --help"),
         (["--dataset", "digits", "--methods", "dm --net.width 0"], "width is 0"),
+        (["--dataset", "digits", "--methods", "dm", "--", "--protocol", "dsa"], "give --protocol next to --dataset"),
+        (["--dataset", "digits", "--methods", "dm --protocol dsa"], "give --protocol next to --dataset"),
+        (["--dataset", "digits", "--methods", "dm --seed 3"], "leave out --seed"),
     ],
 )
 def test_invalid_requests_are_refused(

@@ -89,6 +89,11 @@ def test_data_can_be_in_other_places(tables: dict[str, Table]) -> None:
     assert words["mtt-cifar10-ipc10"][1] == "zca:npz:mine.npz" and words["mtt-cifar10-ipc50"][1] == "npz:mine.npz"
 
 
+OWN = "title = 'x'\n[[data]]\nname = 'digits'\n"
+ACCELERATION = "[[acceleration]]\ndata = 'digits'\ntarget = 90.0\nsteps = 4\n"
+FASTER = f"{OWN}rows = [{{method = 'dm', ipc = [1]}}]\n{ACCELERATION}"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -99,12 +104,44 @@ def test_data_can_be_in_other_places(tables: dict[str, Table]) -> None:
         ("title = 'x'\n[[data]]\nname = 'digits'\nrows = [{method = 'dm', ipcs = [1]}]", "it has the unknown key ipcs"),
         ("title = 'x'\n[[data]]\nname = 'digits'\nrows = [{method = 'dm', ipc = [1]}, {method = 'dm', ipc = [1]}]",
          "dm-digits-ipc1 twice"),
+        (f"{OWN}rows = [{{method = 'dm'}}, {{method = 'idc', ipc = [1]}}]", "the row dm has no number of images"),
+        (f"{OWN}rows = [{{method = 'dm', name = 5, ipc = [1]}}]", "name is 5: write a text"),
+        (f"{OWN}recipe = 5\nrows = [{{method = 'dm', ipc = [1]}}]", "recipe is 5: write a text"),
+        (f"{FASTER}slow = 'idc'\nfast = 'acc_dd'\npoints = 0", "points is 0: write a whole number, at least 1"),
+        (f"{FASTER}slow = 'idc'\nfast = 'acc_dd'\npoints = 2.5", "points is 2.5: write a whole number"),
+        (f"{FASTER}slow = 'idc'\nfast = 'idc --live 2'\npoints = 1", "of different names"),
+        (f"{FASTER}slow = 'idc'\nfast = ''\npoints = 1", "need a method each"),
+        (f"{FASTER}slow = 'idc'\nfast = \"dm '\"\npoints = 1", "No closing quotation"),
+        (f"{FASTER}slow = 'idc'\nfast = 'dm'\npoints = 1\n{ACCELERATION}slow = 'idc'\nfast = 'acc_dd'\npoints = 1",
+         "acceleration-digits-ipc1 twice"),
     ],
 )  # fmt: skip
 def test_an_invalid_table_is_refused(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text(text)
     with pytest.raises(RequestError, match=said):
         table(str(tmp_path / "own.toml"))
+
+
+def test_a_table_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_bytes("title = 'Größe'".encode("latin-1"))
+    with pytest.raises(RequestError, match="save it as UTF-8"):
+        table(str(tmp_path / "own.toml"))
+
+
+@pytest.mark.parametrize("option", ["--ipc 5", "--ipc=5", "--seed 1", "--repeats 1", "--workdir runs/x", "--resume"])
+def test_a_row_cannot_set_what_the_table_sets(option: str, tmp_path: Path) -> None:
+    """Otherwise the figure of another size would stand in the cell, or the option would do nothing."""
+    (tmp_path / "own.toml").write_text(f"{OWN}rows = [{{method = 'dm {option}', name = 'mine', ipc = [1]}}]")
+    plan = planned(Reproduce(str(tmp_path / "own.toml")), [])
+    with pytest.raises(RequestError, match=f"{option[:5]}.* cannot be an option of the row mine"):
+        plan.outcomes()
+
+
+def test_an_acceleration_can_compare_two_versions_of_a_method(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text(f"{FASTER}slow = 'idc'\nfast = 'pair: idc --live 2'\npoints = 1")
+    of = table(str(tmp_path / "own.toml")).accelerations[0]
+    assert of.names == ("idc", "pair")
+    assert of.methods == [("idc", ["idc"]), ("pair", ["idc", "--live", "2"])]
 
 
 def test_the_example_in_the_documentation_is_a_table(tmp_path: Path) -> None:

@@ -112,6 +112,8 @@ def _selectors(setup: Setup, options: Analyse) -> dict[str, Selector]:
     Raises RequestError if a class has too few images for one of the selectors, or for the method.
     """
     own, counts = setup.spec.selector, [min(count, options.images) for count in setup.data.counts.tolist()]
+    if options.images < setup.spec.ipc:
+        raise RequestError(f"images is {options.images}: give at least {setup.spec.ipc} (--ipc)")
     batch = options.samples or max(1, min(own.batch or RandomBatch().batch, min(counts) // 2))
     if batch > min(counts):
         least = min(counts)

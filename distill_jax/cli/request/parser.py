@@ -24,7 +24,7 @@ from distill_jax.types import RequestError
 Options = TypeVar("Options")
 
 SHORT_HELP = {"-h", "--help"}
-OF_COMMAND = ("--seed", "--workdir", "--resume", "--overwrite")
+OF_COMMAND = ("--ipc", "--seed", "--repeats", "--baselines", "--workdir", "--resume", "--overwrite")
 """options of ``distill`` that commands with many runs set themselves"""
 
 
@@ -76,7 +76,7 @@ def parsed(
         said += "" if said.endswith("?") else ";"
         advice = f" {unknown};" if unknown and said.startswith("Unrecognized") else ""
         message = f"{said}{advice} {help} lists the options"
-        raise (MissingWords(message, help) if said.startswith("Missing") else RequestError(message)) from None
+        raise (MissingWords(message, help) if said.startswith("Missing from") else RequestError(message)) from None
     finally:
         if sys.exc_info()[0] is None:
             sys.stderr.write(box.getvalue())  # warnings
@@ -88,10 +88,15 @@ def parsed_with_shared(options: type[Options], argv: Sequence[str], command: str
     cut = argv.index("--") if "--" in argv else len(argv)
     advice = "options of experiments.distill for all runs follow after --"
     shared = list(argv[cut + 1 :])
-    for word in shared:
-        if word.partition("=")[0] in OF_COMMAND:
-            raise RequestError(f"{word} cannot follow after --: the {command} command sets it for each run")
+    refuse_of_command(shared, f"cannot follow after --: the {command} command sets it for each run")
     return parsed(options, argv[:cut], command, unknown=advice), shared
+
+
+def refuse_of_command(words: Sequence[str], why: str) -> None:
+    """Raise RequestError, ending with ``why``, if ``words`` have an option that commands with many runs set."""
+    for word in words:
+        if (name := word.partition("=")[0].replace("_", "-")) in OF_COMMAND:
+            raise RequestError(f"{name} {why}")
 
 
 def _line(box: str) -> str:

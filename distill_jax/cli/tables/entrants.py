@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from distill_jax import sweep
 from distill_jax.cli.process.launch import option
 from distill_jax.cli.request import arguments
 from distill_jax.cli.session.resume import Resumable
@@ -58,6 +59,9 @@ class Compare(Resumable):
     def validate_options(self) -> None:
         super().validate_options()
         require_at_least(1, self, "seeds", "repeats")
+        if not self.methods or not self.ipc:
+            raise RequestError("--methods or --ipc has no value: give at least one, or leave the option out")
+        sweep.combinations({"ipc": self.ipc})  # refuses a repeated value
         _ = self.budget  # raises RequestError if it is invalid
 
     @property
@@ -116,4 +120,8 @@ def entrant(line: str, ipc: int, options: Compare, shared: list[str]) -> Setup:
     request = arguments.request(words, Entrant)
     if (request.options.subset or ()) != only:
         raise RequestError("all methods are compared on the same classes: give --subset next to --dataset")
+    if request.experiment.protocol.name != options.protocol:
+        raise RequestError("all methods are compared under the same protocol: give --protocol next to --dataset")
+    if request.options.seed:
+        raise RequestError("all methods are compared with the same seeds, 0, 1, ...: leave out --seed")
     return set_up(request, eval_every=int(options.held_out))

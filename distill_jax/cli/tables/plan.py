@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 from distill_jax.check_spec import validate
 from distill_jax.cli.distill import Distill
 from distill_jax.cli.request import arguments
+from distill_jax.cli.request.parser import refuse_of_command
 from distill_jax.cli.session.resume import Resumable
 from distill_jax.cli.tables.page import Gain, Outcome
 from distill_jax.published.tables import TABLES, Acceleration, Cell, Table, table
@@ -83,6 +84,7 @@ class Plan:
     def _resolved(self, cell: Cell) -> Outcome:
         source = self._source(cell.dataset, cell.whitened)
         recipe = [] if RECIPE_OF.get(source) == cell.recipe else ["--recipe", cell.recipe]
+        refuse_of_command(cell.options, f"cannot be an option of the row {cell.name}: the table sets it for each run")
         words = [cell.method, source, *recipe, "--ipc", str(cell.ipc), *cell.options, *self.shared]
         _, _, experiment = arguments.parse(words, Distill)
         validate(experiment.spec)

@@ -65,8 +65,8 @@ def run(argv: list[str]) -> None:
     plan = planned(options, shared)
     outcomes, gains = plan.outcomes(), plan.gains()
     for gain in gains.values():
-        for method in (gain.of.slow, gain.of.fast):
-            arguments.parse([*shlex.split(method), *plan.words(gain.of)], Distill)
+        for _, (method, *own) in gain.of.methods:
+            arguments.parse([method, *plan.words(gain.of), *own], Distill)
     path = options.folder(f"table-{plan.table.name}")
     with open_workdir(path) as workdir, Interrupts() as interrupts, resumable("reproduce", argv, path):
         command, finished = command_line("reproduce", argv), _begin(workdir, plan)
@@ -160,7 +160,7 @@ def _curves(session: Session, of: Acceleration) -> compare.Curves:
     """Return the curves of the two methods of an acceleration."""
     options, folder = session.plan.options, session.workdir.path / CELLS / of.key / "compare"
     source, *both = session.plan.words(of)
-    methods = [f"{name}: {line}" for name, line in zip(of.names, (of.slow, of.fast), strict=True)]
+    methods = [f"{name}: {shlex.join(line)}" for name, line in of.methods]
     steps = max(of.points, round(options.budget * of.steps))
     words = ["compare", "--dataset", source, "--methods", *methods, "--ipc", str(of.ipc)]
     words += ["--steps", str(steps), "--points", str(of.points), "--seeds", str(options.seeds)]

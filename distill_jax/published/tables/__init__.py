@@ -31,8 +31,8 @@ from __future__ import annotations
 
 import shlex
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -63,11 +63,14 @@ class Cell:
     note: str = ""
     """why the figure is not comparable, if it is not"""
 
+    def __post_init__(self) -> None:
+        _check_types(self)
+
     @property
     def key(self) -> str:
         """Return a folder name that is unique within the table."""
         words = [*self.name.replace(",", " ").split(), self.dataset, f"ipc{self.ipc}"]
-        return "-".join("".join(c if c.isalnum() or c in "._" else "_" for c in word) for word in words)
+        return _folder(words)
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Acceleration:
 
     data: str
     slow: str
-    """METHOD [options] of the slower method"""
+    """METHOD [options] of the slower method; a prefix with a colon names it, as in "wide: idc --net.width 64\""""
     fast: str
     target: float
     """percent"""
@@ -91,15 +94,27 @@ class Acceleration:
     options: str = ""
     """options of both methods"""
 
+    def __post_init__(self) -> None:
+        _check_types(self)
+        if not all(words for _, words in self.methods) or self.names[0] == self.names[1]:
+            raise ValueError("slow and fast need a method each, of different names, as in slow = 'short: idc'")
+
+    @property
+    def methods(self) -> list[tuple[str, list[str]]]:
+        """Return the name and the words METHOD [options] of the slow and of the fast method."""
+        parts = [line.rpartition(": ") for line in (self.slow, self.fast)]
+        return [(name or line.partition(" ")[0], shlex.split(line)) for name, _, line in parts]
+
     @property
     def names(self) -> tuple[str, str]:
         """Return the names of the two methods."""
-        return self.slow.split()[0], self.fast.split()[0]
+        (slow, _), (fast, _) = self.methods
+        return slow, fast
 
     @property
     def key(self) -> str:
         """Return a folder name for this comparison."""
-        return f"acceleration-{self.data}-ipc{self.ipc}"
+        return _folder(["acceleration", self.data, f"ipc{self.ipc}"])
 
 
 @dataclass(frozen=True)
@@ -121,12 +136,14 @@ def table(name: str) -> Table:
     if name.endswith(".toml"):
         path = Path(name).expanduser()
         try:
-            text, stem = path.read_text(), path.stem
+            text, stem = path.read_text(encoding="utf-8"), path.stem
         except OSError as error:
             raise RequestError(f"cannot read the table {name} ({error.strerror}): check the path") from error
+        except UnicodeDecodeError as error:
+            raise RequestError(f"cannot read the table {name} ({error.reason}): save it as UTF-8") from error
     else:
         stem = lookup("table", name, {known: known for known in TABLES})
-        text = resources.files(__name__).joinpath(f"{stem}.toml").read_text()
+        text = resources.files(__name__).joinpath(f"{stem}.toml").read_text(encoding="utf-8")
     try:
         content = tomllib.loads(text)
         notes = content.get("notes", {})
@@ -140,10 +157,11 @@ def table(name: str) -> Table:
         raise RequestError(f"the table {name} lacks {error.args[0]}: see distill_jax/published/tables") from error
     except (TypeError, ValueError, AttributeError) as error:
         raise RequestError(f"the table {name} cannot be read ({error}): see distill_jax/published/tables") from error
-    keys = [cell.key for cell in cells]
+    keys = [part.key for part in (*cells, *faster)]
     repeated = [key for key in keys if keys.count(key) > 1]
     if repeated or not cells:
-        what = f"has the cell {repeated[0]} twice: give one of its rows a name" if repeated else "has no rows"
+        mend = "give one of its rows a name, or put one acceleration into another table"
+        what = f"has the cell {repeated[0]} twice: {mend}" if repeated else "has no rows"
         raise RequestError(f"the table {name} {what}")
     return loaded
 
@@ -159,7 +177,26 @@ def _cells(entry: Mapping[str, Any], row: Mapping[str, Any], notes: Mapping[str,
     options = (*shlex.split(entry.get("options", "")), *own_options)
     recipe = entry.get("recipe", RECIPE_OF.get(dataset, "generic"))
     name, zca = row.get("name", method), row.get("zca", ())
-    for ipc in sorted({*published, *row.get("ipc", ())}):
+    sizes = sorted({*published, *row.get("ipc", ())})
+    if not sizes:
+        raise ValueError(f"the row {name} has no number of images: give it ipc = [1] or published = {{ 1 = 80.0 }}")
+    for ipc in sizes:
         whitened = zca is True or (zca is not False and ipc in zca)
         note = " ".join(notes.get(name, "").split())
         yield Cell(method, options, name, dataset, whitened, recipe, ipc, published.get(ipc), note)
+
+
+def _folder(words: Iterable[str]) -> str:
+    return "-".join("".join(c if c.isalnum() or c in "._" else "_" for c in word) for word in words)
+
+
+def _check_types(part: Cell | Acceleration) -> None:
+    """Raise ValueError for a field of another type, and for a whole number below 1, of which none has a meaning."""
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if field.type == "str" and not isinstance(value, str):
+            raise ValueError(f"{field.name} is {value!r}: write a text in quotes")
+        if field.type == "int" and (type(value) is not int or value < 1):
+            raise ValueError(f"{field.name} is {value!r}: write a whole number, at least 1")
+        if field.type == "float" and type(value) not in (int, float):
+            raise ValueError(f"{field.name} is {value!r}: write a number")
