@@ -79,9 +79,9 @@ def test_any_number_of_devices_shares_a_batch(
 
 
 def test_images_that_fill_up_a_batch_have_no_weight() -> None:
-    images, weights = mesh._filled_up((jnp.arange(5.0)[:, None], jnp.full(5, 0.2)), 8)
+    images, weights = mesh._filled_up((jnp.arange(5.0)[:, None], jnp.full(5, 0.25)), 8)
     np.testing.assert_array_equal(images[:, 0], [0, 1, 2, 3, 4, 0, 1, 2])
-    np.testing.assert_array_equal(weights, np.float32([0.2] * 5 + [0] * 3))
+    np.testing.assert_array_equal(weights, [0.25] * 5 + [0] * 3)
 
 
 @pytest.mark.parametrize(
