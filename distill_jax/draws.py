@@ -20,5 +20,11 @@ def permutations(key: Array, count: int, n: int) -> Array:
 
     Each is the sorting order of n random 32-bit numbers; a stable sort breaks the rare ties.
     """
-    numbers = jax.random.bits(key, (count * n,), jnp.uint32)
-    return jnp.argsort(numbers.reshape(count, n), axis=1).astype(jnp.int32)
+    return sorting_order(jax.random.bits(key, (count * n,), jnp.uint32).reshape(count, n))
+
+
+def sorting_order(numbers: Array) -> Array:
+    """Return int32 [R, n]: the stable sorting order of each row of ``numbers``, uint32 [R, n]."""
+    if len(numbers) == 1:  # XLA for GPUs adds a second index to each number, but not in one dimension
+        return jnp.argsort(numbers[0]).astype(jnp.int32)[None]
+    return jnp.argsort(numbers, axis=1).astype(jnp.int32)

