@@ -124,7 +124,7 @@ def run(argv: list[str]) -> None:
     for architecture in architectures.values():
         architecture.build(data.shape, data.classes)  # refuses a network that does not fit before training
 
-    print(f"{options.path}: {distilled.decoded_count} images, {experiment.protocol}", flush=True)
+    print(f"{options.path}: {distilled.decoded_count} images, {display.shown(experiment.protocol)}", flush=True)
     with resumable("evaluate", argv):
         found = _evaluated(distilled, data, architectures, experiment.protocol, options, out)
     print(report(found))

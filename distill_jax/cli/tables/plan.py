@@ -10,7 +10,6 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from distill_jax.check_spec import validate
 from distill_jax.cli.distill import Distill
 from distill_jax.cli.request import arguments
 from distill_jax.cli.session.resume import Resumable
@@ -85,8 +84,6 @@ class Plan:
         recipe = [] if RECIPE_OF.get(source) == cell.recipe else ["--recipe", cell.recipe]
         words = [cell.method, source, *recipe, "--ipc", str(cell.ipc), *cell.options, *self.shared]
         _, _, experiment = arguments.parse(words, Distill)
-        validate(experiment.spec)
-        validate(experiment.protocol, "protocol.")
         steps = experiment.spec.outer_steps
         if steps and self.options.budget != 1:
             words += ["--outer-steps", str(max(1, round(self.options.budget * steps)))]
