@@ -130,7 +130,6 @@ def grid(name: str, value: float, count: int, reach: float) -> list[float]:
     ratios = (reach ** (i / half) for i in range(-half, half + 1))
     values = [value if ratio == 1 else float(f"{value * ratio:.3g}") for ratio in ratios]
     if len(set(values)) < count:
-        raise RequestError(
-            f"reach is {reach:g}, at which some of the {count} values of {name} are equal: give a larger one"
-        )
+        equal = f"at which some of the {count} values of {name} are equal"
+        raise RequestError(f"reach is {reach:g}, {equal}: give a larger --reach or fewer --candidates")
     return values

@@ -213,6 +213,7 @@ def test_a_wrong_request_is_refused_with_a_hint(line: str, message: str) -> None
         ("acc_dd digits --models.sice 3", "--models.size"),
         ("acc_dd digits extra", "extra"),
         ("acc_dd digits --net.norm btch", "batch"),
+        ("acc_dd digits --ipc", "--ipc"),
         ("acc_dd", "METHOD or DATASET is missing: put both first, as in acc_dd digits; python -m"),
         ("--subset 0 1 acc_dd digits --seed 1", "--subset takes all words up to the next option"),
         ("", "METHOD"),

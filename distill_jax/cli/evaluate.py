@@ -234,6 +234,8 @@ def _check(options: Evaluate) -> None:
         raise RequestError(f"only --protocol {DD_RANKING.name} trains on all data: leave out --full-epochs")
     require_at_least(1, options, "repeats")
     arguments.check_numbers(options.seed, options.devices)
+    if options.nets == ():
+        raise RequestError("--nets names no network: give one or more, or leave it out")
     if options.nets is not None and len(set(options.nets)) < len(options.nets):
         raise RequestError(f"--nets {' '.join(options.nets)} names a network twice: name each once")
 

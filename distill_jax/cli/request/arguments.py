@@ -179,6 +179,8 @@ def _parse(
     try:
         parsed = parser.parsed_over(default, names, options, _expanded(argv), options.command)
     except parser.MissingWords as error:
+        if len(words) > 1:
+            raise  # an option lacks its value
         several = ", ".join(f"--{name}" for name in sorted(multi_valued(options)) if name in values)
         taken = f" ({several} takes all words up to the next option)" if several else ""
         raise RequestError(
