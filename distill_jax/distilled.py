@@ -19,7 +19,7 @@ from distill_jax import __version__, sets
 from distill_jax.axes.parameterisation import MultiFormation, Pixels, unbounded
 from distill_jax.contracts import Parameterisation
 from distill_jax.data import whiten
-from distill_jax.data.dataset import digest_of
+from distill_jax.data.dataset import digest_of, wrong_names
 from distill_jax.types import Array, Normaliser, RequestError
 
 SCHEMA = 1
@@ -260,14 +260,10 @@ def _wrong(
     images: np.ndarray, labels: np.ndarray, text: np.ndarray, soft: np.ndarray | None, zca: np.ndarray | None
 ) -> str | None:
     """Describe what is wrong with the content of a file; None if nothing is."""
-    try:
-        card = json.loads(str(text)) if text.dtype.kind == "U" and text.ndim == 0 else None
-    except ValueError:
-        card = None
+    card = json.loads(str(text)) if text.dtype.kind == "U" and text.ndim == 0 else None
     if not isinstance(card, dict):
         return "card is not a JSON object"
-    missing = [key for key in REQUIRED if key not in card]
-    if missing:
+    if missing := [key for key in REQUIRED if key not in card]:
         return f"the card lacks {missing[0]}"
     if not isinstance(card["schema"], int) or card["schema"] > SCHEMA:
         return f"the card has schema {card['schema']}, and this version of distill_jax reads up to {SCHEMA}: update it"
@@ -275,6 +271,8 @@ def _wrong(
         return f"images are {images.dtype}{list(images.shape)}, not float32 [C*I, H, W, c]"
     if not np.isfinite(images).all():
         return "images are not finite"
+    if wrong := wrong_names(card["class_names"]):
+        return f"in the card {wrong}"
     classes = len(card["class_names"])
     if classes < 1 or len(images) % classes:
         return f"{len(images)} images are not a multiple of {classes} classes"

@@ -123,9 +123,13 @@ def candidates(spec: Spec, names: Sequence[str], count: int, reach: float) -> li
 
 def grid(name: str, value: float, count: int, reach: float) -> list[float]:
     """Return ``count`` values at equal ratios from ``value / reach`` to ``value * reach``, to three digits; ``value``
-    is the middle one. Raise RequestError if ``value`` is 0, which has no multiples."""
+    is the middle one. Raise RequestError if ``value`` is 0, which has no multiples, or if values are equal."""
     if value == 0:
         raise RequestError(f"{name} is 0, as are its multiples: set it to another value, or do not --tune it")
     half = count // 2
     ratios = (reach ** (i / half) for i in range(-half, half + 1))
-    return [value if ratio == 1 else float(f"{value * ratio:.3g}") for ratio in ratios]
+    values = [value if ratio == 1 else float(f"{value * ratio:.3g}") for ratio in ratios]
+    if len(set(values)) < count:
+        equal = f"at which some of the {count} values of {name} are equal"
+        raise RequestError(f"reach is {reach:g}, {equal}: give a larger --reach or fewer --candidates")
+    return values

@@ -225,10 +225,10 @@ def test_all_points_take_their_networks_from_one_pool(tmp_path: Path, monkeypatc
     monkeypatch.setattr(ablate, "given_pool", lambda setup, path: path)
     line = [*SMALL.split(), "--ipc", "1", "2", "--workdir", str(tmp_path / "run")]
     assert ablate.main([*line, "--pool", "mine"]) == 0
-    assert ablate.main([*line, "--pool", "mine", "--resume"]) == 0
-    for other in ([], ["--pool", "another"]):
-        assert ablate.main([*line, *other, "--resume"]) == 2
-        assert 'runs.pool was "mine", now it is ' in capsys.readouterr().err
+    for same in ([], ["--pool", "mine"]):
+        assert ablate.main([*line, *same, "--resume"]) == 0
+    assert ablate.main([*line, "--pool", "another", "--resume"]) == 2
+    assert 'runs.pool was "mine", now it is ' in capsys.readouterr().err
 
 
 def test_options_that_take_several_numbers_are_not_swept(tmp_path: Path, capsys):

@@ -145,6 +145,7 @@ X, Y = np.zeros((6, 8, 8), np.uint8), np.arange(6) % 3
         ({"y_train": Y * 0.5}, "integer"),
         ({"y_test": Y + 1}, "y_test"),
         ({"x_test": None}, "x_test"),
+        ({"class_names": np.array(["cat", "dog", "cat"])}, "class_names has 'cat' twice"),
     ],
 )
 def test_arrays_that_make_no_sense(changes: dict, message: str, empty: Path, capsys) -> None:
@@ -245,6 +246,7 @@ def test_a_workdir_that_cannot_be_written_to(workdir: str, empty: Path, capsys) 
         (["--dataset", "digits", "--out", "{tmp}/foreign.json"], "give another --out"),
         (["--dataset", "digitz"], "digits"),
         (["--dataset", "digits", "--nets", "convnett"], "did you mean convnet?"),
+        (["--dataset", "digits", "--nets"], "--nets names no network"),
         (["--dataset", "digits", "--nets", "mlp", "convnet", "mlp"], "names a network twice"),
         (["--dataset", "digits", "--protocol", "idd"], "did you mean idc?"),
         (["--dataset", "digits", "--protocol", "dsa", "--full-epochs", "5"], "only --protocol dd-ranking"),

@@ -213,6 +213,7 @@ def test_a_wrong_request_is_refused_with_a_hint(line: str, message: str) -> None
         ("acc_dd digits --models.sice 3", "--models.size"),
         ("acc_dd digits extra", "extra"),
         ("acc_dd digits --net.norm btch", "batch"),
+        ("acc_dd digits --ipc", "--ipc"),
         ("acc_dd", "METHOD or DATASET is missing: put both first, as in acc_dd digits; python -m"),
         ("--subset 0 1 acc_dd digits --seed 1", "--subset takes all words up to the next option"),
         ("acc_dd digits --ipc", "error: Missing value for argument '--ipc'"),
@@ -241,7 +242,7 @@ def test_help_shows_only_the_common_options_and_how_to_see_all(capsys) -> None:
     shown = capsys.readouterr().out
     for word in ("METHOD", "DATASET", "--repeats", "--ipc", "--outer-steps", "--models random|", "--help-all"):
         assert word in shown
-    assert "--perturb.max" not in shown and "--class-chunk" not in shown
+    assert "--perturb.max" not in shown and "--class-chunk" not in shown and "(default: None)" not in shown
     assert shown.count("\n") < 100
 
 
@@ -251,9 +252,11 @@ def test_the_data_set_is_read_and_its_shape_used() -> None:
     assert request.experiment == resolve("acc_dd", "digits", ipc=3, shape=(8, 8, 1))
 
 
-def test_a_method_without_steps_ignores_outer_steps() -> None:
-    spec = arguments.request(["random", "digits", "--outer-steps", "2"], Options).experiment.spec
-    assert spec.outer_steps == 0
+def test_a_method_without_steps_says_what_it_ignores(capsys) -> None:
+    line = ["kcenter", "digits", "--outer-steps", "2", "--objective", "gradient", "--optimiser.lr", "1", "--ipc", "2"]
+    assert arguments.request(line, Options).experiment.spec.outer_steps == 0
+    note = "kcenter takes no steps: it ignores --outer-steps --objective --optimiser.lr\n"
+    assert capsys.readouterr().err == note
 
 
 def test_a_wrong_option_is_refused_before_data_are_read(capsys) -> None:

@@ -72,7 +72,12 @@ def test_the_file_of_tune_records_its_command_line(line: str, settings):
         ({"net": {"width": 8}}, 'net is an object: write each field by name, as in "net.width": 8'),
         ({"seed": 3}, "seed is no setting: give --seed on the command line"),
         ({"optimiser.lr": None}, "optimiser.lr has no value"),
-        ({"recipe": "mnits"}, "did you mean mnist?"),
+        ({"recipe": "mnits"}, "settings.json: unknown recipe 'mnits': did you mean mnist?"),
+        ({"optimiser.lr": -1}, "settings.json: optimiser.lr is -1: a learning rate"),
+        ({"protocol.rate": -1}, "settings.json: protocol.rate is -1"),
+        ({"net.width": "x"}, "settings.json: Error parsing --net.width"),
+        ({"net.width": [4, 8]}, "settings.json: net.width is [4, 8]: give one value"),
+        ({"objective.head": "true"}, 'settings.json: objective.head is "true": write true or false, without quotes'),
         ({"schema": 1, "spec": {}}, "the config.json of a run"),
         ([1], "has no settings"),
         ("{", "cannot be read"),
@@ -82,5 +87,8 @@ def test_one_line_says_what_is_wrong(content, message: str, settings, capsys: py
     assert ablate.main(["acc_dd", "digits", "--config", settings(content), "--perturb.max", "0", "1"]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+    file = settings({"optimiser.lr": -1})
+    assert ablate.main(["acc_dd", "digits", "--config", file, "--optimiser.lr", "-2", "--perturb.max", "0", "1"]) == 2
+    assert capsys.readouterr().err.startswith("error: optimiser.lr is -2"), "not the value in the file"
     assert ablate.main(["acc_dd", "digits", "--config", "nowhere.json", "--perturb.max", "0", "1"]) == 2
     assert "nowhere.json cannot be read" in capsys.readouterr().err

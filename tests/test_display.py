@@ -1,10 +1,12 @@
 """Tests the terminal output before and during a run."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from distill_jax.axes.optimiser import SGD
 from distill_jax.cli.output import display
 from distill_jax.cli.session.score import summary
 from distill_jax.recipes import resolve
@@ -30,6 +32,14 @@ def test_the_progress_bar_shows_the_compilation_too(monkeypatch: pytest.MonkeyPa
     with display.Bar("distilling", 3):
         pass
     assert "compiling" in capsys.readouterr().err
+
+
+def test_numbers_are_shown_with_six_digits() -> None:
+    assert display.shown(SGD(lr=1.3061224489795918e-05)) == repr(SGD(lr=1.30612e-05))
+    assert display.shown("a text") == "a text" and display.shown([[1, 0.0004000000000000001]]) == "[[1, 0.0004]]"
+    experiment = resolve("acc_dd", "digits")
+    spec = replace(experiment.spec, optimiser=SGD(lr=1 / 3))
+    assert "lr=0.333333," in display.configuration("", replace(experiment, spec=spec))
 
 
 def test_a_method_without_steps_is_shown_without_the_axes_of_steps() -> None:

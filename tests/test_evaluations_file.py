@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,13 @@ def test_networks_are_added_to_the_evaluation_that_they_belong_to(tmp_path: Path
     assert other["seed"] == 1 and other["nets"] == {"mlp": 3}
     assert merged["jax"] == "2" and merged["nets"] == {"mlp": 5, "convnet": 2, "lenet": 4}
     assert evaluations.networks(path, {**ENTRY, "seed": 1}) == {"mlp": 3}
+
+
+def test_evaluations_that_end_at_the_same_time_all_stay(tmp_path: Path) -> None:
+    path = tmp_path / "evaluation.json"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda seed: evaluations.add(path, {**ENTRY, "seed": seed, "nets": {"mlp": 1}}), range(64)))
+    assert {entry["seed"] for entry in evaluations.read(path, "")} == set(range(64))
 
 
 @pytest.mark.parametrize(

@@ -206,3 +206,9 @@ def test_choices_from_outside_are_not_compared_with_the_papers():
     adam = replace(experiment, spec=replace(experiment.spec, optimiser=Adam()))
     (kind,) = [r for r in compared("acc_dd", "cifar10", adam, (32, 32, 3), 10) if r.name == "image_optimizer"]
     assert not kind.equal
+
+
+@pytest.mark.parametrize(("option", "said"), [("--seed", "seed is -1"), ("--devices", "devices is -1")])
+def test_numbers_that_no_run_can_have_are_refused(option: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert explain.main(["acc_dd", "digits", option, "-1"]) == 2
+    assert said in capsys.readouterr().err

@@ -58,6 +58,8 @@ def test_candidates_are_multiples_of_the_recipe():
     points = candidates(SPEC, ["optimiser.lr", "perturb.max"], 3, 10)
     assert len(points) == 9 and points[4] == {"optimiser.lr": RATE, "perturb.max": 0.09}
     assert sweep.at(SPEC, points[4]) == SPEC
+    with pytest.raises(RequestError, match=r"reach is 1\.001, at which some of the 7 values of x are equal"):
+        grid("x", 0.0002, 7, 1.001)
     # A momentum must be below 1.
     assert [p["optimiser.momentum"] for p in candidates(SPEC, ["optimiser.momentum"], 3, 10)] == [0.05, 0.5]
 

@@ -11,9 +11,10 @@ import pytest
 
 from distill_jax.checkpoint import load_pool, save_pool
 from distill_jax.cli import distill, pretrain
+from distill_jax.cli.process.clock import Clock
 from distill_jax.cli.session import pool as pools
 from distill_jax.cli.session.atomic import write_json
-from distill_jax.cli.session.pool import KeptMembers, given_pool, make_pool, pool_for, pool_path
+from distill_jax.cli.session.pool import KeptMembers, given_pool, make_pool, pool_for, pool_of_run, pool_path
 from distill_jax.cli.session.workdir import CONFIG, POOL, Workdir
 from distill_jax.types import Model, RequestError
 from tests.tiny import TINY
@@ -78,6 +79,15 @@ def test_a_resumed_run_reads_the_given_pool_until_it_has_its_own(
     assert request.pool is None and request.options.pool == Path("elsewhere")
 
 
+@pytest.mark.parametrize("config", [{"pool": "elsewhere"}, {"runs": {"pool": "elsewhere"}}])
+def test_a_run_that_is_resumed_without_pool_remembers_it(config: dict, tmp_path: Path) -> None:
+    write_json(tmp_path / CONFIG, {"schema": 1, **config})
+    for pool, resume, expected in ((None, True, "elsewhere"), (Path("new"), True, "new"), (None, False, None)):
+        found = pool_of_run(SimpleNamespace(pool=pool, resume=resume), tmp_path)
+        assert found == (expected and Path(expected))
+    assert pool_of_run(SimpleNamespace(pool=None, resume=True), tmp_path / "new") is None
+
+
 def test_pretraining_that_was_killed_while_saving_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,12 +105,23 @@ def test_a_pool_is_given_by_its_folder_or_its_workdir(tmp_path: Path) -> None:
 
 
 def test_members_of_another_run_are_not_kept(tmp_path: Path) -> None:
-    kept = KeptMembers(tmp_path, {"seed": 0, **ABOUT})
+    kept = KeptMembers(tmp_path, {"seed": 0, **ABOUT}, Clock())
     assert kept.get(0, of(0.0)) is None
     kept.put(0, of(5.0))
     found = kept.get(0, of(0.0))
     assert found is not None and weight(found) == 5.0 and kept.get(1, of(0.0)) is None
-    assert KeptMembers(tmp_path, {"seed": 1, **ABOUT}).get(0, of(0.0)) is None
+    assert KeptMembers(tmp_path, {"seed": 1, **ABOUT}, Clock()).get(0, of(0.0)) is None
+
+
+def test_the_time_of_kept_members_counts_in_a_resumed_process(tmp_path: Path) -> None:
+    first, second = Clock(), Clock()
+    first.seconds |= {"pretrain": 500.0, "compile": 100.0}
+    KeptMembers(tmp_path, ABOUT, first).put(0, of(1.0))
+    first.seconds |= {"pretrain": 900.0}
+    KeptMembers(tmp_path, ABOUT, first).put(1, of(2.0))
+    for member in (0, 1):
+        KeptMembers(tmp_path, ABOUT, second).get(member, of(0.0))
+    assert 900 <= second.seconds["pretrain"] < 901 and 100 <= second.seconds["compile"] < 101
 
 
 def test_members_belong_to_a_seed_and_its_portions_and_go_when_the_pool_is_complete(

@@ -222,6 +222,17 @@ def test_length_and_scoring_may_change_on_resume(path: str, value: object) -> No
     check_same(BEFORE, _with("data.shape", (8, 8, 1)))
 
 
+def test_the_same_images_may_have_another_path() -> None:
+    runs = [{"dataset": name, "data": {"fingerprint": "1"}} for name in ("npz:a.npz", "npz:/there/a.npz")]
+    check_same(*runs)
+    check_same(*({"idc, ipc 1": run} for run in runs))
+    for data in ({"fingerprint": "2"}, {}):
+        with pytest.raises(RequestError, match="dataset was|data.fingerprint was"):
+            check_same(runs[0], {**runs[1], "data": data})
+    with pytest.raises(RequestError, match="dataset was"):
+        check_same({"dataset": "digits"}, {"dataset": "mnist"})
+
+
 @pytest.mark.parametrize(
     "path, value",
     [

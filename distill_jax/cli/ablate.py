@@ -8,7 +8,7 @@ Writes ``ablation.csv`` (one line per point and seed) and ``ablation.png`` (mean
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,7 @@ from distill_jax.cli.process.interrupts import Interrupts
 from distill_jax.cli.process.run_command import run_command
 from distill_jax.cli.request import arguments
 from distill_jax.cli.request.choices import choose
-from distill_jax.cli.session.pool import given_pool
+from distill_jax.cli.session.pool import given_pool, has_pool, pool_of_run
 from distill_jax.cli.session.resume import Resumable, resumable
 from distill_jax.cli.session.score import summary
 from distill_jax.cli.session.setup import Setup, set_up
@@ -82,7 +82,11 @@ def run(argv: list[str]) -> None:
     first = setups[0]
     if options.pool is not None and any(name.partition(".")[0] in ("models", "net") for name in structural):
         raise RequestError("a swept setting changes the pool, but --pool names a single one: leave out --pool")
-    given, path = given_pool(first, options.pool), options.folder(f"ablate-{first.folder}")
+    path = options.folder(f"ablate-{first.folder}")
+    options = replace(options, pool=pool_of_run(options, path))
+    copied = path / POINTS / "0"  # --pool itself may have moved since
+    resumed = options.resume and options.pool is not None and has_pool(copied)
+    given = given_pool(first, copied if resumed else options.pool)
     with open_workdir(path) as workdir, Interrupts() as interrupts, resumable("ablate", argv, path):
         config = {**first.describe(), "swept": swept, "seeds": options.seeds, "repeats": options.repeats}
         # The figures of an earlier process are in the order in which the settings were given.

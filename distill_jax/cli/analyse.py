@@ -28,7 +28,7 @@ from distill_jax.cli.process.interrupts import Interrupts
 from distill_jax.cli.process.run_command import run_command
 from distill_jax.cli.request import arguments
 from distill_jax.cli.request.choices import choice_name
-from distill_jax.cli.session.pool import given_pool, pool_for
+from distill_jax.cli.session.pool import given_pool, has_pool, pool_for, pool_of_run
 from distill_jax.cli.session.resume import Resumable, resumable
 from distill_jax.cli.session.setup import Setup, set_up
 from distill_jax.cli.session.workdir import (
@@ -89,7 +89,9 @@ def run(argv: list[str]) -> None:
         raise RequestError(f"{options.method} takes no steps, so there is nothing to analyse: choose another METHOD")
     selectors = _selectors(setup, options)
     swept = [_at_epochs(request, epochs) for epochs in options.pretraining_epochs]
-    given, path = given_pool(setup, options.pool), options.folder(f"analyse-{setup.folder}")
+    path = options.folder(f"analyse-{setup.folder}")
+    options = replace(options, pool=pool_of_run(options, path))
+    given = None if options.resume and has_pool(path) else given_pool(setup, options.pool)
     with open_workdir(path) as workdir, Interrupts() as interrupts, resumable("analyse", argv, path):
         workdir.begin(_config(setup, options), options.resume, options.overwrite)
         print(display.configuration(setup.title, setup.experiment), flush=True)

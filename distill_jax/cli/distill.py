@@ -199,7 +199,7 @@ def _config(setup: Setup, options: Distill) -> dict[str, Any]:
 def _relevant(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of ``config`` that the result depends on."""
     config = json.loads(json.dumps(config))
-    return {name: value for name, value in config.items() if name not in ("versions", "save_every")}
+    return {name: value for name, value in config.items() if name not in ("versions", "save_every", "dataset")}
 
 
 def _run_phases(session: Session, options: Distill, given: PyTree) -> dict[str, Any]:
@@ -209,7 +209,7 @@ def _run_phases(session: Session, options: Distill, given: PyTree) -> dict[str, 
     """
     setup, data, workdir, clock, interrupts = session
     clock.spent(None)
-    pool = pool_for(setup, workdir, data, given, interrupts)
+    pool = pool_for(setup, workdir, data, given, interrupts, clock)
     clock.spent("pretrain")
 
     def part_of(source: Dataset) -> Dataset:

@@ -125,7 +125,7 @@ def run(argv: list[str]) -> None:
     for architecture in architectures.values():
         architecture.build(data.shape, data.classes)  # refuses a network that does not fit before training
 
-    print(f"{options.path}: {distilled.decoded_count} images, {experiment.protocol}", flush=True)
+    print(f"{options.path}: {distilled.decoded_count} images, {display.shown(experiment.protocol)}", flush=True)
     with resumable("evaluate", argv):
         found = _evaluated(distilled, data, architectures, experiment.protocol, options, out)
     print(report(found))
@@ -235,6 +235,8 @@ def _check(options: Evaluate) -> None:
         raise RequestError(f"only --protocol {DD_RANKING.name} trains on all data: leave out --full-epochs")
     require_at_least(1, options, "repeats")
     arguments.check_numbers(options.seed, options.devices)
+    if options.nets == ():
+        raise RequestError("--nets names no network: give one or more, or leave it out")
     if options.nets is not None and len(set(options.nets)) < len(options.nets):
         raise RequestError(f"--nets {' '.join(options.nets)} names a network twice: name each once")
 

@@ -77,7 +77,7 @@ def _published(settings: list[Comparison], recipe: str) -> list[str]:
         return [said, f"distill_jax/recipes/{recipe}.py says where the numbers of the recipe come from."]
 
     def text(value: Any) -> str:
-        return f"{value:g}" if isinstance(value, float) else str(value)
+        return f"{value:g}" if isinstance(value, float) else display.shown(value)
 
     rows = [(one.name, text(one.ours), *_reference(one, text)) for one in settings]
     different = sum(not one.equal for one in settings)
@@ -124,7 +124,7 @@ def _walk(problem: Problem, state: State) -> list[str]:
 def _choices(spec: Spec) -> list[str]:
     """Return a line for each choice that the method uses."""
     used = [axis for axis in CHOICES if spec.steps or axis not in display.OF_STEPS]
-    return [f"{axis:17} {getattr(spec, axis)!r}" for axis in used]
+    return [f"{axis:17} {display.shown(getattr(spec, axis))}" for axis in used]
 
 
 def _residents(problem: Problem, state: State) -> list[tuple[str, str, str]]:

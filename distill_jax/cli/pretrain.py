@@ -72,7 +72,7 @@ def run(argv: list[str]) -> None:
         if given is not None:
             save_pool(path / POOL, given, {**setup.describe_pool(), "from_torch": [p.name for p in options.from_torch]})
         else:
-            make_pool(setup, workdir, setup.feed(), interrupts)
+            make_pool(setup, workdir, setup.feed(), interrupts, clock)
         clock.spent("pretrain")
     took = sum(clock.seconds.values())
     print(f"pool of size {setup.spec.models.size} made in {display.duration(took)}: {path / POOL}")

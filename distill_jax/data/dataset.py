@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -77,6 +78,8 @@ class Dataset:
         classes = int(y_train.max()) + 1 if class_names is None else len(class_names)
         _check_classes(name, y_train, y_test, classes)
         names = tuple(map(str, range(classes) if class_names is None else class_names))
+        if wrong := wrong_names(names):
+            raise RequestError(f"{name}: {wrong}: give each class its own")
         return cls(name, x_train, y_train.astype(np.int32), x_test, y_test.astype(np.int32), names)
 
     @classmethod
@@ -215,6 +218,14 @@ def digest_of(*arrays: np.ndarray) -> str:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+def wrong_names(names: Any) -> str | None:
+    """Describe what is wrong with the names of classes, which must be several different ones; None if nothing is."""
+    if isinstance(names, str):
+        return f"class_names is the text {names!r}, not a list"
+    twice = [name for name, count in Counter(map(str, names)).items() if count > 1]
+    return f"class_names has {twice[0]!r} twice" if twice else None
 
 
 def reason(error: BaseException) -> str:

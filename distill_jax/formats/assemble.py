@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill_jax.axes.parameterisation import MultiFormation, Pixels
-from distill_jax.data.dataset import Dataset, reason
+from distill_jax.data.dataset import Dataset, reason, wrong_names
 from distill_jax.distilled import DistilledSet
 from distill_jax.formats.format import Contents, Format
 from distill_jax.types import Normaliser, RequestError
@@ -84,6 +84,8 @@ def assemble(
 
 def _check_and_build(contents: Contents, card: dict[str, Any], zca: np.ndarray | None) -> DistilledSet:
     images, labels, soft, _ = contents
+    if wrong := wrong_names(card["class_names"]):
+        raise RequestError(f"{wrong}: correct class_names")
     classes, factor = len(card["class_names"]), card["factor"]
     if images.ndim != 4 or 0 in images.shape or images.dtype.kind not in "fV":  # bfloat16 has kind V
         raise RequestError(f"images are {images.dtype}{list(images.shape)}: give at least one image of a floating type")

@@ -17,6 +17,7 @@ from distill_jax.axes.selector import draw_distinct
 from distill_jax.checkpoint import Checkpoints
 from distill_jax.cli.ablation.measure import Runs, measure
 from distill_jax.cli.output.display import Bar
+from distill_jax.cli.process.clock import Clock
 from distill_jax.cli.process.interrupts import Interrupts
 from distill_jax.cli.request.choices import choice_name
 from distill_jax.cli.session.pool import KeptMembers
@@ -140,7 +141,7 @@ def _late(inputs: Inputs) -> Model:
     own = setup.spec.models if isinstance(setup.spec.models, EarlyStagePool) else EarlyStagePool()
     source = replace(own, size=options.networks, epochs=options.late_epochs, ahead=0)
     about = {**setup.describe_pool(), "models": to_json(source), "seed": setup.seed, "images": options.images}
-    kept = KeptMembers(inputs.workdir.path / MEMBERS, about)
+    kept = KeptMembers(inputs.workdir.path / MEMBERS, about, Clock())
     with Bar("training late models", 1, unit="epochs") as bar:
 
         def tick(done: int, total: int) -> None:

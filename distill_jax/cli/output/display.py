@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
@@ -85,9 +86,9 @@ def configuration(title: str, experiment: Experiment) -> str:
     """Format every resolved choice that the method uses, one line per axis."""
     unused = OF_STEPS if experiment.spec.steps == 0 else ()
     spec = {name: value for name, value in vars(experiment.spec).items() if name not in unused and value != ()}
-    lines = {name: repr(value) for name, value in spec.items() if isinstance(value, Choice)}
+    lines = {name: shown(value) for name, value in spec.items() if isinstance(value, Choice)}
     lines["sizes"] = _pairs({name: value for name, value in spec.items() if name not in lines})
-    lines["protocol"] = repr(experiment.protocol)
+    lines["protocol"] = shown(experiment.protocol)
     return "\n".join([title, *table([[f"  {name}", line] for name, line in lines.items()])])
 
 
@@ -144,6 +145,11 @@ def last_part(path: str) -> str:
 def setting(value: float | str | bool) -> str:
     """Return a value as it stands on the command line."""
     return str(value).lower() if isinstance(value, bool) else value if isinstance(value, str) else f"{value:g}"
+
+
+def shown(value: object) -> str:
+    """Return ``str(value)``, such as that of a choice, with at most six significant digits of each number."""
+    return re.sub(r"\d+\.\d{6,}(e-?\d+)?", lambda number: f"{float(number[0]):g}", str(value))
 
 
 def size(count: float) -> str:

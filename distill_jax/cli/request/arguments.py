@@ -28,6 +28,7 @@ from typing import (
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from distill_jax.check_spec import validate
+from distill_jax.cli.output.display import OF_STEPS
 from distill_jax.cli.process import backend
 from distill_jax.cli.request import config, parser
 from distill_jax.cli.request.choices import choice_name, choose, with_nested
@@ -122,9 +123,6 @@ def request(argv: Sequence[str], options: type[Options]) -> Request[Options]:
     Raises RequestError for an invalid request, and SystemExit after ``--help`` (code 0) or an unknown option (code 2).
     """
     parsed, recipe, experiment = parse(argv, options)
-    validate(experiment.spec)
-    validate(experiment.protocol, "protocol.")
-    lookup("protocol", experiment.protocol.name, PROTOCOLS)
     check_numbers(parsed.seed, parsed.devices)
     parsed.validate_options()
     if parsed.deterministic:
@@ -133,9 +131,6 @@ def request(argv: Sequence[str], options: type[Options]) -> Request[Options]:
     refuse_side(parsed.dataset, parsed.side, data.shape)
     if data.shape != assumed_shape(parsed.dataset, parsed.side):
         parsed, recipe, experiment = parse(argv, options, data.shape)
-    if parsed.method in BASELINES and experiment.spec.outer_steps:
-        print_once(f"{parsed.method} takes no steps: --outer-steps is ignored")
-        experiment = replace(experiment, spec=replace(experiment.spec, outer_steps=0))
     return Request(parsed, recipe, experiment, data)
 
 
@@ -154,7 +149,14 @@ def parse(
     of the images; None: the known shape of a named data set, or 32x32x3."""
     on_line, _ = scan(argv, options)
     settings = config.read(on_line.get("config"))
-    argv = [*argv, *config.words(settings, on_line)]
+    with config.named(on_line.get("config"), settings, on_line):
+        return _parse([*argv, *config.words(settings, on_line)], settings, options, shape)
+
+
+def _parse(
+    argv: Sequence[str], settings: Mapping[str, Any], options: type[Options], shape: tuple[int, int, int] | None
+) -> tuple[Options, str, Experiment]:
+    """``parse`` a command line that includes the ``settings`` of its --config file."""
     values, _ = scan(argv, options)
     own = {axis: choose(axis, values[axis]) for axis in CHOICES if ":" in values.get(axis, "")}
     values, words = scan(argv, options, own)
@@ -185,6 +187,15 @@ def parse(
     if words[:2] != [parsed.method, parsed.dataset]:
         raise RequestError("METHOD and DATASET look like values of options: put them first on the command line")
     spec = Spec(**{f.name: getattr(parsed, f.name) for f in fields(Spec)})
+    validate(spec)
+    validate(parsed.protocol, "protocol.")
+    lookup("protocol", parsed.protocol.name, PROTOCOLS)
+    if method in BASELINES:
+        of_steps = {"outer_steps", *OF_STEPS}
+        unused = [f"--{name}" for name in values if name.partition(".")[0].replace("-", "_") in of_steps]
+        if unused:
+            print_once(f"{method} takes no steps: it ignores {' '.join(unused)}")
+        spec = replace(spec, outer_steps=0)
     return parsed, recipe, Experiment(spec, parsed.protocol)
 
 

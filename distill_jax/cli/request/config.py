@@ -9,7 +9,9 @@ A name is an option without its dashes: a field of Spec, of a choice or of the p
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Mapping, Sequence
+import re
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,20 @@ def words(settings: Mapping[str, Any], given: Container[str]) -> list[str]:
     return line
 
 
+@contextmanager
+def named(file: str | None, settings: Mapping[str, Any], given: Container[str]) -> Iterator[None]:
+    """Add the name of the ``file`` to a RequestError in the block about one of its ``settings``. Options in ``given``
+    (spelt with dashes) are not the file's."""
+    try:
+        yield
+    except RequestError as error:
+        said = str(error).replace("--", "").replace("-", "_")
+        names = [name for name in settings if re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.])", said)]
+        if str(error).startswith("--config") or all(name.replace("_", "-") in given for name in names):
+            raise
+        raise RequestError(f"--config {file}: {error}") from error
+
+
 def check(file: str, settings: Mapping[str, Any], experiment: Experiment, options: Container[str]) -> None:
     """Raise RequestError, suggesting the nearest name, if ``experiment`` has no field for a setting. ``options``: the
     names of the runner's own options, which a file cannot set."""
@@ -80,7 +96,11 @@ def check(file: str, settings: Mapping[str, Any], experiment: Experiment, option
                 if f"protocol.{field.partition('.')[0]}" not in of_protocol:
                     raise RequestError(f"{name} is unknown: {near_miss(name, of_protocol)}")
             elif dot:
-                field_at(experiment.spec, name)
+                before, value = field_at(experiment.spec, name), settings[name]
+                if isinstance(before, bool) and not isinstance(value, bool):
+                    raise RequestError(f"{name} is {json.dumps(value)}: write true or false, without quotes")
+                if isinstance(value, list) and not isinstance(before, tuple):
+                    raise RequestError(f"{name} is {json.dumps(value)}: give one value")
             elif name not in names and name in options:
                 raise RequestError(f"{name} is no setting: give --{name.replace('_', '-')} on the command line")
             elif name not in names:

@@ -8,7 +8,7 @@ import io
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass, make_dataclass
+from dataclasses import field, fields, is_dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
@@ -63,6 +63,7 @@ def parsed(
     words = ["--help" if word == "--help-all" else word for word in argv]
     if SHORT_HELP & set(words):
         words = ["--help"]  # the help lacks positional arguments that tyro has already read
+        options = _without_none(options)
     else:
         config = (*config, tyro.conf.HelptextFromCommentsOff)  # finding field docstrings takes a fifth of the time
     box = io.StringIO()
@@ -97,6 +98,17 @@ def refuse_of_command(words: Sequence[str], why: str) -> None:
     for word in words:
         if (name := word.partition("=")[0].replace("_", "-")) in OF_COMMAND:
             raise RequestError(f"{name} {why}")
+
+
+def _without_none(options: type[Options]) -> type[Options]:
+    """Return ``options`` for a help that does not say "(default: None)": texts say in words what no value means."""
+    hints, unset = get_type_hints(options, include_extras=True), arg(help_behavior_hint="")
+    absent = [
+        (of.name, Annotated[hints[of.name], unset], field(default=None, kw_only=of.kw_only))
+        for of in fields(options)  # type: ignore[arg-type]
+        if of.default is None
+    ]
+    return make_dataclass(options.__name__, absent, bases=(options,), frozen=True)
 
 
 def _line(box: str) -> str:
@@ -160,8 +172,8 @@ def _options_over(default: Experiment, names: Mapping[str, str], options: type[A
     """
     hints = get_type_hints(Spec)
     on_top: list[tuple[str, Any, Any]] = []
-    for field in fields(Spec):
-        name, value = field.name, getattr(default.spec, field.name)
+    for of in fields(Spec):
+        name, value = of.name, getattr(default.spec, of.name)
         annotation = type(value) if name in CHOICES else hints[name]
         on_top.append((name, Suppress[annotation] if short and name not in SHORT else annotation, value))
         if name in CHOICES:

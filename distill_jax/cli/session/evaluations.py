@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +37,14 @@ def networks(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def add(path: Path, entry: Mapping[str, Any]) -> None:
-    """Write ``entry`` to ``path``, with the networks that the file has for it. Other entries stay."""
-    others = [other for other in read(path, "give another --out") if not _same(other, entry)]
-    merged = {**entry, "nets": {**networks(path, entry), **entry["nets"]}}
-    write_json(path, {"schema": 2, "evaluations": [*others, merged]})
+    """Write ``entry`` to ``path``, with the networks that the file has for it. Other entries stay, also those that
+    another process of this installation adds at the same time."""
+    with Path(__file__).open() as lock:  # for an instant, and for any ``path``, so that no lock file stays behind
+        with suppress(OSError):  # a network file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        others = [other for other in read(path, "give another --out") if not _same(other, entry)]
+        merged = {**entry, "nets": {**networks(path, entry), **entry["nets"]}}
+        write_json(path, {"schema": 2, "evaluations": [*others, merged]})
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 from distill_jax import hosts
 from distill_jax.checkpoint import Checkpoints, check_pool, load_pool, save_pool
 from distill_jax.cli.output.display import Bar
+from distill_jax.cli.process.clock import Clock
 from distill_jax.cli.process.interrupts import Interrupts
+from distill_jax.cli.session.atomic import read_json
 from distill_jax.cli.session.setup import Setup
-from distill_jax.cli.session.workdir import MEMBERS, POOL, Workdir
+from distill_jax.cli.session.workdir import CONFIG, MEMBERS, POOL, Workdir, flat
 from distill_jax.spec import as_arrays
 from distill_jax.types import Feed, PyTree, RequestError
 
@@ -34,6 +36,15 @@ def given_pool(setup: Setup, path: Path | None) -> PyTree:
     return None if path is None else read_pool(setup, pool_path(path))
 
 
+def pool_of_run(options: Any, path: Path) -> Path | None:
+    """Return the value of --pool, which a run in ``path`` that is resumed without it knows from its start."""
+    if options.pool is not None or not options.resume:
+        return options.pool
+    config = flat(read_json(path / CONFIG))
+    name = config.get("pool", config.get("runs.pool"))
+    return None if name is None else Path(name)
+
+
 def read_pool(setup: Setup, path: Path) -> PyTree:
     """Return the pool in ``path``. Raise RequestError, naming the field, if it was trained for another setup."""
     pool, about = load_pool(path)
@@ -46,6 +57,8 @@ class KeptMembers(NamedTuple):
 
     folder: Path
     about: dict[str, Any]
+    clock: Clock
+    """measures pretraining; members keep its time for a resumed process"""
 
     def get(self, first: int, like: PyTree) -> PyTree | None:
         try:
@@ -53,13 +66,18 @@ class KeptMembers(NamedTuple):
             check_pool(about, self.about)
         except RequestError:
             return None  # missing, incomplete, or from another run: train it again
+        spent = self.clock.seconds
+        spent |= {phase: max(seconds, spent[phase]) for phase, seconds in about.get("seconds", {}).items()}
         return member
 
     def put(self, first: int, member: PyTree) -> None:
-        save_pool(self.folder / str(first), member, self.about)
+        self.clock.spent("pretrain")
+        save_pool(self.folder / str(first), member, self.about | {"seconds": self.clock.seconds})
 
 
-def pool_for(setup: Setup, workdir: Workdir, data: Feed, given: PyTree, interrupts: Interrupts) -> PyTree:
+def pool_for(
+    setup: Setup, workdir: Workdir, data: Feed, given: PyTree, interrupts: Interrupts, clock: Clock | None = None
+) -> PyTree:
     """Return the pool in the workdir. If there is none, save the ``given`` pool or pretrain one first."""
     if setup.spec.models.size == 0:
         return None
@@ -68,15 +86,16 @@ def pool_for(setup: Setup, workdir: Workdir, data: Feed, given: PyTree, interrup
         if given is not None:
             save_pool(path, given, setup.describe_pool())
         else:
-            make_pool(setup, workdir, data, interrupts)
+            make_pool(setup, workdir, data, interrupts, clock)
     # Read the pool from disk in every case, so that a resumed run computes with the same arrays.
     return read_pool(setup, path)
 
 
-def make_pool(setup: Setup, workdir: Workdir, data: Feed, interrupts: Interrupts) -> None:
-    """Pretrain the pool and save it in ``workdir``. Members that an earlier process finished are not trained again."""
+def make_pool(setup: Setup, workdir: Workdir, data: Feed, interrupts: Interrupts, clock: Clock | None = None) -> None:
+    """Pretrain the pool and save it in ``workdir``. Members that an earlier process finished are not trained again, and
+    their time is added to ``clock``."""
     about = {**setup.describe_pool(), "seed": setup.seed, "resident_images": setup.resident}
-    kept = KeptMembers(workdir.path / MEMBERS, about)
+    kept = KeptMembers(workdir.path / MEMBERS, about, clock or Clock())
     with Bar("pretraining", 1, unit="epochs") as bar:
 
         def tick(done: int, total: int) -> None:

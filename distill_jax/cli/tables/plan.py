@@ -10,7 +10,6 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from distill_jax.check_spec import validate
 from distill_jax.cli.distill import Distill
 from distill_jax.cli.request import arguments
 from distill_jax.cli.request.parser import refuse_of_command
@@ -87,8 +86,6 @@ class Plan:
         refuse_of_command(cell.options, f"cannot be an option of the row {cell.name}: the table sets it for each run")
         words = [cell.method, source, *recipe, "--ipc", str(cell.ipc), *cell.options, *self.shared]
         _, _, experiment = arguments.parse(words, Distill)
-        validate(experiment.spec)
-        validate(experiment.protocol, "protocol.")
         steps = experiment.spec.outer_steps
         if steps and self.options.budget != 1:
             words += ["--outer-steps", str(max(1, round(self.options.budget * steps)))]
