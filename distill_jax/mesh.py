@@ -36,8 +36,8 @@ FEW = 4
 
 _on_one_device: ContextVar[bool] = ContextVar("on_one_device", default=False)
 """True while tracing a function that runs on one device of a map"""
-_shared_work: ContextVar[list[str] | None] = ContextVar("shared_work", default=None)
-"""the names of the operations that share work, while tracing a function to find out whether it does"""
+_work_is_shared: ContextVar[list[bool] | None] = ContextVar("work_is_shared", default=None)
+"""While ``_shares_work`` traces a function: a list that is not empty once the function has shared work"""
 
 
 def size() -> int:
@@ -65,7 +65,7 @@ def map_chunks(f: Callable[..., PyTree], xs: PyTree, chunk: int, *shared: PyTree
         plain = _shares_work(f, tree.take(xs, 0), *shared)
     if plain:
         return tree.map_chunks(lambda x: f(x, *shared), xs, chunk)
-    _note("map_chunks")
+    _note_sharing()
     whole = -(-length // n) * n
     rows = jnp.arange(whole)
     if whole > length:
@@ -96,19 +96,19 @@ def _unless_padding(real: Array, f: Callable[..., PyTree], *args: PyTree) -> PyT
 
 def _shares_work(f: Callable[..., PyTree], *args: PyTree) -> bool:
     """Return whether ``f`` shares work among the devices."""
-    token = _shared_work.set([])
+    token = _work_is_shared.set([])
     try:
         jax.eval_shape(f, *args)
-        return bool(_shared_work.get())
+        return bool(_work_is_shared.get())
     finally:
-        _shared_work.reset(token)
+        _work_is_shared.reset(token)
 
 
-def _note(operation: str) -> None:
-    """Note that ``operation`` shares the work of the function that is being traced."""
-    operations = _shared_work.get()
-    if operations is not None:
-        operations.append(operation)
+def _note_sharing() -> None:
+    """Tell ``_shares_work`` that the function that is being traced shares work."""
+    noted = _work_is_shared.get()
+    if noted is not None:
+        noted.append(True)
 
 
 @contextmanager
@@ -145,7 +145,7 @@ def shard_leading(arrays: PyTree, length: int) -> PyTree:
     """
     if size() == 1:
         return arrays
-    _note("shard_leading")
+    _note_sharing()
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arrays))
     place = jax.lax.with_sharding_constraint if traced else _put
     return jax.tree.map(place, arrays, _shardings(arrays, length))
@@ -177,7 +177,7 @@ def split_batch(batch: tuple[Array, ...], pad: bool) -> tuple[Array, ...]:
     count, part = _shares(batch, MIN_PIXELS_TO_SPLIT)
     if count == 1 or count < size() or not (pad or len(batch[0]) % count == 0):
         return batch
-    _note("split_batch")
+    _note_sharing()
     batch = _filled_up(batch, part * size())
     # Replicate first, so that each device computes the whole batch and nothing is sent.
     for spec in (PartitionSpec(), PartitionSpec(AXIS)):
@@ -194,7 +194,7 @@ def batch_sum(f: Callable[..., PyTree], batch: tuple[Array, ...], *shared: PyTre
     count, part = _shares(batch, MIN_PIXELS_TO_SUM)
     if count == 1:
         return f(batch, *shared)
-    _note("batch_sum")
+    _note_sharing()
     busy = -(-len(batch[0]) // part)  # the other devices have only images of weight 0
 
     def share(batch: tuple[Array, ...], *shared: PyTree) -> PyTree:

@@ -115,7 +115,6 @@ def test_a_resumed_comparison_may_have_other_methods(
         (["--dataset", "digits", "--methods", "dmm"], "did you mean dm?"),
         (["--dataset", "digits", "--points", "0"], "points is 0"),
         (["--dataset", "digits", "--seconds", "nan"], "--seconds or --steps"),
-        (["--dataset", "digits", "--methods"], "no method takes part"),
         (["--dataset", "digits", "--methods", "dm '"], "cannot be parsed"),
         (["--dataset", "digits", "--methods", "dm", ""], "has an empty name"),
         (["--dataset", "digits", "--methods", "a: dm", "a: idc"], "2 methods are called 'a' at ipc 1"),

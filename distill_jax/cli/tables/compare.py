@@ -35,7 +35,6 @@ from distill_jax.cli.session.workdir import (
 )
 from distill_jax.cli.tables.curve import Point, curve
 from distill_jax.cli.tables.entrants import Compare, entrant
-from distill_jax.types import RequestError
 
 
 class Curves(dict[tuple[str, int], list[list[Point]]]):
@@ -70,8 +69,6 @@ def resolve_request(argv: list[str]) -> Comparison:
     options, shared = parsed_with_shared(Compare, argv, "reproduce compare")
     options.validate_options()
     setups = {(name, ipc): entrant(line, ipc, options, shared) for name, ipc, line in options.lines}
-    if not setups:
-        raise RequestError("no method takes part: name methods after --methods, and sizes that they have after --ipc")
     path = options.folder(f"compare-{next(iter(setups.values())).folder}")
     return Comparison(options, setups, path, command_line("reproduce", argv))
 
