@@ -61,7 +61,7 @@ def map_chunks(f: Callable[..., PyTree], xs: PyTree, chunk: int, *shared: PyTree
     n, length = size(), jax.tree.leaves(xs)[0].shape[0]
     plain = n == 1 or length == 1
     if n > length == 1 and on_cpu():
-        f = jax.jit(f)  # traced once
+        f = _traced_once(f)
         plain = _shares_work(f, tree.take(xs, 0), *shared)
     if plain:
         return tree.map_chunks(lambda x: f(x, *shared), xs, chunk)
@@ -89,9 +89,15 @@ def _unless_padding(real: Array, f: Callable[..., PyTree], *args: PyTree) -> PyT
     """Return ``f(*args)``, or on a CPU zeros for padding, where ``real`` is false."""
     if not on_cpu():
         return f(*args)
-    f = jax.jit(f)  # traced once
+    f = _traced_once(f)
     like = jax.eval_shape(f, *args)
     return jax.lax.cond(real, f, lambda *_: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like), *args)
+
+
+def _traced_once(f: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """Return ``f`` for several calls with equal shapes. For ``f`` itself jax might use an older trace, made where it
+    shared its work."""
+    return jax.jit(lambda *args: f(*args))
 
 
 def _shares_work(f: Callable[..., PyTree], *args: PyTree) -> bool:
@@ -195,11 +201,11 @@ def batch_sum(f: Callable[..., PyTree], batch: tuple[Array, ...], *shared: PyTre
     if count == 1:
         return f(batch, *shared)
     _note_sharing()
-    busy = -(-len(batch[0]) // part)  # the other devices have only images of weight 0
+    n, busy = size(), -(-len(batch[0]) // part)  # the other devices have only images of weight 0
 
     def share(batch: tuple[Array, ...], *shared: PyTree) -> PyTree:
         with on_one_device():
-            own = f if busy == size() else partial(_unless_padding, jax.lax.axis_index(AXIS) < busy, f)
+            own = f if busy == n else partial(_unless_padding, jax.lax.axis_index(AXIS) < busy, f)
             leaves, structure = jax.tree.flatten(own(batch, *shared))
         # All arrays are reduced as one vector, so that CPU devices synchronise once. Scalars are reduced separately, so
         # that XLA can drop the unused ones.
@@ -211,7 +217,7 @@ def batch_sum(f: Callable[..., PyTree], batch: tuple[Array, ...], *shared: PyTre
     specs = (PartitionSpec(AXIS), *(PartitionSpec() for _ in shared))
     mapped = jax.shard_map(share, mesh=all_devices(), in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
     # Replicated first for the reason given in split_batch.
-    return mapped(replicated(_filled_up(batch, part * size())), *shared)
+    return mapped(replicated(_filled_up(batch, part * n)), *shared)
 
 
 def _shares(batch: tuple[Array, ...], pixels: int) -> tuple[int, int]:

@@ -96,6 +96,29 @@ def rest() -> dict[str, Any]:
     }
 
 
+def lone() -> list[tuple[bool, bool]]:
+    """Map over one entry a function that shares its work and one that does not, twice each. Return whether the programs
+    share work, and whether devices wait."""
+    mesh.MIN_PIXELS_TO_SUM, threshold = 1, mesh.MIN_PIXELS_TO_SUM
+    images, weights = jnp.ones((1, 16, 2, 2, 1)), jnp.ones(16)
+
+    def weighted(batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return jnp.einsum("nhwc,n->c", *batch)
+
+    def shares(x: jax.Array) -> jax.Array:
+        return mesh.batch_sum(weighted, (x, weights))
+
+    programs = [
+        str(jax.make_jaxpr(lambda xs, f=f: mesh.map_chunks(f, xs, 1))(images)) for f in (shares, weighted_alone) * 2
+    ]
+    mesh.MIN_PIXELS_TO_SUM = threshold
+    return [("psum" in program, "cond[" in program) for program in programs]
+
+
+def weighted_alone(x: jax.Array) -> jax.Array:
+    return jnp.sum(x, axis=(0, 1, 2))
+
+
 def collectives(method: str, classes: str, side: str, ipc: str, batch: str = "8") -> list[tuple[str, str]]:
     spec = replace(small(method, int(ipc), int(batch), int(side)), net=ConvNet(2, 8))
     each = [40] * int(classes)
@@ -148,6 +171,7 @@ def explained() -> str:
 QUESTIONS: dict[str, Callable[..., Any]] = {
     "sweep": one_sweep,
     "rest": rest,
+    "lone": lone,
     "collectives": collectives,
     "traces": traces,
     "shares": shares,

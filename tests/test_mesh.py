@@ -23,7 +23,7 @@ from distill_jax.platform import compiled_for
 from tests.on_devices import QUESTIONS
 from tests.tiny import python
 
-TOGETHER = {8: ("sweep acc_dd", "rest", "collectives acc_dd 8 16 1", "explain")}
+TOGETHER = {8: ("sweep acc_dd", "rest", "lone", "collectives acc_dd 8 16 1", "explain")}
 """devices -> the questions of the fast tests, which one process answers together"""
 
 
@@ -100,6 +100,11 @@ def test_pools_scores_and_sweeps_are_the_same(tmp_path: Path) -> None:
     one, eight = here("rest"), on(8, "rest")
     for name in one:
         np.testing.assert_allclose(eight[name], one[name], rtol=2e-4, atol=1e-5, err_msg=name)
+
+
+def test_a_lone_entry_is_shared_inside_or_computed_once() -> None:
+    """Copies of the same work would compete for the cores of a CPU."""
+    assert on(8, "lone") == [[True, False], [False, True]] * 2
 
 
 def communicated(classes: int, side: int) -> list[list[str]]:
