@@ -45,12 +45,12 @@ def check_own(spec: Spec, shape: Shape, counts: list[int]) -> None:
     own, spec = own_axes(spec), as_arrays(spec)
     if not own:
         return
-    counts = counts if not spec.classes else [counts[c] for c in spec.classes]
+    net, everything = spec.net.build(shape, len(counts)), _real_data(shape, counts)
+    model = _check_net(spec.net, net, shape, len(counts)) if "net" in own else jax.eval_shape(net.init, _key())
+    counts = [counts[c] for c in spec.classes] if spec.classes else counts
     classes, cells, factor = len(counts), spec.parameterisation.decoded(spec.ipc), spec.parameterisation.factor
     real, syn = spec.selector.batch, min(cells, spec.syn_batch or cells)
     stored, data, key = _array(classes, spec.ipc, *shape), _real_data(shape, counts), _key()
-    net = spec.net.build(shape, classes)
-    model = _check_net(spec.net, net, shape, classes) if "net" in own else jax.eval_shape(net.init, key)
     model = model._replace(target=model.params) if spec.models.gives_target else model
     teachers = _several(model, spec.models.size) if spec.models.size else None
     if "models" in own and not spec.models.size:
@@ -86,9 +86,9 @@ def check_own(spec: Spec, shape: Shape, counts: list[int]) -> None:
         _check(spec.optimiser, "before", (stored, state), stored, state, scale)
         _check(spec.optimiser, "after", (stored, state), stored, stored, state, scale)
     if "update" in own:
-        begun = _traced(spec.update, "begin", net, model, data, key)
+        begun = _traced(spec.update, "begin", net, model, everything, key)
         synthetic = TrainSet(_array(classes * cells, *shape), _array(classes * cells, classes))
-        _check(spec.update, "update", begun, net, *begun, data, synthetic, key)
+        _check(spec.update, "update", begun, net, *begun, everything, synthetic, key)
     if "init" in own:
         _check(spec.init, "images", stored, net, model, data, spec.ipc, factor, key)
 

@@ -94,8 +94,8 @@ def check_axes(spec: Spec) -> None:
         given = getattr(spec, axis)
         if axis in CHOICES and not isinstance(given, contract):
             named = CHOICES[axis].get(given) if isinstance(given, str) else given
-            usual = isinstance(named, type) and issubclass(named, contract)
-            example = named if usual else type([*CHOICES[axis].values()][-1]())
+            usual = [*CHOICES[axis].values()][-1]
+            example = named if isinstance(named, type) and issubclass(named, contract) else type(usual())
             raise RequestError(f"{axis} is {given!r}: give {contract.__name__}, such as {example.__name__}()")
 
 

@@ -29,7 +29,7 @@ from distill_jax.spec import Spec
 from distill_jax.types import Choice, Model, RequestError, choice
 from tests import toy
 
-COUNTS = list(toy.COUNTS)
+COUNTS: list[int] = [*toy.COUNTS]
 SPEC = replace(toy.shrunk(resolve("dm", "digits", ipc=2, shape=toy.SHAPE).spec), live=3)
 
 
