@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 from distill_jax import contracts
 from distill_jax.axes.parameterisation import unbounded
 from distill_jax.axes.selector import NoReal
+from distill_jax.check_own import check_own
 from distill_jax.spec import CHOICES, Spec
 from distill_jax.types import Choice, RequestError, Shape
 
@@ -25,6 +26,8 @@ def validate(value: Choice, path: str = "") -> None:
         numbers = [x for x in (part if isinstance(part, tuple) else (part,)) if isinstance(x, float)]
         if isinstance(part, Choice):
             validate(part, f"{name}.")
+        elif isinstance(part, list | dict | set) or getattr(part, "ndim", 0):
+            raise RequestError(f"{name} is of type {type(part).__name__}: give a tuple instead")
         elif not all(map(math.isfinite, numbers)):
             raise RequestError(f"{name} is {part}: give finite numbers")
         elif isinstance(part, int) and part > MAX_COUNT:
@@ -59,11 +62,10 @@ def check(spec: Spec, shape: Shape, counts: list[int], names: Sequence[str] = ()
 
     ``names`` are the names of the classes in messages; default: their numbers.
     """
-    for axis, contract in get_type_hints(Spec).items():
-        if axis in CHOICES and not isinstance(getattr(spec, axis), contract):
-            raise RequestError(f"{axis} is {getattr(spec, axis)!r}: give a choice of this axis ({contract.__name__})")
+    check_axes(spec)
     validate(spec)
     _check_classes(spec, len(counts))
+    images_of_class = counts
     # Other classes do not limit the run, and keep their place so that messages name the right one.
     counts = [MAX_COUNT if spec.classes and c not in spec.classes else count for c, count in enumerate(counts)]
     if spec.parameterisation.space not in ("pixel", "normalised"):
@@ -82,7 +84,19 @@ def check(spec: Spec, shape: Shape, counts: list[int], names: Sequence[str] = ()
     for part in (spec.selector, spec.init):
         part.check(counts, spec.ipc, spec.parameterisation.factor)
     check_augmentations(spec, shape)
+    check_own(spec, shape, images_of_class)
     spec.objective.check(spec.net.build(shape, len(counts)), shape)
+
+
+def check_axes(spec: Spec) -> None:
+    """Raise RequestError if the choice on an axis is not one, such as a name or a class."""
+    for axis, contract in get_type_hints(Spec).items():
+        given = getattr(spec, axis)
+        if axis in CHOICES and not isinstance(given, contract):
+            named = CHOICES[axis].get(given) if isinstance(given, str) else given
+            usual = [*CHOICES[axis].values()][-1]
+            example = named if isinstance(named, type) and issubclass(named, contract) else type(usual())
+            raise RequestError(f"{axis} is {given!r}: give {contract.__name__}, such as {example.__name__}()")
 
 
 def check_augmentations(value: Choice, shape: Shape, path: str = "") -> None:

@@ -199,6 +199,8 @@ def evaluate(
     require_type(Dataset, "load(DATASET)", data=data)
     require_type(Protocol, 'evaluation.PROTOCOLS["idc"]', protocol=protocol)
     require_type(Architecture, "nets.ConvNet()", net=net)
+    if repeats < 1:
+        raise RequestError(f"repeats is {repeats}: it must be at least 1")
     if warning := check_same_data(distilled, "the set", data, data.name):
         warnings.warn(warning, stacklevel=2)
     network, protocol = net.build(data.shape, data.classes), at_learned_rate(protocol, distilled)
@@ -221,8 +223,7 @@ def repeated(distilled: DistilledSet, repeats: int) -> Sets:
 
 
 def test_accuracies(net: Net, models: Model, test: tuple[Array, Array], normaliser: Normaliser) -> list[float]:
-    """Return the accuracy in percent of each of the models [R, ...] on ``test`` (uint8 images [N, H, W, c], int labels
-    [N])."""
+    """Return the accuracy in percent of each of ``models`` [R, ...] on ``test``, uint8 [N, H, W, c] and int [N]."""
     counts = _count_correct(net, models, jnp.asarray(test[0]), jnp.asarray(test[1]), normaliser)
     return [100.0 * float(count) / len(test[1]) for count in np.asarray(hosts.gather(counts))]
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from distill_jax import hosts, mesh
 from distill_jax.axes.parameterisation import stored
+from distill_jax.check_own import check_source
 from distill_jax.check_spec import check, require_type
 from distill_jax.data import Dataset, feed
 from distill_jax.distill import LONGEST_BLOCK, Problem, State, init_state, run_block
@@ -171,6 +172,7 @@ def prepare(
     net, keys = spec.net.build(data.shape, data.classes), Keys.of(seed)
     spec = as_arrays(spec)
     pool = spec.models.pretrain(net, real, keys.pool, tick, members)
+    check_source(spec, net, pool)
     return Problem(spec, net, real.at(0), pool, keys.run)
 
 

@@ -24,7 +24,7 @@ from distill_jax.platform import on_cpu, target
 from distill_jax.run import DEFAULT_SIZE, BlockSize, Callback, host_loop, images_of_class, pixels_at_once
 from distill_jax.spec import CHOICES, Spec, as_arrays
 from distill_jax.teachers import with_labels
-from distill_jax.types import Array, Choice, RequestError, TrainSet, near_miss
+from distill_jax.types import Array, Choice, RequestError, Synthetic, TrainSet, near_miss
 
 
 def is_traced(spec: Spec, path: str) -> bool:
@@ -179,11 +179,14 @@ def run_block(problems: Problem, states: State, steps: Array | int, chunk: int) 
 def training_sets(problems: Problem, states: State, repeats: int) -> Sets:
     """Return the synthetic sets of the points as S * ``repeats`` training sets, those of the first point first, with
     the kind of labels that the spec names."""
-    spec = problems.spec
-    sets = jax.vmap(lambda synthetic: final_set(spec.parameterisation, synthetic, problems.data))(states.synthetic)
+
+    def of_point(spec: Spec, synthetic: Synthetic) -> tuple[TrainSet, Array | None]:
+        rate = spec.objective.learned_rate(synthetic.learnable)
+        return final_set(spec.parameterisation, synthetic, problems.data), rate
+
+    sets, rates = jax.vmap(of_point)(problems.spec, states.synthetic)
     count, size = sets.targets.shape[:2]
     rows = jnp.arange(count * size, dtype=jnp.int32).reshape(count, size)
     store = TrainSet(*(a.reshape(-1, *a.shape[2:]) for a in sets))
-    store = with_labels(store, spec, problems.net, problems.pool)
-    rates = spec.objective.learned_rate(states.synthetic.learnable)
+    store = with_labels(store, problems.spec, problems.net, problems.pool)
     return Sets(store, jnp.repeat(rows, repeats, axis=0), None if rates is None else jnp.repeat(rates, repeats))

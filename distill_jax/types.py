@@ -115,18 +115,19 @@ def traced(*, default: int) -> Any:
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, static, traced))
 def choice(cls: type[T]) -> type[T]:
     """Make ``cls`` a frozen dataclass and a pytree whose data fields are its ``float`` fields, ``traced`` fields and
-    nested choices. All other fields are static."""
-    made = dataclasses.dataclass(frozen=True)(cls)
-    hints = get_type_hints(made)
+    nested choices. All other fields are static. Raise RequestError for a field without a type or an allowed default."""
+    try:
+        made = dataclasses.dataclass(frozen=True)(cls)
+        hints = get_type_hints(made)
+    except (NameError, TypeError, ValueError) as error:
+        mend = "annotate each field with a type, and give it a number, string, boolean, None, tuple or choice"
+        raise RequestError(f"{cls.__name__} cannot be a choice ({error}): {mend} as default") from error
     numbers, nested, structure = [], [], []
     for field in dataclasses.fields(made):  # type: ignore[arg-type]
-        hint = hints[field.name]
-        if isinstance(hint, type) and issubclass(hint, Choice):
-            nested.append(field.name)
-        elif field.metadata.get("traced") or (hint is float and not field.metadata.get("static")):
-            numbers.append(field.name)
-        else:
-            structure.append(field.name)
+        hint, marks = hints[field.name], field.metadata
+        is_choice = isinstance(hint, type) and issubclass(hint, Choice)
+        is_number = marks.get("traced") or (hint is float and not marks.get("static"))
+        (nested if is_choice else numbers if is_number else structure).append(field.name)
     jax.tree_util.register_dataclass(made, data_fields=[*numbers, *nested], meta_fields=structure)
     return made
 

@@ -13,11 +13,16 @@ import distill_jax
 from distill_jax import DistilledSet, RequestError, distil, evaluate, load, resolve
 from distill_jax.axes.perturb import Directions
 from distill_jax.data import Dataset
+from distill_jax.spec import Spec
 
 
 def wrong(value: Any) -> Any:
     """Return ``value`` as one that every argument accepts, for the type checker."""
     return value
+
+
+def spec(**changes: Any) -> Spec:
+    return replace(resolve("dm", "digits", shape=(8, 8, 1)).spec, outer_steps=0, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +41,20 @@ def data() -> Dataset:
         (lambda data, made: evaluate(made, data, wrong("idc")), r"protocol is of type str: give Protocol"),
         (lambda data, made: evaluate(made, data, net=wrong("mlp")), r"net is of type str: give Architecture"),
         (lambda data, made: resolve("dm", axes={"pertrub": Directions()}), "unknown axis 'pertrub': .* perturb"),
+        (lambda data, made: resolve("dm", axes={"perturb": "directions"}), r"'directions': .*, such as Directions\(\)"),
+        (
+            lambda data, made: resolve("dm", axes={"perturb": Directions}),
+            r"perturb is <class .*, such as Directions\(\)",
+        ),
+        (lambda data, made: resolve("dm", axes={"net": "mlp"}), r"net is 'mlp': give Architecture, such as"),
+        (lambda data, made: distil(spec(perturb="directions"), data), "perturb is 'directions': give Perturbation"),
+        (
+            lambda data, made: distil(spec(mean=np.ones(1), std=np.ones(1)), data),
+            "mean is of type ndarray: give a tuple",
+        ),
+        (lambda data, made: distil(spec(classes=[0, 1]), data), "classes is of type list: give a tuple"),
+        (lambda data, made: distil(spec(), data, resident=-1), "^resident is -1"),
+        (lambda data, made: evaluate(made, data, repeats=0), "repeats is 0: it must be at least 1"),
     ],
 )
 def test_an_argument_of_another_type_is_named(call: Callable[..., Any], said: str, data: Dataset) -> None:

@@ -97,7 +97,7 @@ def test_statistics_are_those_of_all_images() -> None:
 def test_feed_makes_a_buffer_only_if_needed() -> None:
     assert isinstance(feed(data(), 0, 0), RealData) and isinstance(feed(data(), 23, 0), RealData)
     assert isinstance(feed(data(), 22, 0), Buffer)
-    refused("resident_images is -1: it must be 0 .all of them. or more", feed, data(), -1, 0)
+    refused("resident is -1: it must be 0 .all of them. or more", feed, data(), -1, 0)
 
 
 # ------------------------------------------------------------------ runs

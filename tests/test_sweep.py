@@ -17,7 +17,7 @@ from distill_jax.axes.parameterisation import MultiFormation, Pixels
 from distill_jax.axes.perturb import Directions, NoPerturbation
 from distill_jax.axes.selector import RandomBatch
 from distill_jax.axes.update import TrainOnReal
-from distill_jax.contracts import ClassObjective
+from distill_jax.contracts import ClassObjective, Parameterisation
 from distill_jax.data import Dataset
 from distill_jax.distill import Problem
 from distill_jax.nets import ConvNet
@@ -228,3 +228,26 @@ def test_points_that_advance_at_once_together_match_as_many_pixels_as_fill_an_ac
 @pytest.mark.parametrize("length, most, chunk", [(18, 8, 6), (18, 100, 18), (7, 3, 3), (9, 5, 3), (5, 0, 1)])
 def test_a_chunk_divides_the_length_if_a_divisor_is_near(length: int, most: int, chunk: int) -> None:
     assert tree.chunk_within(length, most) == chunk
+
+
+@choice
+class Brighter(Parameterisation):
+    """A plug-in whose decoding depends on a number."""
+
+    gain: float = 1.0
+
+    def decode(self, images: Array) -> Array:
+        return self.gain * images
+
+
+def test_points_that_decode_differently_are_scored_on_their_own_images() -> None:
+    specs = sweep.specs_of(replace(SPEC, parameterisation=Brighter()), {"parameterisation.gain": [0.5, 1.0]})
+    base = problem(specs[0])
+    points = sweep.stacked(base, specs, ROOTS)
+    states = sweep.init_states(points)
+    sets = sweep.training_sets(points, states, repeats=1)
+    pixels = base.data.normaliser.to_pixel(sets.store.images[sets.rows])
+    chosen = states.synthetic.images.reshape(pixels.shape)
+    gains = jnp.asarray([0.5, 0.5, 1.0, 1.0]).reshape(-1, 1, 1, 1, 1)
+    # Normalising and back costs a few rounding errors of numbers up to 2.
+    np.testing.assert_allclose(pixels, gains * chosen, atol=1e-6)

@@ -74,7 +74,7 @@ def feed(data: Dataset, resident: int, seed: int, mean: Sequence[float] = (), st
     """Return the training part: a Buffer of ``resident`` images per class, or all images on the device if ``resident``
     is 0 or no class has more images. Raise RequestError if ``resident`` is negative."""
     if resident < 0:
-        raise RequestError(f"resident_images is {resident}: it must be 0 (all of them) or more")
+        raise RequestError(f"resident is {resident}: it must be 0 (all of them) or more")
     if not 0 < resident < max(data.counts):
         return data.real_data(mean, std)
     return Buffer(data, resident, seed, mean, std)

@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import Any
 
 from distill_jax.augment import Siamese
+from distill_jax.check_spec import check_axes
 from distill_jax.data import READ_HERE
 from distill_jax.evaluation import IDC_PROTOCOL, PROTOCOLS, Protocol
 from distill_jax.methods import PRESETS, PROTOCOL_OF
@@ -77,11 +78,12 @@ def resolve(
     ``axes`` replaces choices, e.g. ``{"perturb": Directions()}``. The recipe sets only those of their numbers that have
     the default of their class, and no number of the user's own classes. ``protocol`` is one of PROTOCOLS, by default
     the method's own. Raise RequestError for an unknown method, recipe, axis or protocol, with the nearest known
-    name.
+    name, and for a choice that is a name or a class.
     """
     for axis in axes or {}:
         lookup("axis", axis, CHOICES)
     spec = replace(lookup("method", method, PRESETS), ipc=ipc, **(axes or {}))
+    check_axes(spec)
     scoring = PROTOCOL_OF.get(method, IDC_PROTOCOL) if protocol is None else lookup("protocol", protocol, PROTOCOLS)
     experiment = apply(method, Experiment(spec, scoring), common(shape))
     make = recipe_named(recipe)

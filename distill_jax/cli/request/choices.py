@@ -30,6 +30,11 @@ def choose(axis: str, name: str, preset: Any = None) -> Any:
             needs = isinstance(error, ModuleNotFoundError) and absent
             mend = "install what it imports" if needs else "check its name, and run in the folder of its file"
             raise RequestError(f"--{axis} {name} cannot be imported ({error}): {mend}") from error
+        except RequestError:
+            raise
+        except Exception as error:
+            error.add_note(f"This error is in a file that --{axis} {name} imports.")
+            raise
         if not isinstance(make, type):
             raise RequestError(f"--{axis} {name} is not a class: write MODULE:CLASS of a @choice")
     else:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from distill_jax import hosts
+from distill_jax.check_own import check_source
 from distill_jax.checkpoint import Checkpoints, check_pool, load_pool, save_pool
 from distill_jax.cli.output.display import Bar
 from distill_jax.cli.process.clock import Clock
@@ -104,6 +105,7 @@ def make_pool(setup: Setup, workdir: Workdir, data: Feed, interrupts: Interrupts
 
         spec = as_arrays(setup.spec)
         pool = spec.models.pretrain(setup.net, data, setup.keys.pool, tick, kept)
+    check_source(spec, setup.net, pool)
     save_pool(workdir.path / POOL, pool, about)
     if hosts.is_first():
         shutil.rmtree(kept.folder, ignore_errors=True)
