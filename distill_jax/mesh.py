@@ -61,7 +61,7 @@ def map_chunks(f: Callable[..., PyTree], xs: PyTree, chunk: int, *shared: PyTree
     n, length = size(), jax.tree.leaves(xs)[0].shape[0]
     plain = n == 1 or length == 1
     if n > length == 1 and on_cpu():
-        f = jax.jit(f)  # traced once
+        f = _jit(f)
         plain = _shares_work(f, tree.take(xs, 0), *shared)
     if plain:
         return tree.map_chunks(lambda x: f(x, *shared), xs, chunk)
@@ -89,9 +89,15 @@ def _unless_padding(real: Array, f: Callable[..., PyTree], *args: PyTree) -> PyT
     """Return ``f(*args)``, or on a CPU zeros for padding, where ``real`` is false."""
     if not on_cpu():
         return f(*args)
-    f = jax.jit(f)  # traced once
+    f = _jit(f)
     like = jax.eval_shape(f, *args)
     return jax.lax.cond(real, f, lambda *_: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like), *args)
+
+
+def _jit(f: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """Return ``f``, to be traced once. A new function, because ``jit`` would reuse the trace of ``f`` from another
+    program, which notes nothing and may be for other devices."""
+    return jax.jit(lambda *args: f(*args))
 
 
 def _shares_work(f: Callable[..., PyTree], *args: PyTree) -> bool:
@@ -99,9 +105,12 @@ def _shares_work(f: Callable[..., PyTree], *args: PyTree) -> bool:
     token = _shared_work.set([])
     try:
         jax.eval_shape(f, *args)
-        return bool(_shared_work.get())
+        operations = _shared_work.get()
     finally:
         _shared_work.reset(token)
+    for operation in operations or ():
+        _note(operation)  # of the function around this one
+    return bool(operations)
 
 
 def _note(operation: str) -> None:
