@@ -105,9 +105,12 @@ def _shares_work(f: Callable[..., PyTree], *args: PyTree) -> bool:
     token = _work_is_shared.set([])
     try:
         jax.eval_shape(f, *args)
-        return bool(_work_is_shared.get())
+        shares = bool(_work_is_shared.get())
     finally:
         _work_is_shared.reset(token)
+    if shares:
+        _note_sharing()  # for a function around this one
+    return shares
 
 
 def _note_sharing() -> None:

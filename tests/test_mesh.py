@@ -84,6 +84,22 @@ def test_images_that_fill_up_a_batch_have_no_weight() -> None:
     np.testing.assert_array_equal(weights, [0.25] * 5 + [0] * 3)
 
 
+def test_every_program_finds_out_whether_a_function_shares_work() -> None:
+    """``jit`` keeps the trace of a function, and only tracing tells."""
+
+    def inner(x: jax.Array) -> jax.Array:
+        mesh._note_sharing()
+        return x
+
+    def outer(x: jax.Array) -> jax.Array:
+        assert mesh._shares_work(mesh._traced_once(inner), x)
+        return x
+
+    x = jnp.zeros(3)
+    assert [mesh._shares_work(mesh._traced_once(f), x) for f in (inner, inner, outer)] == [True, True, True]
+    assert not mesh._shares_work(mesh._traced_once(jnp.sin), x)
+
+
 @pytest.mark.parametrize(
     "method", ["acc_dd", *(pytest.param(method, marks=pytest.mark.slow) for method in ("dsa", "dream", "mtt"))]
 )

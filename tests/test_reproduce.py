@@ -35,6 +35,14 @@ def test_options_that_the_command_sets_are_refused_after_the_dashes(
     assert f"{option} cannot follow after --" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("word", ["--uint8", "--save-every=2"])
+def test_an_option_of_distill_that_a_comparison_lacks_is_named(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["compare", "--dataset", "digits", "--methods", "dm", "--steps", "1", "--", word]
+    assert reproduce.main(line) == 2
+    said = capsys.readouterr().err
+    assert word.partition("=")[0] in said and "a method of a comparison has options of METHOD and its protocol" in said
+
+
 def test_methods_are_compared_under_equal_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = ["compare", "--dataset", "digits", "--methods", "random", "dm", "mine: dm --optimiser.lr 0.5"]
     budget = ["--steps", "4", "--points", "2", "--seeds", "2", "--repeats", "1", "--workdir", str(tmp_path)]

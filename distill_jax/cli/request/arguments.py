@@ -71,6 +71,8 @@ class Common:
 
     command: ClassVar[str] = ""
     """name of the runner, if it differs from the name of the class"""
+    unknown: ClassVar[str] = ""
+    """advice about options that the runner does not have"""
 
     method: Positional[Annotated[str, arg(metavar="METHOD", help=" ".join(PRESETS))]]
     dataset: Positional[

@@ -157,6 +157,7 @@ def parsed_over(
         f"{about}\n\n{EVERY_OPTION}" if short else about,
         registry=_registry,
         config=(tyro.conf.AvoidSubcommands,),
+        unknown=getattr(options, "unknown", ""),
     )
 
 

@@ -107,6 +107,10 @@ class Entrant(arguments.Common):
     """The options of a method in a comparison."""
 
     command: ClassVar[str] = "distill"
+    unknown: ClassVar[str] = (
+        "a method of a comparison has options of METHOD and its protocol, such as --net.width or --protocol.epochs, "
+        "and --side --recipe --factor --config --deterministic"
+    )
 
 
 def entrant(line: str, ipc: int, options: Compare, shared: list[str]) -> Setup:
