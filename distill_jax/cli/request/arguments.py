@@ -179,7 +179,7 @@ def _parse(
     config.check(values.get("config", ""), settings, default, {field.name for field in fields(options)})
     names = {axis: choice_name(axis, getattr(default.spec, axis)) for axis in CHOICES}
     try:
-        parsed = parser.parsed_over(default, names, options, _expanded(argv), options.command)
+        parsed = parser.parsed_over(default, names, options, _expanded(argv), options.command, options.unknown)
     except parser.MissingWords as error:
         several = ", ".join(f"--{name}" for name in sorted(multi_valued(options)) if name in values)
         taken = f" ({several} takes all words up to the next option)" if several else ""

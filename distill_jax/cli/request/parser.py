@@ -142,7 +142,12 @@ def _by_value(info: StructTypeInfo) -> StructConstructorSpec | None:
 
 
 def parsed_over(
-    default: Experiment, names: Mapping[str, str], options: type[Options], argv: Sequence[str], command: str = ""
+    default: Experiment,
+    names: Mapping[str, str],
+    options: type[Options],
+    argv: Sequence[str],
+    command: str = "",
+    unknown: str = "",
 ) -> Any:
     """Parse the ``options`` of a runner together with all fields of Spec and, as ``protocol.NAME``, of the protocol.
 
@@ -157,7 +162,7 @@ def parsed_over(
         f"{about}\n\n{EVERY_OPTION}" if short else about,
         registry=_registry,
         config=(tyro.conf.AvoidSubcommands,),
-        unknown=getattr(options, "unknown", ""),
+        unknown=unknown,
     )
 
 
