@@ -151,7 +151,8 @@ def parsed_over(
 ) -> Any:
     """Parse the ``options`` of a runner together with all fields of Spec and, as ``protocol.NAME``, of the protocol.
 
-    The default values come from ``default``. ``names`` has the name of the choice on each axis. Raises as ``parsed``.
+    The default values come from ``default``. ``names`` has the name of the choice on each axis. ``command``,
+    ``unknown`` and errors are those of ``parsed``.
     """
     short = bool(SHORT_HELP & set(argv))
     about = inspect.getdoc(options)
