@@ -221,3 +221,10 @@ def test_damaged_npz(tmp_path: Path) -> None:
             assert load(f"npz:{path}").fingerprint == expected
         except RequestError as error:
             assert "\n" not in str(error)
+
+
+def test_names_of_classes_are_a_list() -> None:
+    x = np.zeros((2, 4, 4), np.uint8)
+    with pytest.raises(RequestError, match="mine: class_names is the text 'ab', not a list: give a list of names"):
+        Dataset.from_arrays("mine", x, np.arange(2), x, np.arange(2), class_names="ab")
+    assert Dataset.from_arrays("mine", x, np.arange(2), x, np.arange(2), class_names=["a", "a"]).classes == 2

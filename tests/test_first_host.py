@@ -156,6 +156,7 @@ def test_only_the_first_host_removes_the_members_of_a_complete_pool(
     (tmp_path / MEMBERS / "0").mkdir(parents=True)
     monkeypatch.setattr(pools, "as_arrays", lambda spec: spec)
     monkeypatch.setattr(pools, "save_pool", lambda *_: None)
+    monkeypatch.setattr(pools, "check_source", lambda *_: None)
     models = SimpleNamespace(pretrain=lambda *_: None)
     setup: Any = SimpleNamespace(
         spec=SimpleNamespace(models=models), describe_pool=dict, seed=0, resident=0, net=None,

@@ -142,6 +142,7 @@ def test_members_belong_to_a_seed_and_its_portions_and_go_when_the_pool_is_compl
     one.seed, one.resident, one.net, one.keys = 3, 16, None, SimpleNamespace(pool=None)
     one.spec.models.pretrain = pretrained
     monkeypatch.setattr(pools, "as_arrays", lambda spec: spec)
+    monkeypatch.setattr(pools, "check_source", lambda *_: None)
     make_pool(one, Workdir(tmp_path), NOTHING, interrupts)
     assert stores[0].about == {**ABOUT, "seed": 3, "resident_images": 16} and checked == [1]
     assert [path.name for path in tmp_path.iterdir()] == [POOL]
