@@ -32,7 +32,7 @@ MIN_PIXELS_TO_SUM, MIN_PIXELS_TO_SPLIT = 2**11, 2**14
 """Minimum number of pixels in each CPU device's part of a batch, for ``batch_sum`` and for ``split_batch``. Smaller
 parts would cost more time for synchronising than sharing saves."""
 FEW = 4
-"""A part of up to this many images needs no micro-batches."""
+"""A part of up to this many images is one micro-batch (``micro_batches.FEW``, a later module)."""
 
 _on_one_device: ContextVar[bool] = ContextVar("on_one_device", default=False)
 """True while tracing a function that runs on one device of a map"""
