@@ -98,6 +98,16 @@ def test_a_learned_rate_is_one_number_above_zero(tmp_path: Path) -> None:
             read(FORMATS["dd-ranking"], tmp_path / "out", **TOLD)
 
 
+def test_huggingface_gets_distinct_class_names(tmp_path: Path) -> None:
+    names = ["crane", "dog", "crane"]
+    write(made().with_card(class_names=names), FORMATS["huggingface"], tmp_path)
+    assert read(FORMATS["huggingface"], tmp_path).card["class_names"] == names
+    (tmp_path / "card.json").unlink()
+    told = {key: value for key, value in TOLD.items() if key != "class_names"}
+    found = read(FORMATS["huggingface"], tmp_path, **told, factor=1)
+    assert found.card["class_names"] == ["crane (0)", "dog", "crane (2)"]
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_without_a_card_the_user_must_describe_the_set(tmp_path: Path, name: str) -> None:
     form = FORMATS[name]

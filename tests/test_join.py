@@ -69,6 +69,7 @@ def test_joined_parts_equal_the_whole(parts: Path, tmp_path: Path, capsys: pytes
 def test_the_card_of_a_part_names_its_classes(parts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     card = read(parts / "first").card
     assert card["class_names"] == list("01234") and card["part_of"] == list("0123456789")
+    assert card["classes"] == [0, 1, 2, 3, 4]
     result = read_json(parts / "first" / RESULT)
     assert result["accuracy"]["mean"] > 10 and result["config"]["spec"]["classes"] == [0, 1, 2, 3, 4]
     assert evaluate.main([str(parts / "first"), "--dataset", "digits"]) == 2
@@ -107,6 +108,15 @@ def test_classes_are_joined_in_the_order_of_the_data_set() -> None:
     assert made.card["seed"] == [7, 3] and made.card["parts"] == [each.card["hash"] for each in parts]
     assert made.card["hash"] == content_hash(made.images, made.labels) and "part_of" not in made.card
     assert joined([part("ab", 0, 0, seed=5), part("cd", 0, 0, seed=5)]).card["seed"] == 5
+
+
+def test_classes_of_equal_names_are_joined_by_number() -> None:
+    parts = [part("ax", 0.1, 0.3, part_of=list("axax"), classes=[n, n + 1]) for n in (2, 0)]
+    made = joined(parts)
+    np.testing.assert_allclose(made.images[:, 0, 0, 0], np.repeat([0.1, 0.3, 0.1, 0.3], 2))
+    assert made.card["class_names"] == list("axax") and "classes" not in made.card
+    with pytest.raises(RequestError, match="class a is in two parts"):
+        joined([parts[0], part("xa", 0.1, 0.3, part_of=list("axax"), classes=[1, 2])])
 
 
 def test_parts_of_other_sizes_or_data_sets_are_refused() -> None:

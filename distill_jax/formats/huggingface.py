@@ -27,7 +27,7 @@ def _write(contents: Contents) -> dict[str, bytes]:
         "image": pyarrow.array(pictures, picture_type),
         "label": pyarrow.array(contents.labels, pyarrow.int64()),
     }
-    class_names = list(map(str, contents.card["class_names"]))
+    class_names = _distinct(list(map(str, contents.card["class_names"])))
     features: dict[str, Any] = {"image": {"_type": "Image"}, "label": {"names": class_names, "_type": "ClassLabel"}}
     if contents.soft is not None:
         columns["soft_label"] = pyarrow.array(list(contents.soft), pyarrow.list_(pyarrow.float32()))
@@ -53,6 +53,12 @@ def _read(files: Mapping[str, bytes]) -> Contents:
     soft = np.array(table.column("soft_label").to_pylist(), np.float32) if "soft_label" in table.column_names else None
     card = {} if names is None else {"class_names": names}
     return Contents(images, np.array(table.column(label).to_pylist(), np.int64), soft, card)
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Add the number of the class to each name that several classes have, because ``datasets`` requires distinct
+    names."""
+    return [name if names.count(name) == 1 else f"{name} ({c})" for c, name in enumerate(names)]
 
 
 def _readme(contents: Contents, class_names: list[str]) -> str:
