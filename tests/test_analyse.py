@@ -149,6 +149,7 @@ def test_targets_and_a_user_defined_selector(tmp_path: Path, capsys: pytest.Capt
         ("idc digits --pool somewhere", "uses no pool"),
         ("idc digits --pretraining-epochs 0 1", "add --models early-stage"),
         ("acc_dd digits --pretraining-epochs 1 1", "repeated value"),
+        ("acc_dd digits --pretraining-epochs", "--pretraining-epochs has no value"),
         ("acc_dd digits --pretraining-epochs -1 1", "models.epochs is -1"),
         ("acc_dd digits --classes 0:5", "leave out --classes"),
         ("acc_dd digits --resume --overwrite", "give one of them"),

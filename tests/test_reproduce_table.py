@@ -217,6 +217,7 @@ def test_a_comparison_that_breaks_is_listed(
         (["cifar10", "--budget", "0"], "budget is 0"),
         (["cifar10", "--seeds", "0"], "seeds is 0"),
         (["cifar10", "--cells", "acc_dx"], "no cell of cifar10 contains acc_dx: try --cells random-cifar10-ipc1/"),
+        (["cifar10", "--cells", "--seeds", "1"], "--cells has no value: give at least one, or leave the option out"),
         (["cifar10", "--data", "cifar10"], "write --data cifar10=npz:PATH"),
         (["cifar10", "--data", "cifa=digits"], "did you mean cifar10?"),
         (["cifar10", "--resume"], "--resume needs the --workdir"),

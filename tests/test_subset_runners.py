@@ -63,7 +63,7 @@ def test_evaluating_on_the_same_subset_and_on_another(finished: Path, capsys: py
     said = f"than {finished} (3: 0, 1, 2, ...): give the --dataset and --subset"
     fails(capsys, evaluate.main, [*argv, "0", "1", "3"], "digits[0,1,3] has other classes (3: 0, 1, 3, ...)", said)
     fails(capsys, evaluate.main, argv[:-1], "digits has other classes (10: 0, 1, 2, ...)", said)
-    fails(capsys, evaluate.main, argv, "--subset names no class")
+    fails(capsys, evaluate.main, argv, "--subset has no value")
     fails(capsys, evaluate.main, [*argv, "0", "cat"], "digits has no class 'cat'")
 
 
@@ -84,8 +84,8 @@ def test_several_words_among_other_options(line: str) -> None:
 
 def test_an_empty_subset_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for main in (distill.main, explain.main):
-        fails(capsys, main, ["acc_dd", "digits", "--subset"], "--subset names no class: give at least two")
-    fails(capsys, reproduce.main, ["compare", "--dataset", "digits", "--subset"], "--subset names no class")
+        fails(capsys, main, ["acc_dd", "digits", "--subset"], "--subset has no value: give at least one")
+    fails(capsys, reproduce.main, ["compare", "--dataset", "digits", "--subset"], "--subset has no value")
     fails(capsys, import_set.main, ["idc", "a.pt", "--out", str(tmp_path / "x"), "--subset", "a", "b"], "add --dataset")
 
 

@@ -191,7 +191,7 @@ def test_killed_anywhere(owner, name, call, after, finished: Path, tmp_path: Pat
         ("dm digits --pool somewhere", "uses no pool"),
         ("acc_dd digits --tune optimiser.lrr", "did you mean optimiser.lr"),
         ("idc digits --tune perturb.max", "add --perturb directions"),
-        ("acc_dd digits --tune optimiser.lr optimiser.lr", "several different numbers"),
+        ("acc_dd digits --tune optimiser.lr optimiser.lr", "names a number twice"),
         ("acc_dd digits --tune models.epochs", "experiments.ablate also sweeps numbers"),
         ("acc_dd digits --seconds 0", "seconds is 0"),
         ("acc_dd digits --reach 1", "reach is 1"),

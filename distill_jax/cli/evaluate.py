@@ -113,7 +113,7 @@ def run(argv: list[str]) -> None:
     for name in options.nets or ():
         choose("net", name)
     if data is None or data.shape != distilled.shape:  # photographs, which were cropped to the default side
-        data = read(options.dataset, distilled.shape[0], arguments.chosen_classes(options.subset))
+        data = read(options.dataset, distilled.shape[0], options.subset or ())
     if warning := check_same_data(distilled, options.path, data, options.dataset):
         print(f"warning: {warning}", file=sys.stderr)
     experiment = _experiment(distilled, options)
@@ -235,8 +235,6 @@ def _check(options: Evaluate) -> None:
         raise RequestError(f"only --protocol {DD_RANKING.name} trains on all data: leave out --full-epochs")
     require_at_least(1, options, "repeats")
     arguments.check_numbers(options.seed, options.devices)
-    if options.nets == ():
-        raise RequestError("--nets names no network: give one or more, or leave it out")
     if options.nets is not None and len(set(options.nets)) < len(options.nets):
         raise RequestError(f"--nets {' '.join(options.nets)} names a network twice: name each once")
 
@@ -255,7 +253,7 @@ def _read(options: Evaluate) -> tuple[DistilledSet, Dataset | None]:
             distilled = distilled if factor is None else distilled.with_factor(factor)
             distilled.parameterisation.check(distilled.shape)
             return distilled, None
-    data = read(options.dataset, None, arguments.chosen_classes(options.subset)) if options.dataset else None
+    data = read(options.dataset, None, options.subset or ()) if options.dataset else None
     return foreign_set(path, name, factor, data), data
 
 

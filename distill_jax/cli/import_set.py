@@ -21,7 +21,7 @@ from tyro.conf import Positional, arg
 
 from distill_jax.cli.export import FORMATS_TABLE, summary
 from distill_jax.cli.process.run_command import run_command
-from distill_jax.cli.request.arguments import Subset, chosen_classes
+from distill_jax.cli.request.arguments import Subset
 from distill_jax.cli.request.parser import parsed
 from distill_jax.cli.request.read_data import read as read_data
 from distill_jax.cli.session.set_files import saved
@@ -62,7 +62,7 @@ def run(argv: list[str]) -> None:
         raise RequestError(f"{options.out} exists: give another --out")
     if not options.paths:
         raise RequestError(f"no file is given: give {' '.join(form.files)}, or their folder")
-    only = chosen_classes(options.subset)
+    only = options.subset or ()
     if only and not options.dataset:
         raise RequestError("--subset needs a data set: add --dataset, or give the names as --class-names")
     fields = {key: getattr(options, key) for key in ("class_names", "mean", "std", "factor", "space")}

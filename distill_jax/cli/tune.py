@@ -55,8 +55,8 @@ class Tune(Resumable, arguments.Common):
 
     def validate_options(self) -> None:
         super().validate_options()
-        if not self.tune or len(set(self.tune)) < len(self.tune):
-            raise RequestError("--tune needs one or several different numbers, as in --tune optimiser.lr perturb.max")
+        if len(set(self.tune)) < len(self.tune):
+            raise RequestError("--tune names a number twice: name each once, as in --tune optimiser.lr perturb.max")
         if not 0 < self.seconds < float("inf"):
             raise RequestError(f"seconds is {self.seconds:g}: give a number above 0")
         if not 1 < self.reach < float("inf"):

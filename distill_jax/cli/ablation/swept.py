@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import TypeAlias
 
 from distill_jax import sweep
-from distill_jax.cli.request import arguments
+from distill_jax.cli.request import arguments, parser
 from distill_jax.recipes import Experiment
 from distill_jax.types import Choice, RequestError
 
@@ -19,7 +19,7 @@ def parse(
     argv: Sequence[str], runner: type[arguments.Options]
 ) -> tuple[dict[str, list[Value]], list[str], arguments.Options, Experiment]:
     """Return the swept settings, the remaining words, and the options and the experiment that these words set."""
-    lists = {name.replace("-", "_") for name in arguments.multi_valued(runner)}
+    lists = {name.replace("-", "_") for name in parser.multi_valued(runner)}
     while True:
         swept, rest = take_swept(argv, lists)
         for name in {field.name for field in fields(runner)} & swept.keys() - {"factor"}:

@@ -11,7 +11,7 @@ from tyro.conf import arg
 
 from distill_jax.check_spec import check
 from distill_jax.cli.cost.devices import DEVICES
-from distill_jax.cli.request.arguments import Common, check_numbers, chosen_classes, parse
+from distill_jax.cli.request.arguments import Common, check_numbers, parse
 from distill_jax.cli.request.read_data import assumed_shape, read, refuse_side
 from distill_jax.data import SHAPES, TRAINING_IMAGES, count_classes
 from distill_jax.recipes import Experiment
@@ -46,7 +46,7 @@ def resolved(argv: list[str]) -> Resolved:
     """Resolve ``METHOD DATASET [options]`` and check it against the data. Raise RequestError if it is invalid."""
     options, recipe, experiment = parse(argv, Explain)
     check_numbers(options.seed, options.devices)
-    only = chosen_classes(options.subset)
+    only = options.subset or ()
     if options.dataset in TRAINING_IMAGES:
         shape, whole = assumed_shape(options.dataset, options.side), SHAPES[options.dataset][1]
         each = TRAINING_IMAGES[options.dataset] // whole

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import (
     Annotated,
@@ -20,8 +19,6 @@ from typing import (
     NamedTuple,
     TypeAlias,
     TypeVar,
-    get_args,
-    get_origin,
     get_type_hints,
 )
 
@@ -129,7 +126,7 @@ def request(argv: Sequence[str], options: type[Options]) -> Request[Options]:
     parsed.validate_options()
     if parsed.deterministic:
         backend.deterministic_operations()
-    data = read(parsed.dataset, parsed.side, chosen_classes(parsed.subset))
+    data = read(parsed.dataset, parsed.side, parsed.subset or ())
     refuse_side(parsed.dataset, parsed.side, data.shape)
     if data.shape != assumed_shape(parsed.dataset, parsed.side):
         parsed, recipe, experiment = parse(argv, options, data.shape)
@@ -181,7 +178,7 @@ def _parse(
     try:
         parsed = parser.parsed_over(default, names, options, _expanded(argv), options.command, options.unknown)
     except parser.MissingWords as error:
-        several = ", ".join(f"--{name}" for name in sorted(multi_valued(options)) if name in values)
+        several = ", ".join(f"--{name}" for name in sorted(parser.multi_valued(options)) if name in values)
         taken = f" ({several} takes all words up to the next option)" if several else ""
         raise RequestError(
             f"METHOD or DATASET is missing: put both first, as in acc_dd digits{taken}; {error.help} lists the options"
@@ -201,14 +198,6 @@ def _parse(
     return parsed, recipe, Experiment(spec, parsed.protocol)
 
 
-def chosen_classes(subset: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Return the classes that --subset names; () for all. Raises RequestError if the option has no value, as when a
-    shell variable is unset."""
-    if subset == ():
-        raise RequestError("--subset names no class: give at least two, or leave it out to use all classes")
-    return subset or ()
-
-
 # ------------------------------------------------------------------ stage 1
 
 
@@ -217,7 +206,7 @@ def scan(
 ) -> tuple[Mapping[str, str], list[str]]:
     """Return the first value of each option by name, and the words that belong to no option. ``own`` has the choices of
     the user's own classes by axis."""
-    flags, several = _flags(runner, own or {}), multi_valued(runner)
+    flags, several = _flags(runner, own or {}), parser.multi_valued(runner)
     options: dict[str, str] = {}
     words: list[str] = []
     rest = list(argv)
@@ -247,13 +236,6 @@ def _flags(options: type[Any], own: Mapping[str, Any]) -> set[str]:
     return flags
 
 
-def multi_valued(runner: type[Any]) -> set[str]:
-    """Return the options of the runner that take all words up to the next option."""
-    hints = get_type_hints(runner)
-    types = {f.name: (hints[f.name], *get_args(hints[f.name])) for f in fields(runner)}
-    return {name.replace("_", "-") for name, ts in types.items() if any(get_origin(t) is tuple for t in ts)}
-
-
 def _integer(name: str, text: str) -> int:
     try:
         return int(text)
@@ -263,7 +245,7 @@ def _integer(name: str, text: str) -> int:
 
 def _expanded(argv: Sequence[str]) -> list[str]:
     """Return ``argv`` with each range after --classes, such as ``0:20``, written out as numbers. Raise RequestError if
-    --classes names no class."""
+    it is empty."""
     words: list[str] = []
     after = False
     for word in argv:
@@ -277,6 +259,4 @@ def _expanded(argv: Sequence[str]) -> list[str]:
         else:
             words.append(word)
         after = word == "--classes" or (after and not word.startswith("--"))
-    if any(word == "--classes" and following[:2] in ("", "--") for word, following in pairwise([*words, ""])):
-        raise RequestError("--classes names no class: give numbers or a range, or leave it out for all classes")
     return words

@@ -9,8 +9,9 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import field, fields, is_dataclass, make_dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 from tyro.conf import Suppress, arg
@@ -26,6 +27,8 @@ Options = TypeVar("Options")
 SHORT_HELP = {"-h", "--help"}
 OF_COMMAND = ("--ipc", "--seed", "--repeats", "--baselines", "--workdir", "--resume", "--overwrite")
 """options of ``distill`` that commands with many runs set themselves"""
+MAY_BE_EMPTY = {"baselines", "mean", "std"}
+"""options of several values that mean something without a value: no baselines, the statistics of the images"""
 
 
 def invocation(command: str) -> list[str]:
@@ -61,6 +64,13 @@ def parsed(
     prog = " ".join(invocation(command))
     about = description or inspect.getdoc(options)
     words = ["--help" if word == "--help-all" else word for word in argv]
+    for word, following in pairwise([*words, "--"]):  # no value follows, as when a shell variable is unset
+        if (
+            following[:2] == "--"
+            and word[:2] == "--"
+            and word[2:].replace("_", "-") in multi_valued(options) - MAY_BE_EMPTY
+        ):
+            raise RequestError(f"{word} has no value: give at least one, or leave the option out")
     if SHORT_HELP & set(words):
         words = ["--help"]  # the help lacks positional arguments that tyro has already read
         options = _without_none(options)
@@ -81,6 +91,13 @@ def parsed(
     finally:
         if sys.exc_info()[0] is None:
             sys.stderr.write(box.getvalue())  # warnings
+
+
+def multi_valued(options: type[Any]) -> set[str]:
+    """Return the options that take all words up to the next option."""
+    hints = get_type_hints(options)
+    types = {f.name: (hints[f.name], *get_args(hints[f.name])) for f in fields(options)}
+    return {name.replace("_", "-") for name, ts in types.items() if any(get_origin(t) is tuple for t in ts)}
 
 
 def parsed_with_shared(options: type[Options], argv: Sequence[str], command: str) -> tuple[Options, list[str]]:

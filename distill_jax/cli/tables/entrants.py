@@ -59,8 +59,6 @@ class Compare(Resumable):
     def validate_options(self) -> None:
         super().validate_options()
         require_at_least(1, self, "seeds", "repeats")
-        if not self.methods or not self.ipc:
-            raise RequestError("--methods or --ipc has no value: give at least one, or leave the option out")
         sweep.combinations({"ipc": self.ipc})  # refuses a repeated value
         _ = self.budget  # raises RequestError if it is invalid
 
@@ -118,7 +116,7 @@ def entrant(line: str, ipc: int, options: Compare, shared: list[str]) -> Setup:
     if not (words := _words(line)):
         raise RequestError("--methods has an empty name: name a method")
     method, *own = words
-    only = arguments.chosen_classes(options.subset)
+    only = options.subset or ()
     words = [method, options.dataset, *(["--subset", *only] if only else []), "--ipc", str(ipc)]
     words += ["--protocol", options.protocol, *shared, *own]
     request = arguments.request(words, Entrant)

@@ -147,7 +147,7 @@ def _distilled(session: Session, folder: Path, words: list[str]) -> Any:
         request = distill.resolve_request([*words, "--workdir", str(folder), *_resume(folder)])
     except RequestError:
         try:
-            read(options.dataset, options.side, arguments.chosen_classes(options.subset))
+            read(options.dataset, options.side, options.subset or ())
         except RequestError as error:
             # Recorded, so that other cells do not search for the data again, which may take a minute.
             session.unreadable[options.dataset] = f"no data: {error}"
