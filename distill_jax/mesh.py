@@ -10,7 +10,7 @@ neither compute padding nor repeat what another device computes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, partial
@@ -34,6 +34,8 @@ parts would cost more time for synchronising than sharing saves."""
 FEW = 4
 """A part of up to this many images is one micro-batch (``micro_batches.FEW``, a later module)."""
 
+_devices: ContextVar[tuple[Any, ...] | None] = ContextVar("devices", default=None)
+"""the devices of ``over``; None: all devices of this run"""
 _on_one_device: ContextVar[bool] = ContextVar("on_one_device", default=False)
 """True while tracing a function that runs on one device of a map"""
 _work_is_shared: ContextVar[list[bool] | None] = ContextVar("work_is_shared", default=None)
@@ -42,13 +44,27 @@ _work_is_shared: ContextVar[list[bool] | None] = ContextVar("work_is_shared", de
 
 def size() -> int:
     """Return the number of devices that share a map: all devices, or one inside a map."""
-    return 1 if _on_one_device.get() else jax.device_count()
+    return 1 if _on_one_device.get() else all_devices().size
+
+
+def all_devices() -> Mesh:
+    """Return a mesh with all devices of this run on one axis."""
+    return _mesh_of(_devices.get() or tuple(jax.devices()))
 
 
 @cache
-def all_devices() -> Mesh:
-    """Return a mesh with all devices of this run on one axis."""
-    return Mesh(np.asarray(jax.devices()), (AXIS,))
+def _mesh_of(devices: tuple[Any, ...]) -> Mesh:
+    return Mesh(np.asarray(devices), (AXIS,))
+
+
+@contextmanager
+def over(devices: Sequence[Any]) -> Iterator[None]:
+    """Trace the block for ``devices``, which this process need not have. Functions under ``jit`` keep these traces."""
+    token = _devices.set(tuple(devices))
+    try:
+        yield
+    finally:
+        _devices.reset(token)
 
 
 def map_chunks(f: Callable[..., PyTree], xs: PyTree, chunk: int, *shared: PyTree) -> PyTree:
@@ -152,16 +168,20 @@ def shard_leading(arrays: PyTree, length: int) -> PyTree:
     The carry of a loop of jitted calls must be sharded before the first call and at the end of each call. Otherwise the
     second call compiles again.
     """
-    if size() == 1:
+    leaves = jax.tree.leaves(arrays)
+    if size() == 1 and not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
         return arrays
     _note_sharing()
-    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arrays))
+    traced = any(isinstance(leaf, Tracer) for leaf in leaves)
     place = jax.lax.with_sharding_constraint if traced else _put
     return jax.tree.map(place, arrays, _shardings(arrays, length))
 
 
 def _put(a: Any, sharding: NamedSharding) -> Array:
-    """Place ``a`` according to ``sharding``. Of several hosts, which all hold the same ``a``, each places its part."""
+    """Place ``a``, an array or a ShapeDtypeStruct, according to ``sharding``. Of several hosts, which all hold the same
+    ``a``, each places its part."""
+    if isinstance(a, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding)  # type: ignore[return-value]
     if not hosts.is_multihost():
         return jax.device_put(a, sharding)
     if isinstance(a, jax.Array) and (not a.is_fully_addressable or jnp.issubdtype(a.dtype, jax.dtypes.prng_key)):
@@ -176,7 +196,7 @@ def _identity(a: Array) -> Array:
 
 def shard_state(state: Any) -> Any:
     """Shard a ``distill.State``: images and their optimiser state by class; everything else is replicated."""
-    by_class = shard_leading((state.synthetic, state.optimiser), len(state.synthetic.images))
+    by_class = shard_leading((state.synthetic, state.optimiser), state.synthetic.images.shape[0])
     return shard_leading(state, 0)._replace(synthetic=by_class[0], optimiser=by_class[1])
 
 

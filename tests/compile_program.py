@@ -8,9 +8,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import SingleDeviceSharding
 
-from distill_jax import evaluation
+from distill_jax import evaluation, mesh
 from distill_jax.axes.selector.rules import choose, herding
 from distill_jax.cli.cost import fit
 from distill_jax.cli.cost.devices import DEVICES
@@ -52,11 +51,9 @@ def _coreset() -> tuple[Any, tuple[Any, ...]]:
 
 def temporaries(program: str) -> float:
     """Return the gigabytes of temporaries of ``program``."""
-    sharding = SingleDeviceSharding(fit._topology(DEVICES["h100"]).devices[0])
-    with compiled_for("gpu"):
+    with compiled_for("gpu"), mesh.over(fit.topology(DEVICES["h100"], 1)):
         f, arrays = {"training": _training, "coreset": _coreset}[program]()
-        arrays = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), arrays)
-        return 1e-9 * fit.memory_of(jax.jit(f).lower(*arrays).compile()).temporaries
+        return 1e-9 * fit.memory_of(jax.jit(f).lower(*mesh.replicated(arrays)).compile()).temporaries
 
 
 if __name__ == "__main__":

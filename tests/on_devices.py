@@ -123,19 +123,12 @@ def collectives(method: str, classes: str, side: str, ipc: str, batch: str = "8"
     spec = replace(small(method, int(ipc), int(batch), int(side)), net=ConvNet(2, 8))
     each = [40] * int(classes)
     problem, state = shapes(spec, real_shapes(sum(each), (int(side), int(side), 3), each))
-    held = (state.synthetic, state.optimiser)
-    by_class = mesh._shardings(held, int(classes))  # as mesh.shard_state places them
-    places = mesh._shardings(state, 0)._replace(synthetic=by_class[0], optimiser=by_class[1])
-    problem, state = jax.tree.map(_with_sharding, (problem, state), (mesh._shardings(problem, 0), places))
+    problem, state = mesh.replicated(problem), mesh.shard_state(state)
     with compiled_for("gpu"):  # accelerators distribute batches of any size
         text = run_block.lower(problem, state, 1).compile().as_text() or ""
     kinds = "all-reduce|all-gather|collective-permute|all-to-all|reduce-scatter"
     found = re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", text)
     return sorted((kind, re.sub(r"\{[^}]*\}|/\*.*?\*/", "", shape)) for shape, kind in found)
-
-
-def _with_sharding(a: Any, sharding: Any) -> Any:
-    return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding)
 
 
 def shares() -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from distill_jax.platform import Platform
+from distill_jax.types import RequestError
 
 OF_BANDWIDTH = 0.8
 """share of the memory bandwidth that an efficient kernel reaches"""
@@ -28,8 +29,27 @@ class Device(NamedTuple):
     """peak FLOP/s for bfloat16 operands"""
     launch: float
     """seconds of the smallest kernel"""
+    wire: float
+    """bytes per second that it sends to the other devices of a machine, from the data sheet"""
     compiler: str
-    """description for the compiler: a GPU's figures as a text proto, or a TPU's topology"""
+    """description for the compiler: a GPU's figures as a text proto, or empty for a TPU"""
+
+    def topology(self, count: int) -> str:
+        """Return the compiler's name of ``count`` of these devices. Raise RequestError if they form no machine."""
+        if self.platform == "tpu":
+            if count not in SLICES:
+                raise RequestError(
+                    f"devices is {count}: slices of {self.title} have {', '.join(map(str, SLICES))} chips"
+                )
+            return SLICES[count]
+        if count > PER_MACHINE and count % PER_MACHINE:
+            raise RequestError(f"devices is {count}: give at most {PER_MACHINE}, or a multiple of {PER_MACHINE}")
+        machines = -(-count // PER_MACHINE)
+        return f"1x{machines}x{count // machines}"
+
+    def link(self, count: int) -> float:
+        """Return the bytes per second that each of ``count`` devices sends to the others."""
+        return min(self.wire, BETWEEN) if self.platform == "gpu" and count > PER_MACHINE else self.wire
 
     def seconds(self, nbytes: float, flops: float, narrow: bool) -> tuple[float, float, float]:
         """Return the minimum seconds of a kernel for its launch, its memory traffic and its arithmetic."""
@@ -37,6 +57,12 @@ class Device(NamedTuple):
         return self.launch, nbytes / (OF_BANDWIDTH * self.bandwidth), flops / (OF_PEAK * rate)
 
 
+PER_MACHINE = 8
+"""maximum number of GPUs in a machine"""
+BETWEEN = 50e9
+"""bytes per second that each GPU sends to other machines; an assumption (400 Gbit/s)"""
+SLICES = {1: "v5e:2x2", 4: "v5e:2x2", 8: "v5e:2x4", 16: "v5e:4x4", 32: "v5e:4x8", 64: "v5e:8x8", 256: "v5e:16x16"}
+"""slices of TPU v5e by number of chips; of the smallest, one chip can be used alone"""
 LAUNCH = 3e-6
 """seconds to launch a kernel on a GPU from the host's queue"""
 STEP = 1e-6
@@ -44,7 +70,14 @@ STEP = 1e-6
 
 
 def _gpu(
-    title: str, memory: int, bandwidth: int, wide: float, narrow: float, capability: tuple[int, int], **cores: float
+    title: str,
+    memory: int,
+    bandwidth: int,
+    wide: float,
+    narrow: float,
+    wire: float,
+    capability: tuple[int, int],
+    **cores: float,
 ) -> Device:
     """Return a GPU with the figures that XLA needs. ``cores`` overrides the figures of an H100's multiprocessors."""
     figures = {
@@ -61,7 +94,7 @@ def _gpu(
         f'gpu_device_info {{ {" ".join(words)} }} platform_name: "CUDA" '
         f'dnn_version_info {{ major: 9 minor: 10 patch: 0 }} device_description_str: "{title}"'
     )
-    return Device(title, "gpu", memory, bandwidth, wide, narrow, LAUNCH, proto)
+    return Device(title, "gpu", memory, bandwidth, wide, narrow, LAUNCH, wire, proto)
 
 
 AMPERE = {
@@ -74,11 +107,11 @@ TURING = {
 }  # fmt: skip
 
 DEVICES = {
-    "h100": _gpu("NVIDIA H100 80GB HBM3", 84942979072, 3352320000000, 495e12, 989e12, (9, 0)),
-    "h200": _gpu("NVIDIA H200 141GB HBM3e", 151397597184, 4800000000000, 495e12, 989e12, (9, 0)),
-    "a100": _gpu("NVIDIA A100-SXM4-80GB", 85100068864, 2039040000000, 156e12, 312e12, (8, 0), **AMPERE),
+    "h100": _gpu("NVIDIA H100 80GB HBM3", 84942979072, 3352320000000, 495e12, 989e12, 450e9, (9, 0)),
+    "h200": _gpu("NVIDIA H200 141GB HBM3e", 151397597184, 4800000000000, 495e12, 989e12, 450e9, (9, 0)),
+    "a100": _gpu("NVIDIA A100-SXM4-80GB", 85100068864, 2039040000000, 156e12, 312e12, 300e9, (8, 0), **AMPERE),
     # The tensor cores of a T4 have neither TF32 nor bfloat16, so both run on the CUDA cores.
-    "t4": _gpu("Tesla T4", 15843721216, 320064000000, 8.1e12, 8.1e12, (7, 5), **TURING),
-    "v5e": Device("TPU v5e", "tpu", 17179869184, 819e9, 197e12, 197e12, STEP, "v5e:2x2"),
+    "t4": _gpu("Tesla T4", 15843721216, 320064000000, 8.1e12, 8.1e12, 16e9, (7, 5), **TURING),
+    "v5e": Device("TPU v5e", "tpu", 17179869184, 819e9, 197e12, 197e12, STEP, 200e9, ""),
 }
 """the devices of ``explain --device``"""

@@ -11,10 +11,10 @@ from dataclasses import fields
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax.experimental import topologies
-from jax.sharding import SingleDeviceSharding
 
+from distill_jax import mesh
 from distill_jax.cli.cost.devices import DEVICES, Device
 from distill_jax.cli.cost.hlo import parsed
 from distill_jax.cli.cost.memory import parts_of, shapes
@@ -84,32 +84,30 @@ def main(argv: list[str]) -> int:
     device = lookup("device", options.device or "", DEVICES)
     if experiment.spec.steps == 0:
         raise RequestError(f"{options.method} takes no steps, so there is nothing to compile: leave out --device")
-    with compiled_for(device.platform):
+    count = options.devices or 1
+    with compiled_for(device.platform), mesh.over(topology(device, count)):
         problem, state = shapes(experiment.spec, data)
         began = time.perf_counter()
-        compiled = compiled_block(device, problem, state)
+        compiled = compiled_block(problem, state)
     seconds, advice = time.perf_counter() - began, Advice.of(problem, state)
-    print(report(device, problem.spec, memory_of(compiled), compiled.as_text(), seconds, advice))
+    print(report(device, problem.spec, memory_of(compiled), compiled.as_text(), seconds, advice, count))
     return 0
 
 
-def compiled_block(device: Device, problem: Any, state: Any) -> Any:
-    """Compile ``distill.run_block`` for ``device``. ``problem`` and ``state`` consist of ``jax.ShapeDtypeStruct``."""
-    sharding = SingleDeviceSharding(_topology(device).devices[0])
-
-    def on_device(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    steps = on_device(jax.ShapeDtypeStruct((), jnp.int32))
-    return run_block.lower(*jax.tree.map(on_device, (problem, state)), steps).compile()
+def compiled_block(problem: Any, state: Any) -> Any:
+    """Compile ``distill.run_block`` for the devices of ``mesh.over``. Of the arrays in ``problem`` and ``state``, only
+    shapes and dtypes count."""
+    problem, state, steps = mesh.replicated(jax.eval_shape(lambda *arrays: arrays, problem, state, np.int32(0)))
+    return run_block.lower(problem, mesh.shard_state(state), steps).compile()
 
 
-def _topology(device: Device) -> Any:
-    if device.platform == "tpu":
-        return topologies.get_topology_desc(platform="tpu", topology_name=device.compiler)
-    return topologies.get_topology_desc(
-        platform="cuda", topology_name=device.title, target_config=device.compiler, topology="1x1x1"
-    )
+def topology(device: Device, count: int) -> Any:
+    """Return ``count`` devices of this kind, which this machine lacks."""
+    name: dict[str, Any] = {"platform": "tpu", "topology_name": device.topology(count)}
+    if device.platform == "gpu":
+        name = {"platform": "cuda", "topology_name": device.title, "target_config": device.compiler}
+        name |= {"topology": device.topology(count)}
+    return topologies.get_topology_desc(**name).devices[:count]
 
 
 def memory_of(compiled: Any) -> Memory:
@@ -122,12 +120,15 @@ def memory_of(compiled: Any) -> Memory:
 # ------------------------------------------------------------------ the report
 
 
-def report(device: Device, spec: Spec, memory: Memory, text: str, seconds: float, advice: Advice) -> str:
-    """Format the report from the compiled program's ``text``. ``seconds`` is its compile time."""
+def report(
+    device: Device, spec: Spec, memory: Memory, text: str, seconds: float, advice: Advice, count: int = 1
+) -> str:
+    """Format the report from the compiled program's ``text``. ``seconds`` is its compile time. ``count`` devices share
+    the program."""
     program = parsed(text)
     every = min(spec.selector.every, spec.inner_steps)
     (step, loops), (usual, _), (beginning, _) = (
-        Roofline(program, device, skipped).step() for skipped in ((BEGIN,), (BEGIN, SELECT), (SELECT,))
+        Roofline(program, device, skipped, count).step() for skipped in ((BEGIN,), (BEGIN, SELECT), (SELECT,))
     )
     # With a single inner step there is no condition: every step begins an outer iteration.
     outer, selecting = beginning + usual.times(-1), step + usual.times(-1)
@@ -135,6 +136,7 @@ def report(device: Device, spec: Spec, memory: Memory, text: str, seconds: float
     selections = outers * -(-spec.inner_steps // every)  # each outer iteration begins with one
     run = usual.times(spec.steps) + selecting.times(selections) + outer.times(outers)
     aside = f", of which every {every}th selects; the others take {_time(usual.seconds)}" if every > 1 else ""
+    name = device.title if count == 1 else f"{count} x {device.title}"
     long = [loop for loop in loops if loop.trips is None or loop.trips * loop.round.seconds > 0.01 * step.seconds]
     rows = [
         *(_row(_name(loop), loop.round.times(loop.trips or 1), _each(loop)) for loop in long),
@@ -144,7 +146,7 @@ def report(device: Device, spec: Spec, memory: Memory, text: str, seconds: float
     ]
     return "\n".join(
         [
-            f"on {device.title}, compiled without the device in {duration(seconds)} ({_chunks(spec)})",
+            f"on {name}, compiled without the device in {duration(seconds)} ({_chunks(spec)})",
             "",
             _fits(device, memory, advice),
             "",
@@ -152,6 +154,7 @@ def report(device: Device, spec: Spec, memory: Memory, text: str, seconds: float
             "",
             f"The step is limited by {step.limit}. Memory and kernels are the compiler's. The time is an estimate:",
             f"for each kernel the longest of {1e6 * device.launch:.0f} us, {_rates(device)}.",
+            *([_sends(device, step, count)] if count > 1 else []),
             "It excludes pretraining and evaluation." + (OPEN if any(loop.trips is None for loop in loops) else ""),
         ]
     )
@@ -181,7 +184,15 @@ def _each(loop: Loop) -> str:
 def _limits(work: Work) -> str:
     """Format the share of each limit."""
     parts = {"launches": work.launches, "traffic": work.traffic, "arithmetic": work.arithmetic}
+    parts |= {"exchange": work.exchange} if work.exchange else {}
     return ", ".join(f"{name} {100 * part / work.seconds:.0f} %" for name, part in parts.items())
+
+
+def _sends(device: Device, step: Work, count: int) -> str:
+    return (
+        f"All figures are those of one device. It sends {size(step.sent)} per step to the others at "
+        f"{1e-9 * device.link(count):.0f} GB/s, and waits for them."
+    )
 
 
 def _time(seconds: float) -> str:

@@ -1,4 +1,5 @@
-"""A roofline estimate of a compiled program: each kernel takes the longest of its launch, traffic and arithmetic.
+"""A roofline estimate of a compiled program: each kernel takes the longest of its launch, traffic and arithmetic, and
+each collective operation the time to send its bytes.
 
 The body of a loop counts once per iteration, or once if the trip count is unknown. Of a condition the most expensive
 branch counts, unless the condition belongs to a part of the program that is said to be skipped. The estimate is
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -29,15 +31,19 @@ class Work(NamedTuple):
     """seconds of kernels that are bound by memory traffic"""
     arithmetic: float = 0
     """seconds of kernels that are bound by arithmetic"""
+    exchange: float = 0
+    """seconds of collective operations, which are assumed not to overlap with kernels"""
+    sent: float = 0
+    """bytes that each device sends to others"""
 
     @property
     def seconds(self) -> float:
-        return self.launches + self.traffic + self.arithmetic
+        return self.launches + self.traffic + self.arithmetic + self.exchange
 
     @property
     def limit(self) -> str:
-        """'launches', 'traffic' or 'arithmetic', whichever takes most of the time."""
-        return max(("launches", "traffic", "arithmetic"), key=lambda name: getattr(self, name))
+        """'launches', 'traffic', 'arithmetic' or 'exchange', whichever takes most of the time."""
+        return max(("launches", "traffic", "arithmetic", "exchange"), key=lambda name: getattr(self, name))
 
     def __add__(self, other: tuple[float, ...]) -> Work:  # type: ignore[override]
         return Work(*(a + b for a, b in zip(self, other, strict=True)))
@@ -60,6 +66,14 @@ FREE = {
     "opt-barrier", "add-dependency", "domain",
 }  # fmt: skip
 """instructions that start no kernel; the ``-done`` of an asynchronous instruction does not start one either"""
+COLLECTIVES: dict[str, Callable[[int], float]] = {
+    "all-reduce": lambda n: 2 * (n - 1) / n,
+    "all-gather": lambda n: (n - 1) / n,
+    "reduce-scatter": lambda n: n - 1,
+    "all-to-all": lambda n: (n - 1) / n,
+    "collective-permute": lambda n: 1,
+}
+"""bytes that each of n devices in a ring sends for each byte of its result"""
 FREE_CALLS = (
     "AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast", "GatherScatterIndicesBitpacked", "Sharding",
 )  # fmt: skip
@@ -68,10 +82,12 @@ FREE_CALLS = (
 class Roofline:
     """A program on a device."""
 
-    def __init__(self, program: Program, device: Device, skipped: tuple[str, ...] = ()) -> None:
-        """Of a condition inside a named scope in ``skipped`` (``jax.named_scope``), the cheapest branch counts."""
+    def __init__(self, program: Program, device: Device, skipped: tuple[str, ...] = (), count: int = 1) -> None:
+        """Of a condition inside a named scope in ``skipped`` (``jax.named_scope``), the cheapest branch counts.
+        ``count`` devices share the program."""
         self.program = program
         self.device = device
+        self.count = count
         self.skipped = skipped
         self._works: dict[str, Work] = {}
 
@@ -116,6 +132,11 @@ class Roofline:
             return self.work(self._branch(one))
         if code == "call" or (code == "async-start" and one.called("calls")):
             return self.work((one.called("to_apply") + one.called("calls"))[0])
+        kind, asynchronous, _ = code.partition("-start")
+        if kind in COLLECTIVES:
+            results = one.buffers[len(one.buffers) // 2 :] if asynchronous and len(one.buffers) > 1 else one.buffers
+            sent = COLLECTIVES[kind](self.count) * sum(buffer.size for buffer in results)
+            return Work(1, exchange=max(self.device.launch, sent / self.device.link(self.count)), sent=sent)
         if code in FREE or code.endswith("-done") or one.attribute("custom_call_target") in FREE_CALLS:
             return Work()
         nbytes, (flops, narrow) = self._traffic(one, body), self._flops(one, body)

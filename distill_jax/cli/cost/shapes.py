@@ -15,7 +15,7 @@ from distill_jax.cli.request.arguments import Common, check_numbers, parse
 from distill_jax.cli.request.read_data import assumed_shape, read, refuse_side
 from distill_jax.data import SHAPES, TRAINING_IMAGES, count_classes
 from distill_jax.recipes import Experiment
-from distill_jax.types import Normaliser, RealData, require_at_least
+from distill_jax.types import Normaliser, RealData, lookup, require_at_least
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Explain(Common):
 
     device: Annotated[str | None, arg(metavar="|".join(DEVICES))] = None
     """accelerator to compile a step for"""
+    devices: Annotated[int, arg(help="number of these accelerators that share the run; 0: one")] = 0
     resident_images: int = 0
     """real images per class on the device at a time, as in experiments.distill; 0: all"""
 
@@ -46,6 +47,8 @@ def resolved(argv: list[str]) -> Resolved:
     """Resolve ``METHOD DATASET [options]`` and check it against the data. Raise RequestError if it is invalid."""
     options, recipe, experiment = parse(argv, Explain)
     check_numbers(options.seed, options.devices)
+    if options.device:
+        lookup("device", options.device, DEVICES).topology(options.devices or 1)  # refuses a number that does not exist
     only = options.subset or ()
     if options.dataset in TRAINING_IMAGES:
         shape, whole = assumed_shape(options.dataset, options.side), SHAPES[options.dataset][1]
