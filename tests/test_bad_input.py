@@ -245,6 +245,7 @@ def test_a_workdir_that_cannot_be_written_to(workdir: str, empty: Path, capsys) 
         (["--dataset", "digits", "--out", "{tmp}/foreign.json"], "give another --out"),
         (["--dataset", "digitz"], "digits"),
         (["--dataset", "digits", "--nets", "convnett"], "did you mean convnet?"),
+        (["--dataset", "digits", "--nets", "convnet", "nowhere:Net"], "--nets nowhere:Net cannot be imported"),
         (["--dataset", "digits", "--nets"], "--nets has no value"),
         (["--dataset", "digits", "--nets", "mlp", "convnet", "mlp"], "names a network twice"),
         (["--dataset", "digits", "--protocol", "idd"], "did you mean idc?"),

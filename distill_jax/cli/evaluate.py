@@ -111,7 +111,7 @@ def run(argv: list[str]) -> None:
     refuse_read_only(out.parent, "--out")
     evaluations.read(out, "give another --out")  # refuses any other file before training
     for name in options.nets or ():
-        choose("net", name)
+        choose("net", name, option="--nets")
     if data is None or data.shape != distilled.shape:  # photographs, which were cropped to the default side
         data = read(options.dataset, distilled.shape[0], options.subset or ())
     if warning := check_same_data(distilled, options.path, data, options.dataset):

@@ -13,30 +13,31 @@ from distill_jax.spec import CHOICES, Spec, from_json
 from distill_jax.types import Choice, RequestError, lookup
 
 
-def choose(axis: str, name: str, preset: Any = None) -> Any:
+def choose(axis: str, name: str, preset: Any = None, option: str = "") -> Any:
     """Return the choice ``name`` on ``axis``, with its defaults. ``name``: a key of ``spec.CHOICES``, or
-    ``module:Class``.
+    ``module:Class``. ``option``: the option that gave the name; default: --AXIS.
 
     Returns ``preset`` unchanged if it is already of that class. Raises RequestError for an unknown name.
     """
+    given = f"{option or f'--{axis}'} {name}"
     if ":" in name:
         module, _, attribute = name.partition(":")
         if not all(part.isidentifier() for part in (*module.split("."), attribute)):
-            raise RequestError(f"--{axis} {name} does not name a class: write MODULE:CLASS, as in my_module:MyClass")
+            raise RequestError(f"{given} does not name a class: write MODULE:CLASS, as in my_module:MyClass")
         try:
             make = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             absent = getattr(error, "name", None) not in (module, module.partition(".")[0])
             needs = isinstance(error, ModuleNotFoundError) and absent
             mend = "install what it imports" if needs else "check its name, and run in the folder of its file"
-            raise RequestError(f"--{axis} {name} cannot be imported ({error}): {mend}") from error
+            raise RequestError(f"{given} cannot be imported ({error}): {mend}") from error
         except RequestError:
             raise
         except Exception as error:
-            error.add_note(f"This error is in a file that --{axis} {name} imports.")
+            error.add_note(f"This error is in a file that {given} imports.")
             raise
         if not isinstance(make, type):
-            raise RequestError(f"--{axis} {name} is not a class: write MODULE:CLASS of a @choice")
+            raise RequestError(f"{given} is not a class: write MODULE:CLASS of a @choice")
     else:
         make = lookup(axis, name, CHOICES[axis])
     if isinstance(make, type) and type(preset) is make:
@@ -46,14 +47,14 @@ def choose(axis: str, name: str, preset: Any = None) -> Any:
     except TypeError as error:
         missing = ", ".join(sorted(getattr(make, "__abstractmethods__", ())))
         mend = f"define {missing}" if missing else "give every field a default"
-        raise RequestError(f"--{axis} {name} cannot be constructed ({error}): {mend}") from error
+        raise RequestError(f"{given} cannot be constructed ({error}): {mend}") from error
     contract = get_type_hints(Spec)[axis]
     usual = ClassObjective | SetObjective if axis == "objective" else contract
     if "__dataclass_fields__" not in vars(type(choice)) or not isinstance(choice, usual):
         if isinstance(choice, Choice) and choice.axis not in ("", axis):
-            raise RequestError(f"--{axis} {name} does not fit: it is a choice for --{choice.axis}")
+            raise RequestError(f"{given} does not fit: it is a choice for --{choice.axis}")
         base = "ClassObjective or SetObjective" if axis == "objective" else contract.__name__
-        raise RequestError(f"--{axis} {name} does not fit: make it a @choice that inherits contracts.{base}")
+        raise RequestError(f"{given} does not fit: make it a @choice that inherits contracts.{base}")
     return choice
 
 
