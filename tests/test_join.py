@@ -109,6 +109,14 @@ def test_classes_are_joined_in_the_order_of_the_data_set() -> None:
     assert joined([part("ab", 0, 0, seed=5), part("cd", 0, 0, seed=5)]).card["seed"] == 5
 
 
+def test_classes_of_one_name_are_told_apart_by_their_numbers() -> None:
+    about = {"part_of": list("abca")}
+    parts = [part("ac", 0.4, 0.3, class_numbers=[3, 2], **about), part("ab", 0.1, 0.2, class_numbers=[0, 1], **about)]
+    made = joined(parts)
+    np.testing.assert_allclose(made.images[::2, 0, 0, 0], [0.1, 0.2, 0.3, 0.4])
+    assert made.card["class_names"] == list("abca") and "class_numbers" not in made.card
+
+
 def test_parts_of_other_sizes_or_data_sets_are_refused() -> None:
     for other, wrong in (
         (part("cd", 0, 0, side=5), "their images differ in size"),
@@ -149,7 +157,8 @@ def test_the_gradient_of_a_class_is_the_same_in_a_part() -> None:
     some = state.synthetic._replace(images=state.synthetic.images[np.asarray([7, 2])])
     _, of_part = match(part, state.models, some, selection[:2], key)
     np.testing.assert_allclose(of_part.images, grads.images[np.asarray([7, 2])], rtol=1e-4, atol=1e-6)
-    assert distilled_set(part, data, init_state(part), {}).card["class_names"] == ["7", "2"]
+    card = distilled_set(part, data, init_state(part), {}).card
+    assert (card["class_names"], card["class_numbers"]) == (["7", "2"], [7, 2])
 
 
 @pytest.mark.parametrize("runner", ["ablate", "pretrain", "reproduce"])
