@@ -110,11 +110,15 @@ def test_classes_are_joined_in_the_order_of_the_data_set() -> None:
 
 
 def test_classes_of_one_name_are_told_apart_by_their_numbers() -> None:
-    about = {"part_of": list("abca")}
-    parts = [part("ac", 0.4, 0.3, class_numbers=[3, 2], **about), part("ab", 0.1, 0.2, class_numbers=[0, 1], **about)]
-    made = joined(parts)
+    names = list("abca")
+    made = joined(
+        [
+            part("ac", 0.4, 0.3, class_numbers=[3, 2], part_of=names),
+            part("ab", 0.1, 0.2, class_numbers=[0, 1], part_of=names),
+        ]
+    )
     np.testing.assert_allclose(made.images[::2, 0, 0, 0], [0.1, 0.2, 0.3, 0.4])
-    assert made.card["class_names"] == list("abca") and "class_numbers" not in made.card
+    assert made.card["class_names"] == names and "class_numbers" not in made.card
 
 
 def test_parts_of_other_sizes_or_data_sets_are_refused() -> None:
