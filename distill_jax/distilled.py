@@ -134,14 +134,16 @@ class DistilledSet:
 
     def with_soft(self, soft: np.ndarray | None) -> DistilledSet:
         """Return the set with the class probabilities ``soft`` [M, C], in the order of ``decoded``, or with hard labels
-        if ``soft`` is None. Raise RequestError unless ``soft`` has probabilities for each decoded image."""
+        if ``soft`` is None. A score of other labels leaves the card. Raise RequestError unless ``soft`` has
+        probabilities for each decoded image."""
         soft = None if soft is None else np.asarray(soft, np.float32)
         wrong = None if soft is None else _wrong_soft(soft, self.decoded_count, self.classes)
         if wrong:
             raise RequestError(f"{wrong}: give probabilities of {self.decoded_count} decoded images")
         content = content_hash(self.images, self.labels, soft, self.zca)
+        score = {"score": None} if "score" in self.card and content != self.card["hash"] else {}
         kind = "hard" if soft is None else "soft"
-        return replace(self, soft=soft, card={**self.card, "labels": kind, "hash": content})
+        return replace(self, soft=soft, card={**self.card, "labels": kind, "hash": content, **score})
 
     def with_zca(self, matrix: np.ndarray | None) -> DistilledSet:
         """Return the set marked as whitened by ``matrix`` [d + 1, d], or as not whitened if ``matrix`` is None. Raise

@@ -9,7 +9,7 @@ import numpy as np
 from distill_jax.distilled import DistilledSet, content_hash
 from distill_jax.types import RequestError
 
-OWN = ("class_names", "classes", "hash", "score", "seed", "library", "dataset")
+OWN = ("class_names", "class_numbers", "hash", "score", "seed", "library", "dataset")
 """card fields that may differ between parts; all other fields must agree. ``data`` identifies the data set, whose file
 may have other paths on other machines."""
 
@@ -31,8 +31,9 @@ def joined(parts: Sequence[DistilledSet]) -> DistilledSet:
     names = first.card["part_of"]
     images_of: dict[int, np.ndarray] = {}
     for part in parts:
-        numbers = part.card.get("classes") or [names.index(name) for name in part.card["class_names"]]
         by_class = part.images.reshape(part.classes, -1, *part.shape)
+        # Older parts have no numbers.
+        numbers = part.card.get("class_numbers") or map(names.index, part.card["class_names"])
         for number, images in zip(numbers, by_class, strict=True):
             if number in images_of:
                 raise RequestError(f"class {names[number]} is in two parts: drop one of these parts")
@@ -43,7 +44,7 @@ def joined(parts: Sequence[DistilledSet]) -> DistilledSet:
     images = np.concatenate([images_of[number] for number in range(len(names))])
     labels = np.repeat(np.arange(len(names), dtype=np.int32), len(images) // len(names))
     seeds = list(dict.fromkeys(part.card.get("seed") for part in parts))
-    card = {name: value for name, value in first.card.items() if name not in ("part_of", "classes")}
+    card = {name: value for name, value in first.card.items() if name not in ("part_of", "class_numbers")}
     card |= {"class_names": names, "hash": content_hash(images, labels, None, first.zca), "score": None}
     card |= {"seed": seeds[0] if len(seeds) == 1 else seeds, "parts": [part.card["hash"] for part in parts]}
     return DistilledSet(images, labels, card, None, first.zca)

@@ -258,7 +258,8 @@ def distilled_set(problem: Problem, data: Dataset, state: State, about: dict[str
     names = tuple(data.class_names[c] for c in spec.classes) or data.class_names
     given = bool(spec.mean) and data.whitening is None
     about = about | {"normalisation": "given" if given else "of the training images"}
-    about |= {"part_of": list(data.class_names), "classes": list(spec.classes)} if spec.classes else {}
+    # The names do not identify the classes, because several may have one name.
+    about |= {"part_of": list(data.class_names), "class_numbers": list(spec.classes)} if spec.classes else {}
     rate = spec.objective.learned_rate(synthetic.learnable)
     about |= {"rate": None if rate is None else float(rate)}
     made = DistilledSet.of(spec.parameterisation, images, names, problem.data.normaliser, about)

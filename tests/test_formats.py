@@ -60,7 +60,7 @@ def test_an_export_says_whether_it_is_packed(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_soft_labels_are_exported_if_the_format_has_them(tmp_path: Path, name: str) -> None:
-    form, distilled = FORMATS[name], softened(made())
+    form, distilled = FORMATS[name], softened(made()).with_card(score={"mean": 50.0})
     if not form.soft:
         with pytest.raises(RequestError, match="soft labels"):
             write(distilled, form, tmp_path / "out", packed=False)
@@ -69,6 +69,7 @@ def test_soft_labels_are_exported_if_the_format_has_them(tmp_path: Path, name: s
     arrived = read(form, tmp_path / "out")
     np.testing.assert_array_equal(arrived.targets(), distilled.targets())
     assert arrived.card["labels"] == "soft"
+    assert arrived.card["score"] == ({"mean": 50.0} if form.lossless else None)
 
 
 def test_soft_labels_that_favour_another_class_need_a_format_in_class_order() -> None:

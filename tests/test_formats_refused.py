@@ -100,8 +100,9 @@ def test_the_space_can_be_given(tmp_path: Path) -> None:
 def test_missing_and_wrong_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"has no data\*.pt"):
         read(FORMATS["idc"], tmp_path, **TOLD)
-    with pytest.raises(RequestError, match="cannot read .*nothing.pt"):
-        read(FORMATS["idc"], tmp_path / "nothing.pt", **TOLD)
+    for name in ("idc", "mtt"):
+        with pytest.raises(RequestError, match="cannot read .*nothing.pt"):
+            read(FORMATS[name], tmp_path / "nothing.pt", **TOLD)
     for name in ("data.pt", "data_best.pt"):
         (tmp_path / name).write_bytes(dumps([IMAGES, LABELS]))
     with pytest.raises(RequestError, match="several"):

@@ -19,6 +19,8 @@ def test_soft_labels_are_part_of_the_set(tmp_path: Path) -> None:
     distilled.save(tmp_path / "set.npz")
     equal(DistilledSet.load(tmp_path / "set.npz"), distilled)
     equal(distilled.with_soft(None), hard)
+    scored = distilled.with_card(score={"mean": 50.0})
+    assert scored.with_soft(scored.soft).card == scored.card and scored.with_soft(None).card["score"] is None
     with pytest.raises(RequestError, match="factor 2"):
         distilled.with_factor(1)
     assert distilled.with_factor(2).soft is distilled.soft

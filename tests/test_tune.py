@@ -3,6 +3,7 @@
 import csv
 import json
 import shlex
+import shutil
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -182,6 +183,20 @@ def test_killed_anywhere(owner, name, call, after, finished: Path, tmp_path: Pat
     monkeypatch.setattr(tune, "measure_speed", lambda *_: pytest.fail("measured again"))
     assert run(tmp_path, "--resume") == 0
     assert outcome(tmp_path) == outcome(finished)
+
+
+def test_a_resumed_race_has_its_own_copy_of_the_pool(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(tune, "halve", lambda *_: [])
+    monkeypatch.setattr(tuned, "written", lambda *_: [])
+    pool, own = shutil.copytree(finished / "pool", tmp_path / "pool"), tmp_path / "run"
+    assert run(own, "--pool", str(pool)) == 0
+    shutil.rmtree(pool)
+    for same in ([], ["--pool", str(pool)]):
+        assert run(own, "--resume", *same) == 0
+    assert run(own, "--resume", "--pool", "another") == 2
+    assert 'now it is "another"' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from distill_jax.cli.output import display
 from distill_jax.cli.process.interrupts import Interrupts
 from distill_jax.cli.process.run_command import run_command
 from distill_jax.cli.request import arguments
-from distill_jax.cli.session.pool import given_pool, pool_for
+from distill_jax.cli.session.pool import given_pool, has_pool, pool_for, pool_of_run
 from distill_jax.cli.session.resume import Resumable, resumable
 from distill_jax.cli.session.setup import set_up
 from distill_jax.cli.session.workdir import SCHEDULE, open_workdir
@@ -78,10 +78,13 @@ def run(argv: list[str]) -> None:
     count = options.candidates or {1: 7, 2: 5}.get(len(options.tune), 3)
     points = candidates(setup.spec, options.tune, count, options.reach)
     settings = tuned.settings(argv, Tune, request)
-    given, path = given_pool(setup, options.pool), options.folder(f"tune-{setup.folder}")
+    path = options.folder(f"tune-{setup.folder}")
+    source = pool_of_run(options, path)
+    given = None if options.resume and has_pool(path) else given_pool(setup, source)
     with open_workdir(path) as workdir, Interrupts() as interrupts, resumable("tune", argv, path):
         tuning = {"points": points, "seconds": options.seconds, "repeats": options.repeats}
-        config = {**setup.describe(), "tune": tuning, **setup.describe_figures()}
+        figures = setup.describe_figures(pool=None if source is None else str(source))
+        config = {**setup.describe(), "tune": tuning, **figures}
         workdir.begin(config, options.resume, options.overwrite)
         print(display.configuration(setup.title, setup.experiment), flush=True)
         data = setup.real_data()

@@ -136,4 +136,4 @@ def _build(
     normaliser = Normaliser(*(jnp.asarray(card[key]) for key in ("mean", "std")))
     distilled = DistilledSet.of(parameterisation, jnp.asarray(by_class), names, normaliser, {})
     fields = {key: value for key, value in card.items() if key not in distilled.card or key == "library"}
-    return distilled.with_card(**fields).with_soft(soft).with_zca(zca)
+    return distilled.with_soft(soft).with_zca(zca).with_card(**fields)

@@ -133,7 +133,11 @@ def _read_files(form: Format, paths: Sequence[Path]) -> tuple[dict[str, bytes], 
             if len(found) > 1 and not form.many:
                 raise RequestError(f"{folder} has several {pattern}: give the files instead of the folder")
         paths = [path for found in matches.values() for path in found]
-    elif not form.many and not len(form.files) <= len(paths) <= len(form.files) + len(form.optional):
+    elif (
+        all(path.exists() for path in paths)
+        and not form.many
+        and not len(form.files) <= len(paths) <= len(form.files) + len(form.optional)
+    ):
         raise RequestError(f"{len(paths)} files are given: give the files {' '.join((*form.files, *form.optional))}")
     try:
         return {str(path): path.read_bytes() for path in paths}, folder
