@@ -120,12 +120,14 @@ class DistilledSet:
         return MultiFormation(card["factor"], card.get("decode") or "single", card.get("bound") or 128, card["space"])
 
     def with_factor(self, factor: int) -> DistilledSet:
-        """Return the set with another decoding factor. Raise RequestError if its soft labels are of the old factor."""
+        """Return the set with another decoding factor, not scored. Raise RequestError if it has soft labels."""
         if factor < 1:
             raise RequestError(f"factor is {factor}: it must be at least 1")
-        if self.soft is not None and factor != self.card["factor"]:
+        if factor == self.card["factor"]:
+            return self
+        if self.soft is not None:
             raise RequestError(f"the soft labels belong to factor {self.card['factor']}, not {factor}: keep it")
-        changed = {"factor": factor, "decode": self.card.get("decode", "single"), "packed": factor > 1}
+        changed = {"factor": factor, "decode": self.card.get("decode", "single"), "packed": factor > 1, "score": None}
         return replace(self, card={**self.card, **changed})
 
     def with_card(self, **fields: Any) -> DistilledSet:
@@ -137,8 +139,7 @@ class DistilledSet:
         if ``soft`` is None. A score of other labels leaves the card. Raise RequestError unless ``soft`` has
         probabilities for each decoded image."""
         soft = None if soft is None else np.asarray(soft, np.float32)
-        wrong = None if soft is None else _wrong_soft(soft, self.decoded_count, self.classes)
-        if wrong:
+        if wrong := None if soft is None else _wrong_soft(soft, self.decoded_count, self.classes):
             raise RequestError(f"{wrong}: give probabilities of {self.decoded_count} decoded images")
         content = content_hash(self.images, self.labels, soft, self.zca)
         score = {"score": None} if "score" in self.card and content != self.card["hash"] else {}
@@ -149,8 +150,7 @@ class DistilledSet:
         """Return the set marked as whitened by ``matrix`` [d + 1, d], or as not whitened if ``matrix`` is None. Raise
         RequestError if the matrix has another shape."""
         matrix = None if matrix is None else np.asarray(matrix, np.float32)
-        wrong = None if matrix is None else _wrong_zca(matrix, self.shape)
-        if wrong:
+        if wrong := None if matrix is None else _wrong_zca(matrix, self.shape):
             raise RequestError(f"{wrong}: give the matrix that whitens these images")
         content = content_hash(self.images, self.labels, self.soft, matrix)
         return replace(self, zca=matrix, card={**self.card, "zca": matrix is not None, "hash": content})

@@ -19,6 +19,8 @@ from tests.test_distilled import IPC, NAMES, NORMALISER, SIDE, C, make_set
 def test_a_set_with_another_factor_says_so_in_its_card() -> None:
     unpacked, packed = make_set().with_factor(1), make_set(Pixels()).with_factor(2)
     assert (unpacked.card["packed"], packed.card["packed"]) == (False, True)
+    scored = make_set().with_card(score={"mean": 50.0})
+    assert scored.with_factor(2).card["score"] and scored.with_factor(1).card["score"] is None
     assert make_set(MultiFormation(2, "multi")).with_factor(2).decoded_count == C * IPC * (1 + 4)
     with pytest.raises(RequestError, match="factor is 0"):
         make_set().with_factor(0)

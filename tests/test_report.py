@@ -103,6 +103,9 @@ def test_the_report_shows_only_evaluations_of_its_set(workdir: Path) -> None:
     assert {"resnet10", "66.50 ± 0.25 %", "1 min 1 s"} <= set(written(workdir).text)
     (workdir / "evaluation.json").write_text(json.dumps({**found, "set": {"hash": "another"}}))
     assert "resnet10" not in written(workdir).text
+    otherwise = {"hash": made.card["hash"], "factor": made.card["factor"] + 1}
+    (workdir / "evaluation.json").write_text(json.dumps({**found, "set": otherwise}))
+    assert "resnet10" not in written(workdir).text, "images decoded with another factor are other images"
     # Evaluations accumulate; DD-Ranking's scores are shown where there are some.
     scores = {name: {"mean": mean, "std": 0.0} for name, mean in (("lrs", 0.271), ("ars", 0.314))}
     ranked = {**found["nets"]["resnet10"], "ranking": {"scores": scores}}

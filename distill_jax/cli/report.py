@@ -114,9 +114,10 @@ def _progress(path: Path) -> str | None:
 
 
 def _evaluations(path: Path, distilled: DistilledSet) -> list[Mapping[str, Any]]:
-    """Return the evaluations of this set."""
-    entries = evaluations.read(path / EVALUATION, "remove it")
-    return [entry for entry in entries if entry["set"]["hash"] == distilled.card["hash"]]
+    """Return the evaluations of this set, decoded with the factor in its card."""
+    entries, card = evaluations.read(path / EVALUATION, "remove it"), distilled.card
+    of_set = [entry for entry in entries if entry["set"]["hash"] == card["hash"]]
+    return [entry for entry in of_set if entry["set"].get("factor", card["factor"]) == card["factor"]]
 
 
 def _embedded(png: bytes) -> str:
