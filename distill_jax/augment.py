@@ -22,6 +22,7 @@ import numpy as np
 from distill_jax import tree
 from distill_jax.contracts import Augmentation
 from distill_jax.draws import below, permutations
+from distill_jax.platform import target
 from distill_jax.types import Array, RequestError, accumulator_dtype, choice
 
 # ------------------------------------------------------------------ operations: (x [N, H, W, c], u [2]) -> like x
@@ -108,8 +109,17 @@ def _shift(x: Array, axis: int, u: Array) -> Array:
     """Return out[i] = x[i + t] along ``axis``, zero outside, with |t| at most an eighth of the side."""
     side = x.shape[axis]
     limit = int(side / 8 + 0.5)
-    padded = jnp.pad(x, [(limit, limit) if a == axis else (0, 0) for a in range(4)])
-    return jax.lax.dynamic_slice_in_dim(padded, below(u, 2 * limit + 1), side, axis)
+    start = below(u, 2 * limit + 1)
+    if target() != "tpu":
+        padded = jnp.pad(x, [(limit, limit) if a == axis else (0, 0) for a in range(4)])
+        return jax.lax.dynamic_slice_in_dim(padded, start, side, axis)
+    # A TPU slices an image at a time if each has its own start, so shift by one power of two after the other.
+    powers = [2**k for k in range((2 * limit).bit_length())]
+    x = jnp.pad(x, [(limit, sum(powers) - limit) if a == axis else (0, 0) for a in range(4)])
+    for power in powers:
+        moved, stays = (jax.lax.slice_in_dim(x, at, at + x.shape[axis] - power, axis=axis) for at in (power, 0))
+        x = jnp.where(start & power > 0, moved, stays)
+    return x
 
 
 def _in_box(x: Array, first: Array, end: Array) -> Array:

@@ -1,8 +1,9 @@
 """Micro-batches: on a CPU a batch passes through a network in parts, whose gradients or outputs are combined.
 
 The activations of a micro-batch stay in the CPU's cache from one layer to the next. Gradients of 32x32 images take a
-third less time than in whole batches, and forward passes half the time or less (results/cpu.md). Accelerators process
-whole batches, unless the activations of a training step would fill the memory.
+third less time than in whole batches, and forward passes half the time or less (results/cpu.md). On a TPU the
+activations stay in the fast memory of the chip. GPUs process whole batches, unless the activations of a training step
+would fill the memory.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from distill_jax.platform import on_cpu
+from distill_jax.platform import on_cpu, target
 from distill_jax.types import Array, Model, PyTree, accumulator_dtype
 
 PIXELS = 2**10
@@ -26,6 +27,8 @@ FEW = 4
 TRAINING_PIXELS = 2**22
 """Maximum number of pixels in a micro-batch of a training step on an accelerator. In a ConvNet of width 128 their
 activations take five gigabytes."""
+TPU_PIXELS = 2**16
+"""The maximum for all passes on a TPU: at half a kilobyte per pixel an activation fits in the fast memory of a chip."""
 
 # A context that is part of jit's cache keys, as in platform.py.
 _whole = jax.make_user_context(default_value=False)
@@ -50,13 +53,15 @@ def _max_images(images: Any, pixels: int) -> int:
 def micro_batch(images: Array, pixels: int, on_accelerator: int | None = None) -> int:
     """Return the size of a micro-batch of ``images`` [N, H, W, c]: the largest divisor of N within a limit.
 
-    On a CPU the limit is ``pixels`` pixels, or FEW images and FEW times as many pixels. On an accelerator it is
-    ``on_accelerator`` pixels (None: no limit).
+    On a CPU the limit is ``pixels`` pixels, or FEW images and FEW times as many pixels. On a TPU it is TPU_PIXELS, and
+    on other accelerators ``on_accelerator`` pixels (None: no limit).
     """
     n, height, width, _ = images.shape
     limit = n
     if _is_split():
         limit = _max_images(images, pixels)
+    elif target() == "tpu" and not _whole.value:
+        limit = max(1, TPU_PIXELS // (height * width))
     elif on_accelerator is not None and not _whole.value:
         limit = max(1, on_accelerator // (height * width))
     return max((size for size in range(1, min(n, limit) + 1) if n % size == 0), default=n)
@@ -95,7 +100,9 @@ def forward(f: Callable[[Array], PyTree], model: Model, images: Array) -> PyTree
 def forward_batch(images: Any) -> int:
     """Return the batch size for a loop of forward passes over ``images`` [N, H, W, c] that pads its last batch.
 
-    On an accelerator it is 256, and less for images above 64x64, whose activations would dominate the memory.
+    On an accelerator it is 256, and less for images whose activations would dominate the memory or, on a TPU, not fit
+    the fast memory.
     """
     n, height, width, _ = images.shape
-    return min(n, 256, _max_images(images, FORWARD_PIXELS) if _is_split() else max(1, 2**20 // (height * width)))
+    pixels = TPU_PIXELS if target() == "tpu" else 2**20
+    return min(n, 256, _max_images(images, FORWARD_PIXELS) if _is_split() else max(1, pixels // (height * width)))

@@ -201,7 +201,7 @@ def train(
             batch = mesh.split_batch(batch, pad=not stats)
             (loss, stats), grads = jax.value_and_grad(partial(_loss, net), has_aux=True)(params, stats, *batch)
         else:
-            loss, grads = mesh.batch_sum(partial(_loss_and_gradient, net), batch, params)
+            loss, grads = mesh.batch_sum(partial(network_loss_and_gradient, net), batch, params)
         updates, state = optimiser.update(packing.pack(grads), state, packed)
         return (optax.apply_updates(packed, updates), stats, state), loss
 
@@ -219,8 +219,8 @@ def _loss(net: Net, params: PyTree, stats: PyTree, x: Array, targets: Array, wei
     return jnp.sum(losses * weights.astype(losses.dtype)), new
 
 
-def _loss_and_gradient(net: Net, batch: tuple[Array, Array, Array], params: PyTree) -> tuple[Array, PyTree]:
-    """Return the loss and gradient of a network without running statistics."""
+def network_loss_and_gradient(net: Net, batch: tuple[Array, Array, Array], params: PyTree) -> tuple[Array, PyTree]:
+    """Return the loss (see ``_loss``) and gradient of a network without running statistics."""
 
     def loss(params: PyTree, *part: Array) -> Array:
         return _loss(net, params, {}, *part)[0]

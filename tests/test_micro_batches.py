@@ -75,6 +75,16 @@ def test_the_batch_of_a_forward_pass(platform, n: int, side: int, together: int)
         assert forward_batch(np.broadcast_to(np.uint8(0), (n, side, side, 3))) == together
 
 
+@pytest.mark.parametrize("n, side, size", [(64, 32, 64), (256, 32, 64), (100, 32, 50), (64, 224, 1), (9, 8, 9)])
+def test_on_a_tpu_the_activations_of_a_micro_batch_fit_in_the_fast_memory(n: int, side: int, size: int):
+    images: Any = np.broadcast_to(np.uint8(0), (n, side, side, 3))
+    with compiled_for("tpu"):
+        assert micro_batch(images, PIXELS) == micro_batch(images, PIXELS, TRAINING_PIXELS) == size
+        assert forward_batch(images) == min(n, 2**16 // side**2)
+        with whole_batches():
+            assert micro_batch(images, PIXELS) == n
+
+
 def test_micro_batches_add_up(monkeypatch: pytest.MonkeyPatch):
     x, y = jax.random.normal(jax.random.key(0), (12, 4, 4, 2)), jnp.arange(12.0)
 

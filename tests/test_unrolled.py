@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 
+from distill_jax import train as train_module
 from distill_jax.augment import NoAugment, Siamese
 from distill_jax.axes.init import Noise, unit_length
 from distill_jax.axes.labels import LearnedLabels
@@ -21,6 +22,7 @@ from distill_jax.check_spec import check
 from distill_jax.distill import init_state, matching
 from distill_jax.methods import RAT_BPTT
 from distill_jax.nets import ConvNet, from_torch
+from distill_jax.platform import compiled_for
 from distill_jax.recipes import resolve
 from distill_jax.train import NetworkSGD, Order, Pipeline, train
 from distill_jax.types import Array, Model, Net, RequestError, Synthetic, TrainSet
@@ -112,6 +114,28 @@ def test_meta_gradient_in_double_precision(golden: dict[str, np.ndarray], case: 
     if case == "soft_adam":
         theirs = golden[f"rat_{case}_grad_label_f64"]
         np.testing.assert_allclose(labels, theirs, rtol=0, atol=1e-9 * np.abs(theirs).max())
+
+
+def test_on_an_accelerator_the_real_images_pass_in_parts(golden: dict[str, np.ndarray], monkeypatch) -> None:
+    net, model = start(golden, "float32")
+    real = TrainSet(nhwc(golden["rat_real"], "float32"), jax.nn.one_hot(golden["rat_real_y"], 4))
+    sizes, loss_of = [], train_module._loss
+    monkeypatch.setattr(unrolled, "train", lambda net, model, *_, **__: (model, None, None))
+    monkeypatch.setattr(train_module, "TRAINING_PIXELS", 2 * 8 * 8)
+    monkeypatch.setattr(train_module, "_loss", lambda *args: sizes.append(len(args[3])) or loss_of(*args))
+
+    def computed() -> tuple[Array, Model]:
+        def loss(model: Model) -> Array:
+            rest: Any = (None, None, None, every_image(1, "float32"), real, None, NoAugment())
+            return after_window(net, model, *rest)
+
+        return jax.jit(jax.value_and_grad(loss))(model)
+
+    whole = computed()
+    with compiled_for("gpu"):
+        parts = computed()
+    assert set(sizes) == {2}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), parts, whole)
 
 
 # ------------------------------------------------------------------ the objective as a whole

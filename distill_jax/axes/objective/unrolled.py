@@ -15,7 +15,8 @@ from distill_jax.augment import Siamese
 from distill_jax.axes.parameterisation import class_major
 from distill_jax.contracts import Augmentation, SetObjective
 from distill_jax.draws import permutations
-from distill_jax.train import Order, Pipeline, train
+from distill_jax.platform import on_cpu
+from distill_jax.train import Order, Pipeline, network_loss_and_gradient, train
 from distill_jax.types import (
     Array,
     Choice,
@@ -187,8 +188,15 @@ def after_window(
     """
     pipeline = Pipeline(order.rows.shape[1], 0.0, augment)
     model, _, _ = train(net, model, optimiser, state, syn, order, pipeline, key, remat=True)
-    out, _ = net.apply(model, real.images, train=True)
-    return jnp.mean(optax.softmax_cross_entropy(out.logits, real.targets))
+    if on_cpu() or model.stats:
+        out, _ = net.apply(model, real.images, train=True)
+        return jnp.mean(optax.softmax_cross_entropy(out.logits, real.targets))
+    # The gradient on thousands of real images is summed in micro-batches, so it is computed here and not by jax.
+    params, n = jax.lax.stop_gradient(model.params), len(real.images)
+    batch = (real.images, real.targets, jnp.full(n, 1 / n))
+    loss, gradient = jax.lax.stop_gradient(network_loss_and_gradient(net, batch, params))
+    changes = jax.tree.map(jnp.subtract, model.params, params)  # zero, with the derivative one
+    return loss + optax.tree.vdot(gradient, changes)
 
 
 def _mean(decay: float, old: Array, new: Array) -> Array:
