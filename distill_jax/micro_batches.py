@@ -53,17 +53,22 @@ def _max_images(images: Any, pixels: int) -> int:
 def micro_batch(images: Array, pixels: int, on_accelerator: int | None = None) -> int:
     """Return the size of a micro-batch of ``images`` [N, H, W, c]: the largest divisor of N within a limit.
 
-    On a CPU the limit is ``pixels`` pixels, or FEW images and FEW times as many pixels. On a TPU it is TPU_PIXELS, and
-    on other accelerators ``on_accelerator`` pixels (None: no limit).
+    On a CPU the limit is ``pixels`` pixels, or FEW images and FEW times as many pixels. On a TPU it is TPU_PIXELS, if N
+    has a divisor near it. Otherwise, and on other accelerators, it is ``on_accelerator`` pixels (None: no limit).
     """
     n, height, width, _ = images.shape
-    limit = n
     if _is_split():
-        limit = _max_images(images, pixels)
-    elif target() == "tpu" and not _whole.value:
-        limit = max(1, TPU_PIXELS // (height * width))
-    elif on_accelerator is not None and not _whole.value:
-        limit = max(1, on_accelerator // (height * width))
+        return _divisor(n, _max_images(images, pixels))
+    if target() == "tpu" and not _whole.value:
+        most = max(1, TPU_PIXELS // (height * width))
+        size = _divisor(n, most)
+        if 4 * size >= min(n, most):  # not so of a prime number, whose images would pass one by one
+            return size
+    return n if on_accelerator is None or _whole.value else _divisor(n, max(1, on_accelerator // (height * width)))
+
+
+def _divisor(n: int, limit: int) -> int:
+    """Return the largest divisor of ``n`` up to ``limit``; 0 for 0."""
     return max((size for size in range(1, min(n, limit) + 1) if n % size == 0), default=n)
 
 

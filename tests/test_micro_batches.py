@@ -75,7 +75,9 @@ def test_the_batch_of_a_forward_pass(platform, n: int, side: int, together: int)
         assert forward_batch(np.broadcast_to(np.uint8(0), (n, side, side, 3))) == together
 
 
-@pytest.mark.parametrize("n, side, size", [(64, 32, 64), (256, 32, 64), (100, 32, 50), (64, 224, 1), (9, 8, 9)])
+@pytest.mark.parametrize(
+    "n, side, size", [(64, 32, 64), (256, 32, 64), (100, 32, 50), (127, 32, 127), (64, 224, 1), (9, 8, 9)]
+)
 def test_on_a_tpu_the_activations_of_a_micro_batch_fit_in_the_fast_memory(n: int, side: int, size: int):
     images: Any = np.broadcast_to(np.uint8(0), (n, side, side, 3))
     with compiled_for("tpu"):
