@@ -22,7 +22,7 @@ import numpy as np
 
 from distill_jax.data.dataset import Dataset
 
-BEGINNING = 10
+BEGINNING = 2
 """seconds that a process may take to lock the entry that it begins to write"""
 LEFT_OVER = 24 * 3600
 """seconds after which a half-written entry is deleted on a file system without locks"""
