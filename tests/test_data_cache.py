@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -99,17 +100,20 @@ def test_an_interrupted_start_leaves_no_files(tmp_path: Path, monkeypatch: pytes
     album(tmp_path / "photos")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     cache.folder().mkdir(parents=True)
-    for name, age in (("old.part", 2 * cache.LEFT_OVER), ("new.part", 0)):
+    then = os.stat(tmp_path).st_mtime - 2 * cache.BEGINNING
+    for name, age in (("killed.part", 0), ("busy.part", 0), ("empty.part", 0), ("old.part", cache.LEFT_OVER)):
         (cache.folder() / name).mkdir()
-        then = os.stat(tmp_path).st_mtime - age
-        os.utime(cache.folder() / name, (then, then))
+        if name in ("killed.part", "busy.part"):
+            (cache.folder() / name / "images").touch()
+        os.utime(cache.folder() / name, (then - age, then - age))
 
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with (cache.folder() / "busy.part" / "images").open("rb") as busy, pytest.raises(KeyboardInterrupt):
+        fcntl.flock(busy, fcntl.LOCK_EX)
         load(f"folder:{tmp_path / 'photos'}", 8, tick=stop)
-    assert [path.name for path in cache.folder().iterdir()] == ["new.part"]
+    assert {path.name for path in cache.folder().iterdir()} == {"busy.part", "empty.part"}
 
 
 def test_a_cache_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

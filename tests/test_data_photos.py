@@ -143,6 +143,7 @@ def test_damaged_files_are_named_and_left_out(tmp_path: Path) -> None:
         assert (split["train"], split["test"]) == (len(data.y_train), len(data.y_test))
         (note,) = [note for note in data.notes if "cannot be read" in note]
         assert "3 of 23 files" in note and "cut.jpg (" in note and "text.png (cannot identify image file)" in note
+        assert "nowhere.png ([Errno 2] No such file or directory)" in note
 
 
 def test_files_of_other_types_are_named(tmp_path: Path) -> None:

@@ -86,10 +86,17 @@ def test_the_evaluation_has_all_fields(tmp_path: Path, capsys: pytest.CaptureFix
     again = evaluated(tmp_path, "--nets", "convnet", "mlp", repeats=3)
     assert [of["accuracy"] for of in again["nets"].values()] == [of["accuracy"] for of in found["nets"].values()]
 
+    killed = json.loads((tmp_path / "evaluation.json").read_text())
+    del killed["evaluations"][0]["nets"]["mlp"]
+    (tmp_path / "evaluation.json").write_text(json.dumps(killed))
+    resumed = evaluated(tmp_path, "--nets", "convnet", "mlp", "--resume", repeats=3)
+    of_each = [of["seconds"]["evaluate"] for of in resumed["nets"].values()]
+    assert resumed["seconds"]["evaluate"] == pytest.approx(sum(of_each), abs=0.01), "also of finished networks"
+
     # The same once more replaces the entry; another number of repeats is an entry of its own, without an interval.
     other = evaluated(tmp_path, "--nets", "mlp")
     entries = json.loads((tmp_path / "evaluation.json").read_text())["evaluations"]
-    assert [entry["repeats"] for entry in entries] == [3, 2] and entries[0]["nets"] == again["nets"]
+    assert [entry["repeats"] for entry in entries] == [3, 2] and entries[0]["nets"] == resumed["nets"]
     assert other["nets"]["mlp"]["interval_95"] is None
 
 

@@ -111,6 +111,7 @@ def test_a_resumed_comparison_may_have_other_methods(
     assert resumed("random", "mine: dm --optimiser.lr 1", resume=()) == (0, ["random", "dm"])
     assert resumed("random", "idc") == (0, ["idc"])
     assert [row["method"] for row in rows(tmp_path / COMPARED)] == ["random", "idc"]
+    assert "not in its tables: mine, ipc 1, seed 0\n" in capsys.readouterr().err
     assert resumed("mine: dm --optimiser.lr 2") == (2, [])
     assert "mine, ipc 1.spec.optimiser.lr was 1.0, now it is 2.0" in capsys.readouterr().err
     assert resumed("idc", "mine: dm --optimiser.lr 1") == (0, [])

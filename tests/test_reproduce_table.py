@@ -161,6 +161,8 @@ def test_more_seeds_continue_from_fewer(own: str, finished: Path, capsys: pytest
     assert reproduce.main([own, *few]) == 2
     assert "--resume continues it" in capsys.readouterr().err
     assert reproduce.main([own, *few, "--seeds", "3", "--resume"]) == 0
+    left_out = capsys.readouterr().err.partition("not in its tables: ")[2]
+    assert "/seed0" in left_out and "random-digits-ipc1" not in left_out
     assert {key: row["seeds"] for key, row in rows(finished).items()} == {"random-digits-ipc1": "3"}
     assert rows(finished)["random-digits-ipc1"]["low"] != "", "three seeds have an interval"
     assert reproduce.main([own, *few, "--seeds", "3", "--resume", "--budget", "0.5"]) == 2

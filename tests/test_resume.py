@@ -181,9 +181,13 @@ def test_resuming_an_empty_folder_starts_a_run(uninterrupted, tmp_path: Path, ca
     assert outcome(tmp_path / "new") == uninterrupted
 
 
-def test_a_finished_run_can_be_scored_under_another_protocol(uninterrupted, tmp_path: Path, monkeypatch) -> None:
+def test_a_finished_run_can_be_scored_again(uninterrupted, tmp_path: Path, monkeypatch, capsys) -> None:
     assert run(tmp_path) == 0
-    never = dies(run_block, 1, False)
+    capsys.readouterr()
+    config, never = tmp_path / "config.json", dies(run_block, 1, False)
+    config.write_text(before := config.read_text().replace('"devices": "', '"devices": "1'))
+    assert run(tmp_path, "--resume") == 0
+    assert "bits may differ" not in capsys.readouterr().err and config.read_text() == before, "nothing was computed"
     with monkeypatch.context() as patched:
         patched.setattr(loop, "run_block", never)
         assert run(tmp_path, "--resume", "--repeats", "1") == 0

@@ -226,6 +226,7 @@ def test_the_same_images_may_have_another_path() -> None:
     runs = [{"dataset": name, "data": {"fingerprint": "1"}} for name in ("npz:a.npz", "npz:/there/a.npz")]
     check_same(*runs)
     check_same(*({"idc, ipc 1": run} for run in runs))
+    check_same(runs[0], {**runs[1], "data": {"fingerprint": "1", "left_out": ["cat/broken.jpg"]}})
     for data in ({"fingerprint": "2"}, {}):
         with pytest.raises(RequestError, match="dataset was|data.fingerprint was"):
             check_same(runs[0], {**runs[1], "data": data})

@@ -175,9 +175,10 @@ def _begin(workdir: Workdir, setup: Setup, options: Distill) -> Mapping[str, Any
         )
     if steps and earlier_config is not None:
         warn_other_rates(setup.spec, earlier_config["spec"]["outer_steps"], steps[0])
-    result = workdir.read(RESULT) if workdir.begin(config, options.resume, options.overwrite) else None
+    result = None if earlier_config is None else workdir.read(RESULT)
     if result is not None and _relevant(result["config"]) == _relevant(config):
-        return result
+        return result  # nothing is computed, so it does not matter which versions and devices this process has
+    workdir.begin(config, options.resume, options.overwrite)
     for name in (RESULT, REPORT):  # they are of another set or protocol than this run, which may be interrupted again
         (workdir.path / name).unlink(missing_ok=True)
     return None

@@ -170,7 +170,7 @@ def _evaluated(
                 "seconds": spent,
                 **({"ranking": ranking} if ranking else {}),
             }
-            found["seconds"] = {phase: round(clock.seconds[phase], 3) for phase in ("compile", "evaluate")}
+            found["seconds"] = _seconds(found)
             found["peak_bytes"] = peak_bytes()
             evaluations.add(out, found)
     return found
@@ -207,6 +207,12 @@ def _entry(distilled: DistilledSet, data: Dataset, protocol: Protocol, options: 
     return json.loads(json.dumps(entry))
 
 
+def _seconds(found: Mapping[str, Any]) -> dict[str, float]:
+    """Return the seconds of all networks, also of those that an earlier process trained."""
+    each = [of["seconds"] for of in found["nets"].values()]
+    return {phase: round(sum(of[phase] for of in each), 3) for phase in ("compile", "evaluate")}
+
+
 def report(found: Mapping[str, Any]) -> str:
     """Format the accuracies, and DD-Ranking's scores if there are any, as small tables."""
     rows = [["net", "accuracy %", "95 % interval", "repeats", "train and test", "compile"]]
@@ -219,7 +225,7 @@ def report(found: Mapping[str, Any]) -> str:
             accuracies, score = of["ranking"]["accuracies"], of["ranking"]["scores"]
             cells = [display.plus_minus(score[key], 3) for key in ("hlr", "ior", "lrs", "ars")]
             scores.append([name, *cells, *(display.plus_minus(accuracies[key]) for key in ("full", "random"))])
-    seconds = found["seconds"]
+    seconds = _seconds(found)
     lines = display.table(rows) + (display.table(scores) if len(scores) > 1 else [])
     total = display.duration(sum(seconds.values()))
     return "\n".join([*lines, f"total {total}, of which {display.duration(seconds['compile'])} compiling"])

@@ -6,6 +6,7 @@ them, and its first line is the SHA-256 of the second.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +22,10 @@ import numpy as np
 
 from distill_jax.data.dataset import Dataset
 
+BEGINNING = 2
+"""seconds that a process may take to lock the entry that it begins to write"""
 LEFT_OVER = 24 * 3600
-"""seconds after which a half-written entry is taken for one of a killed process and deleted"""
+"""seconds after which a half-written entry is deleted on a file system without locks"""
 
 
 def folder() -> Path:
@@ -58,20 +62,35 @@ def write(path: Path, key: str, shape: tuple[int, ...], fill: Callable[[np.ndarr
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for part in path.parent.glob("*.part"):
-        if time.time() - part.stat().st_mtime > LEFT_OVER:
+        if _left_over(part):
             shutil.rmtree(part, ignore_errors=True)
     with tempfile.TemporaryDirectory(suffix=".part", dir=path.parent) as temporary:
         images, about = Path(temporary) / "images", Path(temporary) / "about"
-        mapped = np.lib.format.open_memmap(images, "w+", np.uint8, shape)
-        if hasattr(os, "posix_fallocate"):  # writing into the map of a full disk would kill the process
-            with images.open("r+b") as file:
+        with images.open("wb") as file:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)  # until the process ends, in whatever way
+            mapped = np.lib.format.open_memmap(images, "w+", np.uint8, shape)
+            if hasattr(os, "posix_fallocate"):  # writing into the map of a full disk would kill the process
                 os.posix_fallocate(file.fileno(), 0, images.stat().st_size)
-        data = fill(np.asarray(mapped))
+            data = fill(np.asarray(mapped))
         text = json.dumps(_about(data, key))
         about.write_text(f"{_digest(text)}\n{text}")
         os.replace(images, path)
         os.replace(about, path.with_suffix(".json"))
     return data
+
+
+def _left_over(part: Path) -> bool:
+    """Return whether the process that was writing the entry ``part`` has ended."""
+    age = time.time() - part.stat().st_mtime
+    try:
+        with (part / "images").open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return age > LEFT_OVER
+    return age > BEGINNING
 
 
 def _digest(text: str) -> str:

@@ -150,7 +150,7 @@ def _header(file: Source) -> tuple[tuple[int, int], bool] | str:
 
 def _explain(error: Exception, file: Source) -> str:
     """Return the reason without the file, which every message names."""
-    return re.sub(r" <_io.BytesIO[^>]*>", "", reason(error).replace(f" {str(file)!r}", ""))
+    return re.sub(r" <_io.BytesIO[^>]*>", "", reason(error).replace(f" {str(file)!r}", "").rstrip(":"))
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

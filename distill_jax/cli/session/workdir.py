@@ -8,6 +8,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -237,9 +238,9 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     labels = {of.get("spec.labels.choice", FINAL_LABELS[0]) for of in (old, new)}
     may_differ = [name for name in MAY_DIFFER if name != "spec.labels" or labels <= set(FINAL_LABELS)]
     for name in old | new:
-        images = name.removesuffix("dataset") + "data.fingerprint"
-        if name.endswith("dataset") and old.get(images) == new.get(images) is not None:
-            continue  # the same images by another path
+        images = re.sub(r"(dataset|data\.left_out)$", "data.fingerprint", name)
+        if images != name and old.get(images) == new.get(images) is not None:
+            continue  # the same images by another path, or without files that cannot be read
         if old.get(name) != new.get(name) and not any(f"{name}.".startswith(f"{free}.") for free in may_differ):
             mend = "the options that the run was started with"
             if name == "data.fingerprint":

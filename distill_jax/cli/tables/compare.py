@@ -9,7 +9,8 @@ Writes ``compare.csv`` (one line per method, seed and point), ``compare.md`` (a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,7 +93,14 @@ def execute(comparison: Comparison, interrupts: Interrupts) -> Curves:
                 print(f"{name}: {accuracy} % after {last.step} steps, {took}", flush=True)
                 # Written after every run, so that nothing is lost if a later run fails.
                 _write(workdir, options, curves, command)
+    say_left_out(finished, {f"{line}, ipc {ipc}, seed {seed}" for line, ipc in setups for seed in range(options.seeds)})
     return curves
+
+
+def say_left_out(finished: Mapping[str, Any], shown: Set[str]) -> None:
+    """Print the names of the finished runs that are not ``shown`` in the tables."""
+    if others := [name for name in finished if name not in shown]:
+        print(f"kept, but not named by this command and so not in its tables: {'; '.join(others)}", file=sys.stderr)
 
 
 def _begin(workdir: Workdir, options: Compare, setups: Mapping[tuple[str, int], Setup]) -> dict[str, Any]:

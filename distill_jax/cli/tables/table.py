@@ -73,6 +73,7 @@ def run(argv: list[str]) -> None:
         session = Session(plan, workdir, command, interrupts, outcomes, gains, finished)
         _write(session)
         failed = _execute(session)
+        compare.say_left_out(finished, {f"{key}/seed{seed}" for key in outcomes for seed in range(options.seeds)})
     print((path / REPRODUCED_PAGE).read_text(encoding="utf-8"))
     print(f"table {path / REPRODUCED_PAGE}, figures {path / REPRODUCED}, a folder for each run in {path / CELLS}")
     if failed:
