@@ -6,7 +6,6 @@ them, and its first line is the SHA-256 of the second.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -17,6 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from distill_jax.data.dataset import Dataset
 BEGINNING = 2
 """seconds that a process may take to lock the entry that it begins to write"""
 LEFT_OVER = 24 * 3600
-"""seconds after which a half-written entry is deleted on a file system without locks"""
+"""seconds after which a half-written entry is deleted on a system without locks"""
 
 
 def folder() -> Path:
@@ -66,17 +66,17 @@ def write(path: Path, key: str, shape: tuple[int, ...], fill: Callable[[np.ndarr
             shutil.rmtree(part, ignore_errors=True)
     with tempfile.TemporaryDirectory(suffix=".part", dir=path.parent) as temporary:
         images, about = Path(temporary) / "images", Path(temporary) / "about"
-        with images.open("wb") as file:
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(file, fcntl.LOCK_EX)  # until the process ends, in whatever way
+        with images.open("wb") as file:  # open, and so locked, until the entry is complete or the process ends
+            with suppress(OSError):
+                _lock(file)
             mapped = np.lib.format.open_memmap(images, "w+", np.uint8, shape)
             if hasattr(os, "posix_fallocate"):  # writing into the map of a full disk would kill the process
                 os.posix_fallocate(file.fileno(), 0, images.stat().st_size)
             data = fill(np.asarray(mapped))
-        text = json.dumps(_about(data, key))
-        about.write_text(f"{_digest(text)}\n{text}")
-        os.replace(images, path)
-        os.replace(about, path.with_suffix(".json"))
+            text = json.dumps(_about(data, key))
+            about.write_text(f"{_digest(text)}\n{text}")
+            os.replace(images, path)
+            os.replace(about, path.with_suffix(".json"))
     return data
 
 
@@ -85,12 +85,22 @@ def _left_over(part: Path) -> bool:
     age = time.time() - part.stat().st_mtime
     try:
         with (part / "images").open("r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
     except BlockingIOError:
         return False
     except OSError:
         return age > LEFT_OVER
     return age > BEGINNING
+
+
+def _lock(file: IO[bytes]) -> None:
+    """Lock ``file`` until it is closed. Raise BlockingIOError if another process has locked it, and OSError on systems
+    without locks."""
+    try:
+        import fcntl
+    except ImportError as error:  # Windows
+        raise OSError("no locks") from error
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _digest(text: str) -> str:
