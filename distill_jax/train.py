@@ -15,8 +15,8 @@ from distill_jax import mesh, tree
 from distill_jax.augment import NoAugment, draw_patches, mix
 from distill_jax.contracts import Augmentation
 from distill_jax.draws import permutations
-from distill_jax.micro_batches import TRAINING_PIXELS, forward_batch, loss_and_gradient
-from distill_jax.platform import on_cpu
+from distill_jax.micro_batches import TPU_PIXELS, TRAINING_PIXELS, forward_batch, loss_and_gradient
+from distill_jax.platform import on_cpu, target
 from distill_jax.types import (
     Array,
     Choice,
@@ -129,8 +129,10 @@ the device. In a ConvNet of width 128 their activations take 1.3 kilobytes per p
 
 def networks_at_once(networks: int, batch: int, shape: tuple[int, ...]) -> int:
     """Return how many of ``networks`` networks a device trains side by side on batches of ``batch`` images of ``shape``
-    (H, W, c): one on a CPU; on an accelerator as many as PIXELS_SIDE_BY_SIDE allows (``tree.chunk_within``)."""
-    return 1 if on_cpu() else tree.chunk_within(networks, PIXELS_SIDE_BY_SIDE // (batch * shape[0] * shape[1]))
+    (H, W, c): one on a CPU; on an accelerator as many as PIXELS_SIDE_BY_SIDE (on a TPU TPU_PIXELS) allows
+    (``tree.chunk_within``)."""
+    pixels = TPU_PIXELS if target() == "tpu" else PIXELS_SIDE_BY_SIDE
+    return 1 if on_cpu() else tree.chunk_within(networks, pixels // (batch * shape[0] * shape[1]))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -225,3 +225,6 @@ def test_networks_that_train_at_once_have_batches_that_fit_an_accelerator() -> N
         assert networks_at_once(100, 256, (128, 128, 3)) == networks_at_once(5, 64, (224, 224, 3)) == 1
         assert networks_at_once(60, 64, (32, 32, 3)) == 30
         assert networks_at_once(101, 64, (32, 32, 3)) == 32
+    with compiled_for("tpu"):  # the activations of all networks fit in the fast memory
+        assert networks_at_once(5, 64, (32, 32, 3)) == networks_at_once(5, 256, (32, 32, 3)) == 1
+        assert networks_at_once(100, 64, (8, 8, 1)) == 10
