@@ -64,12 +64,9 @@ def parsed(
     prog = " ".join(invocation(command))
     about = description or inspect.getdoc(options)
     words = ["--help" if word == "--help-all" else word for word in argv]
-    for word, following in pairwise([*words, "--"]):  # no value follows, as when a shell variable is unset
-        if (
-            following[:2] == "--"
-            and word[:2] == "--"
-            and word[2:].replace("_", "-") in multi_valued(options) - MAY_BE_EMPTY
-        ):
+    valued = {f"--{name}" for name in multi_valued(options) - MAY_BE_EMPTY}
+    for word, following in pairwise([*words, "--"]):
+        if word.replace("_", "-") in valued and following[:2] == "--":  # for example, a shell variable is unset
             raise RequestError(f"{word} has no value: give at least one, or leave the option out")
     if SHORT_HELP & set(words):
         words = ["--help"]  # the help lacks positional arguments that tyro has already read
