@@ -120,7 +120,7 @@ class DistilledSet:
         return MultiFormation(card["factor"], card.get("decode") or "single", card.get("bound") or 128, card["space"])
 
     def with_factor(self, factor: int) -> DistilledSet:
-        """Return the set with another decoding factor, not scored. Raise RequestError if it has soft labels."""
+        """Return the set with another decoding factor, not scored. Raise RequestError if its labels are soft."""
         if factor < 1:
             raise RequestError(f"factor is {factor}: it must be at least 1")
         if factor == self.card["factor"]:
@@ -136,7 +136,7 @@ class DistilledSet:
 
     def with_soft(self, soft: np.ndarray | None) -> DistilledSet:
         """Return the set with the class probabilities ``soft`` [M, C], in the order of ``decoded``, or with hard labels
-        if ``soft`` is None. A score of other labels leaves the card. Raise RequestError unless ``soft`` has
+        if ``soft`` is None. The card keeps no score of other labels. Raise RequestError unless ``soft`` has
         probabilities for each decoded image."""
         soft = None if soft is None else np.asarray(soft, np.float32)
         if wrong := None if soft is None else _wrong_soft(soft, self.decoded_count, self.classes):

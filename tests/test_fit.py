@@ -18,7 +18,7 @@ from distill_jax.cli.cost.shapes import real_shapes
 from distill_jax.distill import run_block
 from distill_jax.recipes import resolve
 from distill_jax.run import with_chunks
-from tests.test_roofline import H100, STEPS
+from tests.test_roofline_loops import H100, STEPS
 
 ADVICE = Advice("the pool 90.0 GiB, give a smaller --models.size", "--class-chunk 1")
 
