@@ -7,13 +7,17 @@ BIN := $(VENV)/bin
 # The last step of the installation creates this file, so make does not mistake an interrupted one for a finished one.
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test slow lint docs
+.PHONY: demo test integration slow lint docs
 
 demo: $(INSTALLED)
 	$(BIN)/python -m experiments.distill acc_dd digits --ipc 1 --workdir runs/demo --overwrite
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --ignore tests/integration --numprocesses auto
+
+# Whole commands and several processes. CI runs them too.
+integration: $(INSTALLED)
+	$(BIN)/python -m pytest tests/integration --numprocesses auto
 
 # Only the slow tests need PyTorch, to compare with it.
 slow: $(INSTALLED)

@@ -42,7 +42,7 @@ def main() -> None:
 
 GATHERED = 1
 """number of arrays of the size of the synthetic set that a step gathers if the number of devices does not divide the
-number of classes; read from the compiled program (``tests/test_mesh.py``)"""
+number of classes; read from the compiled program (``tests/integration/test_mesh.py``)"""
 
 
 def counts(dataset: str, classes: int) -> tuple[Cost, Cost, int, int, int]:

@@ -18,8 +18,9 @@ from distill_jax.cli.session import workdir
 from distill_jax.cli.session.score import Scorer
 from distill_jax.data import load
 from distill_jax.distilled import DistilledSet
-from tests.test_ablate import SMALL
-from tests.test_reproduce_table import OWN
+from tests.integration.test_ablate import SMALL
+from tests.integration.test_reproduce_table import OWN
+from tests.kills import Killed
 from tests.tiny import NET, python
 
 PRETRAIN = ["acc_dd", "digits", *NET, "--models.size", "4", "--models.epochs", "2"]
@@ -44,10 +45,6 @@ def killed(*argv: str, after: float) -> None:
         time.sleep(0.01)
     process.kill()
     process.communicate()
-
-
-class Killed(BaseException):
-    """A simulated SIGKILL, which no code catches."""
 
 
 def dies_at_the_second_score(patched: pytest.MonkeyPatch) -> list[int]:

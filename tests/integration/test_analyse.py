@@ -23,6 +23,7 @@ from distill_jax.data import Dataset, load
 from distill_jax.recipes import resolve
 from distill_jax.types import Model, choice
 from tests import toy
+from tests.kills import Killed
 
 LINE = """
     acc_dd digits --net.width 4 --net.depth 1 --models.size 2 --models.epochs 1 --augment none
@@ -30,10 +31,6 @@ LINE = """
     --steps 3 --samples 8 --images 20 --networks 3 --late-epochs 1
 """
 SWEEP = "--pretraining-epochs 1 --seeds 1 --repeats 1 --outer-steps 1 --inner-steps 1 --protocol.epochs 1"
-
-
-class Killed(BaseException):
-    pass
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import re
 import shlex
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,10 @@ import pytest
 from distill_jax import run as loop
 from distill_jax.cli import distill
 from distill_jax.distill import run_block
+from tests.kills import Killed, dies
 from tests.tiny import TINY, outcome, python
 
 LONGER = ["--outer-steps", "12"]
-
-
-class Killed(BaseException):
-    """A simulated SIGKILL, which no code catches."""
 
 
 @pytest.fixture(scope="module")
@@ -42,22 +38,6 @@ def longer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def run(workdir: Path, *more: str) -> int:
     return distill.main([*TINY, "--workdir", str(workdir), *more])
-
-
-def dies(function: Callable, call: int, after: bool) -> Callable:
-    """Wrap ``function`` so that its call number ``call``, counted from 1, raises Killed before or after its work."""
-    calls = iter(range(1, 1000))
-
-    def wrapper(*args, **kwargs):
-        number = next(calls)
-        if number == call and not after:
-            raise Killed
-        result = function(*args, **kwargs)
-        if number == call:
-            raise Killed
-        return result
-
-    return wrapper
 
 
 @pytest.mark.parametrize(

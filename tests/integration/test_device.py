@@ -38,7 +38,7 @@ def compiled(*request: object) -> SimpleNamespace:
 def last_line(module: str, *request: object) -> str:
     """Return the last line that a module prints in a process that can load the compiler."""
     command = [sys.executable, "-m", module, *map(str, request)]
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     done = subprocess.run(command, env=compiler.environment(H100), capture_output=True, text=True, cwd=root)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.splitlines()[-1]

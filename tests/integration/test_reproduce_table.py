@@ -22,6 +22,7 @@ from distill_jax.cli.tables.page import Gain, Outcome, figures, page, reached
 from distill_jax.cli.tables.plan import Reproduce, planned
 from distill_jax.distill import run_block
 from distill_jax.published.tables import Acceleration, Cell, Table
+from tests.kills import Killed, dies
 from tests.tiny import NET, PLAIN, POOL
 
 SHORT = [*NET, "--inner-steps", "3", "--update.images", "64", "--protocol.epochs", "2"]
@@ -108,23 +109,6 @@ def test_a_cell_without_data_is_listed_and_the_others_go_on(finished: Path) -> N
     assert "| idc-absent-ipc1 | no data |" in page and "- idc-absent-ipc1: no data: no data set 'absent'" in page
 
 
-class Killed(BaseException):
-    """A simulated SIGKILL, which no code catches."""
-
-
-def dies(function: Callable, call: int) -> Callable:
-    """Wrap ``function`` so that its call number ``call``, counted from 1, raises Killed after its work."""
-    calls = iter(range(1, 1000))
-
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        number, result = next(calls), function(*args, **kwargs)
-        if number == call:
-            raise Killed
-        return result
-
-    return wrapper
-
-
 def test_a_table_killed_three_times_has_the_same_figures(
     own: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,7 +127,7 @@ def test_a_table_killed_three_times_has_the_same_figures(
         (Scorer, "score", Scorer.score, 5),
     ]:
         with monkeypatch.context() as patched:
-            patched.setattr(owner, name, dies(function, call))
+            patched.setattr(owner, name, dies(function, call, after=True))
             patched.setattr(distill, "resolve_request", counted)
             with pytest.raises(Killed):
                 reproduce.main(argv)

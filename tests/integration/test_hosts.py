@@ -18,8 +18,8 @@ from distill_jax import hosts
 from distill_jax.cli.process import launch
 from distill_jax.cli.process.run_command import run_command
 from distill_jax.types import RequestError
+from tests.integration.test_mesh import on
 from tests.on_devices import run_tiny
-from tests.test_mesh import on
 from tests.tiny import QUICK, TINY, outcome, python
 
 TIMEOUT = 10

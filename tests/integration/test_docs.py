@@ -35,7 +35,7 @@ from distill_jax.recipes import Experiment
 from tests.tiny import ROOT
 
 DOCS = [path for path in sorted((ROOT / "docs").glob("*.md")) if path.name != "new_method.md"]
-"""tests/test_new_method.py tests the page on user-defined methods"""
+"""tests/integration/test_new_method.py tests the page on user-defined methods"""
 PAGES = [ROOT / "README.md", ROOT / "configs" / "README.md", *DOCS]
 FENCED = re.compile(r"^( *)```(\w+)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
 PLACEHOLDER = re.compile(r"\b(METHOD|DATASET|COMMAND|FORMAT)\b")

@@ -27,7 +27,7 @@ from distill_jax.teachers import probabilities
 from distill_jax.train import real_train_set
 from distill_jax.types import Model, RequestError, TrainSet
 from tests import toy
-from tests.test_reproduce import UNAUGMENTED, rows
+from tests.integration.test_reproduce import UNAUGMENTED, rows
 from tests.tiny import NET
 
 QUICK = [*NET, *UNAUGMENTED, "--protocol.epochs", "2", "--repeats", "2", "--models.epochs", "1"]

@@ -29,7 +29,7 @@ from distill_jax.evaluation import Protocol
 from distill_jax.halving import Rung, Schedule, Speed
 from distill_jax.spec import as_arrays
 from distill_jax.types import RequestError
-from tests.test_resume import Killed, dies
+from tests.kills import Killed, dies
 from tests.tiny import count_calls
 
 SMALL = """
