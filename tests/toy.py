@@ -7,6 +7,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 
+from distill_jax.augment import NoAugment
 from distill_jax.axes.objective import TrajectoryMatching, TruncatedBackprop
 from distill_jax.axes.parameterisation import MultiFormation
 from distill_jax.distill import Problem
@@ -22,6 +23,7 @@ SMALL = {
     "spec.net": ConvNet(depth=1, width=4),
     "models.size": 2,
     "models.epochs": 1,
+    "models.augment": NoAugment(),
     "live": 2,
     "selector.batch": 4,
     "update.images": 8,
