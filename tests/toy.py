@@ -29,6 +29,7 @@ SMALL = {
     "selector.batch": 4,
     "update.images": 8,
     "update.batch": 4,
+    "update.max_epochs": 10,
     "objective.steps": 2,
     "objective.window": 1,
     "outer_steps": 2,
