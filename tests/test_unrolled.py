@@ -151,21 +151,26 @@ def small_problem() -> tuple[Net, Model, Array, Synthetic]:
     return net, model, real, Synthetic(jax.random.normal(jax.random.key(2), (3, 2, 4, 4, 1)))
 
 
-def by_hand(net: Net, model: Model, real: Array, images: Array, key: Array, length: int) -> Array:
-    """Return the loss of a plain loop over the steps. Steps before the window see the images without gradient."""
+@partial(jax.jit, static_argnums=1)
+def rows_of_steps(key: Array, length: int) -> Array:
+    """Return the images that each step shows: int32 [steps, images]."""
     _, before_key, order_key, _, _ = jax.random.split(key, 5)
     keys = [jax.random.split(jax.random.fold_in(before_key, i))[0] for i in range(length)]
     keys += list(jax.random.split(order_key, 2))
+    return jax.lax.map(lambda key: SMALL.picks(key, 3, 2).rows, jnp.stack(keys))
+
+
+def by_hand(net: Net, model: Model, real: Array, images: Array, shown: Array, length: int) -> Array:
+    """Return the loss of a plain loop over the steps. Steps before the window see the images without gradient."""
 
     def loss(params, x: Array, labels: Array) -> Array:
         logits = net.apply(model._replace(params=params), x, train=True)[0].logits
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 
     def step(carry, now: tuple[Array, Array]):
-        (params, first, second), (k, pick_key) = carry, now
+        (params, first, second), (k, rows) = carry, now
         # Nothing before the window has a gradient.
         held = partial(jax.tree.map, lambda a: jnp.where(k > length, a, jax.lax.stop_gradient(a)))
-        rows = SMALL.picks(pick_key, 3, 2).rows
         grads = jax.grad(loss)(params, held(images.reshape(6, 4, 4, 1))[rows], rows // 2)
         first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, grads)
         second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g**2, second, grads)
@@ -178,7 +183,7 @@ def by_hand(net: Net, model: Model, real: Array, images: Array, key: Array, leng
         return held((jax.tree.map(moved, params, first, second), first, second)), None
 
     zeros = jax.tree.map(jnp.zeros_like, model.params)
-    steps = jnp.arange(1, length + 3, dtype=jnp.float32), jnp.stack(keys)
+    steps = jnp.arange(1, length + 3, dtype=jnp.float32), shown
     (params, _, _), _ = jax.lax.scan(step, (model.params, zeros, zeros), steps)
     return loss(params, real.reshape(15, 4, 4, 1), jnp.repeat(jnp.arange(3), 5))
 
@@ -189,7 +194,8 @@ def test_equals_a_plain_loop() -> None:
     length = int(jax.random.randint(jax.random.split(key, 5)[0], (), 1, 6))
     assert length == 2, "the fewest steps that a loop before the window repeats"
     ours = jax.jit(jax.value_and_grad(lambda x: SMALL.set_loss(net, model, real, Synthetic(x), key)))(syn.images)
-    theirs = jax.jit(jax.value_and_grad(lambda x: by_hand(net, model, real, x, key, length)))(syn.images)
+    shown = rows_of_steps(key, length)
+    theirs = jax.jit(jax.value_and_grad(lambda x: by_hand(net, model, real, x, shown, length)))(syn.images)
     np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-5)
     np.testing.assert_allclose(ours[1], theirs[1], rtol=0, atol=1e-3 * np.abs(theirs[1]).max())
 
