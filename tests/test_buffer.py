@@ -12,6 +12,8 @@ import pytest
 
 from distill_jax.augment import NoAugment
 from distill_jax.axes.models import pools
+from distill_jax.axes.objective import FeatureMatching
+from distill_jax.axes.perturb import NoPerturbation
 from distill_jax.axes.selector import Anchors, NoReal, RandomBatch, Representative
 from distill_jax.axes.update import Frozen
 from distill_jax.data import Buffer, Dataset, feed
@@ -36,10 +38,15 @@ def data() -> Dataset:
 
 
 def spec(**changes: Any) -> Spec:
-    """Return Acc-DD with one live model and no augmentation, which compiles fastest."""
+    """Return Acc-DD with one live model, and without augmentation, perturbation and second derivatives, which compiles
+    fastest.
+    """
     small = toy.shrunk(resolve("acc_dd", "digits", ipc=2, shape=toy.SHAPE).spec)
-    plain = {axis: replace(getattr(small, axis), augment=NoAugment(), cutmix=0.0) for axis in ("models", "update")}
-    return replace(small, **{"outer_steps": 6, "live": 1, "augment": NoAugment(), **plain, **changes})
+    plain: dict[str, Any] = {
+        axis: replace(getattr(small, axis), augment=NoAugment(), cutmix=0.0) for axis in ("models", "update")
+    }
+    plain |= {"augment": NoAugment(), "perturb": NoPerturbation(), "objective": FeatureMatching()}
+    return replace(small, **{"outer_steps": 6, "live": 1, **plain, **changes})
 
 
 def indices(portion: Dataset | RealData) -> list[int]:

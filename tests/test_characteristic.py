@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill_jax import tree
 from distill_jax.augment import NoAugment
 from distill_jax.axes.models import InterpolatedPool, RandomInit, interpolated
 from distill_jax.axes.objective import CalibratedCharacteristic, CharacteristicFunction, FeatureMatching
@@ -49,7 +49,7 @@ def network(dtype: str, theta: str) -> tuple[Net, Model]:
     ends = np.cumsum([np.prod(shape) for shape in shapes])[:-1]
     pieces = np.split(FIGURES[f"ncfm_theta_{theta}"].astype(dtype), ends)
     model = from_torch(net, [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)])
-    return net, jax.tree.map(lambda a: a.astype(dtype), model)
+    return net, jax.tree.map(lambda a: np.asarray(a, dtype), model)
 
 
 def frequencies(iteration: int, c: int, dtype: str) -> np.ndarray:
@@ -83,9 +83,10 @@ def test_distance_of_features_golden(precision: tuple[str, str, float], case: st
 def test_the_two_parts_are_the_distance_of_complex_numbers() -> None:
     rng = np.random.default_rng(0)
     t = jnp.asarray(rng.normal(size=(20, 6)))
-    a, b = (characteristic(jnp.asarray(rng.normal(size=(n, 6))), t) for n in (5, 9))
+    features = [jnp.asarray(rng.normal(size=(n, 6))) for n in (5, 9)]
+    a, b = (jax.jit(characteristic)(of, t) for of in features)
     x, y = (np.asarray(of.cos) + 1j * np.asarray(of.sin) for of in (a, b))
-    amplitude, phase = parts(a, b)
+    amplitude, phase = jax.jit(parts)(a, b)
     np.testing.assert_allclose(amplitude + phase, np.abs(x - y) ** 2, rtol=1e-9)
     np.testing.assert_allclose(phase, 2 * (np.abs(x * y) - (x * y.conj()).real), rtol=1e-9)
 
@@ -99,11 +100,12 @@ def test_equal_sets_golden() -> None:
 
 
 def test_a_network_on_the_line_golden() -> None:
-    ends = tree.stack([network("float32", end)[1].params for end in ("init", "trained")])
-    mid = interpolated(ends, jnp.asarray(FIGURES["ncfm_lambda"][0]))
+    ends = jax.tree.map(lambda *a: np.stack(a), *(network("float32", end)[1].params for end in ("init", "trained")))
+    mid = jax.jit(interpolated)(ends, FIGURES["ncfm_lambda"][0])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), mid, network("float32", "mid")[1].params)
 
 
+@cache
 def losses(dtype: str, calibrating: bool):
     """Return a function (packed images [I, H, W, c], class, iteration) -> loss after decoding, and its gradient."""
     net, model = network(dtype, "mid")
@@ -177,7 +179,7 @@ def test_two_iterations_golden(name: str, optimiser) -> None:
 
 def test_models_lie_between_the_ends_of_their_lines() -> None:
     net, data = ConvNet(1, 4).build(toy.SHAPE, 2), toy.data()
-    source = InterpolatedPool(size=2, epochs=1, batch=8, trained=True)
+    source = InterpolatedPool(size=2, epochs=1, batch=8, cutmix=0.0, augment=NoAugment(), trained=True)
     pool = source.pretrain(net, data, jax.random.key(0), no_tick)
     models = jax.jit(source.sample, static_argnums=(0, 2))(net, pool, 8, 0, jax.random.key(1))
     jax.tree.map(lambda a: a.shape[:2] == (2, 2) or pytest.fail(str(a.shape)), pool)
@@ -192,30 +194,35 @@ def test_models_lie_between_the_ends_of_their_lines() -> None:
     assert set(of) == {0, 1} and (shares >= -1e-3).all() and (shares <= 1 + 1e-3).all()
     assert np.ptp(shares, axis=(1, 2)).max() < 1e-2 and np.ptp(shares.mean((1, 2))) > 0.1
     np.testing.assert_array_equal(kernel(source.teachers(pool).params), last)
-    assert replace(source, trained=False).sample(net, pool, 2, 0, jax.random.key(1)).target is None
+    without = jax.eval_shape(lambda key: replace(source, trained=False).sample(net, pool, 2, 0, key), jax.random.key(1))
+    assert without.target is None
 
 
-@pytest.mark.parametrize("words", ["--perturb directions", "--selector representative"])
-def test_model_augmentation_and_representative_matching_plug_into_ncfm(words: str) -> None:
+def test_model_augmentation_and_representative_matching_plug_into_ncfm() -> None:
+    words = "--perturb directions --selector representative"
     spec = parse(["ncfm", "digits", *words.split()], Common)[2].spec
-    changes = {"perturb": spec.perturb, "selector": toy.shrunk(spec).selector}
-    assert isinstance(spec.perturb, Directions) or isinstance(spec.selector, Representative)
+    assert isinstance(spec.perturb, Directions) and isinstance(spec.selector, Representative)
+    changes = {"perturb": spec.perturb, "selector": toy.shrunk(spec).selector, "augment": NoAugment()}
     problem = toy.problem("ncfm", **changes)
     state, losses = run_block(problem, init_state(problem), 4)
     assert np.isfinite(losses[:4]).all() and np.isfinite(state.synthetic.images).all()
 
 
 def test_calibration_adds_the_loss_of_the_trained_network() -> None:
-    problem = toy.problem("ncfm", augment=NoAugment())
-    model = tree.take(init_state(problem).models, 0)
+    net, (first, last) = ConvNet(1, 4).build(toy.SHAPE, 2), jax.random.split(jax.random.key(2))
+    init = jax.jit(net.init)
+    model = init(first)._replace(target=init(last).params)
     real, syn = jax.random.normal(jax.random.key(0), (2, 4, *toy.SHAPE))
     plain, calibrated = CharacteristicFunction(), CalibratedCharacteristic(calibration=2.0)
-    asked = (problem.net, model, real, syn, jnp.asarray(1), jax.random.key(1))
-    matched, said, both = (
-        jax.jit(loss, static_argnums=0) for loss in (plain.class_loss, calibration_loss, calibrated.class_loss)
-    )
-    expected = matched(*asked) + 2 * said(problem.net, model, syn, jnp.asarray(1))
-    np.testing.assert_allclose(both(*asked), expected, rtol=1e-6)
+
+    @jax.jit
+    def losses(model: Model, real: Array, syn: Array, c: Array, key: Array) -> tuple[Array, Array, Array]:
+        matched, both = (of.class_loss(net, model, real, syn, c, key) for of in (plain, calibrated))
+        return matched, calibration_loss(net, model, syn, c), both
+
+    matched, said, both = losses(model, real, syn, jnp.asarray(1), jax.random.key(1))
+    assert matched > 0 and said > 0
+    np.testing.assert_allclose(both, matched + 2 * said, rtol=1e-6)
 
 
 def test_features_of_the_last_block_are_compared_at_new_standard_normal_frequencies(
@@ -225,13 +232,13 @@ def test_features_of_the_last_block_are_compared_at_new_standard_normal_frequenc
         CharacteristicFunction, "distance", lambda self, real, syn, frequencies: (real, syn, frequencies)
     )
     net = ConvNet(2, 4).build(toy.SHAPE, 2)
-    model, (real, syn) = net.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (2, 3, *toy.SHAPE))
+    model, (real, syn) = jax.jit(net.init)(jax.random.key(0)), jax.random.normal(jax.random.key(1), (2, 3, *toy.SHAPE))
     objective = CharacteristicFunction(frequencies=400)
     found = jax.jit(lambda key: objective.class_loss(net, model, real, syn, jnp.asarray(1), key))
     (of_real, of_syn, one), (*_, other) = (jax.tree.map(np.asarray, found(jax.random.key(seed))) for seed in (0, 1))
+    embedding = jax.jit(lambda x: net.apply(model, x, True)[0].embedding)
     for features, images in ((of_real, real), (of_syn, syn)):
-        embedding = jax.jit(lambda x: net.apply(model, x, True)[0].embedding)(images)
-        np.testing.assert_allclose(features, embedding, atol=1e-5)
+        np.testing.assert_allclose(features, embedding(images), atol=1e-5)
     assert one.shape == (400, 16)
     # Five standard errors of 6400 numbers.
     np.testing.assert_allclose([one.mean(), one.std(), np.mean(np.abs(one) < 1)], [0, 1, 0.683], atol=0.063)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from distill_jax.axes.models import ExpertTrajectories
 from distill_jax.axes.objective import TrajectoryMatching
 from distill_jax.axes.optimiser import SGD
 from distill_jax.check_spec import check
-from distill_jax.distill import init_state, run_block
+from distill_jax.distill import Problem, State, init_state, run_block
 from distill_jax.methods import DATM, METHODS
 from distill_jax.nets import ConvNet, from_torch
 from distill_jax.recipes import resolve
@@ -95,13 +96,19 @@ def test_a_loss_above_the_threshold_is_skipped(golden: dict[str, np.ndarray]) ->
     assert TrajectoryMatching().skip(jnp.asarray(2.0)) is None
 
 
+@cache
+def short_run(threshold: float) -> tuple[Problem, State]:
+    """Return a problem with a range of epochs that grows, and the state of its run after two outer iterations."""
+    models = ExpertTrajectories(size=2, start=2, ahead=1, grows_from=1, grows_over=1, batch=4, augment=NoAugment())
+    objective = TrajectoryMatching(steps=2, rate_lr=1e-7, threshold=threshold, augment=NoAugment())
+    problem = toy.problem("datm", models=models, objective=objective, inner_steps=1, live=8)
+    return problem, run_block(problem, init_state(problem), 2)[0]
+
+
 @pytest.mark.parametrize("threshold", [1e-6, pytest.param(1e6, marks=pytest.mark.slow)])
 def test_a_skipped_step_changes_nothing(threshold: float) -> None:
-    problem = toy.problem("datm")
-    objective = replace(problem.spec.objective, threshold=threshold)
-    problem = replace(problem, spec=replace(problem.spec, objective=objective))
+    problem, after = short_run(threshold)
     before = init_state(problem)
-    after, _ = run_block(problem, init_state(problem), 2)
     changed = [
         not np.array_equal(a, b)
         for a, b in zip(
@@ -134,8 +141,9 @@ def test_draws_are_from_the_range_of_the_outer_iteration() -> None:
     experts = ExpertTrajectories(size=2, start=6, ahead=3, first=1, grows_from=2, grows_over=4)
     params = jnp.tile(jnp.asarray(experts.kept, jnp.float32), (2, 1))
     pool, seen = Model({"w": params}, {}), {}
+    sample = jax.jit(lambda outer, key: experts.sample(None, pool, 200, outer, key))  # type: ignore[arg-type]
     for outer in range(6):
-        drawn = experts.sample(None, pool, 200, jnp.asarray(outer), jax.random.key(outer))  # type: ignore[arg-type]
+        drawn = sample(jnp.asarray(outer), jax.random.key(outer))
         np.testing.assert_array_equal(drawn.target["w"] - drawn.params["w"], 3)
         seen[outer] = set(np.asarray(drawn.params["w"]).astype(int).tolist())
     assert [seen[outer] for outer in (0, 1, 3)] == [{1}, {1, 2}, {1, 2, 3, 4}]
@@ -143,12 +151,14 @@ def test_draws_are_from_the_range_of_the_outer_iteration() -> None:
 
 
 def test_a_run_draws_from_a_range_that_grows() -> None:
-    models = ExpertTrajectories(size=1, start=2, ahead=1, grows_from=1, grows_over=1, batch=4)
-    problem = toy.problem("datm", models=models, inner_steps=1, live=8)
+    problem, later = short_run(1e-6)
     first = init_state(problem)
-    later, _ = run_block(problem, init_state(problem), 2)
-    assert len(np.unique(jax.tree.leaves(first.models.params)[-1], axis=0)) == 1
-    assert len(np.unique(jax.tree.leaves(later.models.params)[-1], axis=0)) == 2
+    starts = jax.tree.map(lambda a: np.asarray(a)[:, :2], problem.pool.params)  # [expert, epoch, ...]
+    for state, epochs in ((first, {0}), (later, {0, 1})):
+        drawn = np.asarray(state.models.params["classifier"]["kernel"])
+        apart = np.abs(drawn[:, None, None] - starts["classifier"]["kernel"]).max(axis=(-2, -1))
+        live, _, epoch = np.nonzero(apart == 0)
+        assert set(live.tolist()) == set(range(8)) and set(epoch.tolist()) == epochs
 
 
 # ------------------------------------------------------------------ initial images and labels
@@ -156,7 +166,7 @@ def test_a_run_draws_from_a_range_that_grows() -> None:
 
 def test_initial_labels_are_the_logits_of_experts_that_are_right(golden: dict[str, np.ndarray]) -> None:
     logits, known = jnp.asarray(golden["datm_li_logits"]), golden["datm_li_out"]
-    found = teachers_logits(logits, jnp.asarray(golden["datm_li_y"], jnp.int32))
+    found = jax.jit(teachers_logits)(logits, jnp.asarray(golden["datm_li_y"], jnp.int32))
     nobody = np.isnan(known).any(axis=1)
     assert list(np.flatnonzero(nobody)) == [5, 7]
     np.testing.assert_allclose(
@@ -165,11 +175,11 @@ def test_initial_labels_are_the_logits_of_experts_that_are_right(golden: dict[st
 
 
 def test_a_run_begins_with_images_and_labels_of_its_experts() -> None:
-    problem = toy.problem("datm")
+    problem, _ = short_run(1e-6)
     state, teachers = init_state(problem), problem.spec.models.teachers(problem.pool)
     shown = state.synthetic.images.reshape(-1, *toy.SHAPE)
     logits = jax.jit(jax.vmap(lambda model: problem.net.apply(model, shown, train=False)[0].logits))(teachers)
-    expected = teachers_logits(logits, jnp.asarray([0, 0, 1, 1]))
+    expected = jax.jit(teachers_logits)(logits, jnp.asarray([0, 0, 1, 1]))
     np.testing.assert_allclose(state.synthetic.labels.reshape(4, 2), expected, atol=1e-5)
 
 
@@ -187,12 +197,18 @@ def test_labels_start_as_sure_of_their_class_and_are_learned_with_momentum() -> 
     np.testing.assert_allclose(moved, start - 0.1 * (1 + 1.5), rtol=1e-6)
 
 
+@cache
+def untrained() -> tuple[Net, Model, RealData, np.ndarray]:
+    """Return a network, its model, the toy data and the logits of all their images."""
+    net, data = ConvNet(1, 4).build(toy.SHAPE, 2), toy.data()
+    model = jax.jit(net.init)(jax.random.key(3))
+    logits = jax.jit(lambda x: net.apply(model, data.normaliser.to_network(x), train=False)[0].logits)(data.images)
+    return net, model, data, np.asarray(logits)
+
+
 @pytest.mark.parametrize("ipc", [2, 6])
 def test_correct_images_come_first(ipc: int) -> None:
-    net, data = ConvNet(1, 4).build(toy.SHAPE, 2), toy.data()
-    model = net.init(jax.random.key(3))
-    x = data.normaliser.to_network(data.images)
-    logits = jax.jit(lambda x: net.apply(model, x, train=False)[0].logits)(x)
+    net, model, data, logits = untrained()
     right = np.argmax(logits, axis=-1) == np.asarray(data.labels)
     drawn = jax.jit(CorrectlyClassified().images, static_argnums=(0, 3, 4))
     images = drawn(net, model, data, ipc, 1, jax.random.key(0))

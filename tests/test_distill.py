@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from distill_jax import distill
-from distill_jax.augment import NoAugment
+from distill_jax.augment import NoAugment, Siamese
 from distill_jax.axes.labels import LearnedLabels
-from distill_jax.axes.objective import GradientMatching
+from distill_jax.axes.objective import GradientMatching, TrajectoryMatching
 from distill_jax.axes.optimiser import SGD, Adam, ClassByClassSGD
 from distill_jax.axes.parameterisation import MultiFormation
+from distill_jax.axes.perturb import NoPerturbation
 from distill_jax.axes.update import Frozen
 from distill_jax.check_spec import check
 from distill_jax.contracts import ClassObjective
@@ -25,9 +26,30 @@ from distill_jax.methods import METHODS
 from distill_jax.nets import ConvNet, from_torch
 from distill_jax.spec import Spec, as_arrays
 from distill_jax.tree import stack
-from distill_jax.types import Array, RealData, RequestError, Synthetic
+from distill_jax.types import Array, Model, PyTree, RealData, RequestError, Synthetic, choice
 from tests import toy
 from tests.golden_weights import CIFAR_MEAN, CIFAR_STD, GOLDEN, deterministic
+
+
+@choice
+class MeanSquareOrL1(GradientMatching):
+    """Gradient matching with metric "mse", or "l1" if ``l1`` is 1, as one program."""
+
+    l1: float = 0.0
+
+    def distance(self, a: PyTree, b: PyTree) -> Array:
+        mse, l1 = (GradientMatching(metric).distance(a, b) for metric in ("mse", "l1"))
+        return jnp.where(jnp.asarray(self.l1) == 1, l1, mse)
+
+
+@partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})  # the fastest to compile and run
+def sweep_over_classes(
+    problem: Problem, models: Model, turns: ClassByClassSGD, images: Array, state: Array, selection: Array
+) -> tuple[Array, Array, Array]:
+    images, state = turns.before(images, state, 1.0)
+    with jax.numpy_dtype_promotion("standard"):  # real images enter the network as float32
+        loss, grads = matching(problem, models, Synthetic(images), selection, jax.random.key(0))
+    return *turns.after(grads.images, images, state, 1.0), loss
 
 
 @pytest.mark.parametrize(("metric", "rate"), [("mse", 0.02), ("l1", 0.005)])
@@ -44,7 +66,7 @@ def test_image_update_golden(metric: str, rate: float, x64: None) -> None:
     data = RealData.from_arrays(real, np.repeat(np.arange(classes), per_class), CIFAR_MEAN, CIFAR_STD)
     spec = Spec(
         augment=NoAugment(),
-        objective=GradientMatching(metric),
+        objective=MeanSquareOrL1(l1=float(metric == "l1")),
         parameterisation=MultiFormation(2),
         update=Frozen(),
         class_chunk=1,
@@ -55,18 +77,11 @@ def test_image_update_golden(metric: str, rate: float, x64: None) -> None:
     problem = Problem(as_arrays(spec), net, data, None, jax.random.key(0))
     turns = ClassByClassSGD(rate, 0.5)
 
-    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})  # the fastest to compile and run
-    def sweep(images, state, selection):
-        images, state = turns.before(images, state, 1.0)
-        with jax.numpy_dtype_promotion("standard"):  # real images enter the network as float32
-            loss, grads = matching(problem, models, Synthetic(images), selection, jax.random.key(0))
-        return *turns.after(grads.images, images, state, 1.0), loss
-
     images = jnp.asarray(golden["init_u8"].transpose(0, 2, 3, 1).reshape(classes, 2, 32, 32, 3) / 255)
     state = turns.init(images)
     for s in range(sweeps):
         selection = jnp.tile(s * batch + jnp.arange(batch, dtype=jnp.int32), (classes, 1))
-        images, state, loss = sweep(images, state, selection)
+        images, state, loss = sweep_over_classes(problem, models, turns, images, state, selection)
         ours = np.asarray(images).reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2)
         if metric == "mse":
             np.testing.assert_allclose(loss, golden["mse__losses"][s].sum(), rtol=1e-5)
@@ -76,8 +91,6 @@ def test_image_update_golden(metric: str, rate: float, x64: None) -> None:
 
 
 MATCHING = jax.jit(matching)
-LOSS = jax.jit(lambda *arguments: matching(*arguments)[0])
-"""the loss alone, which compiles without the gradient"""
 
 
 def first_images(problem: Problem) -> Array:
@@ -137,7 +150,9 @@ def test_chunking_does_not_change_the_gradient(method: str) -> None:
     state = init_state(problem)
 
     def gradient(chunk: int):
-        chunked = replace(problem, spec=replace(problem.spec, class_chunk=chunk, model_chunk=chunk))
+        # Each class has its own draw of any augmentation, and one that mirrors compiles fastest.
+        augment = Siamese("flip")
+        chunked = replace(problem, spec=replace(problem.spec, class_chunk=chunk, model_chunk=chunk, augment=augment))
         return MATCHING(chunked, state.models, state.synthetic, first_images(problem), jax.random.key(3))
 
     (loss, one), (same, two) = gradient(1), gradient(2)
@@ -148,14 +163,19 @@ def test_chunking_does_not_change_the_gradient(method: str) -> None:
 
 @EVERY_PRESET
 def test_every_presets_loss_falls_on_the_toy(method: str) -> None:
-    """Compares losses with the initial models, real images and draws, so that only the synthetic part differs."""
+    """Compares losses with the same models, real images and draws, so that only the synthetic part differs. They are
+    the losses of first steps, so that the program of the run computes them.
+    """
     problem, state, _ = finished(method)
     start = init_state(problem)
-    selection = first_images(problem)
 
     def loss(synthetic: Synthetic) -> float:
-        draws = (jax.random.key(k) for k in range(24))
-        return sum(float(LOSS(problem, start.models, synthetic, selection, key)) for key in draws)
+        total = 0.0
+        for k in range(24):
+            first = jax.tree.map(jnp.copy, start._replace(synthetic=synthetic))
+            _, losses = run_block(replace(problem, root=jax.random.key(k)), first, 1)
+            total += float(losses[0])
+        return total
 
     optimiser: Any = problem.spec.optimiser
     if isinstance(optimiser, ClassByClassSGD):  # the rate for digits assumes more steps than these
@@ -191,6 +211,7 @@ def test_jit_equals_eager(method: str) -> None:
 def test_pixels_are_clamped_between_outer_iterations() -> None:
     problem, state, _ = finished("dream_acc_dd")
     wild = state._replace(synthetic=state.synthetic._replace(images=state.synthetic.images * 100 - 50))
+    problem = replace(problem, spec=replace(problem.spec, perturb=NoPerturbation()))  # which compiles faster
     begun = jax.jit(distill.begin_outer)(problem, wild, jax.random.key(0))
     assert float(begun.synthetic.images.min()) >= 0 and float(begun.synthetic.images.max()) <= 1
 
@@ -207,7 +228,7 @@ def test_no_method_carries_state_that_only_others_need() -> None:
 
     def branches(method: str) -> int:
         problem = toy.problem(method)
-        jaxpr = jax.make_jaxpr(lambda state: distill.block(problem, state, 1))(init_state(problem)).jaxpr
+        jaxpr = run_block.trace(problem, init_state(problem), problem.spec.steps).jaxpr.jaxpr  # that of finished()
         loop = next(eqn for eqn in jaxpr.eqns if eqn.primitive.name in ("while", "scan"))
         body = loop.params["body_jaxpr" if loop.primitive.name == "while" else "jaxpr"].jaxpr
         return sum(eqn.primitive.name == "cond" for eqn in body.eqns)
@@ -238,8 +259,8 @@ def test_class_by_class_sgd_is_a_loop_over_classes() -> None:
         momentum *= 0.5
         momentum[c] += gradients[c]
         expected -= 0.1 * momentum
-    ours, moved = optimiser.before(jnp.asarray(images), state, 1.0)
-    ours, moved = optimiser.after(jnp.asarray(gradients), ours, moved, 1.0)
+    step = jax.jit(lambda images, state: optimiser.after(gradients, *optimiser.before(images, state, 1.0), 1.0))
+    ours, moved = step(jnp.asarray(images), state)
     np.testing.assert_allclose(ours, expected, atol=1e-6)
     np.testing.assert_allclose(moved, momentum, atol=1e-6)
 
@@ -254,10 +275,12 @@ def test_any_optimiser_moves_the_images(optimiser: SGD | Adam) -> None:
 
 
 def test_learned_labels_move() -> None:
-    problem = toy.problem("mtt", labels=LearnedLabels())
-    start = init_state(problem).synthetic.labels
+    objective = TrajectoryMatching(steps=2, rate_lr=1e-7, augment=NoAugment())
+    problem = toy.problem("mtt", labels=LearnedLabels(), objective=objective, live=1)
+    first = init_state(problem)
+    start = first.synthetic.labels
     assert start.shape == (2, 2, 2) and np.array_equal(np.argmax(start, axis=-1), [[0, 0], [1, 1]])
-    state, _ = run_block(problem, init_state(problem), 2)
+    state = jax.jit(distill.inner_step)(problem, first, jax.random.key(0))  # compiles faster than a block
     assert np.isfinite(state.synthetic.labels).all() and not np.array_equal(state.synthetic.labels, start)
     with pytest.raises(RequestError, match="does not use labels"):
         check(replace(METHODS["dc"], labels=LearnedLabels()), toy.SHAPE, list(toy.COUNTS))

@@ -24,24 +24,8 @@ from distill_jax.nets import ConvNet
 from distill_jax.platform import compiled_for
 from distill_jax.run import Block, distilled_set
 from distill_jax.spec import Spec, as_arrays
+from distill_jax.train import init_networks
 from distill_jax.types import Array, Model, Net, RealData, RequestError, choice
-from tests import toy
-
-SPEC = Spec(
-    models=EarlyStagePool(size=2),
-    selector=RandomBatch(4),
-    parameterisation=Pixels(),
-    augment=NoAugment(),
-    optimiser=ClassByClassSGD(0.01),
-    update=TrainOnReal(images=4, batch=4, cutmix=0.0, augment=NoAugment()),
-    init=Mix(),
-    net=ConvNet(depth=1, width=4),
-    outer_steps=2,
-    inner_steps=2,
-    class_chunk=1,
-    model_chunk=1,
-)
-ROOTS = [jax.random.key(0), jax.random.key(1)]
 
 
 @choice
@@ -56,13 +40,35 @@ class WithSpread(ClassObjective):
         return means + self.spread * (jnp.mean(ours**2) - jnp.mean(theirs**2)) ** 2
 
 
+SPEC = Spec(
+    models=EarlyStagePool(size=2),
+    selector=RandomBatch(4),
+    parameterisation=Pixels(),
+    augment=NoAugment(),
+    objective=WithSpread(),
+    optimiser=ClassByClassSGD(0.01),
+    update=TrainOnReal(images=4, batch=4, cutmix=0.0, augment=NoAugment()),
+    init=Mix(),
+    net=ConvNet(depth=1, width=4),
+    outer_steps=2,
+    inner_steps=2,
+    class_chunk=1,
+    model_chunk=1,
+)
+STILL = replace(SPEC, perturb=NoPerturbation())
+ROOTS = [jax.random.key(0), jax.random.key(1)]
+
+
 def problem(spec: Spec = SPEC) -> Problem:
     """Return a problem with two classes of random 8x8 images and a pool of random models."""
     images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1), np.uint8)
     net = spec.net.build((8, 8, 1), 2)
-    pool = jax.vmap(net.init)(jax.random.split(jax.random.key(2), 2))
+    pool = init_networks(net, jax.random.split(jax.random.key(2), 2))
     data = RealData.from_arrays(images, np.arange(12) % 2, [0.5], [0.25])
     return Problem(as_arrays(spec), net, data, pool, jax.random.key(0))
+
+
+training_sets = jax.jit(sweep.training_sets, static_argnames="repeats")
 
 
 def swept(base: Problem, specs: list[Spec], roots: list[Array], chunk: int) -> tuple[distill.State, np.ndarray]:
@@ -136,7 +142,7 @@ def test_points_compute_what_single_runs_compute(monkeypatch: pytest.MonkeyPatch
     assert np.abs(images[0] - images[2]).max() > 1e-6  # perturbation has an effect
 
     for i, root in enumerate(ROOTS):
-        state, of_one = alone(replace(SPEC, perturb=NoPerturbation()), root)
+        state, of_one = alone(STILL, root)
         np.testing.assert_allclose(images[i], state.synthetic.images, atol=1e-7)
         np.testing.assert_allclose(losses[i, -1], of_one[3], rtol=1e-6)
 
@@ -161,11 +167,11 @@ def test_numbers_of_a_plug_in_are_swept_in_one_program():
 
 
 def test_training_sets_are_point_by_point():
-    base = problem()
-    points = sweep.stacked(base, sweep.specs_of(SPEC, {"optimiser.lr": [0.1, 0.2]}), [base.root])
+    base = problem(STILL)
+    points = sweep.stacked(base, sweep.specs_of(STILL, {"optimiser.lr": [0.1, 0.2]}), [base.root])
     states = sweep.init_states(points, 1)
     images = states.synthetic.images.at[1].set(0.0)
-    sets = sweep.training_sets(points, states._replace(synthetic=states.synthetic._replace(images=images)), repeats=3)
+    sets = training_sets(points, states._replace(synthetic=states.synthetic._replace(images=images)), repeats=3)
     assert sets.rows.tolist() == [[0, 1]] * 3 + [[2, 3]] * 3
     np.testing.assert_allclose(sets.store.images[2:], -2.0)  # black, in network space
     np.testing.assert_array_equal(sets.store.targets, [[1, 0], [0, 1]] * 2)
@@ -173,19 +179,19 @@ def test_training_sets_are_point_by_point():
 
 def test_training_sets_have_the_labels_and_all_cells_of_the_saved_set() -> None:
     """Soft labels come from the pool's networks. The bound of 'bound' holds for matching, not for evaluation."""
-    bound = toy.problem("idc", parameterisation=MultiFormation(2, "bound", bound=3), ipc=2)
-    soft = toy.problem("acc_dd", labels=SoftLabels(), parameterisation=Pixels())
+    bound = MultiFormation(2, "bound", bound=3)
+    soft = problem(replace(STILL, labels=SoftLabels(), parameterisation=bound))
+    learned = problem(replace(STILL, labels=LearnedLabels(), ipc=2))
     images = np.zeros((1, 8, 8, 1), np.uint8)
     data = Dataset.from_arrays("toy", np.repeat(images, 2, 0), np.arange(2), np.repeat(images, 2, 0), np.arange(2))
-    learned = toy.problem("idc", labels=LearnedLabels(), parameterisation=Pixels())
-    for problem in (bound, learned, soft):
-        problems = sweep.stacked(problem, [problem.spec], [problem.root])
+    for one in (learned, soft):
+        problems = sweep.stacked(one, [one.spec], [one.root])
         states = sweep.init_states(problems)
         found = sweep.training_sets(problems, states, repeats=1).store
-        made = distilled_set(problem, data, jax.tree.map(lambda a: a[0], states), {})
+        made = distilled_set(one, data, jax.tree.map(lambda a: a[0], states), {})
         np.testing.assert_allclose(found.images, made.arrays()[0], atol=1e-6)
         np.testing.assert_allclose(found.targets, made.targets(), atol=1e-6)
-    assert len(made.images) == 4 and made.targets().min() > 0
+    assert len(made.arrays()[0]) == 8 and made.targets().min() > 0
 
 
 @choice
@@ -202,12 +208,15 @@ class LearnsAScalar(WithSpread):
         return learnable if self.is_rate else super().learned_rate(learnable)
 
 
-@pytest.mark.parametrize("is_rate", [False, True])
-def test_a_learned_scalar_is_a_rate_only_if_the_objective_says_so(is_rate: bool):
-    spec = replace(SPEC, objective=LearnsAScalar(is_rate=is_rate))
-    points = sweep.stacked(problem(spec), sweep.specs_of(spec, {"objective.start": [0.5, 0.25]}), ROOTS[:1])
-    rates = sweep.training_sets(points, sweep.init_states(points, 1), 2).rates
-    assert rates is None if not is_rate else np.asarray(rates).tolist() == [0.5, 0.5, 0.25, 0.25]
+def test_a_learned_scalar_is_a_rate_only_if_the_objective_says_so():
+    rate, other = (replace(STILL, objective=LearnsAScalar(is_rate=is_rate)) for is_rate in (True, False))
+    of_rate, of_other = (
+        sweep.stacked(problem(spec), sweep.specs_of(spec, {"objective.start": [0.5, 0.25]}), ROOTS[:1])
+        for spec in (rate, other)
+    )
+    states = sweep.init_states(of_rate, 1)
+    assert np.asarray(training_sets(of_rate, states, 2).rates).tolist() == [0.5, 0.5, 0.25, 0.25]
+    assert training_sets(of_other, states, 2).rates is None
 
 
 def test_points_that_advance_at_once_together_match_as_many_pixels_as_fill_an_accelerator() -> None:
@@ -241,11 +250,11 @@ class Brighter(Parameterisation):
 
 
 def test_points_that_decode_differently_are_scored_on_their_own_images() -> None:
-    specs = sweep.specs_of(replace(SPEC, parameterisation=Brighter()), {"parameterisation.gain": [0.5, 1.0]})
+    specs = sweep.specs_of(replace(STILL, parameterisation=Brighter()), {"parameterisation.gain": [0.5, 1.0]})
     base = problem(specs[0])
     points = sweep.stacked(base, specs, ROOTS)
     states = sweep.init_states(points)
-    sets = sweep.training_sets(points, states, repeats=1)
+    sets = training_sets(points, states, repeats=1)
     pixels = base.data.normaliser.to_pixel(sets.store.images[sets.rows])
     chosen = states.synthetic.images.reshape(pixels.shape)
     gains = jnp.asarray([0.5, 0.5, 1.0, 1.0]).reshape(-1, 1, 1, 1, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ from distill_jax.distill import init_state, matching
 from distill_jax.nets import ConvNet, from_torch
 from distill_jax.platform import compiled_for
 from distill_jax.train import NetworkSGD, Order, Pipeline, train
-from distill_jax.types import Array, Model, Net, Synthetic, TrainSet
+from distill_jax.types import Array, Model, Net, PyTree, Synthetic, TrainSet
 from tests import toy
 from tests.golden_weights import GOLDEN
 
@@ -49,27 +49,33 @@ def every_image(steps: int, dtype: str) -> Order:
     return Order(jnp.tile(jnp.arange(8, dtype=jnp.int32), (steps, 1)), jnp.ones((steps, 8), dtype))
 
 
-def transforms(inner: str) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
-    """Return the transformations of the steps before the window and of the steps in it."""
-    if inner == "adam":
-        return InnerAdam().transform(taped=False), InnerAdam().transform(taped=True)
-    sgd = NetworkSGD(0.01, 0.9, 5e-4).transform()
-    return sgd, sgd
+def either(is_adam: Array, taped: bool) -> optax.GradientTransformation:
+    """Return Adam if ``is_adam`` and SGD otherwise, as one program. ``taped`` selects Adam's variant in the window."""
+    both = InnerAdam().transform(taped), NetworkSGD(0.01, 0.9, 5e-4).transform()
+
+    def init(params: PyTree) -> tuple[PyTree, PyTree]:
+        return both[0].init(params), both[1].init(params)
+
+    def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, tuple[PyTree, PyTree]]:
+        (adam, one), (sgd, two) = (of.update(updates, part, params) for of, part in zip(both, state, strict=True))
+        return jax.tree.map(partial(jnp.where, is_adam), adam, sgd), (one, two)
+
+    return optax.GradientTransformation(init, update)
 
 
 @cache
-def meta_gradient(inner: str, dtype: str):
-    """Return a jitted function from (model, images, targets, real) to (loss, (gradient by images, by targets)) after
-    two steps that are held constant and three steps in the window. Hard and soft targets share its program.
+def meta_gradient(dtype: str):
+    """Return a jitted function from (images, targets, model, real, whether with Adam) to (loss, (gradient by images,
+    by targets)) after two steps that are held constant and three steps in the window. All cases share its program.
     """
     net = ConvNet(2, 8, dtype=dtype).build(SHAPE, 4)  # type: ignore[arg-type]
-    before, taped = transforms(inner)
     key, free = jax.random.key(0), NoAugment()
 
-    def loss(images: Array, targets: Array, model: Model, real: TrainSet) -> Array:
+    def loss(images: Array, targets: Array, model: Model, real: TrainSet, is_adam: Array) -> Array:
         shown = TrainSet(images, targets)
-        held = jax.lax.stop_gradient(shown)
+        held, before = jax.lax.stop_gradient(shown), either(is_adam, taped=False)
         warm, state, _ = train(net, model, before, before.init(model.params), held, every_image(2, dtype), ALL, key)
+        taped = either(is_adam, taped=True)
         return after_window(net, warm, taped, state, shown, every_image(3, dtype), real, key, free)
 
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
@@ -82,7 +88,7 @@ def computed(golden: dict[str, np.ndarray], case: str, dtype: str):
     targets = golden["rat_soft"] if labels == "soft" else np.eye(4)[np.repeat(np.arange(4), 2)]
     real = TrainSet(nhwc(golden["rat_real"], dtype), jax.nn.one_hot(golden["rat_real_y"], 4, dtype=dtype))
     images = nhwc(golden["rat_images"], dtype)
-    return meta_gradient(inner, dtype)(images, jnp.asarray(targets, dtype), model, real)
+    return meta_gradient(dtype)(images, jnp.asarray(targets, dtype), model, real, jnp.asarray(inner == "adam"))
 
 
 @pytest.mark.parametrize(
@@ -111,12 +117,12 @@ def test_meta_gradient_in_double_precision(golden: dict[str, np.ndarray], case: 
         np.testing.assert_allclose(labels, theirs, rtol=0, atol=1e-9 * np.abs(theirs).max())
 
 
-def test_on_an_accelerator_the_real_images_pass_in_parts(golden: dict[str, np.ndarray], monkeypatch) -> None:
-    net, model = start(golden, "float32")
-    real = TrainSet(nhwc(golden["rat_real"], "float32"), jax.nn.one_hot(golden["rat_real_y"], 4))
+def test_on_an_accelerator_the_real_images_pass_in_parts(monkeypatch) -> None:
+    net, model, images, _ = small_problem()
+    real = TrainSet(images[:, :4].reshape(12, 4, 4, 1), jax.nn.one_hot(jnp.repeat(jnp.arange(3), 4), 3))
     sizes, loss_of = [], train_module._loss
     monkeypatch.setattr(unrolled, "train", lambda net, model, *_, **__: (model, None, None))
-    monkeypatch.setattr(train_module, "TRAINING_PIXELS", 2 * 8 * 8)
+    monkeypatch.setattr(train_module, "TRAINING_PIXELS", 2 * 4 * 4)
     monkeypatch.setattr(train_module, "_loss", lambda *args: sizes.append(len(args[3])) or loss_of(*args))
 
     def computed() -> tuple[Array, Model]:
@@ -141,37 +147,44 @@ SMALL = TruncatedBackprop(steps=7, window=2, least=1, batch=1, class_batch=2, au
 
 def small_problem() -> tuple[Net, Model, Array, Synthetic]:
     net = ConvNet(1, 2).build((4, 4, 1), 3)
-    real = jax.random.normal(jax.random.key(1), (3, 5, 4, 4, 1))
-    return net, net.init(jax.random.key(0)), real, Synthetic(jax.random.normal(jax.random.key(2), (3, 2, 4, 4, 1)))
+    model, real = jax.jit(net.init)(jax.random.key(0)), jax.random.normal(jax.random.key(1), (3, 5, 4, 4, 1))
+    return net, model, real, Synthetic(jax.random.normal(jax.random.key(2), (3, 2, 4, 4, 1)))
 
 
-def by_hand(net: Net, model: Model, real: Array, images: Array, key: Array, length: int) -> Array:
-    """Return the loss of a plain loop over the steps. Steps before the window see the images without gradient."""
+@partial(jax.jit, static_argnums=1)
+def rows_of_steps(key: Array, length: int) -> Array:
+    """Return the images that each step shows: int32 [steps, images]."""
     _, before_key, order_key, _, _ = jax.random.split(key, 5)
     keys = [jax.random.split(jax.random.fold_in(before_key, i))[0] for i in range(length)]
     keys += list(jax.random.split(order_key, 2))
-    params, first, second = model.params, *(jax.tree.map(jnp.zeros_like, model.params) for _ in range(2))
+    return jax.lax.map(lambda key: SMALL.picks(key, 3, 2).rows, jnp.stack(keys))
+
+
+def by_hand(net: Net, model: Model, real: Array, images: Array, shown: Array, length: int) -> Array:
+    """Return the loss of a plain loop over the steps. Steps before the window see the images without gradient."""
 
     def loss(params, x: Array, labels: Array) -> Array:
         logits = net.apply(model._replace(params=params), x, train=True)[0].logits
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 
-    for k, pick_key in enumerate(keys, 1):
-        shown = images.reshape(6, 4, 4, 1) if k > length else jax.lax.stop_gradient(images.reshape(6, 4, 4, 1))
-        rows = SMALL.picks(pick_key, 3, 2).rows
-        grads = jax.grad(loss)(params, shown[rows], rows // 2)
+    def step(carry, now: tuple[Array, Array]):
+        (params, first, second), (k, rows) = carry, now
+        # Nothing before the window has a gradient.
+        held = partial(jax.tree.map, lambda a: jnp.where(k > length, a, jax.lax.stop_gradient(a)))
+        grads = jax.grad(loss)(params, held(images.reshape(6, 4, 4, 1))[rows], rows // 2)
         first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, grads)
         second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g**2, second, grads)
 
-        def moved(p: Array, m: Array, v: Array, k: int = k) -> Array:
+        def moved(p: Array, m: Array, v: Array) -> Array:
             root = jnp.where(v > 0, jnp.sqrt(jnp.where(v > 0, v, 1)), 0)
-            if k > length:
-                return p - 1e-3 * np.sqrt(1 - 0.999**k) / (1 - 0.9**k) * m / (root + 1e-8)
-            return p - 1e-3 * m / (1 - 0.9**k) / (root / np.sqrt(1 - 0.999**k) + 1e-8)
+            within = p - 1e-3 * jnp.sqrt(1 - 0.999**k) / (1 - 0.9**k) * m / (root + 1e-8)
+            return jnp.where(k > length, within, p - 1e-3 * m / (1 - 0.9**k) / (root / jnp.sqrt(1 - 0.999**k) + 1e-8))
 
-        params = jax.tree.map(moved, params, first, second)
-        if k == length:
-            params, first, second = jax.lax.stop_gradient((params, first, second))
+        return held((jax.tree.map(moved, params, first, second), first, second)), None
+
+    zeros = jax.tree.map(jnp.zeros_like, model.params)
+    steps = jnp.arange(1, length + 3, dtype=jnp.float32), shown
+    (params, _, _), _ = jax.lax.scan(step, (model.params, zeros, zeros), steps)
     return loss(params, real.reshape(15, 4, 4, 1), jnp.repeat(jnp.arange(3), 5))
 
 
@@ -181,16 +194,18 @@ def test_equals_a_plain_loop() -> None:
     length = int(jax.random.randint(jax.random.split(key, 5)[0], (), 1, 6))
     assert length == 2, "the fewest steps that a loop before the window repeats"
     ours = jax.jit(jax.value_and_grad(lambda x: SMALL.set_loss(net, model, real, Synthetic(x), key)))(syn.images)
-    theirs = jax.jit(jax.value_and_grad(lambda x: by_hand(net, model, real, x, key, length)))(syn.images)
+    shown = rows_of_steps(key, length)
+    theirs = jax.jit(jax.value_and_grad(lambda x: by_hand(net, model, real, x, shown, length)))(syn.images)
     np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-5)
     np.testing.assert_allclose(ours[1], theirs[1], rtol=0, atol=1e-3 * np.abs(theirs[1]).max())
 
 
 def test_a_step_uses_images_of_some_classes() -> None:
-    rows = np.asarray(SMALL.picks(jax.random.key(0), 3, 2).rows)
+    everything = replace(SMALL, batch=9, class_batch=0)
+    picks = jax.jit(lambda key: [of.picks(key, 3, 2).rows for of in (SMALL, everything)])
+    rows, all_rows = map(np.asarray, picks(jax.random.key(0)))
     assert rows.shape == (2,) and len(set(rows // 2)) == 2
-    everything = replace(SMALL, batch=9, class_batch=0).picks(jax.random.key(0), 3, 2).rows
-    np.testing.assert_array_equal(everything, np.arange(6))
+    np.testing.assert_array_equal(all_rows, np.arange(6))
 
 
 def test_the_classes_of_a_step_draw_their_images_independently() -> None:
