@@ -250,5 +250,5 @@ def test_a_wrong_side_is_refused(runner: Any, capsys: pytest.CaptureFixture[str]
 
 
 def test_explain_knows_the_side(capsys: pytest.CaptureFixture[str]) -> None:
-    assert explain.main(["dm", "imagenette", "--side", "64"]) == 0
+    assert explain.main(["dm", "imagenette", "--side", "64", "--net", "convnet"]) == 0
     assert "uint8 [9469, 64, 64, 3]" in capsys.readouterr().out
