@@ -159,12 +159,12 @@ def test_shift_and_box_cover_their_range(side, other):
     ends = np.asarray([[0, 0], [1, 1], [1, 0], [0, 1]]) * np.float32(1 - 2**-24)
     u = np.concatenate([ends, np.random.default_rng(7).random((4000, 2), np.float32)]).astype(np.float32)
     # The pixels are their own coordinates, so the middle, which zeros never reach, shows the shift.
-    where = np.moveaxis(np.indices((side, other), np.float32), 0, -1)
+    where = jax.device_put(np.moveaxis(np.indices((side, other), np.float32), 0, -1))
     cropped = np.asarray(jax.jit(jax.vmap(partial(crop, where[None])))(u))
     shifts = cropped[:, 0, side // 2, other // 2]
     with compiled_for("tpu"):
         np.testing.assert_array_equal(jax.jit(jax.vmap(partial(crop, where[None])))(u[:8]), cropped[:8])
-    ones = np.ones((1, side, other, 1), np.float32)
+    ones = jax.device_put(np.ones((1, side, other, 1), np.float32))
     boxes = np.asarray(jax.jit(jax.vmap(lambda u: cutout(ones, u)[0, :, :, 0]))(u)) == 0
     for axis, length in enumerate((side, other)):
         limit, size = int(0.125 * length + 0.5), int(0.5 * length + 0.5)
@@ -188,7 +188,7 @@ def color(u_brightness, u_saturation, u_contrast):
 def test_matching_pipeline_golden():
     p = FIGURES["pipe_match__param"]
     u = dict(color=color(*p[:3]), crop=numbers("crop", p[4:6], 32), cutout=numbers("cutout", p[6:8], 32))
-    got = jax.jit(Siamese("color_crop_cutout").apply)(golden_input(2), Draws(np.float32(0), u))
+    got = jax.jit(Siamese("color_crop_cutout").apply)(golden_input(2), Draws(*jax.device_put((np.float32(0), u))))
     close(got, nhwc(FIGURES["pipe_match__out"]), 2e-6)
 
 
@@ -200,7 +200,7 @@ def test_evaluation_pipeline_golden(member):
     p = FIGURES[f"pipe_eval_{member}__param"]
     u = dict.fromkeys(("crop", "scale", "rotate"), np.full((1, 2), 0.5, np.float32))
     u |= {"flip": numbers("flip", p[:1], 32), "color": color(*p[1:4]), member: numbers(member, p[5:], 32)}
-    got = EVALUATION(golden_input(1), Draws(np.float32((p[4] + 0.5) / 3), u))
+    got = EVALUATION(golden_input(1), Draws(*jax.device_put((np.float32((p[4] + 0.5) / 3), u))))
     close(got, nhwc(FIGURES[f"pipe_eval_{member}__out"]), 2e-6 if member == "crop" else 1e-4)
 
 
@@ -222,7 +222,7 @@ def test_dsa_applies_exactly_one_member():
             # The two programs may fuse and sum in different orders. Colour has three operations of a few roundings
             # each, one with a mean over 192 values that is then scaled by up to 2.
             rounding = np.finfo(np.float32).eps * np.abs(want).max()
-            close(apply(x, Draws(np.float32(choice), u)), want, 16 * rounding)
+            close(apply(x, Draws(*jax.device_put((np.float32(choice), u)))), want, 16 * rounding)
 
 
 def test_draws_are_independent():

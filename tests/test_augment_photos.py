@@ -173,7 +173,8 @@ def still(**changes):
     """Return draws that change nothing, for PhotoAugment(smallest=1.0)."""
     half = np.float32(0.5)
     zeros = np.zeros(3, np.float32)
-    nothing = PhotoDraws(np.full((ATTEMPTS, 2), half), zeros[:2], half, np.full(3, half), np.float32(0), zeros)
+    values = np.full((ATTEMPTS, 2), half), zeros[:2], half, np.full(3, half), np.float32(0), zeros
+    nothing = PhotoDraws(*jax.device_put(values))
     return nothing._replace(**changes)
 
 
@@ -250,7 +251,7 @@ def test_channels_must_be_those_of_mean():
 def test_basic_operations_and_shifts_are_equally_likely():
     augment, n = BasicAugment(), 6000
     draws = drawn(augment, n)
-    where = np.moveaxis(np.indices((28, 28), np.float32), 0, -1)
+    where = jax.device_put(np.moveaxis(np.indices((28, 28), np.float32), 0, -1))
     # The pixels are their own coordinates, so the middle, which the fill never reaches, shows the shift.
     crops = draws._replace(choice=np.zeros(n, np.float32))
     middle = jax.jit(jax.vmap(lambda d: augment.apply(where[None], d)[0, 14, 14]))
@@ -266,7 +267,7 @@ def test_basic_operations_and_shifts_are_equally_likely():
 def test_basic_fills_with_the_mean_of_each_channel():
     x = np.zeros((2, 10, 10, 2), np.float32)
     x[0, 2:8, 2:8, 0], x[1, ..., 1] = 1, 3
-    draws = BasicDraws(np.float32(0), np.zeros(2, np.float32), np.zeros(2, np.float32), np.float32(0))
+    draws = BasicDraws(*jax.device_put((np.float32(0), *np.zeros((2, 2), np.float32), np.float32(0))))
     moved = np.asarray(jax.jit(BasicAugment().apply)(x, draws))
     close(moved[:, :4], np.broadcast_to(x.mean(axis=(1, 2))[:, None, None], (2, 4, 10, 2)), 1e-6)
     close(moved[:, 4:, 4:], x[:, :6, :6], 1e-6)
@@ -277,6 +278,6 @@ def test_basic_identities():
     moved_by = jax.jit(BasicAugment().apply)
     unmoved_by = jax.jit(BasicAugment(crop=0, scale=0.0, rotate=0.0).apply)
     for choice in (0.1, 0.5, 0.9):
-        middle = BasicDraws(np.float32(choice), halves, halves, np.float32(0.5))
+        middle = BasicDraws(*jax.device_put((np.float32(choice), halves, halves, np.float32(0.5))))
         close(moved_by(x, middle), x, 1e-5)
         close(unmoved_by(x, middle._replace(angle=np.float32(0))), x, 1e-5)

@@ -33,11 +33,11 @@ NET = BATCH.build((4, 4, 1), 2)
 def test_running_statistics_follow_the_batches_of_training() -> None:
     """With constant weights, n full batches give 0.9^n of the initial and 1 - 0.9^n of the batch's statistics."""
     images = 2 + np.random.default_rng(1).normal(size=(6, 4, 4, 1)).astype(np.float32)
-    store: Any = TrainSet(images, np.eye(2, dtype=np.float32)[np.arange(6) % 2])
+    store = TrainSet(*jax.device_put((images, np.eye(2, dtype=np.float32)[np.arange(6) % 2])))
     protocol = Protocol(epochs=5, rate=0.0, cutmix=0.0, augment=NoAugment())
-    plain: Any = Normaliser(np.zeros(1, np.float32), np.ones(1, np.float32))
+    plain = Normaliser(*jax.device_put((np.zeros(1, np.float32), np.ones(1, np.float32))))
     models = jax.device_get(train_networks(NET, protocol, Sets.same(store, 2), jax.random.key(0), plain))
-    trained = jax.jit(lambda model: NET.apply(model, images, train=True)[1])
+    trained = jax.jit(lambda model: NET.apply(model, store.images, train=True)[1])
     for r, key in enumerate(jax.random.split(jax.random.key(0), 2)):
         model: Model = jax.tree.map(lambda a, r=r: a[r], models)
         start = jax.device_get(NET.init(key))
@@ -52,7 +52,7 @@ def test_running_statistics_follow_the_batches_of_training() -> None:
 def test_evaluation_uses_the_running_statistics_and_nothing_of_the_batch() -> None:
     rng = np.random.default_rng(1)
     images, labels = rng.integers(0, 256, (60, 4, 4, 1), np.uint8), np.arange(60) % 2
-    normaliser: Any = Normaliser(np.full(1, 0.5, np.float32), np.full(1, 0.2, np.float32))
+    normaliser = Normaliser(*jax.device_put((np.full(1, 0.5, np.float32), np.full(1, 0.2, np.float32))))
     model = NET.init(jax.random.key(0))
 
     def with_stats(mean: float, var: float) -> Model:
@@ -113,7 +113,7 @@ def test_labels_and_initial_images_come_from_networks_in_evaluation_mode_and_caf
     net, data = BATCH.build(toy.SHAPE, 2), toy.data()
     model, key = net.init(jax.random.key(0)), jax.random.key(1)
     teachers = jax.tree.map(lambda a: np.asarray(a)[None], model)
-    initial = TrainSet(jnp.zeros((4, *toy.SHAPE)), jnp.asarray(np.eye(2, dtype=np.float32)[np.arange(4) // 2]))
+    initial = TrainSet(jnp.zeros((4, *toy.SHAPE)), jax.device_put(np.eye(2, dtype=np.float32)[np.arange(4) // 2]))
     calls: dict[bool, list[Callable[[Any], Any]]] = {
         False: [
             lambda net: LearnedLabels(start="teachers").init(net, teachers, initial),

@@ -143,7 +143,7 @@ def test_padding_has_no_influence_and_is_never_chosen():
 
 def test_a_random_start_takes_every_real_point_equally_often():
     """Without iterations the centres are the initial points."""
-    points = padded(np.asarray([[0.0], [10.0], [30.0]], np.float32), 3)
+    points = jax.device_put(padded(np.asarray([[0.0], [10.0], [30.0]], np.float32), 3))
     keys = jax.random.split(jax.random.key(4), 600)
     starts = jax.jit(jax.vmap(lambda key: kmeans(points, 3, 2, key, iterations=0, start="random").centres[:, 0]))(keys)
     values, counts = np.unique(np.round(np.asarray(starts), 3), return_counts=True)

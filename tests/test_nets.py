@@ -48,7 +48,7 @@ def test_every_architecture_fits_every_size(name, shape):
 def test_every_network_depends_on_small_images(name):
     """An instance norm over a 1x1 map would return its bias for every image."""
     net = small_variant(name).build((8, 8, 1), 3)
-    x = np.random.default_rng(1).normal(size=(2, 8, 8, 1)).astype(np.float32)
+    x = jax.device_put(np.random.default_rng(1).normal(size=(2, 8, 8, 1)).astype(np.float32))
     logits = np.asarray(jax.jit(lambda key: net.apply(net.init(key), x, True)[0].logits)(jax.random.key(0)))
     assert np.abs(logits[0] - logits[1]).max() > 1e-2
 

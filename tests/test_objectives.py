@@ -101,7 +101,8 @@ def features(golden: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.nd
 
 @pytest.mark.parametrize("case", FEATURES)
 def test_feature_matching_golden(case: str, golden: dict[str, np.ndarray], features) -> None:
-    _check(case, *features[case], golden)
+    loss, grad = features[case]
+    _check(case, loss, grad, golden)
 
 
 def _check(case: str, loss, grad, golden: dict[str, np.ndarray]) -> None:

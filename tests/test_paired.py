@@ -100,7 +100,9 @@ def test_each_decoded_image_is_paired_with_its_own_real_image_and_others_are_lef
         for x in ([0, 1, 2, 9], [0.5, 4])
     )
     key = jax.random.key(0)
-    loss_of = jax.jit(lambda *images: PairedFeatures().class_loss(Plain(), Model({}, {}), *images, jnp.int32(0), key))
+    loss_of = jax.jit(
+        lambda real, syn: PairedFeatures().class_loss(Plain(), Model({}, {}), real, syn, jnp.int32(0), key)
+    )
     loss = loss_of(real, syn)
     np.testing.assert_allclose(loss, 0.5 + 3)
 
@@ -115,7 +117,7 @@ def test_loss_and_gradient_golden(block: int, name: str) -> None:
 
 
 def test_steps_of_the_residual_golden() -> None:
-    optimiser, images = ResidualAdam(lr=0.01), figure("init")[None]
+    optimiser, images = ResidualAdam(lr=0.01), jax.device_put(figure("init")[None])
     first, state = images, optimiser.init(images)
     after = jax.jit(lambda gradient, images, state: optimiser.after(gradient[None], images, state, 1.0))
     for expected in FIGURES["cim_steps_loss"]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,9 +49,10 @@ def test_model_update_golden(case: str, steps: int) -> None:
     model = from_torch(NET, weights)
     images = np.concatenate([cifar_normalised(golden["batch1_u8"]), cifar_normalised(golden["batch2_u8"])])
     labels = np.concatenate([golden["y1"], golden["y2"]])
-    data: Any = TrainSet(images, np.eye(10, dtype=np.float32)[labels])
+    data = TrainSet(*jax.device_put((images, np.eye(10, dtype=np.float32)[labels])))
     n = len(golden["y1"])
-    order: Any = Order(np.arange(2 * n, dtype=np.int32).reshape(2, n)[:steps], np.ones((steps, n), np.float32))
+    rows = np.arange(2 * n, dtype=np.int32).reshape(2, n)[:steps]
+    order = Order(*jax.device_put((rows, np.ones((steps, n), np.float32))))
     optimiser = NetworkSGD(0.01, 0.9, 5e-4).transform()
     pipeline = Pipeline(batch=n, cutmix=0.0)
     model, state, losses = jit_train(
@@ -138,14 +138,15 @@ def test_images_do_not_repeat_while_they_last() -> None:
 def test_padding_rows_do_not_count() -> None:
     net = ConvNet(depth=1, width=4).build((4, 4, 1), 3)
     model = net.init(jax.random.key(0))
-    data: Any = TrainSet(np.random.default_rng(1).normal(size=(5, 4, 4, 1)).astype(np.float32), labels_of(5, 3))
+    images = np.random.default_rng(1).normal(size=(5, 4, 4, 1)).astype(np.float32)
+    data = TrainSet(*jax.device_put((images, labels_of(5, 3))))
     optimiser = NetworkSGD(0.1, 0.0, 0.0).transform()
     pipeline = Pipeline(batch=5, cutmix=0.0)
 
     start = optimiser.init(model.params)
 
     def trained(rows: list[int], weights: list[int]):
-        order: Any = Order(np.asarray([rows], np.int32), np.asarray([weights], np.float32))
+        order = Order(*jax.device_put((np.asarray([rows], np.int32), np.asarray([weights], np.float32))))
         return jit_train(net, model, optimiser, start, data, order, pipeline, jax.random.key(2))[0].params
 
     _close(trained([0, 1, 2, 0, 1], [1, 1, 1, 0, 0]), trained([0, 1, 2], [1, 1, 1]), 1e-6)
@@ -157,10 +158,12 @@ def test_every_image_of_every_step_is_augmented_by_itself_and_then_mixed() -> No
     """
     steps, n = 60, 6
     net = Recorder(steps, n, (8, 8, 1), n)
-    data: Any = TrainSet(np.repeat(4 * np.arange(n, dtype=np.uint8), 64).reshape(n, 8, 8, 1), labels_of(n, n))
-    order: Any = Order(np.tile(np.arange(n, dtype=np.int32), (steps, 1)), np.ones((steps, n), np.float32))
+    images = np.repeat(4 * np.arange(n, dtype=np.uint8), 64).reshape(n, 8, 8, 1)
+    data = TrainSet(*jax.device_put((images, labels_of(n, n))))
+    rows = np.tile(np.arange(n, dtype=np.int32), (steps, 1))
+    order = Order(*jax.device_put((rows, np.ones((steps, n), np.float32))))
     model, sgd, pipeline = net.init(jax.random.key(0)), optax.sgd(1.0), Pipeline(n, 0.5, Siamese("color"))
-    fours: Any = Normaliser(np.zeros(1, np.float32), np.full(1, 4 / 255, np.float32))
+    fours = Normaliser(*jax.device_put((np.zeros(1, np.float32), np.full(1, 4 / 255, np.float32))))
     model, *_ = jit_train(net, model, sgd, sgd.init(model.params), data, order, pipeline, jax.random.key(1), fours)
     images, slopes = net.seen(model)
     kinds = np.round(images[..., 0])[..., None] == np.arange(n)
@@ -183,7 +186,7 @@ def test_hits_are_counted_once_whatever_the_chunk() -> None:
     model = net.init(jax.random.key(0))
     images = np.random.default_rng(1).integers(0, 256, (11, 4, 4, 1), np.uint8)
     labels = np.arange(11) % 3
-    plain: Any = Normaliser(np.zeros(1, np.float32), np.ones(1, np.float32))
+    plain = Normaliser(*jax.device_put((np.zeros(1, np.float32), np.ones(1, np.float32))))
 
     @jax.jit
     def counts(images: jax.Array, labels: jax.Array):
