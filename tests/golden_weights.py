@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import jax
@@ -53,6 +53,7 @@ def waves(side: int) -> np.ndarray:
     return (slow + 0.6 * np.cos(0.05 * ((h * w) % 97) * (i + 1) + i)).astype(np.float32)
 
 
+@partial(jax.jit, static_argnums=0)
 def training_pass(net, model, x, y):
     """Return (loss, (NetOutput, new statistics)) and the gradients of the cross-entropy in training mode."""
 
@@ -60,4 +61,4 @@ def training_pass(net, model, x, y):
         out, stats = net.apply(model._replace(params=params), x, True)
         return optax.softmax_cross_entropy_with_integer_labels(out.logits, y).mean(), (out, stats)
 
-    return jax.jit(jax.value_and_grad(loss, has_aux=True))(model.params)
+    return jax.value_and_grad(loss, has_aux=True)(model.params)

@@ -35,6 +35,17 @@ def compiled(augment: Augmentation) -> tuple[Callable, Callable]:
     return jax.jit(augment), jax.jit(augment.each)
 
 
+@cache
+def drawer(augment: Augmentation) -> Callable:
+    """Return the compiled ``augment.draw``, which takes the number of draws as its second argument."""
+    return jax.jit(augment.draw, static_argnums=1)
+
+
+def drawn(augment: PhotoAugment | BasicAugment, n: int):
+    """Return ``n`` draws as NumPy arrays, whose elements can be taken without a program for each."""
+    return jax.device_get(drawer(augment)(KEY, n))
+
+
 def images(channels=3, height=11, width=14, n=3, seed=0):
     """Return float64 pixels in [0, 1]."""
     return np.random.default_rng(seed).uniform(size=(n, height, width, channels))
@@ -56,7 +67,7 @@ def test_against_numpy(augment, channels, height, width):
     x = to_network(augment, x) if isinstance(augment, PhotoAugment) else x
     reference = photo if isinstance(augment, PhotoAugment) else basic
     with jax.enable_x64(True):
-        draws = augment.draw(KEY, n)
+        draws = drawn(augment, n)
         got = compiled(augment)[1](KEY, jnp.asarray(x))
         assert got.dtype == jnp.float64 and got.shape == x.shape
         want = [reference(augment, image, one(draws, i)) for i, image in enumerate(x)]
@@ -66,20 +77,22 @@ def test_against_numpy(augment, channels, height, width):
 
 @pytest.mark.parametrize(("augment", "channels"), KINDS)
 def test_one_draw_for_all_or_one_per_image(augment, channels):
-    x = jnp.asarray(images(channels), jnp.float32)
-    alike = jnp.tile(x[:1], (3, 1, 1, 1))
-    call, each = compiled(augment)
-    assert float(jnp.ptp(call(KEY, alike), axis=0).max()) < 1e-5
-    assert float(jnp.ptp(each(KEY, alike), axis=0).max()) > 0.1
-    close(call(KEY, x)[1:], call(KEY, x[1:]), 1e-5)
-    draws = augment.draw(KEY, 3)
+    """An image is transformed equally in any batch."""
+    x = images(channels).astype(np.float32)
+    alike = np.tile(x[:1], (3, 1, 1, 1))
+    (call, each), apply = compiled(augment), jax.jit(augment.apply)
+    assert np.ptp(call(KEY, alike), axis=0).max() < 1e-5
+    assert np.ptp(each(KEY, alike), axis=0).max() > 0.1
+    shared, draws = drawn(augment, 1), drawn(augment, 3)
+    together, apart = call(KEY, x), each(KEY, x)
     for i in range(3):
-        close(each(KEY, x)[i], jax.jit(augment.apply)(x[i : i + 1], one(draws, i))[0], 1e-5)
+        close(together[i], apply(x[i : i + 1], one(shared, 0))[0], 1e-5)
+        close(apart[i], apply(x[i : i + 1], one(draws, i))[0], 1e-5)
 
 
 @pytest.mark.parametrize(("augment", "channels"), KINDS)
 def test_dtypes_stay(augment, channels):
-    x = jnp.asarray(images(channels), jnp.float32)
+    x = images(channels).astype(np.float32)
     call, each = compiled(augment)
     got, low = each(KEY, x), each(KEY, x.astype(jnp.bfloat16))
     assert low.dtype == jnp.bfloat16 and low.shape == x.shape
@@ -95,21 +108,22 @@ def test_gradient(augment, channels):
     with jax.enable_x64(True):
         x, v = (images(channels, 9, 8, 6, seed) for seed in (1, 2))
         # Pixels far from 0 and 1, because clamping has a kink there.
-        x = jnp.asarray(to_network(augment, 0.3 + 0.1 * x) if isinstance(augment, PhotoAugment) else x)
+        x = to_network(augment, 0.3 + 0.1 * x) if isinstance(augment, PhotoAugment) else x
 
         @jax.jit
+        @jax.value_and_grad
         def loss(x):
             return jnp.sum(jnp.sin(augment.each(KEY, x)))
 
-        slope = jax.jit(jax.grad(loss))(x)
-        assert bool(jnp.all(jnp.isfinite(slope)))
-        difference = (loss(x + 1e-6 * v) - loss(x - 1e-6 * v)) / 2e-6
-        np.testing.assert_allclose(jnp.sum(slope * v), difference, rtol=1e-6)
+        slope = np.asarray(loss(x)[1])
+        assert np.all(np.isfinite(slope))
+        difference = (float(loss(x + 1e-6 * v)[0]) - float(loss(x - 1e-6 * v)[0])) / 2e-6
+        np.testing.assert_allclose(np.sum(slope * v), difference, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("augment", "size"), [(PhotoAugment(), 2 * ATTEMPTS + 10), (BasicAugment(), 6)])
 def test_draws_are_independent(augment, size):
-    draws = jax.jit(lambda key: augment.draw(key, 4000))(KEY)
+    draws = drawn(augment, 4000)
     table = np.concatenate([np.asarray(v).reshape(4000, -1) for v in draws], axis=1)
     assert table.shape == (4000, size) and table.dtype == np.float32
     uniform = table[:, :-3] if isinstance(augment, PhotoAugment) else table
@@ -157,49 +171,51 @@ def test_bad_numbers(augment, words):
 
 def still(**changes):
     """Return draws that change nothing, for PhotoAugment(smallest=1.0)."""
-    half = jnp.full((), 0.5)
-    nothing = PhotoDraws(
-        jnp.full((ATTEMPTS, 2), 0.5), jnp.zeros(2), half, jnp.full(3, 0.5), jnp.zeros(()), jnp.zeros(3)
-    )
+    half = np.float32(0.5)
+    zeros = np.zeros(3, np.float32)
+    values = np.full((ATTEMPTS, 2), half), zeros[:2], half, np.full(3, half), np.float32(0), zeros
+    nothing = PhotoDraws(*jax.device_put(values))
     return nothing._replace(**changes)
 
 
 def test_photos_leave_alone_what_no_draw_changes():
     augment = PhotoAugment(smallest=1.0)
-    x = jnp.asarray(to_network(augment, images(3, 12, 12)), jnp.float32)
+    x = to_network(augment, images(3, 12, 12)).astype(np.float32)
     apply = jax.jit(augment.apply)
     close(apply(x, still()), x, 1e-5)
-    close(apply(x, still(flip=jnp.zeros(()))), x[:, :, ::-1], 1e-5)
+    close(apply(x, still(flip=np.float32(0))), x[:, :, ::-1], 1e-5)
 
 
 def test_nothing_is_clamped():
     augment = PhotoAugment(smallest=1.0)
-    white = jnp.asarray(to_network(augment, np.ones((1, 8, 8, 3))), jnp.float32)
+    white = to_network(augment, np.ones((1, 8, 8, 3))).astype(np.float32)
     apply = jax.jit(augment.apply)
-    bright = apply(white, still(factors=jnp.full(3, 0.99)))
+    bright = apply(white, still(factors=np.full(3, 0.99, np.float32)))
     close(bright, to_network(augment, np.full((1, 8, 8, 3), 1.392)), 1e-5)
-    lit = apply(white, still(alpha=jnp.asarray((-2.0, 0, 0)))) - white
+    lit = np.asarray(apply(white, still(alpha=np.asarray((-2, 0, 0), np.float32)))) - white
     close(lit[0, 3, 3], 0.2 * 0.2175 * np.asarray((0.5675, 0.5808, 0.5836)) / np.asarray(augment.std), 1e-5)
     lone = PhotoAugment(mean=(0.5,), std=(0.2,), smallest=1.0)
-    grey = jnp.asarray(to_network(lone, images(1, 8, 8)), jnp.float32)
-    close(jax.jit(lone.apply)(grey, still(alpha=jnp.ones(3), factors=jnp.asarray((0.5, 0.5, 0.9)))), grey, 1e-5)
+    grey = to_network(lone, images(1, 8, 8)).astype(np.float32)
+    draws = still(alpha=np.ones(3, np.float32), factors=np.asarray((0.5, 0.5, 0.9), np.float32))
+    close(jax.jit(lone.apply)(grey, draws), grey, 1e-5)
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (30, 44)])
 def test_boxes(height, width):
     """Every box lies inside and has between half and all of the area, and boxes reach every corner of the image."""
     augment = PhotoAugment()
-    draws = augment.draw(KEY, 4000)
-    top, left, h, w = jax.jit(jax.vmap(lambda d: augment.box(height, width, d)))(draws)
+    draws = drawn(augment, 4000)
+    found = jax.jit(jax.vmap(lambda d: augment.box(height, width, d)))(draws)
+    top, left, h, w = map(np.asarray, found)
     whole = np.stack([top, left, h, w])
     np.testing.assert_array_equal(whole, np.round(whole))
     assert top.min() == 0 and left.min() == 0 and (top + h).max() == height and (left + w).max() == width
-    share, ratio = np.asarray(h * w / (height * width)), np.asarray(w / h)
+    share, ratio = h * w / (height * width), w / h
     assert 0.46 < share.min() < 0.52 and share.max() <= 1
     assert 0.7 < ratio.min() < 0.8 and 1.25 < ratio.max() < 1.42
     # The mean share would be 0.75 if all boxes fitted.
     want = np.mean([math.prod(box(augment, height, width, one(draws, i))[2:]) for i in range(400)])
-    close(np.mean(np.asarray(h * w)[:400]), want, 0.005 * height * width)
+    close(np.mean((h * w)[:400]), want, 0.005 * height * width)
 
 
 @pytest.mark.parametrize(
@@ -216,9 +232,9 @@ def test_central_box_where_none_fits(height, width, want):
 
 def test_first_box_that_fits():
     augment = PhotoAugment()
-    boxes = jnp.asarray([(0.999, 0.0)] * 3 + [(0.2, 0.4)] + [(0.5, 0.5)] * (ATTEMPTS - 4), jnp.float32)
-    draws = still(boxes=boxes, place=jnp.asarray((0.999, 0.3)))
-    assert tuple(map(int, augment.box(20, 20, draws))) == box(augment, 20, 20, draws)
+    boxes = np.asarray([(0.999, 0.0)] * 3 + [(0.2, 0.4)] + [(0.5, 0.5)] * (ATTEMPTS - 4), np.float32)
+    draws = still(boxes=boxes, place=np.asarray((0.999, 0.3), np.float32))
+    assert tuple(map(int, jax.jit(lambda d: augment.box(20, 20, d))(draws))) == box(augment, 20, 20, draws)
     assert box(augment, 20, 20, draws) != box(augment, 20, 20, draws._replace(boxes=boxes[4:]))
 
 
@@ -234,13 +250,14 @@ def test_channels_must_be_those_of_mean():
 
 def test_basic_operations_and_shifts_are_equally_likely():
     augment, n = BasicAugment(), 6000
-    draws = augment.draw(KEY, n)
-    where = jnp.asarray(np.moveaxis(np.indices((28, 28), np.float32), 0, -1))
+    draws = drawn(augment, n)
+    where = jax.device_put(np.moveaxis(np.indices((28, 28), np.float32), 0, -1))
     # The pixels are their own coordinates, so the middle, which the fill never reaches, shows the shift.
-    crops = draws._replace(choice=jnp.zeros(n))
-    shifts = jax.jit(jax.vmap(lambda d: augment.apply(where[None], d)[0, 14, 14] - 14))(crops)
+    crops = draws._replace(choice=np.zeros(n, np.float32))
+    middle = jax.jit(jax.vmap(lambda d: augment.apply(where[None], d)[0, 14, 14]))
+    shifts = np.asarray(middle(crops)) - 14
     for axis in (0, 1):
-        values, counts = np.unique(np.round(np.asarray(shifts[:, axis]), 3), return_counts=True)
+        values, counts = np.unique(np.round(shifts[:, axis], 3), return_counts=True)
         np.testing.assert_array_equal(values, np.arange(-4, 4))
         assert counts.min() > 0.85 * counts.mean()
     counts = np.bincount((np.asarray(draws.choice) * 3).astype(int))
@@ -250,17 +267,17 @@ def test_basic_operations_and_shifts_are_equally_likely():
 def test_basic_fills_with_the_mean_of_each_channel():
     x = np.zeros((2, 10, 10, 2), np.float32)
     x[0, 2:8, 2:8, 0], x[1, ..., 1] = 1, 3
-    draws = BasicDraws(jnp.zeros(()), jnp.zeros(2), jnp.zeros(2), jnp.zeros(()))
-    moved = np.asarray(jax.jit(BasicAugment().apply)(jnp.asarray(x), draws))
+    draws = BasicDraws(*jax.device_put((np.float32(0), *np.zeros((2, 2), np.float32), np.float32(0))))
+    moved = np.asarray(jax.jit(BasicAugment().apply)(x, draws))
     close(moved[:, :4], np.broadcast_to(x.mean(axis=(1, 2))[:, None, None], (2, 4, 10, 2)), 1e-6)
     close(moved[:, 4:, 4:], x[:, :6, :6], 1e-6)
 
 
 def test_basic_identities():
-    x = jnp.asarray(images(1, 28, 28), jnp.float32)
+    x, halves = images(1, 28, 28).astype(np.float32), np.full(2, 0.5, np.float32)
     moved_by = jax.jit(BasicAugment().apply)
     unmoved_by = jax.jit(BasicAugment(crop=0, scale=0.0, rotate=0.0).apply)
     for choice in (0.1, 0.5, 0.9):
-        middle = BasicDraws(jnp.full((), choice), jnp.full(2, 0.5), jnp.full(2, 0.5), jnp.full((), 0.5))
+        middle = BasicDraws(*jax.device_put((np.float32(choice), halves, halves, np.float32(0.5))))
         close(moved_by(x, middle), x, 1e-5)
-        close(unmoved_by(x, middle._replace(angle=jnp.zeros(()))), x, 1e-5)
+        close(unmoved_by(x, middle._replace(angle=np.float32(0))), x, 1e-5)

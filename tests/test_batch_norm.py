@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill_jax import tree
 from distill_jax.augment import NoAugment
 from distill_jax.axes.init import CorrectlyClassified
 from distill_jax.axes.labels import LearnedLabels
@@ -33,14 +32,16 @@ NET = BATCH.build((4, 4, 1), 2)
 
 def test_running_statistics_follow_the_batches_of_training() -> None:
     """With constant weights, n full batches give 0.9^n of the initial and 1 - 0.9^n of the batch's statistics."""
-    store = TrainSet(2 + jax.random.normal(jax.random.key(1), (6, 4, 4, 1)), jax.nn.one_hot(jnp.arange(6) % 2, 2))
+    images = 2 + np.random.default_rng(1).normal(size=(6, 4, 4, 1)).astype(np.float32)
+    store = TrainSet(*jax.device_put((images, np.eye(2, dtype=np.float32)[np.arange(6) % 2])))
     protocol = Protocol(epochs=5, rate=0.0, cutmix=0.0, augment=NoAugment())
-    plain = Normaliser(jnp.zeros(1), jnp.ones(1))
-    models = train_networks(NET, protocol, Sets.same(store, 2), jax.random.key(0), plain)
-    for r in range(2):
+    plain = Normaliser(*jax.device_put((np.zeros(1, np.float32), np.ones(1, np.float32))))
+    models = jax.device_get(train_networks(NET, protocol, Sets.same(store, 2), jax.random.key(0), plain))
+    trained = jax.jit(lambda model: NET.apply(model, store.images, train=True)[1])
+    for r, key in enumerate(jax.random.split(jax.random.key(0), 2)):
         model: Model = jax.tree.map(lambda a, r=r: a[r], models)
-        start = NET.init(jax.random.split(jax.random.key(0), 2)[r])
-        _, once = jax.jit(lambda model: NET.apply(model, store.images, train=True))(start)
+        start = jax.device_get(NET.init(key))
+        once = jax.device_get(trained(start))
         for name in ("mean", "var"):
             before, after = start.stats["norm0"][name], once["norm0"][name]
             batch = (after - 0.9 * before) / 0.1
@@ -49,18 +50,32 @@ def test_running_statistics_follow_the_batches_of_training() -> None:
 
 
 def test_evaluation_uses_the_running_statistics_and_nothing_of_the_batch() -> None:
-    images = jax.random.randint(jax.random.key(1), (60, 4, 4, 1), 0, 256).astype(jnp.uint8)
-    labels, normaliser = jnp.arange(60) % 2, Normaliser(jnp.full(1, 0.5), jnp.full(1, 0.2))
+    rng = np.random.default_rng(1)
+    images, labels = rng.integers(0, 256, (60, 4, 4, 1), np.uint8), np.arange(60) % 2
+    normaliser = Normaliser(*jax.device_put((np.full(1, 0.5, np.float32), np.full(1, 0.2, np.float32))))
     model = NET.init(jax.random.key(0))
-    model = model._replace(stats={"norm0": {"mean": jnp.full(4, 0.3), "var": jnp.full(4, 0.5)}})
-    assert len({int(count_correct(NET, model, images, labels, normaliser, chunk)) for chunk in (1, 7, 60)}) == 1
-    x = jax.random.normal(jax.random.key(2), (5, 4, 4, 1))
-    whole, stats = NET.apply(model, x, train=False)
-    alone, _ = NET.apply(model, x[:1], train=False)
-    np.testing.assert_allclose(whole.logits[:1], alone.logits, atol=1e-6)
+
+    def with_stats(mean: float, var: float) -> Model:
+        values = {"mean": np.full(4, mean, np.float32), "var": np.full(4, var, np.float32)}
+        return model._replace(stats={"norm0": values})
+
+    @jax.jit
+    def counts(images: Array, labels: Array, model: Model) -> list[Array]:
+        return [count_correct(NET, model, images, labels, normaliser, chunk) for chunk in (1, 7, 60)]
+
+    @jax.jit
+    def logits_and_stats(model: Model, x: Array) -> tuple[Array, Array, Any]:
+        whole, stats = NET.apply(model, x, train=False)
+        return whole.logits, NET.apply(model, x[:1], train=False)[0].logits, stats
+
+    model = with_stats(0.3, 0.5)
+    assert len({int(count) for count in counts(images, labels, model)}) == 1
+    x = rng.normal(size=(5, 4, 4, 1)).astype(np.float32)
+    whole, alone, stats = jax.device_get(logits_and_stats(model, x))
+    np.testing.assert_allclose(whole[:1], alone, atol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, stats, model.stats)
-    other = model._replace(stats={"norm0": {"mean": jnp.full(4, -1.0), "var": jnp.full(4, 2.0)}})
-    assert not np.allclose(NET.apply(other, x, train=False)[0].logits, whole.logits, atol=1e-3)
+    other, *_ = logits_and_stats(with_stats(-1.0, 2.0), x)
+    assert not np.allclose(other, whole, atol=1e-3)
 
 
 class Asked:
@@ -97,7 +112,8 @@ def test_objectives_see_networks_in_training_mode_and_only_paired_features_in_ev
 def test_labels_and_initial_images_come_from_networks_in_evaluation_mode_and_cafes_readings_do_not() -> None:
     net, data = BATCH.build(toy.SHAPE, 2), toy.data()
     model, key = net.init(jax.random.key(0)), jax.random.key(1)
-    teachers, initial = tree.stack([model]), TrainSet(jnp.zeros((4, *toy.SHAPE)), jnp.eye(2)[jnp.arange(4) // 2])
+    teachers = jax.tree.map(lambda a: np.asarray(a)[None], model)
+    initial = TrainSet(jnp.zeros((4, *toy.SHAPE)), jax.device_put(np.eye(2, dtype=np.float32)[np.arange(4) // 2]))
     calls: dict[bool, list[Callable[[Any], Any]]] = {
         False: [
             lambda net: LearnedLabels(start="teachers").init(net, teachers, initial),

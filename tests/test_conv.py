@@ -31,16 +31,29 @@ def operands(shape, size, outputs, lead=()):
 
 
 def orders(convolution, x, kernel):
-    """Return the convolution, its gradients, and the gradients of a non-linear function of these (so none vanish)."""
+    """Return the convolution, its gradients, and the gradients of a non-linear function of these (so none vanish).
+
+    All are outputs of one nested derivative, so that the convolution is traced once."""
 
     def first(x, kernel):
-        return jax.grad(lambda x, kernel: jnp.sum(jnp.sin(convolution(x, kernel))), (0, 1))(x, kernel)
+        def summed(x, kernel):
+            out = convolution(x, kernel)
+            return jnp.sum(jnp.sin(out)), out
+
+        return jax.grad(summed, (0, 1), has_aux=True)(x, kernel)
 
     def second(x, kernel):
-        dx, dk = first(x, kernel)
-        return jnp.sum(jnp.sin(dx)) + jnp.sum(dk**2)
+        (dx, dk), out = first(x, kernel)
+        return jnp.sum(jnp.sin(dx)) + jnp.sum(dk**2), (out, (dx, dk))
 
-    return convolution(x, kernel), first(x, kernel), jax.grad(second, (0, 1))(x, kernel)
+    seconds, (out, firsts) = jax.grad(second, (0, 1), has_aux=True)(x, kernel)
+    return out, firsts, seconds
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def expected(x, kernel, stride, padding):
+    """Return ``orders`` of the reference. The tests of all platforms share its programs."""
+    return orders(lambda x, kernel: reference(x, kernel, stride, padding), x, kernel)
 
 
 def assert_close(ours, theirs):
@@ -76,8 +89,7 @@ def test_two_orders_of_derivatives(case, on_cpu, monkeypatch):
     with jax.enable_x64(True):
         x, kernel = operands(shape, size, outputs)
         ours = jax.jit(partial(orders, partial(conv2d, stride=stride, padding=padding)))(x, kernel)
-        theirs = jax.jit(partial(orders, lambda x, k: reference(x, k, stride, padding)))(x, kernel)
-        assert_close(ours, theirs)
+        assert_close(ours, expected(x, kernel, stride, padding))
 
 
 @pytest.mark.parametrize("on_cpu", [True, False], ids=["cpu", "accelerator"])
@@ -89,9 +101,8 @@ def test_batched_equals_a_loop(shape, outputs, stride, axes, on_cpu, monkeypatch
         x, kernel = operands(shape, 3, outputs, lead=(2,))
         x, kernel = (each if axis == 0 else each[0] for each, axis in zip((x, kernel), axes, strict=True))
         batched = jax.jit(jax.vmap(partial(orders, partial(conv2d, stride=stride, padding=1)), axes))(x, kernel)
-        one = jax.jit(partial(orders, lambda x, k: reference(x, k, stride, 1)))
         pairs = [
-            one(*(each[b] if axis == 0 else each for each, axis in zip((x, kernel), axes, strict=True)))
+            expected(*(each[b] if axis == 0 else each for each, axis in zip((x, kernel), axes, strict=True)), stride, 1)
             for b in range(2)
         ]
         assert_close(batched, jax.tree.map(lambda *leaves: np.stack(leaves), *pairs))
@@ -111,8 +122,8 @@ def test_classes_within_models_inside_scan(on_cpu, monkeypatch):
             _, out = lax.scan(lambda c, each: (c, nested(conv2d)(each, kernel)), None, jnp.stack([x, 2 * x]))
             return jax.tree.map(lambda leaf: leaf[1], out)
 
-        theirs = jax.jit(nested(lambda x, k: reference(x, k, 1, 1)))(2 * x, kernel)
-        assert_close(jax.jit(scanned)(x, kernel), theirs)
+        theirs = jax.vmap(jax.vmap(lambda x, kernel: expected(x, kernel, 1, 1), (0, None)), (None, 0))
+        assert_close(jax.jit(scanned)(x, kernel), theirs(2 * x, kernel))
 
 
 def test_no_grouped_or_uncanonical_convolution_inside_a_loop():
@@ -141,12 +152,14 @@ def test_no_grouped_or_uncanonical_convolution_inside_a_loop():
 
 
 def test_average_pool():
-    x = jnp.arange(2 * 5 * 4 * 3, dtype=jnp.float32).reshape(2, 5, 4, 3)
-    expected = lax.reduce_window(x, 0.0, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID") / 4
-    np.testing.assert_allclose(average_pool(x), expected)
+    x = np.arange(2 * 5 * 4 * 3, dtype=np.float32).reshape(2, 5, 4, 3)
+    windows = jax.jit(lambda x: lax.reduce_window(x, 0.0, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID") / 4)
+    pool = jax.jit(average_pool, static_argnums=1)
+    np.testing.assert_allclose(pool(x, 2), windows(x))
     with compiled_for("tpu"):
-        np.testing.assert_allclose(average_pool(x), expected)
-    assert average_pool(x, 4).shape == (2, 1, 1, 3)
+        np.testing.assert_allclose(pool(x, 2), windows(x))
+    assert jax.eval_shape(average_pool, x).shape == (2, 2, 2, 3), "a window of two by default"
+    assert jax.eval_shape(partial(average_pool, window=4), x).shape == (2, 1, 1, 3)
 
 
 def test_max_pool_and_its_derivatives():
@@ -162,11 +175,24 @@ def test_max_pool_and_its_derivatives():
             return max_pool(x, 3, stride=2, padding=1)
 
         def gradient(pool, x):
-            return jax.grad(lambda x: jnp.sum(jnp.sin(pool(x))))(x)
+            """Return the gradient and, as a by-product, what is pooled."""
 
-        np.testing.assert_array_equal(ours(x), theirs(x))
-        np.testing.assert_allclose(gradient(ours, x), gradient(theirs, x), rtol=1e-12)
-        second = jax.jit(jax.grad(lambda x: jnp.vdot(gradient(ours, x), v)))(x)
+            def summed(x):
+                out = pool(x)
+                return jnp.sum(jnp.sin(out)), out
+
+            return jax.grad(summed, has_aux=True)(x)
+
+        @jax.jit
+        def compute(x):
+            second, of_ours = jax.grad(lambda x: pulled(gradient(ours, x)), has_aux=True)(x)
+            return second, of_ours, gradient(theirs, x), jax.grad(lambda x: jnp.sum(theirs(x)))(x)
+
+        def pulled(gradient_and_pooled):
+            return jnp.vdot(gradient_and_pooled[0], v), gradient_and_pooled
+
+        second, (slope, pooled), (their_slope, their_pooled), selected = compute(x)
+        np.testing.assert_array_equal(pooled, their_pooled)
+        np.testing.assert_allclose(slope, their_slope, rtol=1e-12)
         # The pool only selects, so its Hessian is that of sin at the selected elements.
-        selected = jax.grad(lambda x: jnp.sum(theirs(x)))(x)
-        np.testing.assert_allclose(second, -selected * np.sin(x) * v, atol=1e-12)
+        np.testing.assert_allclose(second, -np.asarray(selected) * np.sin(x) * v, atol=1e-12)

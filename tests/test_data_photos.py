@@ -232,7 +232,7 @@ def test_forty_photographs_are_distilled_and_scored(tmp_path: Path, capsys: pyte
         for i in range(20):
             saved(tmp_path / "photos" / cls / f"{i}.jpg", size=(20 + i, 30))
     run, name = tmp_path / "run", f"folder:{tmp_path / 'photos'}"
-    assert distill.main(["dm", name, "--side", "16", *TINY, "--workdir", str(run)]) == 0
+    assert distill.main(["dm", name, "--side", "16", *TINY, "--baselines", "--workdir", str(run)]) == 0
     said = capsys.readouterr().err
     assert "cropped to 16x16" in said and "no test part: 8 of 40 images" in said
     about = json.loads((run / "config.json").read_text())["data"]
@@ -250,5 +250,5 @@ def test_a_wrong_side_is_refused(runner: Any, capsys: pytest.CaptureFixture[str]
 
 
 def test_explain_knows_the_side(capsys: pytest.CaptureFixture[str]) -> None:
-    assert explain.main(["dm", "imagenette", "--side", "64"]) == 0
+    assert explain.main(["dm", "imagenette", "--side", "64", "--net", "convnet"]) == 0
     assert "uint8 [9469, 64, 64, 3]" in capsys.readouterr().out

@@ -10,6 +10,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -40,6 +41,7 @@ class Figures(NamedTuple):
     max: float
 
 
+@cache
 def pytorch() -> dict[str, dict[str, Figures]]:
     """Return network -> PyTorch's name of each parameter -> figures."""
     nets = json.loads((GOLDEN / "initial_weights.json").read_text())
@@ -61,11 +63,14 @@ def ours(layer: dict[str, Any], path: str = "") -> Iterator[tuple[str, Figures]]
         if isinstance(leaf, dict):
             yield from ours(leaf, f"{path}{name}.")
             continue
-        w = np.asarray(leaf, np.float64)
+        w = np.asarray(leaf)
         kind = {1: "norm", 2: "linear", 4: "conv"}[layer["kernel"].ndim if "kernel" in layer else 1]
         kind = "position" if name == "position" else kind
         shape = w.shape if kind == "position" else w.shape[::-1]
-        yield path + {"bias": "bias"}.get(name, "weight"), Figures(kind, shape, w.mean(), w.std(), w.min(), w.max())
+        flat = w.astype(np.float64).ravel()
+        mean = flat.mean()
+        std = math.sqrt(max(flat @ flat / flat.size - mean**2, 0))
+        yield path + {"bias": "bias"}.get(name, "weight"), Figures(kind, shape, mean, std, w.min(), w.max())
 
 
 def assert_follows(net: str, parameters: dict[str, Figures]) -> None:

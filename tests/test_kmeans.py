@@ -27,12 +27,13 @@ def golden():
     return golden_figures("dream")
 
 
+@jax.jit
 def distances(centres, points):
     return squared_distances(centres, points, jnp.sum(points**2, axis=1))
 
 
 def inertia(centres, points):
-    return float(np.sum(np.min(distances(jnp.asarray(centres), jnp.asarray(points)), axis=0)))
+    return float(np.sum(np.min(distances(centres, points), axis=0)))
 
 
 def padded(points, rows: int):
@@ -50,7 +51,7 @@ def blobs(seed: int, n: int = 300, centres: int = 30):
 
 
 def test_distances_are_those_of_dream(golden):
-    ours = np.sqrt(np.maximum(distances(jnp.asarray(golden["cent"]), jnp.asarray(golden["emb"])), 1e-12))
+    ours = np.sqrt(np.maximum(distances(golden["cent"], golden["emb"]), 1e-12))
     np.testing.assert_allclose(ours, golden["dist"], atol=2e-5)
 
 
@@ -97,7 +98,7 @@ def test_inertia_is_within_two_percent_of_scikit_learn():
     ours, theirs = [], []
     for seed in range(8):
         points = blobs(seed)
-        ours.append(float(jit_kmeans(jnp.asarray(points), 300, 20, jax.random.key(seed)).inertia))
+        ours.append(float(jit_kmeans(points, 300, 20, jax.random.key(seed)).inertia))
         theirs.append(KMeans(20, random_state=seed, **ONCE).fit(points).inertia_)
     assert np.mean(ours) <= 1.02 * np.mean(theirs)
 
@@ -106,7 +107,7 @@ def test_the_initial_centres_are_as_good_as_those_of_scikit_learn():
     ours, theirs = [], []
     for seed in range(16):
         points = blobs(seed)
-        centres = points[np.asarray(jit_plus_plus(jnp.asarray(points), 300, 20, jax.random.key(seed)))]
+        centres = points[np.asarray(jit_plus_plus(points, 300, 20, jax.random.key(seed)))]
         ours.append(inertia(centres, points))
         theirs.append(inertia(kmeans_plusplus(points, 20, random_state=seed)[0], points))
     assert np.mean(ours) <= 1.02 * np.mean(theirs)
@@ -116,32 +117,33 @@ def test_the_initial_centres_are_as_good_as_those_of_scikit_learn():
 
 
 def test_the_returned_state_is_consistent():
-    points = jnp.asarray(blobs(0))
+    points = blobs(0)
     clusters = jit_kmeans(points, 300, 20, jax.random.key(0))
     expected = np.asarray(distances(clusters.centres, points))
     np.testing.assert_array_equal(clusters.labels, expected.argmin(0))
     np.testing.assert_allclose(clusters.inertia, expected.min(0).sum(), rtol=1e-4)
     for c, centre in enumerate(np.asarray(clusters.centres)):
-        np.testing.assert_allclose(centre, np.asarray(points)[clusters.labels == c].mean(0), atol=0.05)
+        np.testing.assert_allclose(centre, points[clusters.labels == c].mean(0), atol=0.05)
 
 
 def test_padding_has_no_influence_and_is_never_chosen():
     points, key = blobs(1, n=60), jax.random.key(3)
-    alone = jit_kmeans(jnp.asarray(points), 60, 8, key)
-    more = jnp.asarray(padded(points, 20))
+    alone = jit_kmeans(points, 60, 8, key)
+    more = padded(points, 20)
     clusters = jit_kmeans(more, 60, 8, key)
-    np.testing.assert_array_equal(clusters.labels[:60], alone.labels)
-    np.testing.assert_array_equal(clusters.labels[60:], 8)
+    labels = np.asarray(clusters.labels)
+    np.testing.assert_array_equal(labels[:60], alone.labels)
+    np.testing.assert_array_equal(labels[60:], 8)
     np.testing.assert_allclose(clusters.centres, alone.centres, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(clusters.inertia, alone.inertia, rtol=1e-5)
     # Even centres that lie in the padding choose a real point.
-    assert jit_medoids(more, 60, more[-8:]).max() < 60
-    assert max(int(jit_plus_plus(more, 60, 30, jax.random.key(i)).max()) for i in range(3)) < 60
+    assert np.max(jit_medoids(more, 60, more[-8:])) < 60
+    assert max(int(np.max(jit_plus_plus(more, 60, 30, jax.random.key(i)))) for i in range(3)) < 60
 
 
 def test_a_random_start_takes_every_real_point_equally_often():
     """Without iterations the centres are the initial points."""
-    points = jnp.asarray(padded(np.asarray([[0.0], [10.0], [30.0]], np.float32), 3))
+    points = jax.device_put(padded(np.asarray([[0.0], [10.0], [30.0]], np.float32), 3))
     keys = jax.random.split(jax.random.key(4), 600)
     starts = jax.jit(jax.vmap(lambda key: kmeans(points, 3, 2, key, iterations=0, start="random").centres[:, 0]))(keys)
     values, counts = np.unique(np.round(np.asarray(starts), 3), return_counts=True)
@@ -152,31 +154,37 @@ def test_a_random_start_takes_every_real_point_equally_often():
 
 def test_sets_of_different_size_are_clustered_together_as_one_by_one():
     sets = np.stack([padded(blobs(seed, n), 60 - n) for seed, n in ((0, 40), (1, 60), (2, 25))])
-    counts, keys = jnp.asarray([40, 60, 25]), jax.random.split(jax.random.key(1), 3)
-    together = jax.jit(jax.vmap(kmeans, in_axes=(0, 0, None, 0)), static_argnums=2)(jnp.asarray(sets), counts, 8, keys)
+    counts, keys = np.asarray([40, 60, 25]), jax.random.split(jax.random.key(1), 3)
+    vmapped = jax.jit(jax.vmap(kmeans, in_axes=(0, 0, None, 0)), static_argnums=2)
+    together = jax.device_get(vmapped(sets, counts, 8, keys))
     for i in range(3):
-        one = jit_kmeans(jnp.asarray(sets[i]), counts[i], 8, keys[i])
+        one = jit_kmeans(sets[i], int(counts[i]), 8, keys[i])
         np.testing.assert_array_equal(together.labels[i], one.labels)
         np.testing.assert_allclose(together.centres[i], one.centres, rtol=1e-5, atol=1e-5)
         assert together.rounds[i] == one.rounds
 
 
+# Sixty rows of eight numbers in eight clusters, as above, so that the tests share a program.
+
+
 def test_as_many_clusters_as_points_find_every_point():
-    points = jnp.asarray(padded(blobs(4, n=12), 4))
-    clusters = jit_kmeans(points, 12, 12, jax.random.key(0))
-    assert sorted(jit_medoids(points, 12, clusters.centres).tolist()) == list(range(12))
+    points = padded(blobs(4, n=8), 52)
+    clusters = jit_kmeans(points, 8, 8, jax.random.key(0))
+    assert sorted(jit_medoids(points, 8, clusters.centres).tolist()) == list(range(8))
     np.testing.assert_allclose(clusters.inertia, 0, atol=1e-2)
 
 
 def test_duplicate_points_fewer_than_clusters():
-    points = jnp.asarray(padded(np.tile(blobs(5, n=3), (5, 1)), 2))
-    clusters = jit_kmeans(points, 15, 6, jax.random.key(0))
+    points = padded(np.tile(blobs(5, n=3), (5, 1)), 45)
+    clusters = jit_kmeans(points, 15, 8, jax.random.key(0))
     assert np.isfinite(clusters.centres).all()
     assert set(jit_medoids(points, 15, clusters.centres).tolist()) == {0, 1, 2}
-    equal = jnp.ones((10, 4))
-    assert np.isfinite(jit_kmeans(equal, 10, 4, jax.random.key(0)).centres).all()
+    equal = np.ones((60, 8), np.float32)
+    assert np.isfinite(jit_kmeans(equal, 60, 8, jax.random.key(0)).centres).all()
 
 
 def test_medoids_break_ties_by_the_lowest_index_and_keep_duplicates():
-    points = jnp.asarray([[0.0], [1.0], [1.0], [3.0]])
-    np.testing.assert_array_equal(jit_medoids(points, 4, jnp.asarray([[1.0], [0.5], [1.1], [9.0]])), [1, 0, 1, 3])
+    points = np.asarray([[0], [1], [1], [3]], np.float32)
+    np.testing.assert_array_equal(
+        jit_medoids(points, 4, np.asarray([[1], [0.5], [1.1], [9]], np.float32)), [1, 0, 1, 3]
+    )

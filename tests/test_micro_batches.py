@@ -20,6 +20,7 @@ from distill_jax.micro_batches import (
 )
 from distill_jax.nets import ConvNet
 from distill_jax.platform import compiled_for
+from distill_jax.types import Model
 
 
 @pytest.mark.parametrize(
@@ -88,16 +89,16 @@ def test_on_a_tpu_the_activations_of_a_micro_batch_fit_in_the_fast_memory(n: int
 
 
 def test_micro_batches_add_up(monkeypatch: pytest.MonkeyPatch):
-    x, y = jax.random.normal(jax.random.key(0), (12, 4, 4, 2)), jnp.arange(12.0)
+    x, y = np.random.default_rng(0).normal(size=(12, 4, 4, 2)).astype(np.float32), np.arange(12, dtype=np.float32)
 
     def loss(params: dict, x: jax.Array, y: jax.Array) -> jax.Array:
         return jnp.sum(jnp.tanh(x * params["a"]).sum((1, 2, 3)) * y) + 0 * params["b"]
 
-    params = {"a": jnp.float32(0.3), "b": jnp.float32(1.0)}
-    whole = jax.value_and_grad(loss)(params, x, y)
+    params = {"a": np.float32(0.3), "b": np.float32(1.0)}
+    whole = jax.jit(jax.value_and_grad(loss))(params, x, y)
     for pixels in (16, 48, 1000):
         monkeypatch.setattr(micro_batches, "PIXELS", pixels)
-        parts = loss_and_gradient(loss, params, x, y)
+        parts = jax.jit(lambda *arguments: loss_and_gradient(loss, *arguments))(params, x, y)
         # Sums of 12 terms in another order.
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), parts, whole)
 
@@ -107,15 +108,25 @@ def test_a_class_gradient_is_that_of_the_whole_batch(
     norm: str, splits: bool, x64: None, monkeypatch: pytest.MonkeyPatch
 ):
     net = ConvNet(depth=2, width=4, norm=norm, dtype="float64").build((8, 8, 1), 3)  # type: ignore[arg-type]
-    model, x = net.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (6, 8, 8, 1))
-    whole = jax.jit(class_gradient, static_argnums=0)(net, model, x, jnp.int32(1))
+    model, x = net.init(jax.random.key(0)), np.random.default_rng(1).normal(size=(6, 8, 8, 1))
+    whole = jax.jit(class_gradient, static_argnums=0).lower(net, model, x, jnp.int32(1))
     monkeypatch.setattr(micro_batches, "PIXELS", 128)
     seen = []
     monkeypatch.setattr(micro_batches, "micro_batch", lambda images, *limits: seen.append(1) or 2)
-    parts = jax.jit(partial(class_gradient, constant=True), static_argnums=0)(net, model, x, jnp.int32(1))
+    constant = jax.jit(partial(class_gradient, constant=True), static_argnums=0)
+    parts = constant.lower(net, model, x, jnp.int32(1))
     # Batch norm makes images depend on each other, so the batch is not split.
     assert bool(seen) == splits
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), parts, whole)
+    assert_equal_results(parts, whole, splits, model, x, jnp.int32(1))
+
+
+def assert_equal_results(parts, whole, splits: bool, *arguments) -> None:
+    """Assert that two lowered programs have close results. If nothing was split, they are the same program."""
+    if splits:
+        parts, whole = (lowered.compile()(*arguments) for lowered in (parts, whole))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), parts, whole)
+    else:
+        assert parts.as_text() == whole.as_text()
 
 
 @pytest.mark.parametrize("objective", [FeatureMatching(first=0), CharacteristicFunction(frequencies=8)])
@@ -124,15 +135,18 @@ def test_features_are_those_of_the_whole_batch(
     objective, norm: str, splits: bool, x64: None, monkeypatch: pytest.MonkeyPatch
 ):
     net = ConvNet(depth=2, width=4, norm=norm, dtype="float64").build((8, 8, 1), 3)  # type: ignore[arg-type]
-    model, (real, syn) = net.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (2, 6, 8, 8, 1))
+    model, (real, syn) = net.init(jax.random.key(0)), np.random.default_rng(1).normal(size=(2, 6, 8, 8, 1))
 
-    def loss(syn: jax.Array) -> jax.Array:
+    def loss(syn: jax.Array, model: Model) -> jax.Array:
         return objective.class_loss(net, model, real, syn, jnp.int32(1), jax.random.key(2))
 
-    whole = jax.jit(jax.value_and_grad(loss))(syn)
+    def lowered():
+        return jax.jit(jax.value_and_grad(lambda syn, model: loss(syn, model))).lower(syn, model)
+
+    whole = lowered()
     seen = []
     monkeypatch.setattr(micro_batches, "FORWARD_PIXELS", 128)
     monkeypatch.setattr(jax.lax, "map", lambda *args, _map=jax.lax.map: seen.append(1) or _map(*args))
-    parts = jax.jit(jax.value_and_grad(lambda syn: loss(syn)))(syn)
+    parts = lowered()
     assert bool(seen) == splits
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), parts, whole)
+    assert_equal_results(parts, whole, splits, syn, model)

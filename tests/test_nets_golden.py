@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +25,13 @@ def parameters(golden, prefix: str = ""):
     return tuple(golden[prefix + key] for key in ("names", "shapes", "roles"))
 
 
+@partial(jax.jit, static_argnums=0)
+def applied(net, model, x):
+    return net.apply(model, x, False)
+
+
 def evaluate(net, model, x):
-    return jax.jit(lambda model: net.apply(model, x, False)[0])(model)
+    return applied(net, model, x)[0]
 
 
 def per_parameter(net, names, shapes, tree, probe):
@@ -119,8 +125,8 @@ def test_convnet_batch_norm_trains_and_evaluates(golden):
             np.testing.assert_allclose(sums[p], expected.sum(), atol=1e-5, err_msg=name)
 
     trained = model._replace(stats=stats)
-    np.testing.assert_allclose(evaluate(net, trained, x).logits, golden["bn_logits_eval"], atol=2e-6)
-    _, unchanged = jax.jit(lambda x: net.apply(trained, x, False))(x)
+    out, unchanged = applied(net, trained, x)
+    np.testing.assert_allclose(out.logits, golden["bn_logits_eval"], atol=2e-6)
     jax.tree.map(np.testing.assert_array_equal, unchanged, stats)
     # A state dict with buffers carries the statistics over.
     buffers = {f"layers.norm.{d}.running_{k}": golden[f"bn_r{k[0]}_{d}"] for d in range(3) for k in ("mean", "var")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import jax
@@ -19,7 +20,6 @@ from distill_jax.check_spec import check
 from distill_jax.distill import init_state
 from distill_jax.methods import CIM
 from distill_jax.recipes import resolve
-from distill_jax.tree import stack
 from distill_jax.types import Array, Model, NetBlock, NetOutput, RealData, RequestError
 from tests import toy
 from tests.golden_weights import pixels
@@ -40,13 +40,15 @@ def real(images_of_class: np.ndarray) -> RealData:
 
 
 def test_anchors_and_their_mosaics_golden() -> None:
-    data, models = real(np.moveaxis(FIGURES["cim_src_u8"], 1, -1) / 255), stack([observer(), observer()])
+    data = real(np.moveaxis(FIGURES["cim_src_u8"], 1, -1) / 255)
+    models = jax.tree.map(lambda a: np.stack([a, a]), observer())
     selector = Anchors(batch=12)
-    memory = jax.jit(selector.init, static_argnums=0)(NET, models, data)
+    memory = np.asarray(jax.jit(selector.init, static_argnums=0)(NET, models, data))
     np.testing.assert_array_equal(memory[CLASS], FIGURES["cim_order"])
-    assert memory.shape == (4, 12) and all(len(set(row.tolist())) == 12 for row in np.asarray(memory))
+    assert memory.shape == (4, 12) and all(len(set(row.tolist())) == 12 for row in memory)
     assert int(memory[3].max()) < 12, "a smaller class shows only its own images"
-    mosaics = AnchorMosaics().images(NET, observer(), data, 3, 2, jax.random.key(0))
+    images_of = jax.jit(AnchorMosaics().images, static_argnums=(0, 3, 4))
+    mosaics = np.asarray(images_of(NET, observer(), data, 3, 2, jax.random.key(0)))
     np.testing.assert_allclose(mosaics[CLASS], figure("init"), atol=1e-6)
 
 
@@ -70,14 +72,16 @@ def test_anchors_are_of_the_first_images_of_a_class(monkeypatch: pytest.MonkeyPa
     np.testing.assert_array_equal(dark, np.arange(n))
 
 
-def loss_of(block: int):
+@cache
+def loss_and_gradient(block: int):
+    """Return the function from the stored images to the loss and its gradient."""
     anchors = normalised(pixels(FIGURES["cim_src_u8"])[FIGURES["cim_order"]])
 
     def loss(images: Array) -> Array:
         shown = normalised(MultiFormation(2).decode(images))
         return PairedFeatures(block).class_loss(NET, observer(), anchors, shown, jnp.int32(CLASS), jax.random.key(0))
 
-    return loss
+    return jax.jit(jax.value_and_grad(loss))
 
 
 class Plain:
@@ -92,38 +96,44 @@ class Plain:
 
 def test_each_decoded_image_is_paired_with_its_own_real_image_and_others_are_left_out() -> None:
     real, syn = (
-        jnp.asarray(x).reshape(-1, 1, 1, 1) * jnp.ones((1, 2, 2, 1)) for x in ([0.0, 1.0, 2.0, 9.0], [0.5, 4.0])
+        np.asarray(x, np.float32).reshape(-1, 1, 1, 1) * np.ones((1, 2, 2, 1), np.float32)
+        for x in ([0, 1, 2, 9], [0.5, 4])
     )
-    loss = PairedFeatures().class_loss(Plain(), Model({}, {}), real, syn, jnp.asarray(0), jax.random.key(0))
+    key = jax.random.key(0)
+    loss_of = jax.jit(
+        lambda real, syn: PairedFeatures().class_loss(Plain(), Model({}, {}), real, syn, jnp.int32(0), key)
+    )
+    loss = loss_of(real, syn)
     np.testing.assert_allclose(loss, 0.5 + 3)
 
 
 # Ten times the distance of the original in float32 from itself in float64 (golden README).
 @pytest.mark.parametrize(("block", "name"), [(0, "first"), (-1, "last")])
 def test_loss_and_gradient_golden(block: int, name: str) -> None:
-    loss, gradient = jax.jit(jax.value_and_grad(loss_of(block)))(jnp.asarray(figure("init") + figure("delta")))
+    loss, gradient = loss_and_gradient(block)(figure("init") + figure("delta"))
     np.testing.assert_allclose(loss, FIGURES[f"cim_{name}_loss"], rtol=1.1e-5)
     theirs = figure(f"{name}_grad")
     np.testing.assert_allclose(gradient, theirs, rtol=0, atol=1.1e-5 * np.abs(theirs).max())
 
 
 def test_steps_of_the_residual_golden() -> None:
-    optimiser, images = ResidualAdam(lr=0.01), jnp.asarray(figure("init"))[None]
+    optimiser, images = ResidualAdam(lr=0.01), jax.device_put(figure("init")[None])
     first, state = images, optimiser.init(images)
-    step = jax.jit(jax.value_and_grad(lambda images: loss_of(-1)(images[0])))
+    after = jax.jit(lambda gradient, images, state: optimiser.after(gradient[None], images, state, 1.0))
     for expected in FIGURES["cim_steps_loss"]:
-        loss, gradient = step(images)
+        loss, gradient = loss_and_gradient(-1)(np.asarray(images)[0])
         np.testing.assert_allclose(loss, expected, rtol=1.1e-5)
-        images, state = optimiser.after(gradient, images, state, 1.0)
+        images, state = after(gradient, images, state)
     theirs = figure("steps_delta")
     # The residual is the difference of two images in float32, whose pixels are rounded to 6e-8 in each of four steps.
-    np.testing.assert_allclose((images - first)[0], theirs, rtol=0, atol=4e-5 * np.abs(theirs).max())
+    np.testing.assert_allclose((np.asarray(images) - first)[0], theirs, rtol=0, atol=4e-5 * np.abs(theirs).max())
 
 
 def test_without_a_gradient_images_return_to_the_initial_images() -> None:
     optimiser = ResidualAdam(lr=0.5, weight_decay=0.5)
-    first = jnp.full((1, 1, 2, 2, 1), 0.25)
-    moved, _ = optimiser.after(jnp.zeros_like(first), first + 1.0, optimiser.init(first), 1.0)
+    first = np.full((1, 1, 2, 2, 1), 0.25, np.float32)
+    after = jax.jit(lambda images: optimiser.after(jnp.zeros_like(images), images + 1, optimiser.init(images), 1.0))
+    moved, _ = after(first)
     np.testing.assert_allclose(moved, first + 0.75, rtol=1e-6)
 
 
@@ -131,7 +141,8 @@ def test_at_the_start_each_decoded_image_is_its_anchor() -> None:
     """With factor 1 a mosaic is lossless, so the loss is 0."""
     problem = toy.problem("cim", ipc=2, parameterisation=MultiFormation(1))
     state = init_state(problem)
-    shown = np.asarray(problem.data.images)[np.asarray(jnp.take_along_axis(problem.data.index, state.selector, axis=1))]
+    rows = np.take_along_axis(np.asarray(problem.data.index), np.asarray(state.selector), axis=1)
+    shown = np.asarray(problem.data.images)[rows]
     np.testing.assert_allclose(state.synthetic.images, shown[:, :2] / 255, atol=1e-6)
 
 

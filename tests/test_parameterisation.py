@@ -20,14 +20,16 @@ FIGURES = golden_figures("decode")
 def test_to_network_and_back():
     u8 = np.random.default_rng(0).integers(0, 256, (3, 3, 5, 4), dtype=np.uint8)
     normaliser = Normaliser(jnp.asarray(CIFAR_MEAN), jnp.asarray(CIFAR_STD))
-    network = normaliser.to_network(nhwc(u8))
+    to_network, to_pixel = (jax.jit(f) for f in (normaliser.to_network, normaliser.to_pixel))
+    network = to_network(nhwc(u8))
     assert network.dtype == jnp.float32
     close(network, cifar_normalised(u8), 1e-6)
-    close(normaliser.to_network(jnp.asarray(pixels(u8))), network, 1e-6)
-    close(normaliser.to_pixel(network), pixels(u8), 1e-6)
+    close(to_network(pixels(u8)), network, 1e-6)
+    close(to_pixel(network), pixels(u8), 1e-6)
     with jax.enable_x64(True):
-        assert normaliser.to_network(jnp.ones((2, 1, 1, 1, 3), jnp.float64)).dtype == jnp.float64
-        assert normaliser.to_pixel(jnp.ones((5, 3), jnp.bfloat16)).dtype == jnp.bfloat16
+        wide, narrow = jax.ShapeDtypeStruct((2, 1, 1, 1, 3), jnp.float64), jax.ShapeDtypeStruct((5, 3), jnp.bfloat16)
+        assert jax.eval_shape(normaliser.to_network, wide).dtype == jnp.float64
+        assert jax.eval_shape(normaliser.to_pixel, narrow).dtype == jnp.bfloat16
 
 
 # ------------------------------------------------------------------ decoding
@@ -80,7 +82,7 @@ def test_decode_is_linear_with_exact_second_derivative(how):
         x, v = jnp.asarray(np.random.default_rng(0).uniform(size=(2, 3, 8, 10, 2)))
         decode = jax.jit(how.decode)
         close(decode(x), how.decode(x), 1e-14)
-        close(jax.jit(jax.vmap(how.decode))(jnp.stack([x, v])), jnp.stack([decode(x), decode(v)]), 1e-14)
+        close(jax.jit(jax.vmap(how.decode))(np.stack([x, v])), np.stack([decode(x), decode(v)]), 1e-14)
 
         @jax.jit
         def second(x, v):
@@ -123,14 +125,23 @@ def test_factors_that_fit():
 def test_training_set_is_class_major_in_network_space():
     data = numbered([0, 1, 1, 2], side=8)
     how = MultiFormation(2)
-    images = jnp.linspace(-0.2, 1.2, 3 * 2 * 64).reshape(3, 2, 8, 8, 1)
-    got = jax.jit(lambda images: decoded_set(how, Synthetic(images), data))(images)
-    assert got.images.shape == (3 * 8, 8, 8, 1) and got.targets.dtype == jnp.float32
+    images = np.linspace(-0.2, 1.2, 3 * 2 * 64, dtype=np.float32).reshape(3, 2, 8, 8, 1)
+    logits = np.arange(18, dtype=np.float32).reshape(3, 2, 3) ** 2 / 50
+
+    @jax.jit
+    def compute(images, logits):
+        packed = decoded_set(how, Synthetic(images), data)
+        learned = decoded_set(Pixels(), Synthetic(images, logits), data)
+        plain = Pixels("normalised")
+        same = as_network(plain, images, data), stored(plain, images)
+        softmax = jax.nn.softmax(logits.reshape(6, 3))
+        return packed, how.decode(images[1]), learned.targets, softmax, same, stored(how, images)
+
+    got, decoded, targets, softmax, same, clipped = jax.device_get(compute(images, logits))
+    assert got.images.shape == (3 * 8, 8, 8, 1) and got.targets.dtype == np.float32
     np.testing.assert_array_equal(np.argmax(got.targets, axis=1), np.repeat(np.arange(3), 8))
-    close(got.images[8:16], (how.decode(images[1]) - 0.4) / 0.2, 1e-5)
-    logits = jnp.arange(18.0).reshape(3, 2, 3) ** 2 / 50
-    learned = decoded_set(Pixels(), Synthetic(images, logits), data)
-    close(learned.targets, jax.nn.softmax(logits.reshape(6, 3)), 1e-6)
-    close(as_network(Pixels("normalised"), images, data), images, 0)
-    close(stored(Pixels("normalised"), images), images, 0)
-    close(stored(how, images), np.clip(images, 0, 1), 0)
+    close(got.images[8:16], (decoded - 0.4) / 0.2, 1e-5)
+    close(targets, softmax, 1e-6)
+    for unchanged in same:
+        close(unchanged, images, 0)
+    close(clipped, np.clip(images, 0, 1), 0)

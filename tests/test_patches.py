@@ -44,25 +44,32 @@ def test_patches_scores_and_mosaics_golden(factor: int, ipc: int) -> None:
         return FIGURES[f"rded_f{factor}_{name}"]
 
     model, size = observer(), (16 // factor, 16 // factor)
-    images, boxes = jnp.asarray(pixels(FIGURES["rded_src_u8"])), jnp.asarray(FIGURES["rded_boxes"])
-    cut = jax.jit(jax.vmap(lambda image, boxes: normalised(patches(image, boxes, size))))(images, boxes)
+    images, boxes = pixels(FIGURES["rded_src_u8"]), FIGURES["rded_boxes"]
+
+    @jax.jit
+    def computed(images: Array, boxes: Array):
+        cut = jax.vmap(lambda image, boxes: normalised(patches(image, boxes, size)))(images, boxes)
+        scores = losses(NET, model, cut.reshape(-1, *cut.shape[2:]), SHAPE, CLASS).reshape(20, 5)
+        image, crop = surest(scores, ipc * factor**2)
+        chosen = cut[image, crop]
+        return cut, scores, image, crop, chosen, tile(chosen, ipc, factor, SHAPE[:2])
+
+    cut, scores, image, crop, chosen, mosaic = jax.device_get(computed(images, boxes))
     np.testing.assert_allclose(cut[:3], np.moveaxis(theirs("crops"), 2, -1), atol=5e-6)
-    scores = jax.jit(lambda x: losses(NET, model, x, SHAPE, CLASS))(cut.reshape(-1, *cut.shape[2:])).reshape(20, 5)
     np.testing.assert_allclose(scores.T, theirs("scores"), rtol=0, atol=1.1e-5 * theirs("scores").max())
-    np.testing.assert_array_equal(jnp.argmin(scores, axis=1), theirs("best_crop"))
-    image, crop = surest(scores, ipc * factor**2)
+    np.testing.assert_array_equal(np.argmin(scores, axis=1), theirs("best_crop"))
     np.testing.assert_array_equal(image, theirs("order"))
     np.testing.assert_array_equal(crop, theirs("best_crop")[theirs("order")])
-    chosen = cut[image, crop]
     np.testing.assert_allclose(chosen[:2], np.moveaxis(theirs("selected0"), 1, -1), atol=5e-6)
-    mosaic = tile(chosen, ipc, factor, SHAPE[:2])
     np.testing.assert_allclose(mosaic, np.moveaxis(theirs("mosaic"), 1, -1), atol=5e-6)
 
 
+def boxes_of(init: RealPatches, dims: tuple[int, ...], shape: tuple[int, int, int]) -> np.ndarray:
+    return np.asarray(jax.jit(init.boxes, static_argnums=(1, 2))(jax.random.key(0), dims, shape))
+
+
 def test_boxes_are_squares_inside_the_image() -> None:
-    top, left, height, width = np.moveaxis(
-        np.asarray(RealPatches().boxes(jax.random.key(0), (500, 5), (24, 30, 3))), -1, 0
-    )
+    top, left, height, width = np.moveaxis(boxes_of(RealPatches(), (500, 5), (24, 30, 3)), -1, 0)
     assert (height == width).all() and top.min() == left.min() == 0
     assert (top + height).max() == 24 and (left + width).max() == 30
     # The least area is 8 % of 24 x 30, the largest square 24 x 24.
@@ -71,8 +78,7 @@ def test_boxes_are_squares_inside_the_image() -> None:
 
 def test_areas_and_places_of_boxes_are_uniform_and_independent() -> None:
     """All limits are five standard errors."""
-    draw = jax.jit(RealPatches(smallest=0.2).boxes, static_argnums=(1, 2))
-    boxes = np.asarray(draw(jax.random.key(0), (4000,), (64, 64, 3)), np.float64)
+    boxes = boxes_of(RealPatches(smallest=0.2), (4000,), (64, 64, 3)).astype(np.float64)
     for share in (0.1, 0.5, 0.9):
         limit = 5 * np.sqrt(share * (1 - share) / len(boxes))
         assert np.mean(boxes[:, 2] ** 2 / 64**2 < 0.2 + 0.8 * share) == pytest.approx(share, abs=limit)
@@ -119,9 +125,10 @@ def test_the_images_are_of_their_class_the_surest_first(factor: int, side: int) 
     net = ConvNet(2, 8, norm="batch").build(shape, 4)
     model = net.init(jax.random.key(1))
     init, ipc = RealPatches(candidates=7), 4 // factor**2
-    made = jax.jit(init.images, static_argnums=(0, 3, 4))(net, model, data, ipc, factor, jax.random.key(0))
-    assert made.shape == (4, ipc, *shape) and float(made.min()) >= 0 and float(made.max()) <= 1
-    cells = np.asarray(made)[:, :, [0, -1]][:, :, :, [0, -1], 0] if factor == 2 else np.asarray(made)[:, :, 0, 0, 0]
+    images_of = jax.jit(init.images, static_argnums=(0, 3, 4))
+    made = np.asarray(images_of(net, model, data, ipc, factor, jax.random.key(0)))
+    assert made.shape == (4, ipc, *shape) and made.min() >= 0 and made.max() <= 1
+    cells = made[:, :, [0, -1]][:, :, :, [0, -1], 0] if factor == 2 else made[:, :, 0, 0, 0]
     shown = np.round(cells.reshape(4, 4) * 255 / 7).astype(int)
     np.testing.assert_array_equal(labels[shown], np.repeat([0, 1, 2, 3], 4).reshape(4, 4))
     assert all(len(set(row.tolist())) == 4 for row in shown)

@@ -16,7 +16,7 @@ from distill_jax.nets.conv import conv2d
 from distill_jax.platform import compiled_for, on_cpu, target
 from distill_jax.recipes import resolve
 from distill_jax.run import with_chunks
-from tests.test_conv import CASES, assert_close, operands, orders, reference
+from tests.test_conv import CASES, assert_close, expected, operands, orders
 
 
 def test_the_default_backend_unless_told_otherwise() -> None:
@@ -62,7 +62,12 @@ def test_the_form_of_an_accelerator_runs_here_with_the_same_values(platform: Any
         x, kernel = operands(shape, size, outputs)
         with compiled_for(platform):
             ours = jax.jit(partial(orders, partial(conv2d, stride=stride, padding=padding)))(x, kernel)
-        assert_close(ours, jax.jit(partial(orders, lambda x, k: reference(x, k, stride, padding)))(x, kernel))
+        assert_close(ours, expected(x, kernel, stride, padding))
+
+
+@partial(jax.jit, static_argnums=0)
+def on_this_machine(axes, images, kernel):
+    return jax.vmap(partial(orders, conv2d), axes)(images, kernel)
 
 
 @pytest.mark.parametrize("outputs", [3, 17])
@@ -71,7 +76,7 @@ def test_the_form_of_a_gpu_batched_over_kernels(outputs: int, most: int, monkeyp
     with jax.enable_x64(True):
         x, kernel = operands((2, 4, 4, 3), 3, outputs, lead=(2,))
         for axes, images in (((None, 0), x[0]), ((0, 0), x)):
-            here = jax.jit(jax.vmap(partial(orders, conv2d), axes))(images, kernel)
+            here = on_this_machine(axes, images, kernel)
             monkeypatch.setattr(conv, "MOST_UNROLLED", most)
             with compiled_for("gpu"):
                 there = jax.jit(jax.vmap(partial(orders, conv2d), axes))

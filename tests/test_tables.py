@@ -71,7 +71,9 @@ def test_every_cell_can_be_resolved_without_data(name: str, tables: dict[str, Ta
 
 
 def test_a_budget_scales_the_outer_steps_of_the_table(tables: dict[str, Table]) -> None:
-    options = Reproduce("cifar10", budget=0.1, cells=("acc_dd-cifar10-ipc1/", "Ours10-cifar10-ipc1/", "random-cifar10"))
+    options = Reproduce(
+        "cifar10", budget=0.1, cells=("acc_dd-cifar10-ipc1/", "Ours10-cifar10-ipc1/", "random-cifar10-ipc1/")
+    )
     steps = {
         key: arguments.parse(outcome.words, Distill)[2].spec.outer_steps
         for key, outcome in planned(options, []).outcomes().items()
@@ -82,7 +84,8 @@ def test_a_budget_scales_the_outer_steps_of_the_table(tables: dict[str, Table]) 
 
 
 def test_data_can_be_in_other_places(tables: dict[str, Table]) -> None:
-    options = Reproduce("cifar10", data=("cifar10=npz:mine.npz",), cells=("mtt", "idc", "random_soft"))
+    cells = ("idc-cifar10-ipc1/", "random_soft-cifar10-ipc10/", "mtt-cifar10-ipc10/", "mtt-cifar10-ipc50/")
+    options = Reproduce("cifar10", data=("cifar10=npz:mine.npz",), cells=cells)
     words = {key: outcome.words[:4] for key, outcome in planned(options, []).outcomes().items()}
     assert words["idc-cifar10-ipc1"] == ["idc", "npz:mine.npz", "--recipe", "cifar10"]
     assert words["random_soft-cifar10-ipc10"][1] == "zca:npz:mine.npz"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -32,29 +33,51 @@ class Training(NamedTuple):
     normaliser: Normaliser | None
 
 
-@pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[Training]:
-    """Return the list of trainings that updates ask for. None takes place."""
-    calls: list[Training] = []
+def follow(choice: Any, times: int, recorded: Callable[..., Any], trained: Callable[..., Any]) -> list[Any]:
+    """Update a model ``times`` times in compiled programs. ``trained`` takes the place of ``train``. Return the arrays
+    ``recorded`` of the arguments of each of its calls."""
+    asked: list[Any] = []
 
-    def train(net, model, optimiser, state, data, order: Order, pipeline, key, normaliser=None) -> tuple[Any, Any, Any]:
-        assert (np.asarray(order.weights) == 1).all()
-        calls.append(Training(data, np.asarray(order.rows), pipeline, normaliser))
-        return model, state, None
+    def train(*arguments: Any) -> tuple[Any, Any, Any]:
+        asked.append(recorded(*arguments))
+        return *trained(*arguments[1:4:2]), None
 
-    monkeypatch.setattr(between, "train", train)
-    return calls
+    def watched(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            asked.clear()
+            return function(*arguments), list(asked)
+
+        return jax.jit(run)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(between, "train", train)
+        begin = watched(lambda key: choice.begin(NET, MODEL, REAL, key))
+        step = watched(lambda model, state, key: choice.update(NET, model, state, REAL, SYN, key))
+        (model, state), calls = begin(jax.random.key(1))
+        for number in range(times):
+            (model, state), more = step(model, state, jax.random.key(2 + number))
+            calls += more
+    return jax.device_get(calls)
 
 
-def update(choice: Any, times: int) -> None:
-    model, state = choice.begin(NET, MODEL, REAL, jax.random.key(1))
-    for step in range(times):
-        model, state = choice.update(NET, model, state, REAL, SYN, jax.random.key(2 + step))
+def update(choice: Any, times: int) -> list[Training]:
+    """Return the trainings that updates ask for. None takes place."""
+    static: list[Any] = []
+
+    def recorded(net, model, optimiser, state, data, order: Order, pipeline, key, normaliser=None) -> Any:
+        static[:] = [pipeline, normaliser, data is SYN]
+        return data, order
+
+    calls = follow(choice, times, recorded, lambda *model_and_state: model_and_state)
+    pipeline, normaliser, synthetic = static
+    for _, order in calls:
+        assert (order.weights == 1).all()
+    return [Training(SYN if synthetic else data, order.rows, pipeline, normaliser) for data, order in calls]
 
 
-def test_updates_go_on_in_one_permutation_of_the_real_images(trained: list[Training]) -> None:
+def test_updates_go_on_in_one_permutation_of_the_real_images() -> None:
     """As in IDC's loader. A new one starts when fewer images remain than an update needs."""
-    update(TrainOnReal(images=4, batch=2, cutmix=0.3, augment=Siamese("color")), 6)
+    trained = update(TrainOnReal(images=4, batch=2, cutmix=0.3, augment=Siamese("color")), 6)
     assert all(call.rows.shape == (2, 2) for call in trained)
     pairs = [np.concatenate([call.rows.ravel() for call in trained[i : i + 2]]) for i in (0, 2, 4)]
     for pair in pairs:
@@ -67,8 +90,8 @@ def test_updates_go_on_in_one_permutation_of_the_real_images(trained: list[Train
 
 
 @pytest.mark.parametrize(("images", "steps"), [(5, 2), (3, 1), (8, 3)])
-def test_updates_take_full_batches_and_leave_the_rest_of_a_permutation(trained: list[Training], images, steps) -> None:
-    update(TrainOnReal(images=images, batch=3), 4)
+def test_updates_take_full_batches_and_leave_the_rest_of_a_permutation(images, steps) -> None:
+    trained = update(TrainOnReal(images=images, batch=3), 4)
     assert all(call.rows.shape == (steps, 3) for call in trained)
     if images == 3:  # two updates of three images fit into eight, a third one does not
         first, second, third, fourth = (set(call.rows.ravel().tolist()) for call in trained)
@@ -78,16 +101,14 @@ def test_updates_take_full_batches_and_leave_the_rest_of_a_permutation(trained: 
         assert counts.max() - counts.min() <= 1
 
 
-def test_early_training_takes_whole_epochs(trained: list[Training]) -> None:
-    update(TrainOnReal(images=4, batch=4, early=3), 1)
-    early, later = trained
+def test_early_training_takes_whole_epochs() -> None:
+    early, later = update(TrainOnReal(images=4, batch=4, early=3), 1)
     np.testing.assert_array_equal(np.sort(early.rows.reshape(3, 8)), [np.arange(8)] * 3)
     assert later.rows.shape == (1, 4)
 
 
-def test_training_on_synthetic_images_takes_epochs_without_cutmix(trained: list[Training]) -> None:
-    update(TrainOnSynthetic(epochs=2, batch=3, augment=Siamese("crop")), 1)
-    (call,) = trained
+def test_training_on_synthetic_images_takes_epochs_without_cutmix() -> None:
+    (call,) = update(TrainOnSynthetic(epochs=2, batch=3, augment=Siamese("crop")), 1)
     np.testing.assert_array_equal(np.sort(call.rows.reshape(2, 6)), [np.arange(6)] * 2)
     assert call.data is SYN and call.pipeline == Pipeline(3, 0.0, Siamese("crop")) and call.normaliser is None
 
@@ -95,15 +116,11 @@ def test_training_on_synthetic_images_takes_epochs_without_cutmix(trained: list[
 @pytest.mark.parametrize(
     "choice", [TrainOnReal(images=4, batch=4), TrainOnReal(images=4, batch=4, early=2), TrainOnSynthetic()]
 )
-def test_a_model_and_its_momentum_go_on_in_the_next_update(choice: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[list[float]] = []
+def test_a_model_and_its_momentum_go_on_in_the_next_update(choice: Any) -> None:
+    def recorded(net, model, optimiser, state, *_) -> Any:
+        return [jnp.ravel(jax.tree.leaves(part)[0])[0] for part in (model, state)]
 
-    def train(net, model, optimiser, state, *_) -> tuple[Any, Any, Any]:
-        given.append([float(jnp.ravel(jax.tree.leaves(part)[0])[0]) for part in (model, state)])
-        return *jax.tree.map(lambda a: a + 1, (model, state)), None
-
-    monkeypatch.setattr(between, "train", train)
-    update(choice, 3)
+    given = follow(choice, 3, recorded, lambda *model_and_state: jax.tree.map(lambda a: a + 1, model_and_state))
     np.testing.assert_allclose(np.diff(given, axis=0), 1, rtol=1e-6)
 
 
