@@ -22,7 +22,10 @@ if "device_count" not in os.environ["XLA_FLAGS"]:
 import jax
 import pytest
 
-LONG_FILES = ("test_hosts.py", "test_mesh.py", "test_distill.py", "test_resume_long.py", "test_analyse.py")
+LONG_FILES = (
+    "test_hosts.py", "test_mesh.py", "test_presets.py", "test_resume_long.py", "test_analyse.py", "test_unrolled.py",
+    "test_sweep.py", "test_trajectory.py", "test_train.py",
+)  # fmt: skip
 """files that start first, so that no process waits for another at the end"""
 GROUPS = (
     ("test_bad_input.py", "test_hosts.py", "test_join.py", "test_reproduce_table.py", "test_resume.py",

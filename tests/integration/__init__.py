@@ -1,1 +1,1 @@
-"""Tests of whole commands and of several processes, which take half of the time of all tests (make integration)."""
+"""Tests of whole commands, whole methods and several processes (make integration)."""
