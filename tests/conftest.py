@@ -24,7 +24,7 @@ import pytest
 
 LONG_FILES = (
     "test_hosts.py", "test_mesh.py", "test_presets.py", "test_resume_long.py", "test_analyse.py", "test_unrolled.py",
-    "test_sweep.py", "test_trajectory.py", "test_train.py",
+    "test_sweep.py", "test_trajectory.py", "test_train.py", "test_experts.py",
 )  # fmt: skip
 """files that start first, so that no process waits for another at the end"""
 GROUPS = (
