@@ -19,7 +19,7 @@ from distill_jax.axes.objective import class_gradient
 from distill_jax.axes.parameterisation import decoded_set
 from distill_jax.axes.selector import draw_distinct, embed, squared_distances
 from distill_jax.contracts import Selector
-from distill_jax.distill import Problem, init_state, matching
+from distill_jax.distill import Problem, begin_outer, init_state, matching
 from distill_jax.types import Array, Model, Net, PyTree, RealData, Synthetic, TrainSet
 
 TRIES = 8
@@ -115,7 +115,8 @@ class Walk(NamedTuple):
 @partial(jax.jit, static_argnames="steps")
 def begin_walk(problem: Problem, selectors: tuple[Selector, ...], steps: int) -> Walk:
     """Return the walk before the first of ``steps`` (T) inner steps, with the first model of a run of the method."""
-    state, data = init_state(problem), problem.data
+    outer_key, _ = jax.random.split(jax.random.fold_in(problem.root, 0))
+    state, data = begin_outer(problem, init_state(problem), outer_key), problem.data
     model, update = tree.take((state.models, state.update), 0)
     rows = tuple(jnp.zeros((data.classes, selector.batch), jnp.int32) for selector in selectors)
     none = jnp.zeros((len(selectors), steps, data.classes))

@@ -56,7 +56,7 @@ class State(NamedTuple):
 
 @jax.jit
 def init_state(problem: Problem) -> State:
-    """Return the state before the first step."""
+    """Return the state before the first step, which begins an outer iteration and so replaces the zeros in it."""
     spec, data = problem.spec, problem.data.of_classes(problem.spec.classes)
     model_key, image_key = jax.random.split(jax.random.fold_in(problem.root, BEFORE_FIRST))
     step = jnp.zeros((), jnp.int32)
@@ -70,7 +70,7 @@ def init_state(problem: Problem) -> State:
     optimisers: Any = (spec.optimiser, spec.labels.optimiser(), spec.objective.learnable_optimiser())
     optimiser = Synthetic(*(opt.init(part) for opt, part in zip(optimisers, synthetic, strict=True)))
     selector = spec.selector.init(problem.net, teachers, data)
-    return State(step, synthetic, optimiser, selector=selector, **outer)
+    return State(step, synthetic, optimiser, selector=selector, **jax.tree.map(jnp.zeros_like, outer))
 
 
 def begin_outer(problem: Problem, state: State, key: Array) -> State:

@@ -24,7 +24,7 @@ from distill_jax.contracts import (
     Selector,
     SetObjective,
 )
-from distill_jax.distill import Problem, State, _batches, init_state, matching, run_block
+from distill_jax.distill import BEFORE_FIRST, Problem, State, _batches, begin_outer, init_state, matching, run_block
 from distill_jax.nets import ConvNet
 from distill_jax.run import Keys
 from distill_jax.spec import Spec, as_arrays
@@ -157,7 +157,8 @@ def test_models_and_updates_are_new_and_independent_in_each_outer_iteration(stat
         first, second = numbers[::2], numbers[1::2]
         np.testing.assert_array_equal(first, second)
         assert len(np.unique(first)) == 6, name
-    assert min(state.models.params["w"].min() for state in states) >= 2, "models are perturbed"
+    assert min(state.models.params["w"].min() for state in states[1:]) >= 2, "models are perturbed"
+    assert not states[0].models.params["w"].any(), "the first step samples the first models"
     assert [state.models.stats["outer"].tolist() for state in states[1:]] == [[n, n] for n in (0, 0, 1, 1, 2, 2)]
     assert len(np.unique([state.update["drawn"] for state in states[1:]])) == 12
 
@@ -183,8 +184,10 @@ def test_images_follow_the_mean_gradient_at_the_rate_of_the_outer_iteration(stat
 @pytest.mark.parametrize("init", [OfModel(), OfTeacher()])
 def test_initial_images_see_the_first_model_or_the_first_teacher(init: OfModel) -> None:
     pool = Model({"w": jnp.asarray([7.0, 8.0])}, {"outer": jnp.zeros(2, jnp.int32)})
-    state = init_state(replace(problem(init=init, parameterisation=Pixels()), pool=pool))
-    np.testing.assert_array_equal(state.synthetic.images, 7 if init.uses_teacher else state.models.params["w"][0])
+    run = replace(problem(init=init, parameterisation=Pixels()), pool=pool)
+    state, (key, _) = init_state(run), jax.random.split(jax.random.fold_in(run.root, BEFORE_FIRST))
+    first = begin_outer(run, state, key).models.params["w"][0]
+    np.testing.assert_array_equal(state.synthetic.images, 7 if init.uses_teacher else first)
 
 
 def test_initial_images_of_a_normalised_space_are_normalised() -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from distill_jax.data.dataset import Dataset
 from distill_jax.data.folder import read_folder
@@ -17,6 +16,7 @@ from distill_jax.types import RequestError, Tick
 
 READ_HERE = ("npz", "folder", "hf")
 """prefixes of data sets in the user's own files"""
+DIGITS = Path(__file__).with_name("digits.npz")
 
 
 def load(name: str, side: int | None = None, only: Sequence[str] = (), tick: Tick | None = None) -> Dataset:
@@ -52,16 +52,10 @@ def load(name: str, side: int | None = None, only: Sequence[str] = (), tick: Tic
 
 
 def digits() -> Dataset:
-    """Return the 1797 handwritten digits that come with scikit-learn, 8x8x1; 1347 of them are for training.
+    """Return scikit-learn's 1797 handwritten digits, 8x8x1; 1347 of them are for training.
 
-    Pixel values 0..16 become uint8 as ``round(value * 255 / 16)``. The test part is a stratified quarter, drawn with
-    ``random_state=0``.
+    Its pixel values 0..16 are uint8 here, ``round(value * 255 / 16)``. The test part is a stratified quarter, as
+    ``train_test_split`` draws it with ``random_state=0``. They are in a file because importing scikit-learn takes about
+    as long as importing JAX.
     """
-    from sklearn.datasets import load_digits  # the import takes a second, and few runs need it
-    from sklearn.model_selection import train_test_split
-
-    images, labels = load_digits(return_X_y=True)
-    pixels = np.rint(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
-    split = train_test_split(pixels, labels, test_size=0.25, random_state=0, stratify=labels)
-    x_train, x_test, y_train, y_test = map(np.asarray, split)
-    return Dataset.from_arrays("digits", x_train, y_train, x_test, y_test)
+    return replace(read_npz(DIGITS), name="digits")
