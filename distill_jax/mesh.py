@@ -31,6 +31,9 @@ AXIS = "devices"
 MIN_PIXELS_TO_SUM, MIN_PIXELS_TO_SPLIT = 2**11, 2**14
 """Minimum number of pixels in each CPU device's part of a batch, for ``batch_sum`` and for ``split_batch``. Smaller
 parts would cost more time for synchronising than sharing saves."""
+MANY = 8
+"""More arrays than this are mapped over as one array of each dtype on a CPU, because slicing, padding and writing back
+would compile several kernels for each."""
 FEW = 4
 """A part of up to this many images is one micro-batch (``micro_batches.FEW``, a later module)."""
 
@@ -74,6 +77,8 @@ def map_chunks(f: Callable[..., PyTree], xs: PyTree, chunk: int, *shared: PyTree
     the length, ``xs`` is padded and the results of the padding are dropped. The devices share the work of a single
     entry where ``f`` splits it, and otherwise one CPU device, or each accelerator, does all of it.
     """
+    if on_cpu() and len(jax.tree.leaves(xs)) > MANY:
+        return _map_joined(f, xs, chunk, *shared)
     n, length = size(), jax.tree.leaves(xs)[0].shape[0]
     plain = n == 1 or length == 1
     if n > length == 1 and on_cpu():
@@ -99,6 +104,20 @@ def map_chunks(f: Callable[..., PyTree], xs: PyTree, chunk: int, *shared: PyTree
     out = mapped(xs, rows, *shared)
     # Gather once here: otherwise XLA would gather the result again at each use.
     return out if whole == length else replicated(jax.tree.map(lambda a: a[:length], out))
+
+
+def _map_joined(f: Callable[..., PyTree], xs: PyTree, chunk: int, *shared: PyTree) -> PyTree:
+    """Map as ``map_chunks``, with the leaves of ``xs`` and of the results joined."""
+    joined, split = tree.join_leaves(xs, 1)
+    split_results: list[Callable[..., PyTree]] = []
+
+    def entry(x: tuple[Array, ...], *shared: PyTree) -> tuple[Array, ...]:
+        results, split_result = tree.join_leaves(f(split(x), *shared), 0)
+        split_results.append(split_result)
+        return results
+
+    results = map_chunks(entry, joined, chunk, *shared)
+    return split_results[0](results)
 
 
 def _unless_padding(real: Array, f: Callable[..., PyTree], *args: PyTree) -> PyTree:

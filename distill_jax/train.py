@@ -256,8 +256,6 @@ class _Packing(NamedTuple):
 
 
 def _packing(params: PyTree) -> _Packing:
-    if on_cpu():
-        return _Packing(lambda tree: tree, lambda tree: tree, None)
     return _Packing(lambda tree: ravel_pytree(tree)[0], ravel_pytree(params)[1], jax.tree.structure(params))
 
 

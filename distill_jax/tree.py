@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from distill_jax.types import Array, PyTree
 
@@ -74,6 +75,27 @@ def nbytes(arrays: Any) -> int:
     return sum(
         math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays) if hasattr(leaf, "dtype")
     )
+
+
+def join_leaves(tree: PyTree, leading: int) -> tuple[tuple[Array, ...], Callable[[Sequence[Array]], PyTree]]:
+    """Return one array for each dtype in ``tree``, with ``leading`` leading axes, which all leaves share, and one for
+    the rest; and the inverse, which accepts any number of leading axes."""
+    leaves, structure = jax.tree.flatten(tree)
+    dtypes = dict.fromkeys(leaf.dtype for leaf in leaves)
+    groups = [[i for i, leaf in enumerate(leaves) if leaf.dtype == dtype] for dtype in dtypes]
+    shapes = [leaf.shape[leading:] for leaf in leaves]
+    flat = [leaf.reshape(*leaf.shape[:leading], -1) for leaf in leaves]
+    joined = tuple(jnp.concatenate([flat[i] for i in group], axis=leading) for group in groups)
+
+    def split(joined: Sequence[Array]) -> PyTree:
+        leaves: list[Any] = [None] * len(shapes)
+        for group, array in zip(groups, joined, strict=True):
+            ends = np.cumsum([math.prod(shapes[i]) for i in group])
+            for i, part in zip(group, jnp.split(array, ends[:-1], axis=-1), strict=True):
+                leaves[i] = part.reshape(*array.shape[:-1], *shapes[i])
+        return structure.unflatten(leaves)
+
+    return joined, split
 
 
 def map_chunks(f: Callable[..., PyTree], xs: PyTree, chunk: int) -> PyTree:

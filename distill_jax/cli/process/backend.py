@@ -17,14 +17,22 @@ MAX_DEVICES = 1024
 
 
 def compile_faster() -> None:
-    """Cut compilation time on CPU by a third, if this jaxlib has the flag for it. Programs run as fast as before.
+    """Cut compilation time on a CPU by half. Programs run as fast as before: their convolutions and matrix products come
+    from libraries, and other operations wait for memory.
 
-    Only the jaxlib that Python 3.11 resolves to has the flag, and XLA ends the process on an unknown flag.
+    LLVM does not unroll loops; XLA ignores an extra option that it does not know. Fusions are emitted as until 2025, if
+    jaxlib is one that Python 3.11 resolves to: later ones have no flag for it, and XLA ends the process on such a flag.
     """
+    _add_flag("xla_backend_extra_options", "xla_cpu_disable_loop_unrolling=true")
     if metadata.version("jaxlib").startswith("0.10."):
-        flag = "--xla_cpu_use_fusion_emitters=false"
-        if flag not in os.environ.get("XLA_FLAGS", ""):
-            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+        _add_flag("xla_cpu_use_fusion_emitters", "false")
+
+
+def _add_flag(name: str, value: str) -> None:
+    """Add a flag to XLA_FLAGS, unless the user has set it."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if f"--{name}=" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --{name}={value}".strip()
 
 
 def trace_faster() -> None:
