@@ -21,7 +21,7 @@ import numpy as np
 
 from distill_jax import tree
 from distill_jax.contracts import Augmentation
-from distill_jax.draws import below, permutations
+from distill_jax.draws import below, sorting_order, uniform
 from distill_jax.platform import target
 from distill_jax.types import Array, RequestError, accumulator_dtype, choice
 
@@ -276,10 +276,12 @@ class Patch(NamedTuple):
 
 def draw_patches(key: Array, steps: int, shape: Sequence[int]) -> Patch:
     """Draw the random numbers of ``steps`` steps on images of ``shape`` (N, H, W, c), with a leading axis of steps."""
-    uniform_key, partner_key = jax.random.split(key)
-    u = jax.random.uniform(uniform_key, (4 * steps,), jnp.float32).reshape(steps, 4)
+    n = shape[0]
+    bits = jax.random.bits(key, (steps * (4 + n),), jnp.uint32)
+    u = uniform(bits[: 4 * steps]).reshape(steps, 4)
+    partners = sorting_order(bits[4 * steps :].reshape(steps, n))
     centres = jnp.stack([below(u[:, 1 + a], shape[1 + a]) for a in (0, 1)], axis=1)
-    return Patch(u[:, 0], centres, permutations(partner_key, steps, shape[0]), u[:, 3])
+    return Patch(u[:, 0], centres, partners, u[:, 3])
 
 
 def mix(x: Array, targets: Array, patch: Patch, probability: float | Array = 1.0) -> tuple[Array, Array]:

@@ -15,6 +15,11 @@ def below(u: Array, end: int | Sequence[int] | Array) -> Array:
     return jnp.floor(u * jnp.asarray(end, u.dtype)).astype(jnp.int32)
 
 
+def uniform(bits: Array) -> Array:
+    """Turn ``bits``, random uint32, into float32 uniform in [0, 1)."""
+    return (bits >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)
+
+
 def permutations(key: Array, count: int, n: int) -> Array:
     """Return int32 [count, n]: random permutations of 0, ..., n - 1.
 

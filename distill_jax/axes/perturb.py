@@ -56,10 +56,9 @@ class Directions(Perturbation):
         """Return the perturbed parameters of one model."""
         # jax.random.uniform(minval, maxval) returns minval if maxval is below it, so max = 0 would not be the identity.
         low = jnp.minimum(self.min, self.max)
-        for direction_key in jax.random.split(key, self.count):
-            raw_key, size_key, sign_key = jax.random.split(direction_key, 3)
-            size = low + (self.max - low) * jax.random.uniform(size_key)
-            step = size * jax.random.rademacher(sign_key, (), jnp.float32)
+        for raw_key, step_key in jax.random.split(key, (self.count, 2)):
+            u = jax.random.uniform(step_key, (2,))
+            step = (low + (self.max - low) * u[0]) * jnp.where(u[1] < 0.5, -1, 1).astype(u.dtype)
             params = move(params, direction(params, normal_like(raw_key, params), self.norm), step)
         return params
 

@@ -12,6 +12,7 @@ import numpy as np
 from distill_jax import mesh, tree
 from distill_jax.augment import Siamese
 from distill_jax.contracts import Augmentation, ModelSource
+from distill_jax.draws import below
 from distill_jax.train import (
     NetworkSGD,
     Pipeline,
@@ -93,7 +94,7 @@ class EarlyStagePool(ModelSource):
     def sample(self, net: Net, pool: Model, live: int, outer: Array | int, key: Array) -> Model:
         """Return Model[K]: members of the pool, drawn with replacement."""
         members = jax.tree.leaves(pool)[0].shape[0]
-        return tree.take(pool, jax.random.randint(key, (live,), 0, members))
+        return tree.take(pool, below(jax.random.uniform(key, (live,)), members))
 
     def teachers(self, pool: Model) -> Model:
         """Return Model[P]: the pool."""
@@ -134,9 +135,8 @@ class InterpolatedPool(ModelSource):
 
     def sample(self, net: Net, pool: Model, live: int, outer: Array | int, key: Array) -> Model:
         """Return Model[K]: random members at random places on their lines, with the statistics after training."""
-        member_key, place_key = jax.random.split(key)
-        drawn = tree.take(pool, jax.random.randint(member_key, (live,), 0, jax.tree.leaves(pool)[0].shape[0]))
-        shares = jax.random.uniform(place_key, (live,))
+        u = jax.random.uniform(key, (2 * live,))
+        drawn, shares = tree.take(pool, below(u[:live], jax.tree.leaves(pool)[0].shape[0])), u[live:]
         params = jax.vmap(interpolated)(drawn.params, shares)
         end = self.teachers(drawn)
         return Model(params, end.stats, end.params if self.trained else None)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from distill_jax.augment import Siamese
 from distill_jax.axes.models.pools import train_pool
 from distill_jax.contracts import Augmentation, ModelSource
+from distill_jax.draws import below
 from distill_jax.train import PLAIN_SGD, NetworkSGD, Pipeline
 from distill_jax.types import Array, Feed, MemberStore, Model, Net, RequestError, Tick, choice, require_at_least
 
@@ -76,9 +77,9 @@ class ExpertTrajectories(ModelSource):
 
     def sample(self, net: Net, pool: Model, live: int, outer: Array | int, key: Array) -> Model:
         """Return Model[K] with targets: experts and start epochs in the current range, drawn with replacement."""
-        expert_key, epoch_key = jax.random.split(key)
-        experts = jax.random.randint(expert_key, (live,), 0, jax.tree.leaves(pool)[0].shape[0])
-        epochs = jax.random.randint(epoch_key, (live,), self.first, self.end(outer)) - self.first
+        u = jax.random.uniform(key, (2 * live,))
+        experts = below(u[:live], jax.tree.leaves(pool)[0].shape[0])
+        epochs = below(u[live:], self.end(outer) - self.first)
         target = jax.tree.map(lambda a: a[experts, epochs + self.ahead], pool.params)
         return jax.tree.map(lambda a: a[experts, epochs], pool)._replace(target=target)
 

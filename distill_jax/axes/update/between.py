@@ -66,7 +66,7 @@ class TrainOnReal(ModelUpdate):
         Pipeline(self.batch, self.cutmix).validate()
 
     def begin(self, net: Net, model: Model, data: RealData, key: Array) -> tuple[Model, Progress]:
-        early_key, order_key, train_key = jax.random.split(key, 3)
+        early_key, order_key, train_key = jax.random.split(key, 3) if self.early else [key] * 3
         n, sgd = data.images.shape[0], self.optimiser.transform()
         state = Progress(sgd.init(model.params), permutations(order_key, 1, n)[0], jnp.zeros((), jnp.int32))
         if not self.early:
