@@ -32,8 +32,7 @@ MIN_PIXELS_TO_SUM, MIN_PIXELS_TO_SPLIT = 2**11, 2**14
 """Minimum number of pixels in each CPU device's part of a batch, for ``batch_sum`` and for ``split_batch``. Smaller
 parts would cost more time for synchronising than sharing saves."""
 MANY = 8
-"""More arrays than this are mapped over as one array of each dtype on a CPU, because slicing, padding and writing back
-would compile several kernels for each."""
+"""A map over more arrays than this joins them on a CPU: padding, slicing and writing back compile kernels for each."""
 FEW = 4
 """A part of up to this many images is one micro-batch (``micro_batches.FEW``, a later module)."""
 
@@ -77,9 +76,10 @@ def map_chunks(f: Callable[..., PyTree], xs: PyTree, chunk: int, *shared: PyTree
     the length, ``xs`` is padded and the results of the padding are dropped. The devices share the work of a single
     entry where ``f`` splits it, and otherwise one CPU device, or each accelerator, does all of it.
     """
-    if on_cpu() and len(jax.tree.leaves(xs)) > MANY:
+    leaves = jax.tree.leaves(xs)
+    n, length = size(), leaves[0].shape[0]
+    if on_cpu() and length > 1 and len(leaves) > MANY:
         return _map_joined(f, xs, chunk, *shared)
-    n, length = size(), jax.tree.leaves(xs)[0].shape[0]
     plain = n == 1 or length == 1
     if n > length == 1 and on_cpu():
         f = _traced_once(f)
@@ -107,7 +107,7 @@ def map_chunks(f: Callable[..., PyTree], xs: PyTree, chunk: int, *shared: PyTree
 
 
 def _map_joined(f: Callable[..., PyTree], xs: PyTree, chunk: int, *shared: PyTree) -> PyTree:
-    """Map as ``map_chunks``, with the leaves of ``xs`` and of the results joined."""
+    """Map as ``map_chunks``, over one array for each dtype."""
     joined, split = tree.join_leaves(xs, 1)
     split_results: list[Callable[..., PyTree]] = []
 

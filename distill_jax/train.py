@@ -231,13 +231,13 @@ def network_loss_and_gradient(net: Net, batch: tuple[Array, Array, Array], param
 
 
 class _Packing(NamedTuple):
-    """The form of the parameters inside the loop. On an accelerator it is one vector, so that an optimiser step is one
-    kernel. This changes no number, because the optimisers of networks treat all parameters equally."""
+    """The form of the parameters inside the loop: one vector, so that an optimiser step is one kernel. This changes no
+    number, because the optimisers of networks treat all parameters equally."""
 
     pack: Callable[[PyTree], PyTree]
     unpack: Callable[[PyTree], PyTree]
     like: Any
-    """tree structure of the parameters; None if packing does nothing"""
+    """tree structure of the parameters"""
 
     def pack_state(self, state: PyTree) -> PyTree:
         """Pack the parts of an optimiser's state that have the structure of the parameters."""
@@ -252,7 +252,7 @@ class _Packing(NamedTuple):
         return jax.tree.map(part, state, packed, is_leaf=self._is_like)
 
     def _is_like(self, part: PyTree) -> bool:
-        return self.like is not None and jax.tree.structure(part) == self.like
+        return jax.tree.structure(part) == self.like
 
 
 def _packing(params: PyTree) -> _Packing:

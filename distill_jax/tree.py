@@ -78,8 +78,8 @@ def nbytes(arrays: Any) -> int:
 
 
 def join_leaves(tree: PyTree, leading: int) -> tuple[tuple[Array, ...], Callable[[Sequence[Array]], PyTree]]:
-    """Return one array for each dtype in ``tree``, with ``leading`` leading axes, which all leaves share, and one for
-    the rest; and the inverse, which accepts any number of leading axes."""
+    """Return one array [..., n] for each dtype in ``tree``, whose leaves share ``leading`` leading axes, and a function
+    that splits such arrays, with any leading axes, into a tree again."""
     leaves, structure = jax.tree.flatten(tree)
     dtypes = dict.fromkeys(leaf.dtype for leaf in leaves)
     groups = [[i for i, leaf in enumerate(leaves) if leaf.dtype == dtype] for dtype in dtypes]

@@ -35,6 +35,7 @@ from distill_jax.recipes import resolve
 from distill_jax.run import prepare, run
 from distill_jax.spec import Spec
 from distill_jax.train import real_train_set
+from tests import toy
 from tests.tiny import TINY
 
 
@@ -65,7 +66,7 @@ def small(method: str, ipc: int = 1, batch: int = 8, side: int = 8) -> Spec:
 def one_sweep(method: str) -> dict[str, Any]:
     spec = replace(small(method), live=2 if method == "mtt" else 1)
     problem = mesh.replicated(prepare(spec, images(3, 8)))
-    state = mesh.shard_state(mesh.replicated(init_state(problem)))
+    state = mesh.shard_state(mesh.replicated(toy.begun(problem)))
     threshold, mesh.MIN_PIXELS_TO_SUM = mesh.MIN_PIXELS_TO_SUM, 1  # small batches of the update are distributed too
     state = jax.jit(inner_step)(problem, state, jax.random.key(1))
     mesh.MIN_PIXELS_TO_SUM = threshold

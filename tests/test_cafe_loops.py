@@ -15,7 +15,7 @@ from distill_jax.augment import Siamese
 from distill_jax.axes.models import RandomInit
 from distill_jax.axes.selector import RandomBatch
 from distill_jax.axes.update import DynamicTraining, Watcher, dynamic
-from distill_jax.distill import Problem, init_state, inner_step
+from distill_jax.distill import Problem, inner_step
 from distill_jax.methods import CAFE
 from distill_jax.nets import ConvNet, from_torch
 from distill_jax.platform import compiled_for
@@ -31,6 +31,7 @@ from distill_jax.types import (
     TrainSet,
     choice,
 )
+from tests import toy
 from tests.cafe import SHAPE, channels_first, figures, images, network, statistics
 
 
@@ -196,7 +197,7 @@ def test_a_whole_outer_iteration(golden: dict[str, np.ndarray]) -> None:
     )
     spec = replace(spec, class_chunk=1, model_chunk=1)
     problem = Problem(spec, net, data, jax.tree.map(lambda a: a[None], model), jax.random.key(0))
-    state = init_state(problem)
+    state = toy.begun(problem)
     state = state._replace(
         synthetic=Synthetic(syn),
         optimiser=Synthetic(spec.optimiser.init(syn), *state.optimiser[1:]),

@@ -18,7 +18,7 @@ from distill_jax.axes.models import ExpertTrajectories
 from distill_jax.axes.objective import TrajectoryMatching
 from distill_jax.axes.optimiser import SGD
 from distill_jax.check_spec import check
-from distill_jax.distill import Problem, State, begin_outer, init_state, run_block
+from distill_jax.distill import Problem, State, init_state, run_block
 from distill_jax.methods import DATM, METHODS
 from distill_jax.nets import ConvNet, from_torch
 from distill_jax.recipes import resolve
@@ -152,7 +152,7 @@ def test_draws_are_from_the_range_of_the_outer_iteration() -> None:
 
 def test_a_run_draws_from_a_range_that_grows() -> None:
     problem, later = short_run(1e-6)
-    first = begin_outer(problem, init_state(problem), problem.root)
+    first = toy.begun(problem)
     starts = jax.tree.map(lambda a: np.asarray(a)[:, :2], problem.pool.params)  # [expert, epoch, ...]
     for state, epochs in ((first, {0}), (later, {0, 1})):
         drawn = np.asarray(state.models.params["classifier"]["kernel"])

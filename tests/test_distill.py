@@ -132,8 +132,7 @@ def test_learned_labels_move() -> None:
     first = init_state(problem)
     start = first.synthetic.labels
     assert start.shape == (2, 2, 2) and np.array_equal(np.argmax(start, axis=-1), [[0, 0], [1, 1]])
-    begun = distill.begin_outer(problem, first, problem.root)
-    state = jax.jit(distill.inner_step)(problem, begun, jax.random.key(0))  # compiles faster than a block
+    state = jax.jit(distill.inner_step)(problem, toy.begun(problem), jax.random.key(0))  # compiles faster than a block
     assert np.isfinite(state.synthetic.labels).all() and not np.array_equal(state.synthetic.labels, start)
     with pytest.raises(RequestError, match="does not use labels"):
         check(replace(METHODS["dc"], labels=LearnedLabels()), toy.SHAPE, list(toy.COUNTS))

@@ -16,7 +16,7 @@ from distill_jax import train as train_module
 from distill_jax.augment import NoAugment, Siamese
 from distill_jax.axes.labels import LearnedLabels
 from distill_jax.axes.objective import InnerAdam, TruncatedBackprop, after_window, unrolled
-from distill_jax.distill import init_state, matching
+from distill_jax.distill import matching
 from distill_jax.nets import ConvNet, from_torch
 from distill_jax.platform import compiled_for
 from distill_jax.train import NetworkSGD, Order, Pipeline, train
@@ -268,7 +268,7 @@ def test_synthetic_batches_are_augmented_before_and_in_the_window(monkeypatch: p
 @pytest.mark.slow
 def test_models_in_one_chunk_equal_models_one_by_one() -> None:
     problem = toy.problem("rat_bptt", live=2, labels=LearnedLabels())
-    state = init_state(problem)
+    state = toy.begun(problem)
     rows = jnp.tile(jnp.arange(4, dtype=jnp.int32), (2, 1))
 
     def gradient(chunk: int):

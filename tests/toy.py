@@ -11,7 +11,7 @@ import numpy as np
 from distill_jax.augment import NoAugment, Siamese
 from distill_jax.axes.objective import TrajectoryMatching, TruncatedBackprop
 from distill_jax.axes.parameterisation import MultiFormation
-from distill_jax.distill import Problem
+from distill_jax.distill import Problem, State, begin_outer, init_state
 from distill_jax.nets import ConvNet
 from distill_jax.recipes import resolve
 from distill_jax.run import no_tick, with_chunks
@@ -67,6 +67,11 @@ def problem(method: str, seed: int = 0, **changes) -> Problem:
     net, real = spec.net.build(SHAPE, len(COUNTS)), data()
     pool_key, root = jax.random.split(jax.random.key(seed))
     return Problem(spec, net, real, spec.models.pretrain(net, real, pool_key, no_tick), root)
+
+
+def begun(problem: Problem) -> State:
+    """Return the initial state with the models of an outer iteration."""
+    return begin_outer(problem, init_state(problem), problem.root)
 
 
 def shrunk(spec: Spec) -> Spec:

@@ -24,6 +24,7 @@ from distill_jax.nets import ConvNet
 from distill_jax.recipes import resolve
 from distill_jax.run import distilled_set, prepare
 from distill_jax.types import Normaliser, RequestError
+from tests import toy
 from tests.tiny import NET, TINY
 
 
@@ -154,7 +155,7 @@ def test_the_gradient_of_a_class_is_the_same_in_a_part() -> None:
     spec = replace(resolve("acc_dd", "digits", ipc=1, shape=data.shape).spec, outer_steps=1, inner_steps=1)
     spec = replace(spec, models=replace(spec.models, size=1, epochs=1), net=ConvNet(1, 4))  # type: ignore[type-var]
     whole, part = (prepare(replace(spec, classes=classes), data) for classes in ((), (7, 2)))
-    state, key = init_state(whole), jax.random.key(3)
+    state, key = toy.begun(whole), jax.random.key(3)
     selection = jax.numpy.zeros((10, 4), jax.numpy.int32)
     match = jax.jit(matching)
     _, grads = match(whole, state.models, state.synthetic, selection, key)

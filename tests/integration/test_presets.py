@@ -79,7 +79,7 @@ def test_chunking_does_not_change_the_gradient(method: str) -> None:
     problem = finished(method)[0]
     if not isinstance(problem.spec.objective, ClassObjective):
         pytest.skip("an objective on the whole set has no class chunks")
-    state = init_state(problem)
+    state = toy.begun(problem)
 
     def gradient(chunk: int):
         # Each class has its own draw of any augmentation, and one that mirrors compiles fastest.
@@ -132,7 +132,7 @@ def test_the_loss_falls_on_the_toy() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_jit_equals_eager(method: str) -> None:
     problem = toy.problem(method)
-    state = init_state(problem)
+    state = toy.begun(problem)
     arguments = (problem, state.models, state.synthetic, first_images(problem), jax.random.key(4))
     compiled = MATCHING(*arguments)
     with jax.disable_jit():
