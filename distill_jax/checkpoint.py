@@ -24,18 +24,12 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import LatestN
 
 from distill_jax import hosts
 from distill_jax.types import Model, PyTree, RequestError
 
 CHUNK_BYTES = 2**24
 """size of a stored chunk: chunks are compressed in parallel, and the compressor is limited to 2 GiB"""
-
-FIRST_HOST = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
-"""The first host saves the gathered state, and broadcasts the restored one. States are small, so this is cheap; the
-hosts need no common file system, and the number of devices or hosts may change between runs."""
 
 
 class Restored(NamedTuple):
@@ -78,6 +72,9 @@ class Checkpoints:
         leaves, data = _pack(hosts.gather(state))
         if not hosts.is_first():
             return
+        from orbax import checkpoint as ocp  # imported where it is used, because it takes half a second
+        from orbax.checkpoint.checkpoint_managers import LatestN
+
         header = {"about": dict(about or {}), "leaves": leaves}
         items = ocp.args.Composite(
             header=ocp.args.JsonSave(header | {"sha256": _digest(header, data)}),
@@ -89,7 +86,7 @@ class Checkpoints:
             enable_async_checkpointing=False,
             lightweight_initialize=True,
             create=False,
-            multiprocessing_options=FIRST_HOST,
+            multiprocessing_options=_first_host(),
         )
         self.directory.mkdir(parents=True, exist_ok=True)
         with _quiet_orbax(), ocp.CheckpointManager(self.directory.absolute(), options=options) as manager:
@@ -178,10 +175,23 @@ def _differences(want: Any, got: Any, name: str) -> Iterator[tuple[str, str, str
 # -------------------------------------------------------------- one checkpoint
 
 
+def _first_host() -> Any:
+    """Return orbax's option for one host. The first host saves the gathered state, and broadcasts the restored one:
+    states are small, so this is cheap; the hosts need no common file system, and the number of devices or hosts may
+    change between runs."""
+    from orbax import checkpoint as ocp
+
+    return ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
+
+
 def _read(path: Path) -> tuple[dict[str, Any], np.ndarray]:
+    from orbax import checkpoint as ocp
+
     items = ocp.args.Composite(header=ocp.args.JsonRestore(), arrays=ocp.args.ArrayRestore())
-    handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=FIRST_HOST))
-    with _quiet_orbax(), ocp.Checkpointer(handler, multiprocessing_options=FIRST_HOST) as reader:
+    handler = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=_first_host())
+    )
+    with _quiet_orbax(), ocp.Checkpointer(handler, multiprocessing_options=_first_host()) as reader:
         found = reader.restore(path, items)
     header, data = dict(found["header"]), np.asarray(found["arrays"])
     if header.pop("sha256") != _digest(header, data):
