@@ -4,8 +4,9 @@
     python -m experiments.export runs/digits png exports/digits
     PYTHONPATH=exports/digits python examples/train_in_pytorch.py
 
-Every export, in any format, contains ``use_in_pytorch.py`` next to the images. Training on so few images needs
-augmentation: here a random affine map and a random brightness for each image.
+It needs PyTorch, and scikit-learn for the test images. Every export, in any format, contains ``use_in_pytorch.py`` next
+to the images. Training on so few images needs augmentation: here a random affine map and a random brightness for each
+image.
 """
 
 import torch
