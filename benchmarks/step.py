@@ -18,7 +18,7 @@ from distill_jax.axes.selector import RandomBatch
 from distill_jax.axes.update import Frozen, TrainOnReal
 from distill_jax.check_spec import check
 from distill_jax.contracts import Objective
-from distill_jax.distill import Problem, State, init_state, run_block
+from distill_jax.distill import Problem, State, begin_outer, init_state, run_block
 from distill_jax.evaluation import Sets, train_networks
 from distill_jax.nets import ConvNet, conv
 from distill_jax.nets.net import DTypeName
@@ -172,4 +172,4 @@ def _problem(size: Size, objective: Objective | None = None, dtype: DTypeName = 
     check(spec, size.shape, data.counts.tolist())
     pool = jax.vmap(net.init)(jax.random.split(jax.random.key(1), 2))
     problem = Problem(as_arrays(spec), net, data, pool, jax.random.key(0))
-    return problem, init_state(problem)
+    return problem, begin_outer(problem, init_state(problem), problem.root)
