@@ -17,22 +17,14 @@ MAX_DEVICES = 1024
 
 
 def compile_faster() -> None:
-    """Make XLA compile faster on a CPU. Programs run as fast as before.
+    """Cut compilation time on CPU by a third, if this jaxlib has the flag for it. Programs run as fast as before.
 
-    LLVM leaves loops as they are: unrolling them takes a quarter of the time. XLA ignores an extra option that it does
-    not know. Without its newer fusion emitters it takes a third less. Only the jaxlib that Python 3.11 resolves to has
-    the flag for these, and XLA ends the process on an unknown flag.
+    Only the jaxlib that Python 3.11 resolves to has the flag, and XLA ends the process on an unknown flag.
     """
-    _add_flag("xla_backend_extra_options", "xla_cpu_disable_loop_unrolling=true")
     if metadata.version("jaxlib").startswith("0.10."):
-        _add_flag("xla_cpu_use_fusion_emitters", "false")
-
-
-def _add_flag(name: str, value: str) -> None:
-    """Add a flag to XLA_FLAGS, unless the user has set it."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    if f"--{name}=" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --{name}={value}".strip()
+        flag = "--xla_cpu_use_fusion_emitters=false"
+        if flag not in os.environ.get("XLA_FLAGS", ""):
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 
 
 def trace_faster() -> None:
