@@ -25,7 +25,7 @@ from distill_jax.cli import distill as runner
 from distill_jax.cli import explain
 from distill_jax.cli.cost.memory import shapes
 from distill_jax.cli.cost.shapes import real_shapes
-from distill_jax.cli.process.backend import trace_faster
+from distill_jax.cli.process.backend import collect_garbage_rarely
 from distill_jax.data import Dataset
 from distill_jax.distill import init_state, inner_step, run_block
 from distill_jax.evaluation import IDC_PROTOCOL, Sets, test_accuracies, train_networks
@@ -174,7 +174,7 @@ QUESTIONS: dict[str, Callable[..., Any]] = {
 }
 
 if __name__ == "__main__":
-    trace_faster()
+    collect_garbage_rarely()
     answers = []
     for what, *arguments in map(shlex.split, sys.argv[1:]):
         answers.append(QUESTIONS[what](*arguments))

@@ -12,7 +12,12 @@ import jax
 
 from distill_jax import __version__, hosts
 from distill_jax.cli.process import launch
-from distill_jax.cli.process.backend import compile_faster, keep_compiled_programs, share_processors, trace_faster
+from distill_jax.cli.process.backend import (
+    collect_garbage_rarely,
+    compile_faster,
+    keep_compiled_programs,
+    share_processors,
+)
 from distill_jax.cli.process.interrupts import Interrupted
 from distill_jax.types import RequestError
 
@@ -49,7 +54,7 @@ def run_command(
         return _fail(f"error: {error}", 2)
     if hosts_request and not launch.is_worker():
         return launch.supervise(run.__module__, words)
-    trace_faster()
+    collect_garbage_rarely()
     compile_faster()
     keep_compiled_programs()
     if hosts_request:
