@@ -178,36 +178,41 @@ def train_pool(
     length = epochs if falling else None
     keep = tuple(range(epochs + 1)) if keep is None else keep
     pool: Any = None
-    # Devices share full groups only: a smaller group would need another program and take as long. If the pool is a
-    # single network, the devices share its batches.
-    full = size if size == 1 else size + -size % mesh.size()
-    for first in range(0, full, at_once):
-        group = range(first, min(first + at_once, full))
-        rows = min(len(group), size - first)  # without those that only make a group full
+    for group in _groups(size, at_once):
+        first, count = group.start, len(group)
         keys = _fold_in(key, np.asarray(group))
         models = init_networks(net, keys)
         if pool is None:
             pool = mesh.replicated(_empty_pool(models, size, len(keep)))
-        like = jax.eval_shape(partial(jax.tree.map, lambda a, rows=rows: a[:rows]), pool)
+        like = jax.eval_shape(partial(jax.tree.map, lambda a, count=count: a[:count]), pool)
         trained_group = None if members is None else members.get(first, like)
         if trained_group is None:
-            models, state = mesh.shard_leading((models, _init(length, optimiser, models.params)), len(group))
+            models, state = mesh.shard_leading((models, _init(length, optimiser, models.params)), count)
             for epoch in range(epochs + 1):
                 for n in range((epoch - 1) * data.portions, epoch * data.portions) if epoch else ():
                     arguments = models, state, data.at(n), optimiser, keys, n, data.portions
                     models, state = _epoch(net, pipeline, length, *arguments)
                 if epoch in keep:
-                    pool = _write(pool, mesh.replicated(models), rows, first, keep.index(epoch))
+                    pool = _write(pool, mesh.replicated(models), first, keep.index(epoch))
                 if epoch:
                     # Calls return before they are computed: without a wait, progress would run ahead and nothing could
                     # stop it.
                     jax.block_until_ready((models, pool))
-                    tick(min(first * epochs + epoch * len(group), size * epochs), size * epochs)
+                    tick(first * epochs + epoch * count, size * epochs)
             if members is not None:
-                members.put(first, _read(pool, rows, first))
+                members.put(first, _read(pool, count, first))
         else:
-            pool = _write(pool, mesh.replicated(trained_group), rows, first, 0)
+            pool = _write(pool, mesh.replicated(trained_group), first, 0)
     return pool
+
+
+def _groups(size: int, at_once: int) -> list[range]:
+    """Split range(``size``) into groups of equal length, at most ``at_once``, which the devices divide. The last group
+    overlaps the one before it: a shorter one would need another program, and its devices would take as long."""
+    longest = -(-size // -(-size // at_once))
+    length = min(size, longest + -longest % mesh.size())
+    starts = range(0, size - length + 1, length)
+    return [range(first, first + length) for first in sorted({*starts, size - length})]
 
 
 @partial(jax.jit, static_argnums=(1, 2))
@@ -215,21 +220,21 @@ def _empty_pool(models: Model, size: int, epochs: int) -> Model:
     return jax.tree.map(lambda a: jnp.zeros((size, epochs, *a.shape[1:]), a.dtype), models)
 
 
-@partial(jax.jit, donate_argnums=0, static_argnums=2)
-def _write(pool: Model, models: Model, rows: int, first: Array | int, epoch: Array | int) -> Model:
-    """Write ``rows`` members from ``first``, after one epoch or all, into ``pool`` [P, T, ...]. The result takes the
+@partial(jax.jit, donate_argnums=0)
+def _write(pool: Model, models: Model, first: Array | int, epoch: Array | int) -> Model:
+    """Write ``models``, after one epoch or all, into ``pool`` [P, T, ...] from member ``first``. The result takes the
     memory of ``pool``: joining the groups at the end would need that of two pools."""
 
     def write(a: Array, b: Array) -> Array:
-        b = b[:rows].reshape(rows, -1, *a.shape[2:])
+        b = b.reshape(b.shape[0], -1, *a.shape[2:])
         return jax.lax.dynamic_update_slice(a, b, (first, epoch, *[0] * (a.ndim - 2)))
 
     return jax.tree.map(write, pool, models)
 
 
 @partial(jax.jit, static_argnums=1)
-def _read(pool: Model, rows: int, first: Array | int) -> Model:
-    return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, first, rows), pool)
+def _read(pool: Model, count: int, first: Array | int) -> Model:
+    return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, first, count), pool)
 
 
 @jax.jit
