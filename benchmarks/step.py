@@ -19,13 +19,14 @@ from distill_jax.axes.update import Frozen, TrainOnReal
 from distill_jax.check_spec import check
 from distill_jax.contracts import Objective
 from distill_jax.distill import Problem, State, begin_outer, init_state, run_block
-from distill_jax.evaluation import Sets, train_networks
+from distill_jax.evaluation import train_networks
 from distill_jax.nets import ConvNet, conv
 from distill_jax.nets.net import DTypeName
 from distill_jax.platform import target
 from distill_jax.recipes import Experiment, resolve
 from distill_jax.run import with_chunks
 from distill_jax.spec import as_arrays
+from distill_jax.train_many import Sets
 from distill_jax.types import Array, RealData
 
 

@@ -10,12 +10,11 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from distill_jax import hosts, mesh
 from distill_jax.augment import NoAugment, Siamese
@@ -26,17 +25,16 @@ from distill_jax.data import Dataset
 from distill_jax.distilled import DistilledSet
 from distill_jax.nets import ConvNet
 from distill_jax.run import BlockSize, Callback, Keys, host_loop
-from distill_jax.train import (
-    SCHEDULES,
-    NetworkSGD,
-    Pipeline,
-    count_correct,
-    epochs_order,
-    init_networks,
+from distill_jax.train import SCHEDULES, NetworkAdam, NetworkSGD, Pipeline, count_correct
+from distill_jax.train_many import (
+    Course,
+    Networks,
+    Optimiser,
+    Sets,
+    begin,
+    models_of,
     networks_at_once,
-    rate_drops,
-    reset_momentum,
-    train,
+    train_epochs,
 )
 from distill_jax.types import (
     Array,
@@ -44,7 +42,6 @@ from distill_jax.types import (
     Model,
     Net,
     Normaliser,
-    PyTree,
     RequestError,
     TrainSet,
     choice,
@@ -90,10 +87,13 @@ class Protocol(Choice):
         return self.epochs + SCHEDULES[self.schedule].extra
 
     @property
-    def restarts(self) -> tuple[int, ...]:
-        """Epochs, counted from 0, at whose start the momentum is reset to zero."""
-        schedule = SCHEDULES[self.schedule]
-        return schedule.drops(self.epochs) if schedule.restarts else ()
+    def course(self) -> Course:
+        return Course(Pipeline(self.batch, self.cutmix, self.augment), self.epochs, self.schedule)
+
+    @property
+    def network_optimiser(self) -> Optimiser:
+        kind = NetworkAdam if self.optimiser == "adam" else NetworkSGD
+        return kind(self.rate, self.momentum, self.weight_decay)
 
 
 IDC_PROTOCOL = Protocol()
@@ -134,22 +134,6 @@ LEARNED_RATE = (DSA_PROTOCOL.name, DATM_PROTOCOL.name)
 """protocols that start from the learning rate in the card of the set, if there is one"""
 
 
-class Sets(NamedTuple):
-    """R training sets whose images come from one store."""
-
-    store: TrainSet
-    rows: Array
-    """int32 [R, M]: rows of ``store`` that form each set"""
-    rates: Array | None = None
-    """float32 [R]: the learned rate of each set, from which the protocols in LEARNED_RATE start"""
-
-    @staticmethod
-    def same(store: TrainSet, repeats: int) -> Sets:
-        """Return ``repeats`` sets that each contain the whole store."""
-        rows = np.arange(store.images.shape[0], dtype=np.int32)
-        return Sets(store, jnp.asarray(np.tile(rows, (repeats, 1))))
-
-
 def train_networks(
     net: Net,
     protocol: Protocol,
@@ -166,18 +150,18 @@ def train_networks(
     """
     repeats, size = sets.rows.shape
     chunk = chunk or networks_at_once(repeats, min(protocol.batch, size), sets.store.images.shape[1:])
-    keys = jax.random.split(key, repeats)
-    models = init_networks(net, keys)
     sets = sets if protocol.name in LEARNED_RATE else sets._replace(rates=None)
+    course, optimiser = protocol.course, protocol.network_optimiser
     none = np.zeros(0, np.float32)
 
-    def advance(carry: tuple[Model, PyTree], first: int, count: int) -> tuple[tuple[Model, PyTree], np.ndarray]:
-        arrays = (*carry, sets, keys, normaliser, first, count)
-        return jax.block_until_ready(_epochs(net, protocol, chunk, *arrays)), none
+    def advance(networks: Networks, first: int, count: int) -> tuple[Networks, np.ndarray]:
+        return jax.block_until_ready(
+            train_epochs(net, course, chunk, networks, optimiser, sets, normaliser, first, count)
+        ), none
 
     passes = protocol.passes
-    carry = mesh.shard_leading((models, _init(protocol, models.params)), repeats)
-    return host_loop(advance, carry, 0, passes, callbacks, BlockSize(longest=passes))[0]
+    networks = begin(net, optimiser, jax.random.split(key, repeats))
+    return models_of(net, host_loop(advance, networks, 0, passes, callbacks, BlockSize(longest=passes)))
 
 
 def evaluate(
@@ -235,66 +219,5 @@ def matched_epochs(protocol: Protocol, images: int, other: int) -> Protocol:
 
 
 @partial(jax.jit, static_argnums=0)
-def _init(protocol: Protocol, params: PyTree) -> PyTree:
-    return jax.vmap(_transform(protocol, 1).init)(params)
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _epochs(
-    net: Net,
-    protocol: Protocol,
-    chunk: int,
-    models: Model,
-    state: PyTree,
-    sets: Sets,
-    keys: Array,
-    normaliser: Normaliser,
-    first: Array | int,
-    count: Array | int,
-) -> tuple[Model, PyTree]:
-    size = sets.rows.shape[1]
-    pipeline = Pipeline(protocol.batch, protocol.cutmix, protocol.augment)
-
-    def repeat(each: Any, store: TrainSet, normaliser: Normaliser, first: Array, count: Array) -> tuple[Model, PyTree]:
-        model, state, rows, key, rate = each
-        transform = _transform(protocol, -(-size // min(protocol.batch, size)), rate)
-
-        def epoch(e: Array, carry: tuple[Model, PyTree]) -> tuple[Model, PyTree]:
-            model, state = carry
-            if protocol.restarts:
-                begins = jnp.any(e == jnp.asarray(protocol.restarts))
-                state = jax.tree.map(partial(jnp.where, begins), reset_momentum(state), state)
-            order_key, train_key = jax.random.split(jax.random.fold_in(key, e))
-            order = epochs_order(order_key, size, protocol.batch, 1)
-            order = order._replace(rows=rows[order.rows])
-            return train(net, model, transform, state, store, order, pipeline, train_key, normaliser)[:2]
-
-        return jax.lax.fori_loop(first, first + count, epoch, (model, state))
-
-    each = (models, state, sets.rows, keys, sets.rates)
-    shared = (sets.store, normaliser, jnp.asarray(first), jnp.asarray(count))
-    return mesh.shard_leading(mesh.map_chunks(repeat, each, chunk, *shared), sets.rows.shape[0])
-
-
-@partial(jax.jit, static_argnums=0)
 def _count_correct(net: Net, models: Model, images: Array, labels: Array, normaliser: Normaliser) -> Array:
     return mesh.map_chunks(partial(count_correct, net), models, 1, images, labels, normaliser)
-
-
-def _transform(protocol: Protocol, steps: int, rate: Array | None = None):
-    """Return the optimiser of the protocol, from learning rate ``rate`` if it is given."""
-    schedule, base = rate_drops(protocol.epochs, steps, protocol.schedule), protocol.rate if rate is None else rate
-    if protocol.optimiser == "adam":
-        return _adam(protocol, lambda count: base * schedule(count))
-    return NetworkSGD(base, protocol.momentum, protocol.weight_decay).transform(schedule)  # type: ignore[arg-type]
-
-
-def _adam(protocol: Protocol, schedule: optax.Schedule) -> optax.GradientTransformation:
-    adam = optax.adamw(schedule, b1=protocol.momentum, weight_decay=protocol.weight_decay)
-
-    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
-        # Adam's bias correction takes powers of the integer step, which strict dtype promotion forbids.
-        with jax.numpy_dtype_promotion("standard"):
-            return adam.update(updates, state, params)
-
-    return optax.GradientTransformation(adam.init, update)

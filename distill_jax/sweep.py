@@ -19,11 +19,11 @@ from distill_jax import distill, mesh, tree
 from distill_jax.axes.parameterisation import final_set
 from distill_jax.contracts import ClassObjective
 from distill_jax.distill import Problem, State
-from distill_jax.evaluation import Sets
 from distill_jax.platform import on_cpu, target
 from distill_jax.run import DEFAULT_SIZE, BlockSize, Callback, host_loop, images_of_class, pixels_at_once
 from distill_jax.spec import CHOICES, Spec, as_arrays
 from distill_jax.teachers import with_labels
+from distill_jax.train_many import Sets
 from distill_jax.types import Array, Choice, RequestError, Synthetic, TrainSet, near_miss
 
 

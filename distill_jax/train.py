@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,12 +11,11 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from distill_jax import mesh, tree
+from distill_jax import mesh
 from distill_jax.augment import NoAugment, draw_patches, mix
 from distill_jax.contracts import Augmentation
 from distill_jax.draws import permutations
-from distill_jax.micro_batches import TPU_PIXELS, TRAINING_PIXELS, forward_batch, loss_and_gradient
-from distill_jax.platform import on_cpu, target
+from distill_jax.micro_batches import TRAINING_PIXELS, forward_batch, loss_and_gradient
 from distill_jax.types import (
     Array,
     Choice,
@@ -78,6 +77,27 @@ class NetworkSGD(Choice):
         return optax.chain(optax.add_decayed_weights(self.weight_decay), optax.sgd(rate, self.momentum))
 
 
+@choice
+class NetworkAdam(Choice):
+    """AdamW for networks."""
+
+    lr: float = 1e-3
+    momentum: float = 0.9
+    """beta 1"""
+    weight_decay: float = 0.0
+
+    def transform(self, schedule: optax.Schedule) -> optax.GradientTransformation:
+        """Return the optax transformation. ``schedule`` maps a step to a factor on the learning rate."""
+        adam = optax.adamw(lambda count: self.lr * schedule(count), b1=self.momentum, weight_decay=self.weight_decay)
+
+        def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+            # Adam's bias correction takes powers of the integer step, which strict dtype promotion forbids.
+            with jax.numpy_dtype_promotion("standard"):
+                return adam.update(updates, state, params)
+
+        return optax.GradientTransformation(adam.init, update)
+
+
 PLAIN_SGD = NetworkSGD(momentum=0.0, weight_decay=0.0)
 """the optimiser of networks in DC, DSA and CAFE, and of MTT's experts"""
 
@@ -122,25 +142,6 @@ def reset_momentum(state: PyTree) -> PyTree:
     return optax.tree.set(state, trace=jax.tree.map(jnp.zeros_like, optax.tree.get(state, "trace")))
 
 
-PIXELS_SIDE_BY_SIDE = 2**21
-"""maximum number of pixels in the batches of the networks that an accelerator trains at once: more than enough to fill
-the device. In a ConvNet of width 128 their activations take 1.3 kilobytes per pixel."""
-
-
-def networks_at_once(networks: int, batch: int, shape: tuple[int, ...]) -> int:
-    """Return how many of ``networks`` networks a device trains side by side on batches of ``batch`` images of ``shape``
-    (H, W, c): one on a CPU; on an accelerator as many as PIXELS_SIDE_BY_SIDE (on a TPU TPU_PIXELS) allows
-    (``tree.chunk_within``)."""
-    pixels = TPU_PIXELS if target() == "tpu" else PIXELS_SIDE_BY_SIDE
-    return 1 if on_cpu() else tree.chunk_within(networks, pixels // (batch * shape[0] * shape[1]))
-
-
-@partial(jax.jit, static_argnums=0)
-def init_networks(net: Net, keys: Array) -> Model:
-    """Return one untrained network for each of ``keys`` [P], as Model[P]."""
-    return jax.lax.map(net.init, keys)
-
-
 def epochs_order(key: Array, n: int, batch: int, epochs: int) -> Order:
     """Return an order with a new permutation of ``n`` images in each epoch.
 
@@ -162,6 +163,39 @@ def images_order(key: Array, n: int, batch: int, images: int) -> Order:
     return Order(rows[: steps * batch].reshape(steps, batch), jnp.ones((steps, batch), jnp.float32))
 
 
+class FlatNet(NamedTuple):
+    """A network whose parameters are one vector, so that an optimiser step is one kernel. This changes no number,
+    because the optimisers of networks treat all parameters equally."""
+
+    net: Net
+    unflatten: Callable[[Array], PyTree]
+    """vector [n] -> the parameters of ``net``"""
+
+    @staticmethod
+    @cache
+    def of(net: Net) -> FlatNet:
+        """Return ``net`` with flat parameters."""
+        found: list[FlatNet] = []
+        key = jax.eval_shape(jax.random.key, 0)
+        jax.eval_shape(lambda key: found.append(FlatNet.like(net, net.init(key).params)), key)
+        return found[0]
+
+    @staticmethod
+    def like(net: Net, params: PyTree) -> FlatNet:
+        """Return ``net``, whose parameters look like ``params``, with flat parameters."""
+        return FlatNet(net, ravel_pytree(params)[1])
+
+    def init(self, key: Array) -> Model:
+        """Return an untrained model, with flat parameters."""
+        model = self.net.init(key)
+        return model._replace(params=flatten(model.params))
+
+
+def flatten(params: PyTree) -> Array:
+    """Return parameters as one vector."""
+    return ravel_pytree(params)[0]
+
+
 def train(
     net: Net,
     model: Model,
@@ -179,16 +213,47 @@ def train(
     Images are in network space, or uint8, which ``normaliser`` converts. With ``remat``, differentiating the result
     recomputes each step instead of storing its activations.
     """
+    flat, structure = FlatNet.like(net, model.params), jax.tree.structure(model.params)
 
+    def is_params(part: PyTree) -> bool:
+        """Return whether this part of an optimiser's state is as large as the parameters."""
+        return jax.tree.structure(part) == structure
+
+    def unflatten(was: PyTree, now: PyTree) -> PyTree:
+        return flat.unflatten(now) if is_params(was) else now
+
+    flat_model = model._replace(params=flatten(model.params))
+    flat_state = jax.tree.map(lambda part: flatten(part) if is_params(part) else part, state, is_leaf=is_params)
+    new, new_state, losses = train_flat(
+        flat, flat_model, optimiser, flat_state, data, order, pipeline, key, normaliser, remat
+    )
+    new_state = jax.tree.map(unflatten, state, new_state, is_leaf=is_params)
+    return new._replace(params=flat.unflatten(new.params)), new_state, losses
+
+
+def train_flat(
+    flat: FlatNet,
+    model: Model,
+    optimiser: optax.GradientTransformation,
+    state: PyTree,
+    data: TrainSet,
+    order: Order,
+    pipeline: Pipeline,
+    key: Array,
+    normaliser: Normaliser | None = None,
+    remat: bool = False,
+) -> tuple[Model, PyTree, Array]:
+    """Train as ``train``, with flat parameters in ``model`` and in the ``state`` of the optimiser."""
+    net = flat.net
     steps, batch = order.rows.shape
-    shape, packing = (batch, *data.images.shape[1:]), _packing(model.params)
+    shape = (batch, *data.images.shape[1:])
     # One draw for all steps, because a draw in the loop would launch a kernel in each step.
     augment_key, mix_key = jax.random.split(key)
     draws = pipeline.augment.draw_batches(augment_key, steps, batch)
     patches = draw_patches(mix_key, steps, shape) if pipeline.cutmix > 0 else None
 
-    def step(carry: tuple[PyTree, PyTree, PyTree], xs: tuple[Order, PyTree, Any]) -> tuple[Any, Array]:
-        (packed, stats, state), (order, draws, patch) = carry, xs
+    def step(carry: tuple[Array, PyTree, PyTree], xs: tuple[Order, PyTree, Any]) -> tuple[Any, Array]:
+        (vector, stats, state), (order, draws, patch) = carry, xs
         x, targets = data.images[order.rows], data.targets[order.rows]
         if x.dtype == jnp.uint8:
             assert normaliser is not None
@@ -198,20 +263,19 @@ def train(
             x, targets = mix(x, targets, patch, pipeline.cutmix)
         # Devices share the passes through the network, but not the augmentation, where cutmix combines images.
         weights = order.weights.astype(accumulator_dtype(x.dtype))
-        batch, params = (x, targets, weights / jnp.sum(weights)), packing.unpack(packed)
+        batch, params = (x, targets, weights / jnp.sum(weights)), flat.unflatten(vector)
         if stats or remat:  # batch norm combines images in the network too, and remat differentiates the whole step
             batch = mesh.split_batch(batch, pad=not stats)
             (loss, stats), grads = jax.value_and_grad(partial(_loss, net), has_aux=True)(params, stats, *batch)
         else:
             loss, grads = mesh.batch_sum(partial(network_loss_and_gradient, net), batch, params)
-        updates, state = optimiser.update(packing.pack(grads), state, packed)
-        return (optax.apply_updates(packed, updates), stats, state), loss
+        updates, state = optimiser.update(flatten(grads), state, vector)
+        return (optax.apply_updates(vector, updates), stats, state), loss
 
     if remat:
         step = jax.checkpoint(step, prevent_cse=False)
-    carry = (packing.pack(model.params), model.stats, packing.pack_state(state))
-    (packed, stats, packed_state), losses = jax.lax.scan(step, carry, (order, draws, patches))
-    return model._replace(params=packing.unpack(packed), stats=stats), packing.unpack_state(packed_state, state), losses
+    (vector, stats, state), losses = jax.lax.scan(step, (model.params, model.stats, state), (order, draws, patches))
+    return model._replace(params=vector, stats=stats), state, losses
 
 
 def _loss(net: Net, params: PyTree, stats: PyTree, x: Array, targets: Array, weights: Array) -> tuple[Array, PyTree]:
@@ -228,35 +292,6 @@ def network_loss_and_gradient(net: Net, batch: tuple[Array, Array, Array], param
         return _loss(net, params, {}, *part)[0]
 
     return loss_and_gradient(loss, params, *batch, on_accelerator=TRAINING_PIXELS)
-
-
-class _Packing(NamedTuple):
-    """The form of the parameters inside the loop: one vector, so that an optimiser step is one kernel. This changes no
-    number, because the optimisers of networks treat all parameters equally."""
-
-    pack: Callable[[PyTree], PyTree]
-    unpack: Callable[[PyTree], PyTree]
-    like: Any
-    """tree structure of the parameters"""
-
-    def pack_state(self, state: PyTree) -> PyTree:
-        """Pack the parts of an optimiser's state that have the structure of the parameters."""
-        return jax.tree.map(lambda part: self.pack(part) if self._is_like(part) else part, state, is_leaf=self._is_like)
-
-    def unpack_state(self, packed: PyTree, state: PyTree) -> PyTree:
-        """Invert ``pack_state``; ``state`` is an unpacked state."""
-
-        def part(was: PyTree, now: PyTree) -> PyTree:
-            return self.unpack(now) if self._is_like(was) else now
-
-        return jax.tree.map(part, state, packed, is_leaf=self._is_like)
-
-    def _is_like(self, part: PyTree) -> bool:
-        return jax.tree.structure(part) == self.like
-
-
-def _packing(params: PyTree) -> _Packing:
-    return _Packing(lambda tree: ravel_pytree(tree)[0], ravel_pytree(params)[1], jax.tree.structure(params))
 
 
 def real_train_set(data: RealData) -> TrainSet:

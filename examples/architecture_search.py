@@ -23,8 +23,9 @@ from distill_jax.augment import Siamese
 from distill_jax.cli.process.backend import compile_faster
 from distill_jax.data import Dataset, load
 from distill_jax.distilled import DistilledSet
-from distill_jax.evaluation import Protocol, Sets, test_accuracies, train_networks
+from distill_jax.evaluation import Protocol, test_accuracies, train_networks
 from distill_jax.nets import ConvNet
+from distill_jax.train_many import Sets
 from distill_jax.types import TrainSet
 
 CANDIDATES = [

@@ -16,7 +16,7 @@ from distill_jax.cli.cost.devices import DEVICES
 from distill_jax.cli.cost.shapes import real_shapes
 from distill_jax.nets import ConvNet
 from distill_jax.platform import compiled_for
-from distill_jax.train import init_networks
+from distill_jax.train_many import Sets, begin, train_epochs
 from distill_jax.types import TrainSet
 
 
@@ -31,14 +31,14 @@ def _training() -> tuple[Any, tuple[Any, ...]]:
         real_shapes(n, (224, 224, 3), [n // 10] * 10),
         jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)),
     )
-    models = jax.eval_shape(lambda keys: init_networks(net, keys), keys)
-    state = jax.eval_shape(lambda params: evaluation._init(evaluation.DD_RANKING, params), models.params)
-    sets = evaluation.Sets(TrainSet(data.images, _shape(n, 10)), _shape(1, n, dtype=jnp.int32))
+    protocol = evaluation.DD_RANKING
+    networks = jax.eval_shape(lambda keys: begin(net, protocol.network_optimiser, keys), keys)
+    sets = Sets(TrainSet(data.images, _shape(n, 10)), _shape(1, n, dtype=jnp.int32))
 
     def epoch(*arrays: Any) -> Any:
-        return evaluation._epochs(net, evaluation.DD_RANKING, 1, *arrays, 0, 1)
+        return train_epochs(net, protocol.course, 1, *arrays, 0, 1)
 
-    return epoch, (models, state, sets, keys, data.normaliser)
+    return epoch, (networks, protocol.network_optimiser, sets, data.normaliser)
 
 
 def _coreset() -> tuple[Any, tuple[Any, ...]]:

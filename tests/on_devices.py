@@ -17,9 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import scaling
-from distill_jax import distill, evaluation, mesh, sweep
+from distill_jax import distill, mesh, sweep
 from distill_jax.augment import NoAugment, Siamese
-from distill_jax.axes.models.pools import _epoch
 from distill_jax.axes.selector.rules import choose, representatives
 from distill_jax.cli import distill as runner
 from distill_jax.cli import explain
@@ -28,13 +27,14 @@ from distill_jax.cli.cost.shapes import real_shapes
 from distill_jax.cli.process.backend import collect_garbage_rarely
 from distill_jax.data import Dataset
 from distill_jax.distill import init_state, inner_step, run_block
-from distill_jax.evaluation import IDC_PROTOCOL, Sets, test_accuracies, train_networks
+from distill_jax.evaluation import IDC_PROTOCOL, test_accuracies, train_networks
 from distill_jax.nets import ConvNet
 from distill_jax.platform import compiled_for
 from distill_jax.recipes import resolve
 from distill_jax.run import prepare, run
 from distill_jax.spec import Spec
 from distill_jax.train import real_train_set
+from distill_jax.train_many import Sets, train_epochs
 from tests import toy
 from tests.tiny import TINY
 
@@ -139,7 +139,7 @@ def shares() -> dict[str, Any]:
 
 
 def traces() -> list[int]:
-    """Count the programs of a block, a pretraining epoch, a block of evaluation epochs, and a block of a sweep."""
+    """Count the programs of a block, of epochs (one of pretraining, one of evaluation), and of a block of a sweep."""
     data = images(4, 8)
     spec = small("acc_dd")
     problem = prepare(replace(spec, models=replace(spec.models, size=2, epochs=3)), data)  # type: ignore[type-var]
@@ -148,7 +148,7 @@ def traces() -> list[int]:
     train_networks(problem.net, replace(IDC_PROTOCOL, epochs=5), sets, jax.random.key(2), problem.data.normaliser)
     points = sweep.stacked(problem, [problem.spec, problem.spec], [problem.root])
     sweep.run(points, sweep.init_states(points))
-    programs: list[Any] = [distill.run_block, _epoch, evaluation._epochs, sweep.run_block]
+    programs: list[Any] = [distill.run_block, train_epochs, sweep.run_block]
     return [program._cache_size() for program in programs]
 
 

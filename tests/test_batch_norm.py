@@ -19,10 +19,11 @@ from distill_jax.axes.selector import embed
 from distill_jax.axes.update import accuracy
 from distill_jax.contracts import ClassObjective
 from distill_jax.distill import init_state, run_block
-from distill_jax.evaluation import Protocol, Sets, train_networks
+from distill_jax.evaluation import Protocol, train_networks
 from distill_jax.nets import ConvNet
 from distill_jax.spec import CHOICES
 from distill_jax.train import count_correct
+from distill_jax.train_many import Sets
 from distill_jax.types import Array, Model, Net, NetOutput, Normaliser, Synthetic, TrainSet
 from tests import toy
 

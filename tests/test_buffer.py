@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from distill_jax import train_many
 from distill_jax.augment import NoAugment
 from distill_jax.axes.models import pools
 from distill_jax.axes.objective import FeatureMatching
@@ -195,13 +196,13 @@ def test_a_pretraining_epoch_uses_every_portion(monkeypatch: pytest.MonkeyPatch)
     """The learning rate is scheduled by the steps over all portions: three full batches for 17 images each."""
     seen: list[tuple[int, int]] = []
     orders: list[Order | int] = []
-    epoch, train = pools._epoch, pools.train
-    monkeypatch.setattr(pools, "_epoch", lambda *args: seen.append(args[-2:]) or epoch(*args))
-    monkeypatch.setattr(pools, "train", lambda *args: orders.append(args[5]) or train(*args))
-    monkeypatch.setattr(pools, "rate_drops", lambda epochs, steps: orders.append(steps) or rate_drops(epochs, steps))
+    epochs, train = pools.train_epochs, train_many.train_flat
+    monkeypatch.setattr(pools, "train_epochs", lambda *args: seen.append(args[-3:]) or epochs(*args))
+    monkeypatch.setattr(train_many, "train_flat", lambda *args: orders.append(args[5]) or train(*args))
+    monkeypatch.setattr(train_many, "rate_drops", lambda *args: orders.append(args[1]) or rate_drops(*args))
     models = replace(spec().models, size=1, epochs=2, batch=5)
     prepare(spec(models=models), data(), real=Buffer(data(), 6, 0))
-    assert seen == [(n, 4) for n in range(8)]
+    assert seen == [(n + 1, 1, 4) for n in range(8)]
     steps = [order for order in orders if isinstance(order, int)]
     shapes = [order.rows.shape for order in orders if isinstance(order, Order)]
     assert shapes == [(3, 5)] and steps[-1] == 12

@@ -11,9 +11,9 @@ import pytest
 from distill_jax.cli.process import clock as process_clock
 from distill_jax.cli.tables import curve as curves
 from distill_jax.cli.tables.curve import Budget, Point
-from distill_jax.evaluation import Sets
 from distill_jax.methods import BASELINES, METHODS
 from distill_jax.run import Block
+from distill_jax.train_many import Sets
 from distill_jax.types import RequestError, TrainSet
 
 

@@ -17,10 +17,11 @@ from distill_jax.augment import NoAugment, Siamese
 from distill_jax.axes.parameterisation import Pixels
 from distill_jax.data import Dataset, digits, whitened
 from distill_jax.distilled import DistilledSet
-from distill_jax.evaluation import PROTOCOLS, Protocol, Sets, evaluate, train_networks
+from distill_jax.evaluation import PROTOCOLS, Protocol, evaluate, train_networks
 from distill_jax.nets import ConvNet
 from distill_jax.run import Block, Keys
 from distill_jax.train import NetworkSGD, rate_drops, reset_momentum
+from distill_jax.train_many import Sets
 from distill_jax.types import Array, Model, NetOutput, Normaliser, RequestError, TrainSet
 from tests.golden_weights import GOLDEN
 
@@ -62,7 +63,7 @@ def test_dc_rates_and_new_optimisers_golden(name: str, epochs: int) -> None:
     protocol = replace(PROTOCOLS[name], epochs=epochs)
     assert protocol.passes == len(rates) == epochs + 1
     np.testing.assert_allclose(learning_rates(protocol, 3), np.repeat(rates, 3), rtol=1e-6)
-    assert list(protocol.restarts) == list(np.flatnonzero(new))
+    assert list(protocol.course.restarts) == list(np.flatnonzero(new))
 
 
 def test_the_named_protocols() -> None:
@@ -89,7 +90,7 @@ def test_the_named_protocols() -> None:
         one,
     ]
     ranking = PROTOCOLS["dd-ranking"]
-    assert PROTOCOLS["idc"].restarts == ranking.restarts == ()
+    assert PROTOCOLS["idc"].course.restarts == ranking.course.restarts == ()
     np.testing.assert_allclose(learning_rates(ranking, 1), np.repeat([0.01, 0.001], 150), rtol=1e-6)
     with pytest.raises(RequestError, match="choose one of thirds constant half dc"):
         Protocol(schedule="dcc").validate()  # type: ignore[arg-type]

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill_jax import evaluation
+from distill_jax import train_many
 from distill_jax.augment import Siamese
-from distill_jax.evaluation import PROTOCOLS, Protocol, Sets
-from distill_jax.train import Pipeline
+from distill_jax.evaluation import PROTOCOLS, Protocol
+from distill_jax.train import Pipeline, rate_drops
+from distill_jax.train_many import Sets
 from distill_jax.types import TrainSet
 from tests.recorder import Recorder
 from tests.test_evaluate import NET, PLAIN, C, images, trained
@@ -45,11 +46,11 @@ def test_each_epoch_of_a_network_shows_its_own_set_anew_at_the_rate_of_the_epoch
 def test_networks_train_with_the_augmentation_and_the_cutmix_of_the_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Pipeline] = []
 
-    def train(net, model, optimiser, state, store, order, pipeline, key, normaliser) -> tuple[Any, ...]:
+    def train_flat(net, model, optimiser, state, store, order, pipeline, key, normaliser) -> tuple[Any, ...]:
         asked.append(pipeline)
         return model, state, None
 
-    monkeypatch.setattr(evaluation, "train", train)
+    monkeypatch.setattr(train_many, "train_flat", train_flat)
     trained(NET, Protocol(epochs=1, batch=3, cutmix=0.4, augment=Siamese("crop")), Sets.same(images(5), 1))
     assert asked == [Pipeline(3, 0.4, Siamese("crop"))]
 
@@ -66,7 +67,7 @@ def test_adam_has_the_momentum_and_the_weight_decay_of_the_protocol() -> None:
     """The second step has no gradient: only the first moment of the first step and the decay move the weight."""
     protocol = replace(PROTOCOLS["rat"], rate=0.01, momentum=0.7)
     for decay in (0.0, 0.1):
-        adam = evaluation._transform(replace(protocol, weight_decay=decay), 1)
+        adam = replace(protocol, weight_decay=decay).network_optimiser.transform(rate_drops(1, 1, "constant"))
         weight, state = jnp.ones(()), adam.init(jnp.ones(()))
         moved: Any
         for gradient in (1.0, 0.0):

@@ -24,7 +24,6 @@ from distill_jax.nets import ConvNet
 from distill_jax.platform import compiled_for
 from distill_jax.run import Block, distilled_set
 from distill_jax.spec import Spec, as_arrays
-from distill_jax.train import init_networks
 from distill_jax.types import Array, Model, Net, RealData, RequestError, choice
 
 
@@ -63,7 +62,7 @@ def problem(spec: Spec = SPEC) -> Problem:
     """Return a problem with two classes of random 8x8 images and a pool of random models."""
     images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1), np.uint8)
     net = spec.net.build((8, 8, 1), 2)
-    pool = init_networks(net, jax.random.split(jax.random.key(2), 2))
+    pool = jax.lax.map(net.init, jax.random.split(jax.random.key(2), 2))
     data = RealData.from_arrays(images, np.arange(12) % 2, [0.5], [0.25])
     return Problem(as_arrays(spec), net, data, pool, jax.random.key(0))
 

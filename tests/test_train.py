@@ -21,10 +21,10 @@ from distill_jax.train import (
     Pipeline,
     epochs_order,
     images_order,
-    networks_at_once,
     rate_drops,
     train,
 )
+from distill_jax.train_many import networks_at_once
 from distill_jax.types import Model, Normaliser, TrainSet
 from tests.golden_weights import GOLDEN, cifar_normalised, deterministic
 from tests.recorder import Recorder

@@ -152,7 +152,7 @@ def evaluation(spec: Spec, protocol: Protocol) -> Settings:
         "eval_lr_schedule": [[1, LEARNED], [rates[1][0], "a tenth of it"]] if learned else rates,
         "eval_optimizer": "SGD",
         "eval_momentum": protocol.momentum,
-        "eval_new_optimizer_at_drop": bool(protocol.restarts),
+        "eval_new_optimizer_at_drop": bool(protocol.course.restarts),
         "eval_cutmix_beta": 1.0,
         "eval_basic_aug": basic,
     }

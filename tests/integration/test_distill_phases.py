@@ -22,8 +22,9 @@ from distill_jax.cli.session.score import Baseline, Scorer
 from distill_jax.cli.session.setup import Setup, set_up
 from distill_jax.cli.session.workdir import Workdir
 from distill_jax.distilled import DistilledSet
-from distill_jax.evaluation import Protocol, Sets
+from distill_jax.evaluation import Protocol
 from distill_jax.train import real_train_set
+from distill_jax.train_many import Sets
 from distill_jax.types import RealData
 from tests.tiny import NET
 

@@ -23,9 +23,10 @@ from distill_jax.cli.session.dd_ranking import dd_ranking_scores
 from distill_jax.cli.session.score import BASELINES, Scorer, interval, summary
 from distill_jax.data import load
 from distill_jax.distilled import DistilledSet
-from distill_jax.evaluation import PROTOCOLS, Protocol, Sets, repeated
+from distill_jax.evaluation import PROTOCOLS, Protocol, repeated
 from distill_jax.nets import ConvNet
 from distill_jax.spec import to_json
+from distill_jax.train_many import Sets
 
 SMALL = ConvNet(depth=1, width=4)
 

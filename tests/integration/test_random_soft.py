@@ -21,10 +21,11 @@ from distill_jax.cli.session.workdir import COMPARED, COMPARED_RUNS, COMPARED_TA
 from distill_jax.cli.tables.curve import training_set
 from distill_jax.distill import init_state
 from distill_jax.distilled import DistilledSet
-from distill_jax.evaluation import IDC_PROTOCOL, Sets
+from distill_jax.evaluation import IDC_PROTOCOL
 from distill_jax.methods import BASELINES
 from distill_jax.teachers import probabilities
 from distill_jax.train import real_train_set
+from distill_jax.train_many import Sets
 from distill_jax.types import Model, RequestError, TrainSet
 from tests import toy
 from tests.integration.test_reproduce import UNAUGMENTED, rows

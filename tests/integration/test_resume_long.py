@@ -92,7 +92,7 @@ def test_members_that_are_finished_are_not_trained_again(tmp_path: Path, monkeyp
     from distill_jax.axes.models import pools as training
 
     assert pretrain.main([*PRETRAIN, "--workdir", str(tmp_path / "whole")]) == 0
-    calls, epoch = [], training._epoch
+    calls, epoch = [], training.train_epochs
 
     def counted(*args):
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(args[3])):
@@ -102,7 +102,7 @@ def test_members_that_are_finished_are_not_trained_again(tmp_path: Path, monkeyp
             raise Killed
         return epoch(*args)
 
-    monkeypatch.setattr(training, "_epoch", counted)
+    monkeypatch.setattr(training, "train_epochs", counted)
     with pytest.raises(Killed):
         pretrain.main([*PRETRAIN, "--workdir", str(tmp_path / "part")])
     assert pretrain.main([*PRETRAIN, "--workdir", str(tmp_path / "part")]) == 2, "--resume or --overwrite is needed"

@@ -13,17 +13,8 @@ from distill_jax import mesh, tree
 from distill_jax.augment import Siamese
 from distill_jax.contracts import Augmentation, ModelSource
 from distill_jax.draws import below
-from distill_jax.train import (
-    NetworkSGD,
-    Pipeline,
-    epochs_order,
-    images_order,
-    init_networks,
-    networks_at_once,
-    rate_drops,
-    real_train_set,
-    train,
-)
+from distill_jax.train import NetworkSGD, Pipeline
+from distill_jax.train_many import Course, Networks, begin, models_of, networks_at_once, train_epochs
 from distill_jax.types import (
     Array,
     Feed,
@@ -31,7 +22,6 @@ from distill_jax.types import (
     Model,
     Net,
     PyTree,
-    RealData,
     RequestError,
     Tick,
     choice,
@@ -175,29 +165,31 @@ def train_pool(
     as many of them, in order, as make up the data.
     """
     at_once = min(AT_ONCE, networks_at_once(size, pipeline.batch, data.at(0).images.shape[1:])) * mesh.size()
-    length = epochs if falling else None
+    # The released code drops the rate over one epoch more than it trains.
+    course = Course(pipeline, epochs + 1, "thirds" if falling else "constant")
     keep = tuple(range(epochs + 1)) if keep is None else keep
     pool: Any = None
     for group in _groups(size, at_once):
         first, count = group.start, len(group)
-        keys = _fold_in(key, np.asarray(group))
-        models = init_networks(net, keys)
+        networks = begin(net, optimiser, _fold_in(key, np.asarray(group)))
         if pool is None:
-            pool = mesh.replicated(_empty_pool(models, size, len(keep)))
+            pool = mesh.replicated(_empty_pool(net, networks, size, len(keep)))
         like = jax.eval_shape(partial(jax.tree.map, lambda a, count=count: a[:count]), pool)
         trained_group = None if members is None else members.get(first, like)
         if trained_group is None:
-            models, state = mesh.shard_leading((models, _init(length, optimiser, models.params)), count)
             for epoch in range(epochs + 1):
                 for n in range((epoch - 1) * data.portions, epoch * data.portions) if epoch else ():
-                    arguments = models, state, data.at(n), optimiser, keys, n, data.portions
-                    models, state = _epoch(net, pipeline, length, *arguments)
+                    portion = data.at(n)
+                    networks = train_epochs(
+                        net, course, -(-count // mesh.size()), networks, optimiser, portion, portion.normaliser,
+                        n + 1, 1, data.portions,
+                    )  # fmt: skip
                 if epoch in keep:
-                    pool = _write(pool, mesh.replicated(models), first, keep.index(epoch))
+                    pool = _write(pool, mesh.replicated(models_of(net, networks)), first, keep.index(epoch))
                 if epoch:
                     # Calls return before they are computed: without a wait, progress would run ahead and nothing could
                     # stop it.
-                    jax.block_until_ready((models, pool))
+                    jax.block_until_ready((networks, pool))
                     tick(first * epochs + epoch * count, size * epochs)
             if members is not None:
                 members.put(first, _read(pool, count, first))
@@ -215,9 +207,9 @@ def _groups(size: int, at_once: int) -> list[range]:
     return [range(first, first + length) for first in sorted({*starts, size - length})]
 
 
-@partial(jax.jit, static_argnums=(1, 2))
-def _empty_pool(models: Model, size: int, epochs: int) -> Model:
-    return jax.tree.map(lambda a: jnp.zeros((size, epochs, *a.shape[1:]), a.dtype), models)
+@partial(jax.jit, static_argnums=(0, 2, 3))
+def _empty_pool(net: Net, networks: Networks, size: int, epochs: int) -> Model:
+    return jax.tree.map(lambda a: jnp.zeros((size, epochs, *a.shape[1:]), a.dtype), models_of(net, networks))
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -244,51 +236,3 @@ def _first_and_last(pool: Model) -> tuple[Model, Model]:
 
 
 _fold_in = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))
-
-
-@partial(jax.jit, static_argnums=0)
-def _init(length: int | None, optimiser: NetworkSGD, params: PyTree) -> PyTree:
-    return jax.vmap(_transform(optimiser, length, 1).init)(params)
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 9))
-def _epoch(
-    net: Net,
-    pipeline: Pipeline,
-    length: int | None,
-    models: Model,
-    state: PyTree,
-    data: RealData,
-    optimiser: NetworkSGD,
-    keys: Array,
-    epoch: int,
-    portions: int = 1,
-) -> tuple[Model, PyTree]:
-    """Train one epoch, or its share on one of ``portions`` portions of the data, which ``epoch`` then counts.
-
-    A share has full batches only: each portion would end with an incomplete one, and an epoch has at most one.
-    """
-    n = data.images.shape[0]
-    batch = min(pipeline.batch, n)
-    steps = -(-n // batch) if portions == 1 else round(n / batch)
-
-    def train_one(
-        member: tuple[Model, PyTree, Array], data: RealData, optimiser: NetworkSGD, epoch: Array
-    ) -> tuple[Model, PyTree]:
-        model, state, key = member
-        transform = _transform(optimiser, length, portions * steps)
-        order_key, train_key = jax.random.split(jax.random.fold_in(key, epoch + 1))
-        whole = portions == 1
-        order = epochs_order(order_key, n, batch, 1) if whole else images_order(order_key, n, batch, steps * batch)
-        model, state, _ = train(
-            net, model, transform, state, real_train_set(data), order, pipeline, train_key, data.normaliser
-        )
-        return model, state
-
-    on_each_device = -(-keys.shape[0] // mesh.size())
-    trained = mesh.map_chunks(train_one, (models, state, keys), on_each_device, data, optimiser, jnp.asarray(epoch))
-    return mesh.shard_leading(trained, keys.shape[0])
-
-
-def _transform(optimiser: NetworkSGD, length: int | None, steps: int):
-    return optimiser.transform(None if length is None else rate_drops(length + 1, steps))

@@ -11,7 +11,8 @@ from distill_jax import tree
 from distill_jax.augment import NoAugment
 from distill_jax.axes.selector import draw_distinct
 from distill_jax.contracts import Augmentation, ModelUpdate
-from distill_jax.train import PLAIN_SGD, NetworkSGD, Pipeline, epochs_order, networks_at_once, train
+from distill_jax.train import PLAIN_SGD, NetworkSGD, Pipeline, epochs_order, train
+from distill_jax.train_many import networks_at_once
 from distill_jax.types import Array, Model, Net, PyTree, RealData, TrainSet, choice, require_at_least
 
 WINDOW = 10

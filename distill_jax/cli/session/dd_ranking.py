@@ -10,7 +10,7 @@ import numpy as np
 from distill_jax.augment import NoAugment
 from distill_jax.cli.session.score import Scorer, random_images, random_soft, share_store, summary
 from distill_jax.distilled import DistilledSet
-from distill_jax.evaluation import Protocol, Sets, repeated
+from distill_jax.evaluation import Protocol, repeated
 from distill_jax.ranking import (
     augmentation_robust_score,
     hard_label_recovery,
@@ -18,6 +18,7 @@ from distill_jax.ranking import (
     label_robust_score,
 )
 from distill_jax.train import real_train_set
+from distill_jax.train_many import Sets
 from distill_jax.types import Array, RealData
 
 

@@ -14,10 +14,11 @@ import numpy as np
 from distill_jax.axes.selector import draw_distinct
 from distill_jax.cli.output.display import Bar
 from distill_jax.cli.process.interrupts import Interrupts
-from distill_jax.evaluation import Protocol, Sets, matched_epochs, test_accuracies, train_networks
+from distill_jax.evaluation import Protocol, matched_epochs, test_accuracies, train_networks
 from distill_jax.run import Block
 from distill_jax.teachers import probabilities
 from distill_jax.train import real_train_set
+from distill_jax.train_many import Sets
 from distill_jax.types import Array, Model, Net, Normaliser, RealData, RequestError, TrainSet
 
 AT_ONCE = 256

@@ -18,10 +18,10 @@ from distill_jax.cli.process.interrupts import Interrupts
 from distill_jax.cli.session.score import BASELINES
 from distill_jax.cli.session.setup import Setup
 from distill_jax.distill import Problem, State, init_state
-from distill_jax.evaluation import Sets
 from distill_jax.run import Block, BlockSize, prepare, run
 from distill_jax.spec import Spec
 from distill_jax.teachers import with_labels
+from distill_jax.train_many import Sets
 from distill_jax.types import Array, Model, RequestError, TrainSet, require_at_least
 
 DRAWS = 20
