@@ -210,25 +210,24 @@ def train(
 ) -> tuple[Model, PyTree, Array]:
     """Train along ``order``; return the model, the state of the optimiser and the loss of each step [steps].
 
-    Images are in network space, or uint8, which ``normaliser`` converts. With ``remat``, differentiating the result
-    recomputes each step instead of storing its activations.
+    ``state`` is initially ``optimiser.init(flatten(model.params))``. Images are in network space, or uint8, which
+    ``normaliser`` converts. With ``remat``, differentiating the result recomputes each step instead of storing its
+    activations.
     """
-    flat, structure = FlatNet.like(net, model.params), jax.tree.structure(model.params)
-
-    def is_params(part: PyTree) -> bool:
-        """Return whether this part of an optimiser's state is as large as the parameters."""
-        return jax.tree.structure(part) == structure
-
-    def unflatten(was: PyTree, now: PyTree) -> PyTree:
-        return flat.unflatten(now) if is_params(was) else now
-
-    flat_model = model._replace(params=flatten(model.params))
-    flat_state = jax.tree.map(lambda part: flatten(part) if is_params(part) else part, state, is_leaf=is_params)
-    new, new_state, losses = train_flat(
-        flat, flat_model, optimiser, flat_state, data, order, pipeline, key, normaliser, remat
+    flat = FlatNet.like(net, model.params)
+    new, state, losses = train_flat(
+        flat,
+        model._replace(params=flatten(model.params)),
+        optimiser,
+        state,
+        data,
+        order,
+        pipeline,
+        key,
+        normaliser,
+        remat,
     )
-    new_state = jax.tree.map(unflatten, state, new_state, is_leaf=is_params)
-    return new._replace(params=flat.unflatten(new.params)), new_state, losses
+    return new._replace(params=flat.unflatten(new.params)), state, losses
 
 
 def train_flat(
@@ -243,7 +242,7 @@ def train_flat(
     normaliser: Normaliser | None = None,
     remat: bool = False,
 ) -> tuple[Model, PyTree, Array]:
-    """Train as ``train``, with flat parameters in ``model`` and in the ``state`` of the optimiser."""
+    """Train as ``train`` a model with flat parameters."""
     net = flat.net
     steps, batch = order.rows.shape
     shape = (batch, *data.images.shape[1:])

@@ -23,7 +23,7 @@ from distill_jax.axes.optimiser import ClassByClassSGD
 from distill_jax.data import Dataset
 from distill_jax.nets import ConvNet
 from distill_jax.recipes import Experiment
-from distill_jax.train import NetworkSGD, Order, Pipeline, train
+from distill_jax.train import NetworkSGD, Order, Pipeline, flatten, train
 from distill_jax.types import Array, Model, Net, TrainSet
 
 
@@ -71,7 +71,7 @@ def learn(net: Net, experiment: Experiment, model: Model, store: TrainSet, rows:
     """Train on the batches ``rows`` [steps, batch] of ``store``. Return the model and its predictions for ``test``."""
     protocol, optimiser = experiment.protocol, NetworkSGD(experiment.protocol.rate).transform()
     pipeline, order = Pipeline(rows.shape[1], protocol.cutmix, protocol.augment), Order(rows, jnp.ones(rows.shape))
-    model = train(net, model, optimiser, optimiser.init(model.params), store, order, pipeline, key)[0]
+    model = train(net, model, optimiser, optimiser.init(flatten(model.params)), store, order, pipeline, key)[0]
     return model, jnp.argmax(net.apply(model, test, train=False)[0].logits, axis=1)
 
 

@@ -19,7 +19,7 @@ from distill_jax.axes.objective import InnerAdam, TruncatedBackprop, after_windo
 from distill_jax.distill import matching
 from distill_jax.nets import ConvNet, from_torch
 from distill_jax.platform import compiled_for
-from distill_jax.train import NetworkSGD, Order, Pipeline, train
+from distill_jax.train import NetworkSGD, Order, Pipeline, flatten, train
 from distill_jax.types import Array, Model, Net, PyTree, Synthetic, TrainSet
 from tests import toy
 from tests.golden_weights import GOLDEN
@@ -74,7 +74,9 @@ def meta_gradient(dtype: str):
     def loss(images: Array, targets: Array, model: Model, real: TrainSet, is_adam: Array) -> Array:
         shown = TrainSet(images, targets)
         held, before = jax.lax.stop_gradient(shown), either(is_adam, taped=False)
-        warm, state, _ = train(net, model, before, before.init(model.params), held, every_image(2, dtype), ALL, key)
+        warm, state, _ = train(
+            net, model, before, before.init(flatten(model.params)), held, every_image(2, dtype), ALL, key
+        )
         taped = either(is_adam, taped=True)
         return after_window(net, warm, taped, state, shown, every_image(3, dtype), real, key, free)
 

@@ -14,7 +14,7 @@ from distill_jax import tree
 from distill_jax.augment import Siamese
 from distill_jax.axes.parameterisation import class_major
 from distill_jax.contracts import Augmentation, SetObjective
-from distill_jax.train import Order, Pipeline, epochs_order, train
+from distill_jax.train import Order, Pipeline, epochs_order, flatten, train
 from distill_jax.types import (
     Array,
     Model,
@@ -95,6 +95,6 @@ class TrajectoryMatching(SetObjective):
         """Return |student - target|^2 / |model - target|^2 for a student that trained on ``syn`` in ``order``."""
         sgd = optax.sgd(rate)
         pipeline = Pipeline(order.rows.shape[1], 0.0, self.augment)
-        student, _, _ = train(net, model, sgd, sgd.init(model.params), syn, order, pipeline, key, remat=True)
+        student, _, _ = train(net, model, sgd, sgd.init(flatten(model.params)), syn, order, pipeline, key, remat=True)
         travelled = tree.squared_distance(model.params, model.target)
         return tree.squared_distance(student.params, model.target) / travelled

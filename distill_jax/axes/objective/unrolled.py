@@ -16,7 +16,7 @@ from distill_jax.axes.parameterisation import class_major
 from distill_jax.contracts import Augmentation, SetObjective
 from distill_jax.draws import permutations
 from distill_jax.platform import on_cpu
-from distill_jax.train import Order, Pipeline, network_loss_and_gradient, train
+from distill_jax.train import Order, Pipeline, flatten, network_loss_and_gradient, train
 from distill_jax.types import (
     Array,
     Choice,
@@ -155,7 +155,7 @@ class TruncatedBackprop(SetObjective):
             model, state = carry
             return train(net, model, adam, state, constants, order, pipeline, train_key)[:2]
 
-        return jax.lax.fori_loop(0, steps, step, (model, adam.init(model.params)))
+        return jax.lax.fori_loop(0, steps, step, (model, adam.init(flatten(model.params))))
 
     def picks(self, key: Array, classes: int, decoded: int) -> Order:
         """Draw the synthetic images of one step: rows int32 [n] of a set that is sorted by class."""

@@ -10,7 +10,17 @@ import jax.numpy as jnp
 from distill_jax.augment import NoAugment, Siamese
 from distill_jax.contracts import Augmentation, ModelUpdate
 from distill_jax.draws import permutations
-from distill_jax.train import PLAIN_SGD, NetworkSGD, Order, Pipeline, epochs_order, images_order, real_train_set, train
+from distill_jax.train import (
+    PLAIN_SGD,
+    NetworkSGD,
+    Order,
+    Pipeline,
+    epochs_order,
+    flatten,
+    images_order,
+    real_train_set,
+    train,
+)
 from distill_jax.types import (
     Array,
     Model,
@@ -68,7 +78,7 @@ class TrainOnReal(ModelUpdate):
     def begin(self, net: Net, model: Model, data: RealData, key: Array) -> tuple[Model, Progress]:
         early_key, order_key, train_key = jax.random.split(key, 3) if self.early else [key] * 3
         n, sgd = data.images.shape[0], self.optimiser.transform()
-        state = Progress(sgd.init(model.params), permutations(order_key, 1, n)[0], jnp.zeros((), jnp.int32))
+        state = Progress(sgd.init(flatten(model.params)), permutations(order_key, 1, n)[0], jnp.zeros((), jnp.int32))
         if not self.early:
             return model, state
         order = epochs_order(early_key, n, self.batch, self.early)
@@ -118,7 +128,7 @@ class TrainOnSynthetic(ModelUpdate):
         Pipeline(self.batch).validate()
 
     def begin(self, net: Net, model: Model, data: RealData, key: Array) -> tuple[Model, PyTree]:
-        return model, self.optimiser.transform().init(model.params)
+        return model, self.optimiser.transform().init(flatten(model.params))
 
     def update(
         self, net: Net, model: Model, state: PyTree, data: RealData, syn: TrainSet, key: Array

@@ -11,7 +11,7 @@ from distill_jax import tree
 from distill_jax.augment import NoAugment
 from distill_jax.axes.selector import draw_distinct
 from distill_jax.contracts import Augmentation, ModelUpdate
-from distill_jax.train import PLAIN_SGD, NetworkSGD, Pipeline, epochs_order, train
+from distill_jax.train import PLAIN_SGD, NetworkSGD, Pipeline, epochs_order, flatten, train
 from distill_jax.train_many import networks_at_once
 from distill_jax.types import Array, Model, Net, PyTree, RealData, TrainSet, choice, require_at_least
 
@@ -89,7 +89,7 @@ class DynamicTraining(ModelUpdate):
         Pipeline(self.batch).validate()
 
     def begin(self, net: Net, model: Model, data: RealData, key: Array) -> tuple[Model, Phases]:
-        return model, Phases(self.optimiser.transform().init(model.params), Watcher.new(), jnp.zeros((), bool))
+        return model, Phases(self.optimiser.transform().init(flatten(model.params)), Watcher.new(), jnp.zeros((), bool))
 
     def update(
         self, net: Net, model: Model, state: Phases, data: RealData, syn: TrainSet, key: Array
