@@ -25,7 +25,8 @@ from distill_jax.data import Dataset
 from distill_jax.distilled import DistilledSet
 from distill_jax.nets import ConvNet
 from distill_jax.run import BlockSize, Callback, Keys, host_loop
-from distill_jax.train import SCHEDULES, NetworkAdam, NetworkSGD, Pipeline, count_correct
+from distill_jax.schedules import SCHEDULES
+from distill_jax.train import NetworkAdam, NetworkSGD, Pipeline, count_correct
 from distill_jax.train_many import (
     Course,
     Networks,

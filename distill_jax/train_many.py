@@ -13,17 +13,15 @@ import numpy as np
 from distill_jax import mesh, tree
 from distill_jax.micro_batches import TPU_PIXELS
 from distill_jax.platform import on_cpu, target
+from distill_jax.schedules import SCHEDULES, rate_drops, reset_momentum
 from distill_jax.train import (
-    SCHEDULES,
     FlatNet,
     NetworkAdam,
     NetworkSGD,
     Pipeline,
     epochs_order,
     images_order,
-    rate_drops,
     real_train_set,
-    reset_momentum,
     train_flat,
 )
 from distill_jax.types import Array, Model, Net, Normaliser, PyTree, RealData, TrainSet
@@ -42,7 +40,7 @@ class Course(NamedTuple):
     epochs: int
     """E: number of epochs over which ``schedule`` drops the learning rate"""
     schedule: str
-    """name in ``train.SCHEDULES``"""
+    """name in ``schedules.SCHEDULES``"""
 
     @property
     def restarts(self) -> tuple[int, ...]:

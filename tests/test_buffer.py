@@ -21,8 +21,9 @@ from distill_jax.data import Buffer, Dataset, feed
 from distill_jax.distill import State, init_state, run_block
 from distill_jax.recipes import resolve
 from distill_jax.run import BlockSize, distil, prepare, run, steps_per_portion
+from distill_jax.schedules import rate_drops
 from distill_jax.spec import Spec
-from distill_jax.train import Order, rate_drops
+from distill_jax.train import Order
 from distill_jax.types import RealData
 from tests import toy
 from tests.test_data import refused

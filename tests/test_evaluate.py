@@ -20,7 +20,8 @@ from distill_jax.distilled import DistilledSet
 from distill_jax.evaluation import PROTOCOLS, Protocol, evaluate, train_networks
 from distill_jax.nets import ConvNet
 from distill_jax.run import Block, Keys
-from distill_jax.train import NetworkSGD, rate_drops, reset_momentum
+from distill_jax.schedules import rate_drops, reset_momentum
+from distill_jax.train import NetworkSGD
 from distill_jax.train_many import Sets
 from distill_jax.types import Array, Model, NetOutput, Normaliser, RequestError, TrainSet
 from tests.golden_weights import GOLDEN

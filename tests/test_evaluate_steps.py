@@ -13,7 +13,8 @@ import pytest
 from distill_jax import train_many
 from distill_jax.augment import Siamese
 from distill_jax.evaluation import PROTOCOLS, Protocol
-from distill_jax.train import Pipeline, rate_drops
+from distill_jax.schedules import rate_drops
+from distill_jax.train import Pipeline
 from distill_jax.train_many import Sets
 from distill_jax.types import TrainSet
 from tests.recorder import Recorder

@@ -15,16 +15,8 @@ from distill_jax.augment import Siamese
 from distill_jax.nets import ConvNet, from_torch
 from distill_jax.nets.net import DTypeName
 from distill_jax.platform import compiled_for
-from distill_jax.train import (
-    NetworkSGD,
-    Order,
-    Pipeline,
-    epochs_order,
-    flatten,
-    images_order,
-    rate_drops,
-    train,
-)
+from distill_jax.schedules import rate_drops
+from distill_jax.train import NetworkSGD, Order, Pipeline, epochs_order, flatten, images_order, train
 from distill_jax.train_many import networks_at_once
 from distill_jax.types import Model, Normaliser, TrainSet
 from tests.golden_weights import GOLDEN, cifar_normalised, deterministic

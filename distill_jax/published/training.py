@@ -12,8 +12,9 @@ from distill_jax.axes.perturb import Directions
 from distill_jax.axes.update import DynamicTraining, Frozen, TrainOnReal, TrainOnSynthetic
 from distill_jax.contracts import Augmentation
 from distill_jax.evaluation import LEARNED_RATE, Protocol
+from distill_jax.schedules import SCHEDULES
 from distill_jax.spec import Spec
-from distill_jax.train import SCHEDULES, NetworkSGD
+from distill_jax.train import NetworkSGD
 
 Settings = dict[str, Any]
 
@@ -170,7 +171,7 @@ def _sgd(prefix: str, optimiser: NetworkSGD) -> Settings:
 
 
 def rate_schedule(epochs: int, rate: float, schedule: str = "thirds") -> list[list[float]]:
-    """Return [[epoch, counted from 1, learning rate from then on], ...] of a schedule of ``train.SCHEDULES``."""
+    """Return [[epoch, counted from 1, learning rate from then on], ...] of a schedule of ``schedules.SCHEDULES``."""
     rule = SCHEDULES[schedule]
     drops = enumerate(rule.drops(epochs), 1)
     return [[1, rate], *([epoch + 1, rate * rule.factor**n] for n, epoch in drops)]
