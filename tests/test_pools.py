@@ -61,8 +61,8 @@ def test_members_are_written_into_one_pool_that_stays_in_its_memory(monkeypatch:
     data = RealData.from_arrays(np.arange(4).reshape(4, 1, 1, 1), np.arange(4) % 2, [0], [1 / 255])
     places, stored, write = [], {}, pools._write
 
-    def recorded(pool: Model, *args: Any) -> Model:
-        pool = write(pool, *args)
+    def recorded(net: Any, pool: Model, *args: Any) -> Model:
+        pool = write(net, pool, *args)
         places.append([leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(pool)])
         return pool
 

@@ -25,7 +25,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("module", "name", "call"), [(pools, "_epoch", 9), (loop, "run_block", 2), (loop, "run_block", 5)]
+    ("module", "name", "call"), [(pools, "train_epochs", 9), (loop, "run_block", 2), (loop, "run_block", 5)]
 )
 def test_a_killed_run_goes_on_with_the_same_bits(
     module: Any, name: str, call: int, uninterrupted: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -185,7 +185,7 @@ def train_pool(
                         n + 1, 1, data.portions,
                     )  # fmt: skip
                 if epoch in keep:
-                    pool = _write(pool, mesh.replicated(models_of(net, networks)), first, keep.index(epoch))
+                    pool = _write(net, pool, networks, first, keep.index(epoch))
                 if epoch:
                     # Calls return before they are computed: without a wait, progress would run ahead and nothing could
                     # stop it.
@@ -194,7 +194,7 @@ def train_pool(
             if members is not None:
                 members.put(first, _read(pool, count, first))
         else:
-            pool = _write(pool, mesh.replicated(trained_group), first, 0)
+            pool = _write(net, pool, mesh.replicated(trained_group), first, 0)
     return pool
 
 
@@ -212,16 +212,17 @@ def _empty_pool(net: Net, networks: Networks, size: int, epochs: int) -> Model:
     return jax.tree.map(lambda a: jnp.zeros((size, epochs, *a.shape[1:]), a.dtype), models_of(net, networks))
 
 
-@partial(jax.jit, donate_argnums=0)
-def _write(pool: Model, models: Model, first: Array | int, epoch: Array | int) -> Model:
-    """Write ``models``, after one epoch or all, into ``pool`` [P, T, ...] from member ``first``. The result takes the
+@partial(jax.jit, donate_argnums=1, static_argnums=0)
+def _write(net: Net, pool: Model, group: Networks | Model, first: Array | int, epoch: Array | int) -> Model:
+    """Write ``group``, after one epoch or all, into ``pool`` [P, T, ...] from member ``first``. The result takes the
     memory of ``pool``: joining the groups at the end would need that of two pools."""
 
     def write(a: Array, b: Array) -> Array:
         b = b.reshape(b.shape[0], -1, *a.shape[2:])
         return jax.lax.dynamic_update_slice(a, b, (first, epoch, *[0] * (a.ndim - 2)))
 
-    return jax.tree.map(write, pool, models)
+    models = models_of(net, group) if isinstance(group, Networks) else group
+    return jax.tree.map(write, pool, mesh.replicated(models))
 
 
 @partial(jax.jit, static_argnums=1)
