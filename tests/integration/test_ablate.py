@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from distill_jax import distill, evaluation, sweep
+from distill_jax import distill, sweep, train_many
 from distill_jax.cli import ablate
 from distill_jax.cli.ablation import measure
 from distill_jax.cli.ablation.picture import draw
@@ -38,7 +38,7 @@ def test_one_program_for_all_points(
 ):
     traces: Counter[str] = Counter()
     count_calls(monkeypatch, traces, "distilling", distill, "inner_step")
-    count_calls(monkeypatch, traces, "scoring", evaluation, "train")
+    count_calls(monkeypatch, traces, "scoring", train_many, "train_flat")
     workdir = tmp_path / "run"
     swept = "--held-out --perturb directions --perturb.max 0 0.09 0.3 --optimiser.lr 1e-4"
     argv = [*DM.split(), *swept.split(), "--workdir", str(workdir)]

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from distill_jax import distill, evaluation, sweep
+from distill_jax import distill, sweep, train_many
 from distill_jax.checkpoint import Checkpoints, load_pool
 from distill_jax.cli import tune
 from distill_jax.cli.distill import Distill
@@ -83,7 +83,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tune") / "run"
     with pytest.MonkeyPatch.context() as patched:
         count_calls(patched, TRACES, "steps", distill, "inner_step")
-        count_calls(patched, TRACES, "scores", evaluation, "train")
+        count_calls(patched, TRACES, "scores", train_many, "train_flat")
         fixed = Speed(0.01, 0.01, 0.0, 0.0)
         patched.setattr(tune, "measure_speed", lambda race, repeats: MEASURED(race, repeats) and fixed)
         patched.setattr(Dataset, "test_arrays", held_out)
