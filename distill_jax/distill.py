@@ -22,7 +22,7 @@ import optax
 from distill_jax import mesh, tree
 from distill_jax.axes.parameterisation import as_network, decoded_set, stored
 from distill_jax.contracts import ClassObjective
-from distill_jax.draws import permutations
+from distill_jax.draws import permutations, split
 from distill_jax.spec import Spec
 from distill_jax.types import Array, Model, Net, PyTree, RealData, Synthetic, TrainSet
 
@@ -84,7 +84,7 @@ def _outer_state(problem: Problem, step: Array, key: Array) -> dict[str, Any]:
     spec, net, outer = problem.spec, problem.net, step // problem.spec.inner_steps
     sample_key, perturb_key, begin_key = jax.random.split(key, 3)
     sampled = spec.models.sample(net, problem.pool, spec.live, outer, sample_key)
-    models = (spec.perturb.perturb(sampled, perturb_key), jax.random.split(begin_key, spec.live))
+    models = (spec.perturb.perturb(sampled, perturb_key), split(begin_key, spec.live))
     models, update = tree.map_chunks(lambda x: spec.update.begin(net, x[0], problem.data, x[1]), models, spec.live)
     return {"models": models, "update": update, "loss": jnp.zeros(())}
 
@@ -114,7 +114,7 @@ def inner_step(problem: Problem, state: State, key: Array) -> State:
         return problem.spec.update.update(problem.net, model, memory, problem.data, syn, key)
 
     syn = mesh.replicated(decoded_set(spec.parameterisation, synthetic, data))
-    live = (state.models, state.update, jax.random.split(update_key, spec.live))
+    live = (state.models, state.update, split(update_key, spec.live))
     models, memory = mesh.map_chunks(update, live, spec.model_chunk, problem, syn)
     loss = state.loss + (loss - state.loss) / (inner + 1).astype(loss.dtype)
     return State(state.step, synthetic, optimiser, models, memory, selector, loss)
@@ -165,12 +165,12 @@ def _set_matching(model: Model, problem: Problem, synthetic: Synthetic, batches:
 def _batches(problem: Problem, images: Array, rows: Array, c: Array, key: Array) -> tuple[Array, Array]:
     """Return the real [B, ...] and synthetic [D, ...] batch of one class, both under the same augmentation draw."""
     spec, data = problem.spec, problem.data
-    subset_key, augment_key = jax.random.split(key)
     real = data.normaliser.to_network(data.images[data.index[c, rows]])
     syn = as_network(spec.parameterisation, spec.parameterisation.decode(images), data)
     if 0 < spec.syn_batch < syn.shape[0]:
+        key, subset_key = jax.random.split(key)
         syn = syn[permutations(subset_key, 1, syn.shape[0])[0, : spec.syn_batch]]
-    both = spec.augment(augment_key, jnp.concatenate([real, syn]))
+    both = spec.augment(key, jnp.concatenate([real, syn]))
     return both[: real.shape[0]], both[real.shape[0] :]
 
 

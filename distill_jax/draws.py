@@ -20,6 +20,11 @@ def uniform(bits: Array) -> Array:
     return (bits >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)
 
 
+def split(key: Array, count: int) -> Array:
+    """Split ``key`` into ``count`` keys, as key [count]. A single key is ``key`` itself, which costs no call."""
+    return key[None] if count == 1 else jax.random.split(key, count)
+
+
 def permutations(key: Array, count: int, n: int) -> Array:
     """Return int32 [count, n]: random permutations of 0, ..., n - 1.
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from distill_jax import tree
 from distill_jax.contracts import Perturbation
+from distill_jax.draws import split
 from distill_jax.types import Array, Model, PyTree, RequestError, choice, require_at_least
 
 NORMS = ("filter", "layer", "weight")
@@ -48,7 +49,7 @@ class Directions(Perturbation):
 
     def perturb(self, models: Model, key: Array) -> Model:
         """Return Model[K] with each model perturbed independently."""
-        keys = jax.random.split(key, jax.tree.leaves(models.params)[0].shape[0])
+        keys = split(key, jax.tree.leaves(models.params)[0].shape[0])
         params = tree.map_chunks(lambda args: self.perturbed(*args), (models.params, keys), len(keys))
         return models._replace(params=params)
 

@@ -12,7 +12,7 @@ import numpy as np
 from distill_jax import mesh, tree
 from distill_jax.augment import Siamese
 from distill_jax.contracts import Augmentation, ModelSource
-from distill_jax.draws import below
+from distill_jax.draws import below, split
 from distill_jax.train import NetworkSGD, Pipeline
 from distill_jax.train_many import Course, Networks, begin, models_of, networks_at_once, train_epochs
 from distill_jax.types import (
@@ -39,7 +39,7 @@ class RandomInit(ModelSource):
 
     def sample(self, net: Net, pool: None, live: int, outer: Array | int, key: Array) -> Model:
         """Return Model[K]."""
-        return tree.map_chunks(net.init, jax.random.split(key, live), live)
+        return tree.map_chunks(net.init, split(key, live), live)
 
 
 @choice
