@@ -109,10 +109,11 @@ def train_epochs(
     data: Sets | RealData,
     normaliser: Normaliser,
     first: Array | int,
-    count: Array | int,
+    count: Array | int | None = None,
     portions: int = 1,
 ) -> Networks:
-    """Train each network on its set for ``count`` epochs from epoch ``first``, ``chunk`` networks at once on a device.
+    """Train each network on its set for ``count`` epochs from epoch ``first`` (None: for this epoch, which needs no
+    loop), ``chunk`` networks at once on a device.
 
     On RealData, each network trains on all images. With ``portions``, the data is one of so many portions, and
     ``first`` and ``count`` count portions. A portion has full batches only: each would end with an incomplete one, and
@@ -130,7 +131,7 @@ def train_epochs(
         optimiser: Optimiser,
         normaliser: Normaliser,
         first: Array,
-        count: Array,
+        count: Array | None,
     ) -> Networks:
         network, rows, rate = each
         transform = (optimiser if rate is None else replace(optimiser, lr=rate)).transform(drops)
@@ -150,9 +151,10 @@ def train_epochs(
                 order = order._replace(rows=rows[order.rows])
             return train_flat(flat, model, transform, state, train_set, order, course.pipeline, key, normaliser)[:2]
 
-        model, state = jax.lax.fori_loop(first, first + count, epoch, (network.models, network.optimiser))
+        carry = network.models, network.optimiser
+        model, state = epoch(first, carry) if count is None else jax.lax.fori_loop(first, first + count, epoch, carry)
         return network._replace(models=model, optimiser=state)
 
     each = (networks, sets and sets.rows, sets and sets.rates)
-    shared = (sets.store if sets else data, optimiser, normaliser, jnp.asarray(first), jnp.asarray(count))
+    shared = (sets.store if sets else data, optimiser, normaliser, *jax.tree.map(jnp.asarray, (first, count)))
     return mesh.shard_leading(mesh.map_chunks(one, each, chunk, *shared), networks.keys.shape[0])

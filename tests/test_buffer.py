@@ -203,7 +203,7 @@ def test_a_pretraining_epoch_uses_every_portion(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(train_many, "rate_drops", lambda *args: orders.append(args[1]) or rate_drops(*args))
     models = replace(spec().models, size=1, epochs=2, batch=5)
     prepare(spec(models=models), data(), real=Buffer(data(), 6, 0))
-    assert seen == [(n + 1, 1, 4) for n in range(8)]
+    assert seen == [(n + 1, None, 4) for n in range(8)]
     steps = [order for order in orders if isinstance(order, int)]
     shapes = [order.rows.shape for order in orders if isinstance(order, Order)]
     assert shapes == [(3, 5)] and steps[-1] == 12

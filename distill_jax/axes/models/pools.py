@@ -182,7 +182,7 @@ def train_pool(
                     portion = data.at(n)
                     networks = train_epochs(
                         net, course, -(-count // mesh.size()), networks, optimiser, portion, portion.normaliser,
-                        n + 1, 1, data.portions,
+                        n + 1, None, data.portions,
                     )  # fmt: skip
                 if epoch in keep:
                     pool = _write(net, pool, networks, first, keep.index(epoch))
