@@ -35,10 +35,10 @@ def _training() -> tuple[Any, tuple[Any, ...]]:
     networks = jax.eval_shape(lambda keys: begin(net, protocol.network_optimiser, keys), keys)
     sets = Sets(TrainSet(data.images, _shape(n, 10)), _shape(1, n, dtype=jnp.int32))
 
-    def epoch(*arrays: Any) -> Any:
-        return train_epochs(net, protocol.course, 1, *arrays, 0, 1)
+    def epoch(networks: Any, *arrays: Any) -> Any:
+        return train_epochs(net, protocol.course, 1, networks, protocol.network_optimiser, *arrays, 0, 1)
 
-    return epoch, (networks, protocol.network_optimiser, sets, data.normaliser)
+    return epoch, (networks, sets, data.normaliser)
 
 
 def _coreset() -> tuple[Any, tuple[Any, ...]]:
