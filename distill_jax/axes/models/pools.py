@@ -199,8 +199,9 @@ def train_pool(
 
 
 def _groups(size: int, at_once: int) -> list[range]:
-    """Split range(``size``) into groups of equal length, at most ``at_once``, which the devices divide. The last group
-    overlaps the one before it: a shorter one would need another program, and its devices would take as long."""
+    """Split range(``size``) into groups of equal length, at most ``at_once``, which the devices divide unless it is the
+    whole. The last group may overlap the one before it: a shorter one would need another program, and its devices would
+    take as long."""
     longest = -(-size // -(-size // at_once))
     length = min(size, longest + -longest % mesh.size())
     starts = range(0, size - length + 1, length)
