@@ -165,12 +165,12 @@ def _set_matching(model: Model, problem: Problem, synthetic: Synthetic, batches:
 def _batches(problem: Problem, images: Array, rows: Array, c: Array, key: Array) -> tuple[Array, Array]:
     """Return the real [B, ...] and synthetic [D, ...] batch of one class, both under the same augmentation draw."""
     spec, data = problem.spec, problem.data
+    subset_key, augment_key = jax.random.split(key)
     real = data.normaliser.to_network(data.images[data.index[c, rows]])
     syn = as_network(spec.parameterisation, spec.parameterisation.decode(images), data)
     if 0 < spec.syn_batch < syn.shape[0]:
-        key, subset_key = jax.random.split(key)
         syn = syn[permutations(subset_key, 1, syn.shape[0])[0, : spec.syn_batch]]
-    both = spec.augment(key, jnp.concatenate([real, syn]))
+    both = spec.augment(augment_key, jnp.concatenate([real, syn]))
     return both[: real.shape[0]], both[real.shape[0] :]
 
 

@@ -156,9 +156,8 @@ def train_networks(
     none = np.zeros(0, np.float32)
 
     def advance(networks: Networks, first: int, count: int) -> tuple[Networks, np.ndarray]:
-        return jax.block_until_ready(
-            train_epochs(net, course, chunk, networks, optimiser, sets, normaliser, first, count)
-        ), none
+        networks = train_epochs(net, course, chunk, networks, optimiser, sets, normaliser, first, count)
+        return jax.block_until_ready(networks), none
 
     passes = protocol.passes
     networks = begin(net, optimiser, jax.random.split(key, repeats))
