@@ -9,7 +9,7 @@ from distill_jax import tree
 from distill_jax.augment import NoAugment, Siamese, draw_patches
 from distill_jax.augment_photos import BasicAugment, PhotoAugment
 from distill_jax.contracts import Augmentation
-from distill_jax.draws import permutations, uniform
+from distill_jax.draws import permutations, split, uniform
 from distill_jax.types import choice
 
 KEY = jax.random.key(5)
@@ -66,3 +66,9 @@ def test_batches_of_draws_are_draws(augment):
     assert jax.eval_shape(augment.apply_each, x, batches[2]).shape == x.shape
     for first, second in zip(*map(numbers, map(jax.tree.leaves, batches[:2])), strict=True):
         assert not np.array_equal(first, second)
+
+
+def test_a_single_key_is_not_split() -> None:
+    key = jax.random.key(0)
+    assert split(key, 1).shape == (1,) and split(key, 1)[0] == key
+    np.testing.assert_array_equal(*map(jax.random.key_data, (split(key, 3), jax.random.split(key, 3))))

@@ -85,6 +85,24 @@ def test_members_are_written_into_one_pool_that_stays_in_its_memory(monkeypatch:
     assert len(places) == len(stored)
 
 
+@pytest.mark.parametrize(
+    ("size", "at_once", "devices", "groups"),
+    [
+        (5, 1, 1, [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]),
+        (5, 2, 2, [(0, 2), (2, 4), (3, 5)]),
+        (5, 12, 12, [(0, 5)]),
+        (10, 8, 1, [(0, 5), (5, 10)]),
+        (11, 8, 1, [(0, 6), (5, 11)]),
+        (100, 64, 8, [(0, 56), (44, 100)]),
+    ],
+)
+def test_members_train_in_groups_of_equal_length(
+    size: int, at_once: int, devices: int, groups: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools.mesh, "size", lambda: devices)
+    assert [(group.start, group.stop) for group in pools._groups(size, at_once)] == groups
+
+
 EARLY = EarlyStagePool(size=3, epochs=4, optimiser=RATES, batch=2, cutmix=0.3, augment=COLOUR)
 LINES = InterpolatedPool(size=3, epochs=4, optimiser=RATES, batch=2, cutmix=0.3, augment=COLOUR)
 EXPERTS = ExpertTrajectories(size=3, start=2, ahead=3, optimiser=RATES, batch=2, augment=COLOUR)
