@@ -227,7 +227,7 @@ def _unpack(leaves: list[list[Any]], data: np.ndarray, like: PyTree, directory: 
         if saved.get(name) != expected.get(name):
             raise RequestError(
                 f"{directory} has another configuration: {name} is {saved.get(name, 'missing')} there and "
-                f"{expected.get(name, 'missing')} here; use the options that it was made with"
+                f"{expected.get(name, 'missing')} here; use the options and the version that it was made with"
             )
     shardings = [None] * len(leaves) if like is None else [getattr(x, "sharding", None) for x in jax.tree.leaves(like)]
     places = dict(zip(expected, shardings, strict=True))
