@@ -14,8 +14,7 @@ leaves, which ``jit`` traces and sweeps stack. All other fields are structure, w
 Each axis has a contract (``contracts.py``): a base class that declares the required functions and has defaults for the
 optional ones. A choice inherits only its contract, so you can plug in your own class from any module.
 
-Images live in one of two spaces: *pixel* space is [0, 1], and *network* space is ``(pixel - mean) / std``, the input of
-networks.
+Images are in *pixel* space, [0, 1], or in *network* space, ``(pixel - mean) / std``, the input of networks.
 """
 
 from __future__ import annotations
@@ -29,6 +28,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar, data
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from distill_jax.pytrees import register
 
 Array: TypeAlias = jax.Array
 PyTree: TypeAlias = Any
@@ -44,8 +45,7 @@ class RequestError(ValueError):
 
 def near_miss(name: str, known: Iterable[str]) -> str:
     """Return the end of a message about an unknown ``name``: the nearest known name, or all known names."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(name, known := list(known), n=1, cutoff=0.4)
     return f"did you mean {near[0]}?" if near else f"choose one of {' '.join(known)}"
 
 
@@ -128,7 +128,7 @@ def choice(cls: type[T]) -> type[T]:
         is_choice = isinstance(hint, type) and issubclass(hint, Choice)
         is_number = marks.get("traced") or (hint is float and not marks.get("static"))
         (nested if is_choice else numbers if is_number else structure).append(field.name)
-    jax.tree_util.register_dataclass(made, data_fields=[*numbers, *nested], meta_fields=structure)
+    register(made, (*numbers, *nested), tuple(structure))
     return made
 
 

@@ -8,8 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = [
-    "types", "platform", "hosts", "contracts", "tree", "mesh", "micro_batches", "data", "nets", "draws", "augment",
-    "augment_photos", "schedules", "train", "train_many", "axes", "spec", "check_own", "check_spec", "sets",
+    "pytrees", "types", "platform", "hosts", "contracts", "tree", "mesh", "micro_batches", "data", "nets", "draws",
+    "augment", "augment_photos", "schedules", "train", "train_many", "axes", "spec", "check_own", "check_spec", "sets",
     "distill", "analysis", "distilled", "check_data", "join", "teachers", "run", "evaluation", "sweep", "halving",
     "ranking", "formats", "checkpoint", "methods", "recipes", "published", "cli",
 ]  # fmt: skip
