@@ -175,19 +175,10 @@ def train(
     activations.
     """
     flat = FlatNet.like(net, model.params)
-    new, state, losses = train_flat(
-        flat,
-        model._replace(params=flatten(model.params)),
-        optimiser,
-        state,
-        data,
-        order,
-        pipeline,
-        key,
-        normaliser,
-        remat,
-    )
-    return new._replace(params=flat.unflatten(new.params)), state, losses
+    model = model._replace(params=flatten(model.params))
+    rest = data, order, pipeline, key, normaliser, remat
+    model, state, losses = train_flat(flat, model, optimiser, state, *rest)
+    return model._replace(params=flat.unflatten(model.params)), state, losses
 
 
 def train_flat(

@@ -52,7 +52,7 @@ class _Mine(Architecture):
 
 
 def test_a_program_is_never_run_for_another_choice_with_equal_fields() -> None:
-    """jax's register_dataclass gives such choices equal tree structures, which ``jit`` confuses once in sixty times."""
+    """jax's register_dataclass gives such choices equal tree structures, which ``jit`` sometimes confuses."""
 
     @choice
     class One(Choice):
